@@ -152,7 +152,7 @@ def test_no_probe_is_said(saved: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is not JSON"), ("[]", "holds no object"), ("{}", "describes no vlmscope probe"),
+    [("{", "is not JSON"), ("[]", "is not an object"), ("{}", "does not describe a vlmscope probe"),
      ("\udcff", "is not JSON"), ('{"kind": "vlmscope probe"}', "format version None")],
 )  # fmt: skip
 def test_a_foreign_description_is_refused(text: str, message: str, saved: Path) -> None:
@@ -248,4 +248,4 @@ def test_wrong_numbers_are_refused(name: str, value: Any, message: str, saved: P
 
 def test_a_pickle_is_refused(saved: Path) -> None:
     with_weights(saved, b"\x80\x04\x95 not a safetensors file")
-    refuse(saved, "no safetensors file")
+    refuse(saved, "not a safetensors file")

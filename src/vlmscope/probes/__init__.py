@@ -1,15 +1,15 @@
-"""Probes: does a hidden state know that the answer is hallucinated? Arrays in, arrays out.
+"""Probes: classifiers that predict hallucinations from hidden states. Arrays in, arrays out.
 
-- ``folds``: folds that keep an image on one side; rows that show the same image
-- ``copies``, ``alignment``: which images are near-copies of each other, told from thumbnails
-- ``base``: scikit-learn's contract, shared; ``linear``, ``mlp``: the probes
+- ``folds``: folds that keep images together; groups of rows with the same image
+- ``copies``, ``alignment``: detection of near-copies of images by their thumbnails
+- ``base``: scikit-learn's estimator interface; ``linear``, ``mlp``: the probes
 - ``crossfit``: out-of-fold predictions with the penalty chosen inside training
-- ``candidates``: the same for ordinary classifiers, the best of several
-- ``baselines``: what can be predicted without hidden states
-- ``select``: the best candidate, or all together, without looking at the test rows
+- ``candidates``: the same for any classifiers, choosing the best of several
+- ``baselines``: predictions without hidden states
+- ``select``: the best candidate, or all combined, chosen without the test rows
 - ``permutation``: labels permuted among the rows
-- ``blocks``, ``solver``: fifty regressions on masks of the same rows at once
-- ``halp_network``: the network of the HALP paper's code
+- ``blocks``, ``solver``: many regressions on subsets of the same rows at once
+- ``halp_network``: the network of the HALP research code
 - ``storage``: a probe on disk: safetensors and JSON
 """
 

@@ -1,13 +1,13 @@
-"""Whether one thumbnail shows what another shows, once both are laid on each other.
+"""Verification of near-copies: alignment of two thumbnails and comparison of the aligned ones.
 
-Two thumbnails are aligned by the affine transform that makes them most alike (Lucas and Kanade's
-method, with gain and offset free), starting from a rough guess. They are of one image if what is
-left looks the same everywhere that there is something to see, and if the transform is one that
-copies undergo: a crop, a border, a small rotation, another aspect ratio. A shift alone is none: the
-same object somewhere else on the same background is another image.
+Two thumbnails are aligned by the affine transform that maximises their similarity (Lucas and
+Kanade's method, with free gain and offset), starting from an initial guess. They are copies if the
+aligned images agree wherever there is structure, and if the transform is typical of copies: a crop,
+a border, a small rotation, another aspect ratio. A shift alone is not: the same object at another
+position on the same background is another image.
 
-Only the inner part of one of them is compared, so that a border or the corners that a rotation
-leaves do not count.
+Only the inner part of one of them is compared, which excludes borders and the empty corners of a
+rotation.
 """
 
 from __future__ import annotations
@@ -19,25 +19,30 @@ from jaxtyping import Bool, Float32, Int
 from scipy import fft, ndimage  # type: ignore[import-untyped,unused-ignore]
 
 LUMA = 24
-"""Cells of a side."""
+"""Cells per side."""
 COARSE = 12
-"""Cells of a side where the alignment begins."""
+"""Cells per side at the first, coarse level of the alignment."""
 
 INNER = 0.84
-"""Half the side of the part that is compared, where half the image is 1."""
+"""Half the side of the compared part, relative to half the image."""
 
 ALIKE = (0.97, 0.88, 0.80)
-"""Correlation of gradients from which aligned images are one. Measured: docs/probing.md."""
+"""Smallest correlation of gradients of aligned copies. Measured: docs/probing.md."""
 ALIKE_IN_PLACE = 0.95
-"""The same where nothing had to be aligned: a re-encoded copy is nearly equal, another page of the
-same layout is not."""
+"""The same without any alignment: a re-encoded copy is nearly equal, another page with the same
+layout is not.
+"""
 
 ALIKE_COARSE = (0.5, 0.9)
-"""Correlations of coarse images, half and fully aligned, from which the fine ones are looked at."""
+"""Smallest correlations of coarse images, half and fully aligned, to continue with the fine ones.
+"""
 DETAIL = (16, 24, 50)
-"""Waves (a participation ratio) from which an image has detail."""
+"""Number of waves (a participation ratio) from which on an image has detail."""
 
-_SMOOTHING, _COARSE_SMOOTHING = 0.7, 0.8  # cells: resampled thumbnails differ in the finest detail
+_SMOOTHING, _COARSE_SMOOTHING = (
+    0.7,
+    0.8,
+)  # in cells: resampled thumbnails differ in the finest detail
 _COARSE_STEPS, _FINE_STEPS = 3, 5
 _MIDDLE = slice(4, 20)
 _BLOCKS = 4  # in a row, where structure is counted
@@ -52,7 +57,7 @@ class Pyramid:
 
 
 def pyramid(luma: Float32[np.ndarray, "n 24 24"]) -> Pyramid:
-    """Return thumbnails ready to be compared."""
+    """Return thumbnails prepared for comparison."""
     centred = luma - luma.mean(axis=(1, 2), keepdims=True)
     scale = np.sqrt((centred**2).mean(axis=(1, 2), keepdims=True)) + np.float32(1e-3)
     fine = _blurred(centred / scale, _SMOOTHING)
@@ -68,7 +73,7 @@ def halved(cells: Float32[np.ndarray, "n side side"]) -> Float32[np.ndarray, "n 
 def symmetric(
     cells: Float32[np.ndarray, "n side side"], which: Int[np.ndarray, " n"]
 ) -> np.ndarray:
-    """Return each image turned by ``which % 4`` quarter turns, and mirrored from 4 on."""
+    """Return each image rotated by ``which % 4`` quarter turns, and mirrored from 4 on."""
     turned = np.empty_like(cells)
     for kind in range(8):
         chosen = which == kind
@@ -80,7 +85,7 @@ def symmetric(
 def resampling(
     points: Float32[np.ndarray, "2 points"], side: int = LUMA
 ) -> Float32[np.ndarray, "points cells"]:
-    """Return the matrix that takes the cells of an image to its values at some points."""
+    """Return the matrix that interpolates the cells of an image at some points."""
     cells = np.eye(side**2, dtype=np.float32).reshape(-1, side, side, 1)
     everywhere = np.broadcast_to(points, (len(cells), *points.shape))
     return np.ascontiguousarray(_sampled(cells, everywhere)[0][0].T)
@@ -89,13 +94,13 @@ def resampling(
 def same_image(
     moving: Pyramid, fixed: Pyramid, guess: Float32[np.ndarray, "n 2 3"]
 ) -> Bool[np.ndarray, " n"]:
-    """Return which pairs show one image.
+    """Return which pairs are copies.
 
     Args:
-        moving: One image of each pair, whole.
-        fixed: The other one, of which the inner part is looked for.
-        guess: Where the points of ``fixed`` roughly are in ``moving``: an affine transform of
-            coordinates from −1 to 1.
+        moving: One complete image of each pair.
+        fixed: The other one, whose inner part is searched in ``moving``.
+        guess: Initial affine transform from points of ``fixed`` to ``moving``, in coordinates from
+            −1 to 1.
     """
     near, found = np.arange(len(guess)), guess
     for least in ALIKE_COARSE:
@@ -110,7 +115,7 @@ def same_image(
 def _is_verified(
     cells: np.ndarray, target: np.ndarray, found: Float32[np.ndarray, "n 2 3"]
 ) -> Bool[np.ndarray, " n"]:
-    """Return which pairs are alike enough once they are aligned."""
+    """Return which pairs are similar enough after the alignment."""
     alike, structured, smooth = _compared(cells, target, found)
     needed = np.interp(smooth, DETAIL, ALIKE)
     needed = np.where(_in_place(found), np.maximum(needed, ALIKE_IN_PLACE), needed)
@@ -126,7 +131,7 @@ class _Grid:
     """The cells of the inner part of an image."""
 
     where: Bool[np.ndarray, " cells"]
-    """Which of all cells."""
+    """Indices of the cells."""
     points: Float32[np.ndarray, "2 inner"]
     """Their coordinates, x and y, from −1 to 1."""
 
@@ -139,14 +144,14 @@ def _inner_grid(side: int) -> _Grid:
 
 
 def _moved(transform: Float32[np.ndarray, "n 2 3"], grid: _Grid) -> np.ndarray:
-    """Return where the points of a grid come to lie, ``[n, 2, inner]``."""
+    """Return the transformed points of a grid, ``[n, 2, inner]``."""
     return np.asarray(transform[:, :, :2] @ grid.points + transform[:, :, 2:])
 
 
 def _sampled(
     planes: Float32[np.ndarray, "n side side planes"], points: Float32[np.ndarray, "n 2 points"]
 ) -> tuple[Float32[np.ndarray, "planes n points"], Float32[np.ndarray, "n points"]]:
-    """Return planes at given points, bilinear, and 1 where a point is inside of the image."""
+    """Return planes at points by bilinear interpolation, and 1 for points inside the image."""
     count, side = planes.shape[:2]
     inside = (np.abs(points) <= 1).all(axis=1).astype(np.float32)
     at = ((points + 1) * np.float32(side / 2) - np.float32(0.5)).clip(0, side - 1.001)
@@ -166,7 +171,7 @@ def _with_gradients(cells: Float32[np.ndarray, "n side side"]) -> np.ndarray:
 
 
 def _centred(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return values less their weighted mean, 0 where the weight is."""
+    """Return values minus their weighted mean, 0 where the weight is 0."""
     total = weight.sum(axis=-1, keepdims=True) + 1e-6
     return np.asarray((values - (values * weight).sum(-1, keepdims=True) / total) * weight)
 
@@ -191,7 +196,7 @@ def _aligned(
             axis=1,
         )
         slopes = _centred(slopes * gain[:, None], inside[:, None])
-        unit = one / np.sqrt(energy)  # a change of contrast is no change of place
+        unit = one / np.sqrt(energy)  # separates a change of contrast from a change of position
         slopes -= (slopes @ unit[..., None]) * unit[:, None]
         normal = slopes @ slopes.transpose(0, 2, 1)
         ridge = 1e-3 * np.trace(normal, axis1=1, axis2=2) / 6 + 1e-6
@@ -205,7 +210,7 @@ def _aligned(
 def _compared(
     cells: np.ndarray, target: np.ndarray, transform: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return how alike the gradients of aligned images are, and what there is to see in them.
+    """Return the similarity of the gradients of aligned images, and their amount of structure.
 
     Returns:
         The correlation; whether most of the image has structure; whether it has little detail.
@@ -225,7 +230,7 @@ def _compared(
 
 
 def has_structure(fine: Float32[np.ndarray, "n 24 24"]) -> Bool[np.ndarray, " n"]:
-    """Return which images have structure in most of their middle, where no border reaches."""
+    """Return which images have structure in most of their middle, beyond any border."""
     slopes = np.hypot(*np.moveaxis(_with_gradients(fine)[..., 1:], 3, 0))
     middle = slopes[:, _MIDDLE, _MIDDLE]
     strong = np.sqrt((middle**2).mean(axis=(1, 2), keepdims=True))
@@ -234,7 +239,7 @@ def has_structure(fine: Float32[np.ndarray, "n 24 24"]) -> Bool[np.ndarray, " n"
 
 
 def _is_structured(slopes: Float32[np.ndarray, "n side side"]) -> Bool[np.ndarray, " n"]:
-    """Return which images have structure in most places: a photograph has, one shape has not."""
+    """Return which images have structure nearly everywhere: photographs, unlike single shapes."""
     size = slopes.shape[1] // _BLOCKS
     blocks = (slopes**2).reshape(-1, _BLOCKS, size, _BLOCKS, size).mean((2, 4))
     rms = np.sqrt(blocks.reshape(len(slopes), -1))
@@ -245,7 +250,7 @@ def _is_structured(slopes: Float32[np.ndarray, "n side side"]) -> Bool[np.ndarra
 
 
 def _is_smooth(cells: Float32[np.ndarray, "n side side"]) -> Bool[np.ndarray, " n"]:
-    """Return which images have little detail: their slopes are a few waves."""
+    """Return which images have little detail: their gradients consist of a few waves."""
     side = cells.shape[1]
     waves = np.arange(side)[:, None] ** 2 + np.arange(side) ** 2
     energy = (fft.dctn(cells, axes=(1, 2), norm="ortho") ** 2 * waves).reshape(len(cells), -1)
@@ -254,18 +259,18 @@ def _is_smooth(cells: Float32[np.ndarray, "n side side"]) -> Bool[np.ndarray, " 
 
 
 def _in_place(transform: Float32[np.ndarray, "n 2 3"]) -> Bool[np.ndarray, " n"]:
-    """Return which transforms leave everything where it is."""
+    """Return which transforms are close to the identity."""
     return np.asarray((np.abs(transform - np.eye(2, 3, dtype=np.float32)) < 0.015).all((1, 2)))
 
 
 def _is_of_copies(transform: Float32[np.ndarray, "n 2 3"]) -> Bool[np.ndarray, " n"]:
-    """Return which transforms copies undergo: see the module."""
+    """Return which transforms are typical of copies: see the module."""
     (a, b, x), (c, d, y) = transform[:, 0].T, transform[:, 1].T
     across, down = np.hypot(a, c), np.hypot(b, d)
     turn, other_turn = np.degrees(np.arctan2(c, a)), np.degrees(np.arctan2(-b, d))
     sizes = (across > 0.76) & (across < 1.32) & (down > 0.76) & (down < 1.32)
     aspect = np.abs(np.log(across / down)) < 0.22
     turned = (np.abs(turn - other_turn) < 10) & (np.abs(turn + other_turn) < 16)
-    # One lies within the other, up to a little.
+    # One is within the other, up to a tolerance.
     within = (np.abs(x) < np.abs(1 - across) + 0.05) & (np.abs(y) < np.abs(1 - down) + 0.05)
     return np.asarray(sizes & aspect & turned & within)

@@ -1,4 +1,4 @@
-"""What all probes share: scikit-learn's contract for a classifier of two classes."""
+"""``BinaryProbe``: the base class of probes, a binary classifier with scikit-learn's interface."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vlmscope.probes.folds import FoldError, largest_count
 
 
 class BinaryProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A probe: one vector in, the probability of the second class out.
+    """A probe: a classifier from a vector to the probability of the second class.
 
     Attributes:
         classes_: The two labels seen in ``fit``; the second is the positive one.
@@ -46,7 +46,7 @@ class BinaryProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> tuple[
         Float[np.ndarray, "rows width"], Bool[np.ndarray, " rows"], Shaped[np.ndarray, " rows"]
     ]:
-        """Check what ``fit`` was given; return vectors, truth and groups (each row its own)."""
+        """Check the arguments of ``fit``; return vectors, truth and groups (or one per row)."""
         vectors, labels = validate_data(self, vectors, labels, dtype=[np.float32, np.float64])
         check_classification_targets(labels)
         classes, encoded = np.unique(labels, return_inverse=True)
@@ -54,7 +54,7 @@ class BinaryProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             kind = type_of_target(labels)
             raise ValueError(f"Only binary classification is supported. The target is {kind}.")
         if len(classes) < 2:
-            raise FoldError(f"probe: the labels hold one class, {classes}; label rows of both")
+            raise FoldError(f"probe: the labels have one class, {classes}; label rows of both")
         self.classes_ = classes
         groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
         check_consistent_length(vectors, groups)
@@ -72,7 +72,7 @@ class BinaryProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.concatenate([self._logits(vectors[start : start + CHUNK]) for start in chunks])
 
     def _logits(self, vectors: Float[np.ndarray, "rows width"]) -> Float[np.ndarray, " rows"]:
-        """Return the log-odds of a few checked vectors."""
+        """Return the log-odds of validated vectors."""
         raise NotImplementedError
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "rows 2"]:  # noqa: N803
@@ -81,7 +81,7 @@ class BinaryProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.stack([1 - risk, risk], axis=1)
 
     def predict(self, X: Any) -> Shaped[np.ndarray, " rows"]:  # noqa: N803
-        """Return the likelier class of each vector."""
+        """Return the most probable class of each vector."""
         positive = self.decision_function(X) > 0
         return self.classes_[positive.astype(np.int64)]
 
@@ -89,9 +89,10 @@ class BinaryProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 def inner_count(
     truth: Bool[np.ndarray, " rows"], groups: Shaped[np.ndarray, " rows"], wanted: int
 ) -> int:
-    """Return how many inner folds to make: ``wanted``, or as many as there are groups for.
+    """Return the number of inner folds: ``wanted``, or fewer if there are too few groups.
 
-    Two are the least that ``grouped_folds`` makes; it says what is missing if not even those fit.
+    At least two, the minimum of ``grouped_folds``, which raises with the reason if that is too
+    many.
     """
     return max(2, min(wanted, largest_count(truth, groups)))
 

@@ -1,14 +1,13 @@
-"""Baselines: what can be predicted without looking inside the model. A probe has to beat them.
+"""Baselines: predictions without hidden states, which a probe has to beat.
 
-What is known of a question before its answer, as features for ordinary classifiers. All features
-are made of all rows at once, without their labels: counting words or ranking entropies tells
-nothing of who hallucinates. What a rare token means cannot be learnt, so kinds with few rows have
-no column of their own.
+Facts known about a question before its answer are features of ordinary classifiers. Features are
+computed on all rows at once, without their labels: word counts or ranks of entropies leak nothing
+about the labels. Rare values cannot be learnt, so kinds with few rows have no column of their own.
 
-Each baseline goes through the same folds as the probes, with its form and its penalty chosen inside
-training as theirs are. Some are known before the first token of the answer is written, as the
-probes' vectors are; others need the whole answer and are marked so. The last, ``joint``, knows
-everything at once that is known before: what hidden states add is what they add to that.
+Each baseline uses the same folds as the probes, with its form and penalty likewise chosen inside
+training. Some are known before the first token of the answer is written, like the probes' vectors;
+others need the complete answer and are marked so. The last, ``joint``, uses everything known before
+the answer together: the value of hidden states is what they add to it.
 """
 
 from __future__ import annotations
@@ -50,39 +49,39 @@ KNOTS = 5
 """Knots of a spline, evenly over the ranks of a number."""
 
 FEWEST_ROWS = 5
-"""Rows that a kind, a pair of kinds or a word must have for a column of its own."""
+"""Fewest rows of a kind, a pair of kinds or a word with its own column."""
 
 MOST_TOKENS, MOST_PAIRS, MOST_WORDS = 40, 120, 200
 """Most columns of each."""
 
 WORD_DIRECTIONS = 8
-"""Directions of the words' matrix that trees see."""
+"""Number of principal directions of the words' matrix used by trees."""
 
 Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KnownFacts:
-    """Everything known of some rows before their answers; all aligned, ``[N]``."""
+    """All facts known before the answers; aligned, ``[N]``."""
 
     kinds: dict[str, Sequence[str]]
-    """By name: category, type of answer, likeliest first token; those that there are."""
+    """By name: category, type of answer, likeliest first token, as available."""
     numbers: dict[str, Matrix]
-    """By name: entropy, margin, lengths …, each ``[N]`` and finite; those that there are."""
+    """By name: entropy, margin, lengths …, each ``[N]`` and finite, as available."""
     questions: Sequence[str]
     columns: dict[str, Sequence[str]] = field(default_factory=dict)
-    """Further kinds, by the column of the table that says them."""
+    """Further kinds, by column of the table."""
     tokens: NDArray[np.int64] | None = None
     """The likeliest first tokens, ``[N, K]``."""
     logprobs: Matrix | None = None
-    """Their natural-log probabilities, ``[N, K]``, falling."""
+    """Their natural-log probabilities, ``[N, K]``, descending."""
 
 
 def spline(values: Matrix) -> Matrix:
     """Return cubic splines over the ranks of a number, ``[N, 6]``.
 
-    Ranks, so that neither outliers nor many equal values leave a knot without rows. A constant
-    number is a constant.
+    Ranks are used so that neither outliers nor many equal values leave a knot without rows.
+    Constant values give a constant.
 
     >>> spline(np.array([1.0, 5.0, 2.0])).shape
     (3, 6)
@@ -94,7 +93,7 @@ def spline(values: Matrix) -> Matrix:
 
 
 def one_hot(names: Sequence[str], most: int | None = None) -> Matrix:
-    """Return a column for each name that enough rows have, the most frequent first.
+    """Return an indicator column for each name with enough rows, the most frequent first.
 
     >>> one_hot(list("aaaaaabbbbbc")).sum(axis=0).tolist()
     [6.0, 5.0]
@@ -110,7 +109,7 @@ def one_hot(names: Sequence[str], most: int | None = None) -> Matrix:
 
 
 def words(questions: Sequence[str]) -> Any:
-    """Return TF-IDF weights of words and pairs of words, sparse; None where there are no words."""
+    """Return sparse TF-IDF weights of words and pairs of words; None without words."""
     try:
         return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit_transform(questions)
     except ValueError:  # not a word in any question
@@ -118,7 +117,7 @@ def words(questions: Sequence[str]) -> Any:
 
 
 def few_facts(known: KnownFacts) -> Matrix:
-    """Return the kinds, and splines of the numbers: what a small table can bear."""
+    """Return the kinds, and splines of the numbers: few features, for small tables."""
     kinds = [*known.kinds.values(), *known.columns.values()]
     parts = [one_hot(names, MOST_TOKENS) for names in kinds]
     parts += [spline(values) for values in known.numbers.values()]
@@ -126,7 +125,7 @@ def few_facts(known: KnownFacts) -> Matrix:
 
 
 def kinds_and_numbers(known: KnownFacts) -> Matrix:
-    """Return ``few_facts``, pairs of kinds, and every kind of question with its own slopes."""
+    """Return ``few_facts``, pairs of kinds, and interactions of numbers with question kinds."""
     parts = [few_facts(known)]
     names = list(known.kinds)
     for place, one in enumerate(names):
@@ -143,7 +142,7 @@ def kinds_and_numbers(known: KnownFacts) -> Matrix:
 
 
 def _pairs_with_columns(known: KnownFacts) -> Iterator[Matrix]:
-    """Yield pairs of a column with a kind or another column, where neither tells the other."""
+    """Yield pairs of a column with a kind or another column, if neither determines the other."""
     earlier = list(known.kinds.values())
     for cells in known.columns.values():
         for other in earlier:
@@ -197,14 +196,14 @@ def _alternatives(known: KnownFacts) -> Iterator[Matrix]:
     for token, count in frequent:
         if count >= FEWEST_ROWS:
             here = known.tokens == token
-            # Where it is not among the likeliest it is less likely than the last of them.
+            # A token not among the likeliest is less likely than the last of them.
             value = np.where(here, known.logprobs, -np.inf).max(axis=1)
             value = np.where(here.any(axis=1), value, known.logprobs[:, -1] - 1)
             yield _standardised(value)[:, None]
 
 
 def _standardised(values: Matrix) -> Matrix:
-    """Return a number with mean 0 and deviation 1; a constant becomes 0. Outliers are drawn in."""
+    """Return a number with mean 0 and deviation 1, with outliers clipped; a constant becomes 0."""
     spread = float(values.std())
     return np.asarray(np.clip((values - values.mean()) / (spread or 1.0), -5, 5))
 
@@ -215,7 +214,7 @@ def _joined(parts: Sequence[Matrix], rows: int) -> Matrix:
 
 
 Known = Literal["before", "after"]
-"""Whether a baseline is known before the answer is written, or only after."""
+"""When a baseline is known: before the answer is written, or only after."""
 
 WORD_GRID = (0.1, 1.0, 10.0)
 """Values of ``C`` for the question's words."""
@@ -224,26 +223,26 @@ JOINT_GRID = (0.03, 0.3, 3.0)
 """Values of ``C`` for the joint baseline."""
 
 JOINT = "joint"
-"""The baseline that knows everything at once."""
+"""Name of the baseline that uses everything together."""
 
 
 LEAST_LOGPROB = -1e4
-"""What stands for a log-probability of minus infinity."""
+"""Replacement for a log-probability of minus infinity."""
 
 LARGEST = 1e15
-"""What a number is cut to: the squares of larger ones overflow where they are standardised."""
+"""Limit to which numbers are clipped: the squares of larger ones overflow in standardisation."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Facts:
-    """What is known of each answer from outside; all aligned, ``[N]``. None where it is not."""
+    """Facts known about each answer without hidden states; aligned, ``[N]``. None if unknown."""
 
     question: Sequence[str]
     """The question, verbatim."""
     category: Sequence[str] | None
     """The table's category."""
     answer_type: Sequence[str] | None
-    """The table's type of answer; where it has none, the question's form stands in."""
+    """The table's type of answer; without one, the question's form is used."""
     first_token_entropy: NDArray[np.float64] | None
     """Entropy in nats of the first token's distribution."""
     first_token_logprob: NDArray[np.float64] | None
@@ -253,41 +252,44 @@ class Facts:
     mean_answer_logprob: NDArray[np.float64] | None
     """Mean natural-log probability of the answer's tokens; NaN for an empty answer."""
     first_token: Sequence[str] | None = None
-    """The likeliest first token: what the model is about to say."""
+    """The likeliest first token."""
     first_token_ids: NDArray[np.int64] | None = None
     """The likeliest first tokens, most likely first, ``[N, K]``."""
     first_token_logprobs: NDArray[np.float64] | None = None
     """Their natural-log probabilities, ``[N, K]``."""
     num_prompt_tokens: NDArray[np.float64] | None = None
-    """Length of the prompt in tokens; it tells the image's size where the model cuts it up."""
+    """Length of the prompt in tokens; it reveals the image's size if the model splits images in
+    tiles.
+    """
     num_images: NDArray[np.float64] | None = None
-    """Images that the question is about."""
+    """Number of images of the question."""
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Further columns of the table that say of what kind a question is, by name."""
+    """Further columns of the table with kinds of questions, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """One way to predict a hallucination without a look inside the model."""
+    """One way to predict a hallucination without hidden states."""
 
     name: str
-    """As results call it."""
+    """Its name in results."""
     title: str
-    """As a person reads it."""
+    """Readable title."""
     known: Known
     """Before or after the answer is written."""
     candidates: Callable[[Facts], Mapping[str, Candidate] | None]
-    """Facts → the forms to choose from inside training, the simplest first; None where the facts
-    lack what it needs."""
+    """Facts → the candidates to choose from inside training, the simplest first; None if the
+    required facts are missing.
+    """
 
 
 def baseline_fits(
     facts: Facts, truth: NDArray[np.bool_], folds: Sequence[Fold]
 ) -> Iterator[tuple[Baseline, ChosenFit]]:
-    """Yield every baseline that the facts allow with its out-of-fold predictions; ``joint`` last.
+    """Yield every baseline possible with the facts and its out-of-fold predictions; ``joint`` last.
 
     Args:
-        facts: What is known from outside.
+        facts: The facts known without hidden states.
         truth: True where the answer is a hallucination, ``[N]``.
         folds: The outer folds, the probes' own.
     """
@@ -299,13 +301,13 @@ def baseline_fits(
             if baseline.known == "before":
                 before[baseline.name] = fit
             yield baseline, fit
-    # A small table may bear no more than one fact: so each of them stays in the choice.
+    # A small table may support no more than one fact, so each single one remains a candidate.
     before["together"] = crossfit_candidates(joint_candidates(facts), truth, folds)
     yield JOINT_BASELINE, best_of(before, folds)
 
 
 def question_form(question: str) -> str:
-    """Return what kind of answer a question asks for, by its first words.
+    """Return the kind of answer that a question asks for, by its first words.
 
     >>> question_form("Is there a cat?"), question_form("How many cats?"), question_form("Why?")
     ('yes/no', 'number', 'open')
@@ -322,7 +324,7 @@ _YES_NO_STARTS = frozenset(
 
 
 def joint_candidates(facts: Facts) -> Mapping[str, Candidate]:
-    """Return the forms of the joint baseline: regressions from small to large, and trees."""
+    """Return the candidates of the joint baseline: regressions from small to large, and trees."""
     known = _known(facts)
     found = {}
     for name, cells in known.columns.items():
@@ -338,11 +340,11 @@ def joint_candidates(facts: Facts) -> Mapping[str, Candidate]:
 
 
 def _known(facts: Facts) -> KnownFacts:
-    """Return what is known before the answer, without what does not differ."""
+    """Return the facts known before the answer, without constant ones."""
     kinds = {"category": facts.category, "answer_type": _answer_types(facts),
              "first_token": facts.first_token}  # fmt: skip
     ids, logprobs = facts.first_token_ids, facts.first_token_logprobs
-    if logprobs is not None:  # a token that cannot come has minus infinity
+    if logprobs is not None:  # an impossible token has minus infinity
         known = np.nan_to_num(logprobs, nan=LEAST_LOGPROB)
         logprobs = np.clip(known, LEAST_LOGPROB, -LEAST_LOGPROB)
     wide = ids is not None and logprobs is not None and logprobs.shape[1] > 1
@@ -384,7 +386,7 @@ def _trees(kinds: Sequence[bool]) -> Any:
 
 
 def _column(values: Sequence[str] | None) -> NDArray[Any] | None:
-    """Return texts as a column, where there are any that differ."""
+    """Return texts as a column; None if all are equal."""
     if values is None or len(set(values)) < 2:
         return None
     return np.array([str(value) for value in values], dtype=object)[:, None]
@@ -393,7 +395,7 @@ def _column(values: Sequence[str] | None) -> NDArray[Any] | None:
 def _number(values: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
     """Return numbers as a column, all finite.
 
-    What is missing counts as the mean of the others, what is infinite as the last of them.
+    Missing values become the mean of the others, infinite ones the largest or smallest of them.
     """
     if values is None or not np.isfinite(values).any():
         return None
@@ -416,7 +418,7 @@ def _first_token_in_category(facts: Facts) -> NDArray[Any] | None:
 
 
 def _by_kind(values: NDArray[Any] | None) -> Mapping[str, Candidate] | None:
-    """Return a classifier of kinds: near each kind's share in training."""
+    """Return a classifier of kinds that predicts about each kind's share in training."""
     if values is None:
         return None
     features = OneHotEncoder().fit_transform(values)
@@ -424,7 +426,7 @@ def _by_kind(values: NDArray[Any] | None) -> Mapping[str, Candidate] | None:
 
 
 def _by_number(values: NDArray[np.float64] | None) -> Mapping[str, Candidate] | None:
-    """Return classifiers of one number: a line, and a spline that may turn."""
+    """Return classifiers of one number: linear, and a spline, which need not be monotone."""
     column = _number(values)
     if column is None:
         return None
@@ -435,7 +437,7 @@ def _by_number(values: NDArray[np.float64] | None) -> Mapping[str, Candidate] | 
 
 
 def _by_words(facts: Facts) -> Mapping[str, Candidate] | None:
-    """Return classifiers of the question's words, of several penalties."""
+    """Return classifiers of the question's words, with several penalties."""
     features = words(facts.question)
     if features is None:
         features = np.zeros((len(facts.question), 1))
@@ -472,4 +474,4 @@ BASELINES = (
 JOINT_BASELINE = Baseline(
     JOINT, "everything known before the answer, together", "before", joint_candidates
 )
-"""Made of the single ones and of models of all facts, whichever is best inside training."""
+"""Candidates are the single ones and models of all facts; the best inside training is chosen."""

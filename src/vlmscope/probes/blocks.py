@@ -1,8 +1,8 @@
-"""Rows in blocks, and regressions on unions of blocks.
+"""Rows in blocks, and logistic regressions on unions of blocks.
 
-Cross-validation cuts the rows into blocks; every fit trains on some of them. With the rows of a
-block next to each other, a fit touches only its own, and means and deviations of any union are
-sums over blocks.
+Cross-validation splits the rows into blocks; every fit trains on some of them. With the rows of a
+block stored contiguously, a fit reads only its own, and means and deviations of any union are sums
+over blocks.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ CHUNK = 512
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockedRows:
-    """A float32 copy of the rows, block after block, each feature shifted and scaled.
+    """A float32 copy of the rows, ordered by block, with each feature shifted and scaled.
 
-    Shift and scale are those of all rows. They are a change of units, to keep float32 exact
-    where a few features are a thousand times the others; every problem still standardises by its
-    own rows, and its optimum does not depend on the units.
+    Shift and scale are those of all rows. They are a change of units that keeps float32 accurate if
+    a few features are a thousand times the others; every problem still standardises by its own
+    rows, and its optimum does not depend on the units.
     """
 
     values: Float32[np.ndarray, "rows width"]
     order: Int[np.ndarray, " rows"]
-    """Which of the caller's rows stands at each place."""
+    """The caller's row number at each position."""
     starts: Int[np.ndarray, " edges"]
-    """Where each block starts, and the end of the last."""
+    """Start of each block, and the end of the last."""
     shift: Float[np.ndarray, " width"]
     scale: Float[np.ndarray, " width"]
     sums: Float[np.ndarray, "blocks width"]
@@ -43,11 +43,11 @@ class BlockedRows:
 
     @property
     def width(self) -> int:
-        """Features of a row."""
+        """Number of features."""
         return int(self.values.shape[1])
 
     def spans(self) -> Iterator[tuple[int, slice]]:
-        """Yield each block's number and place."""
+        """Yield each block's number and slice."""
         for block, (start, end) in enumerate(pairwise(self.starts)):
             yield block, slice(int(start), int(end))
 
@@ -56,7 +56,7 @@ class BlockedRows:
     ) -> tuple[Float[np.ndarray, "width problems"], Float[np.ndarray, "width problems"]]:
         """Return mean and deviation of each feature over each union of blocks.
 
-        A feature that is constant there has the deviation 1, as in ``StandardScaler``.
+        A constant feature has the deviation 1, as in ``StandardScaler``.
         """
         count = masks @ np.diff(self.starts)
         mean = (masks @ self.sums) / count[:, None]
@@ -75,7 +75,7 @@ def block_rows(
     Args:
         vectors: The rows.
         block: Each row's block.
-        rescale: Divide each feature by its deviation; without, only its mean is taken off.
+        rescale: Divide each feature by its deviation; otherwise only its mean is subtracted.
 
     Raises:
         FoldError: A value is not finite.
@@ -85,7 +85,7 @@ def block_rows(
     values = np.empty(vectors.shape, dtype=np.float32)
     shift = _mean(vectors)
     if not np.isfinite(shift).all():
-        raise FoldError("probe: the vectors hold NaN or infinity; leave such rows out")
+        raise FoldError("probe: the vectors contain NaN or infinity; leave such rows out")
     variance = np.zeros(vectors.shape[1])
     for start in range(0, len(order), CHUNK):
         part = vectors[order[start : start + CHUNK]].astype(np.float64) - shift
@@ -100,7 +100,7 @@ def block_rows(
 
 
 def _mean(vectors: Float[np.ndarray, "rows width"]) -> Float[np.ndarray, " width"]:
-    """Return the mean of each feature, in float64 without a float64 copy of the whole."""
+    """Return the mean of each feature in float64, without a float64 copy of the matrix."""
     parts = (
         vectors[start : start + CHUNK].sum(axis=0, dtype=np.float64)
         for start in range(0, len(vectors), CHUNK)
@@ -127,7 +127,7 @@ def _block_sums(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Problems:
-    """Logistic regressions on unions of blocks; made by ``pose``."""
+    """Logistic regressions on unions of blocks. Made by ``pose``."""
 
     rows: BlockedRows
     truth: Float32[np.ndarray, " rows"]
@@ -137,9 +137,9 @@ class Problems:
     penalty: Float32[np.ndarray, " problems"]
     """1 / C."""
     count: Int[np.ndarray, " problems"]
-    """Rows of each problem."""
+    """Number of rows of each problem."""
     positives: Float[np.ndarray, " problems"]
-    """Positive rows of each problem."""
+    """Number of positive rows of each problem."""
     mean: Float32[np.ndarray, "width problems"]
     deviation: Float32[np.ndarray, "width problems"]
 
@@ -154,9 +154,9 @@ class Problems:
         *,
         held_out: bool = False,
     ) -> Float32[np.ndarray, "rows active"]:
-        """Return the logits of the rows that each problem trains on, 0 elsewhere.
+        """Return the logits of each problem's training rows, 0 elsewhere.
 
-        With ``held_out``, those of the rows that it does not train on, and 0 for its own.
+        With ``held_out``, those of the other rows, and 0 for its training rows.
         """
         scaled = weights[:-1] / self.deviation[:, active]
         bias = weights[-1] - np.sum(self.mean[:, active] * scaled, axis=0, dtype=np.float64)
@@ -192,18 +192,18 @@ def pose(
     *,
     standardise: bool = True,
 ) -> Problems:
-    """Pose one regression for each mask, with ``strength`` as its ``C``.
+    """Set up one regression for each mask, with ``strength`` as its ``C``.
 
     Args:
         rows: The rows in blocks.
         truth: Labels in the caller's order.
         masks: Blocks to train on.
         strength: scikit-learn's ``C``, the inverse of the penalty.
-        standardise: Penalise the weights on features that the problem's own rows standardise;
-            without, those on the blocks' values as they are.
+        standardise: Penalise the weights on features standardised by the problem's own rows;
+            otherwise those on the unscaled values of the blocks.
 
     Raises:
-        FoldError: A problem holds one class only.
+        FoldError: A problem has one class only.
     """
     label = np.asarray(truth, dtype=bool)[rows.order].astype(np.float32)
     count = masks @ np.diff(rows.starts)
@@ -211,7 +211,7 @@ def pose(
     if ((positives == 0) | (positives == count)).any():
         raise FoldError("probe: training rows of one class only; label rows of both classes")
     mean, deviation = (part.astype(np.float32) for part in rows.moments(masks))
-    if not standardise:  # the means stay: a bias without penalty takes up any shift
+    if not standardise:  # means are kept: an unpenalised bias absorbs any shift
         deviation = np.ones_like(deviation)
     penalty = (1 / np.asarray(strength)).astype(np.float32)
     return Problems(rows, label, masks, penalty, count, positives, mean, deviation)

@@ -1,7 +1,7 @@
-"""Out-of-fold predictions of ordinary classifiers, the best of several chosen inside training.
+"""Out-of-fold predictions of arbitrary classifiers, with the best chosen inside training.
 
-The nesting is that of ``crossfit_logistic``: the fit without folds a and b judges b for the sake of
-a, and a for the sake of b. A baseline therefore has the same chances as a probe (its form and its
+The nesting is that of ``crossfit_logistic``: the fit without folds a and b predicts b for the
+choice in a, and a for the choice in b. A baseline is therefore treated like a probe (its form and
 penalty are chosen, on equally many rows), and its inner predictions can be stacked with a probe's.
 """
 
@@ -30,13 +30,13 @@ from vlmscope.probes.folds import Fold, FoldError
 from vlmscope.probes.solver import curvature_of, solve
 
 FEW_ROWS = 5000
-"""Below this, starting threads costs more than they save."""
+"""Size below which threads cost more than they save."""
 
 MOST_VALUES = 2**22
-"""Largest matrix that is solved by ours, dense; 16 MB."""
+"""Largest matrix solved by this package's dense solver; 16 MB."""
 
 FURTHEST = 1e-6
-"""Least distance of a probability from 0 and 1: log-odds stay finite."""
+"""Smallest distance of a probability from 0 and 1, which keeps log-odds finite."""
 
 
 Judge = Callable[[Any], Float[np.ndarray, " judged"]]
@@ -44,7 +44,7 @@ Judge = Callable[[Any], Float[np.ndarray, " judged"]]
 
 
 class OutOfFold(Protocol):
-    """What stacking needs of a cross-fit, whatever was fitted."""
+    """Interface of cross-fits for stacking."""
 
     @property
     def logit(self) -> Float[np.ndarray, " rows"]:
@@ -62,20 +62,22 @@ class Candidate:
     """One way to predict."""
 
     features: Any
-    """A matrix with a line for each row, made without the labels."""
+    """A matrix with one line per row, computed without the labels."""
     model: Callable[[], Any]
-    """Makes an unfitted classifier of scikit-learn."""
+    """Returns an unfitted scikit-learn classifier."""
     strength: float | None = None
-    """``C``, if the model is a logistic regression with the default penalty and nothing before it:
-    many of them are solved at once."""
+    """``C``, if the model is a plain logistic regression with the default penalty: many of them are
+    solved at once.
+    """
 
 
 def regression(features: Any, strength: float) -> Candidate:
     """Return a logistic regression on these features, with an L2 penalty.
 
     Args:
-        features: A line for each row, of comparable scales (one-hot, TF-IDF, splines, standardised
-            numbers): the solver's tolerance is of the log-odds, and they are penalised as they are.
+        features: One line per row, of comparable scales (one-hot, TF-IDF, splines, standardised
+            numbers): they are penalised without scaling, and the solver's tolerance applies to the
+            log-odds.
         strength: scikit-learn's ``C``.
     """
     model = partial(LogisticRegression, C=strength, max_iter=2000, tol=1e-3)
@@ -94,7 +96,7 @@ class ChosenFit:
     chosen: tuple[str, ...]
     """The candidate of each fold."""
     inner_auroc: Float[np.ndarray, " folds"]
-    """Its inner AUROC over pairs within a fold; being the largest of several, it flatters."""
+    """Its inner AUROC over pairs within a fold; optimistic, as the largest of several."""
 
     @property
     def risk(self) -> Float[np.ndarray, " rows"]:
@@ -107,10 +109,10 @@ def crossfit_candidates(
     truth: Bool[np.ndarray, " rows"],
     folds: Sequence[Fold],
 ) -> ChosenFit:
-    """Predict every row by a classifier that never saw it, chosen without it.
+    """Predict every row by a classifier that was neither trained nor chosen on it.
 
-    For each fold, the candidate with the highest AUROC over the inner folds is taken (pairs within
-    a fold, as everywhere), the first of equals.
+    For each fold, the candidate with the highest AUROC over the inner folds is used (over pairs
+    within a fold, as everywhere), the first in a tie.
 
     Args:
         candidates: By name, the simplest first.
@@ -124,8 +126,8 @@ def crossfit_candidates(
         raise FoldError(
             f"candidates: {len(candidates)} on {len(folds)} folds; give one or more on 3 or more"
         )
-    # Hundreds of small fits: checking finite matrices again and again costs as much as fitting, and
-    # threads that wait for each other cost ten times as much.
+    # Hundreds of small fits: repeated checks for finite values cost as much as fitting, and threads
+    # that wait for each other cost ten times as much.
     threads = 1 if len(truth) < FEW_ROWS else None
     with (
         config_context(assume_finite=True, skip_parameter_validation=True),
@@ -157,7 +159,7 @@ def _choose(
 
 
 def best_of(fits: Mapping[str, ChosenFit], folds: Sequence[Fold]) -> ChosenFit:
-    """Return, for each fold, the fit with the highest inner AUROC, the first of equals.
+    """Return, for each fold, the fit with the highest inner AUROC, the first in a tie.
 
     Args:
         fits: By name, the simplest first, all on the same folds.
@@ -181,7 +183,7 @@ def best_of(fits: Mapping[str, ChosenFit], folds: Sequence[Fold]) -> ChosenFit:
 
 
 def fit_candidate(candidate: Candidate, train: Any, truth: Bool[np.ndarray, " rows"]) -> Judge:
-    """Return a function from row numbers to log-odds by a fit on other rows."""
+    """Return a function from row numbers to log-odds, by a fit on the training rows."""
     model = candidate.model().fit(candidate.features[train], truth[train])
 
     def judge(rows: Any) -> Float[np.ndarray, " judged"]:
@@ -196,7 +198,9 @@ class _Fits:
     """The fits of one candidate."""
 
     inner: Float[np.ndarray, "folds rows"]
-    """For each fold, the log-odds of its training rows by fits that saw neither; NaN elsewhere."""
+    """For each fold, out-of-fold log-odds of its training rows by fits without that fold; NaN
+    elsewhere.
+    """
     outer: Callable[[int], Judge]
     """From a fold's number to the fit on its training rows."""
 
@@ -204,7 +208,7 @@ class _Fits:
 def _one_by_one(
     candidate: Candidate, truth: Bool[np.ndarray, " rows"], folds: Sequence[Fold]
 ) -> _Fits:
-    """Fit whatever scikit-learn knows."""
+    """Fit a candidate with scikit-learn."""
     inner = np.full((len(folds), len(truth)), np.nan)
     for one, other in combinations(range(len(folds)), 2):
         train = np.setdiff1d(folds[one].train, folds[other].test)
@@ -219,9 +223,9 @@ def _solved_together(
     truth: Bool[np.ndarray, " rows"],
     folds: Sequence[Fold],
 ) -> dict[str, _Fits]:
-    """Return the fits of every small regression by name, those of the same features at once.
+    """Return the fits of every small regression by name, solving those of equal features at once.
 
-    Each is a millisecond's work, and a call of scikit-learn for each takes five.
+    Each takes a millisecond, while a scikit-learn call for each takes five.
     """
     same: dict[int, list[str]] = {}
     for name, each in candidates.items():
@@ -258,7 +262,7 @@ def _held_out_logits(
     )
     weights = solve(problems, curvature_of(rows)).astype(np.float64)
     bias = weights[-1] - ((rows.shift[:, None] + problems.mean) * weights[:-1]).sum(axis=0)
-    # Row by row, so that equal rows have equal log-odds; a matrix product may round them apart.
+    # Row by row, so that equal rows have equal log-odds; a matrix product may round differently.
     logits = (sparse @ weights[:-1] + bias).T
     furthest = logit(1 - FURTHEST)
     clipped = np.asarray(np.clip(logits, -furthest, furthest))
@@ -271,7 +275,7 @@ def _left_out(folds: int) -> list[tuple[int, ...]]:
 
 
 def _fits_of(logits: Float[np.ndarray, "left_out rows"], folds: Sequence[Fold]) -> _Fits:
-    """Return the fits whose log-odds of all rows these are."""
+    """Return the fits with these log-odds of all rows."""
     inner = np.full((len(folds), logits.shape[1]), np.nan)
     for out, line in zip(_left_out(len(folds)), logits, strict=True):
         for of, at in permutations(out, 2):

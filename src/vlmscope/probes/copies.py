@@ -1,15 +1,16 @@
-"""Which images are near-copies of each other, told from their thumbnails.
+"""``near_copies``: detection of near-copies among images by their thumbnails.
 
-Candidates come first: descriptors of an image and of crops of it are looked up among those of all
-images, by a nearest-neighbour search that looks at few of them. Each candidate pair
-is then verified on the thumbnails themselves, by one of two rules:
+First, candidates are found: descriptors of an image and of its crops are looked up among those of
+all images, by an approximate nearest-neighbour search. Each candidate pair is then verified on the
+thumbnails themselves, by one of two rules:
 
 in place    every cell has the same grey level and colour, up to a small part of the image's range
-aligned     of images with structure in most places: after a crop, border, small rotation, mirroring
-            or quarter turn one looks like the other, whatever the brightness, contrast or colour
+aligned     of images with structure nearly everywhere: after a crop, border, small rotation,
+            mirroring or quarter turn one looks like the other, whatever the brightness, contrast or
+            colour
 
-An image with little in it (one shape on white, a form, lights at night) is a copy in place or none:
-cropped or mirrored it cannot be told from another image of its kind.
+An image with little structure (one shape on white, a form, lights at night) can only be a copy in
+place: cropped or mirrored, it is indistinguishable from other images of its kind.
 """
 
 from __future__ import annotations
@@ -45,37 +46,37 @@ _CROPS = np.array(
     + [(0.9, x, y) for x in (-0.1, 0.1) for y in (-0.1, 0.1)],
     dtype=np.float32,
 )
-"""What is looked up of each image: size of a crop, and where its middle is, from −1 to 1."""
+"""Crops of each image that are looked up: size, and centre from −1 to 1."""
 _KEPT = (0, 3)
-"""Which of them it is looked up in: the whole image, and the part that no border reaches."""
+"""Crops that they are looked up in: the complete image, and the part without borders."""
 
 _ROUNDING = 0.3
-"""Grey levels by which cells of two plain images may differ."""
+"""Largest difference in grey levels of cells of two plain images."""
 
 _BORDER, _PLAIN = 3, 6
-"""Cells of the widest border, and how many levels of 255 its cells may differ."""
+"""Cells of the widest border, and the largest difference of its cells, in levels of 255."""
 
 _WAVES = 7
-"""Frequencies of a descriptor in each direction."""
+"""Frequencies of a descriptor per direction."""
 _NEIGHBOURS = 4
-"""Candidates of each crop."""
+"""Number of candidates for each crop."""
 _PARTNERS = 3
-"""Candidates of each image that are verified: those that look most alike before the alignment."""
+"""Number of verified candidates for each image: the most similar before the alignment."""
 _ALIKE_AT_FIRST = 0.5
-"""Correlation that a candidate has before it is aligned."""
+"""Smallest correlation of a candidate before the alignment."""
 _FEW = 3_000
-"""Up to so many descriptors all are compared."""
+"""Up to this many descriptors, all are compared."""
 _PROBED = 6
-"""Cells of the index that are searched for each descriptor."""
+"""Number of index cells searched for each descriptor."""
 _AT_ONCE = 300
-"""Pairs that are verified together."""
+"""Pairs verified at once."""
 _IMAGES_AT_ONCE = 10_000
 
 
 def near_copies(images: Thumbnails) -> Int[np.ndarray, "pairs 2"]:
     """Return the pairs of images that are near-copies, each with the lower number first.
 
-    Of a large set of copies of one image not every pair is there, but as many as connect them.
+    For a large set of copies of one image not every pair is returned, but enough to connect them.
     """
     if len(images) < 2:
         return np.empty((0, 2), dtype=np.int64)
@@ -93,7 +94,7 @@ def _in_place(images: Thumbnails) -> Int[np.ndarray, "pairs 2"]:
     tree, near = cKDTree(means), []
     for chunk in _chunks(len(images)):
         count = min(len(images), 2 * _NEIGHBOURS + 1)
-        _, found = tree.query(means[chunk], k=count, p=np.inf)  # of copies the means are close too
+        _, found = tree.query(means[chunk], k=count, p=np.inf)  # means of copies are close too
         near.append(np.stack([chunk.repeat(count), found.reshape(-1)], axis=1))
     one, other = np.unique(np.sort(np.concatenate(near), axis=1), axis=0).T
     same = one != other
@@ -105,7 +106,7 @@ def _in_place(images: Thumbnails) -> Int[np.ndarray, "pairs 2"]:
 def _equal(
     images: Thumbnails, one: Int[np.ndarray, " pairs"], other: Int[np.ndarray, " pairs"]
 ) -> Bool[np.ndarray, " pairs"]:
-    """Return which pairs have the same cells, up to a little."""
+    """Return which pairs have the same cells, up to a tolerance."""
     away = _grey_levels(images, one) - _grey_levels(images, other)
     span = np.minimum(*(images.high[each] - images.low[each] for each in (one, other)))
     tint = images.colour[one].astype(np.int16) - images.colour[other]
@@ -125,7 +126,7 @@ def _grey_levels(
 
 
 def _without_borders(luma: UInt8[np.ndarray, "n 24 24"]) -> UInt8[np.ndarray, "n 24 24"]:
-    """Return images without the plain border that they may have, stretched to the full size."""
+    """Return images without their plain border, if any, stretched to full size."""
     turned = (np.rot90(luma, turns, axes=(1, 2)) for turns in range(4))
     borders = np.stack([_border(cells) for cells in turned], axis=1)  # top, right, bottom, left
     trimmed = luma.copy()
@@ -143,7 +144,7 @@ def _points(across: tuple[float, float], down: tuple[float, float]) -> np.ndarra
     """Return the middles of 24 × 24 cells of a part of an image, ``[2, 576]``, from −1 to 1.
 
     Args:
-        across: Where the part begins and ends, in cells.
+        across: Start and end of the part, in cells.
         down: The same from top to bottom.
     """
     ticks = (np.arange(LUMA, dtype=np.float32) + np.float32(0.5)) / LUMA
@@ -152,7 +153,7 @@ def _points(across: tuple[float, float], down: tuple[float, float]) -> np.ndarra
 
 
 def _border(cells: UInt8[np.ndarray, "n 24 24"]) -> Int[np.ndarray, " n"]:
-    """Return how many rows at the top are plain and alike, at most ``_BORDER``."""
+    """Return how many rows at the top are uniform, at most ``_BORDER``."""
     rows = cells[:, :_BORDER].astype(np.int16)
     plain = (np.abs(rows - rows[:, :1, :1]) <= _PLAIN).all(axis=2)
     return np.asarray(np.cumprod(plain, axis=1).sum(axis=1))
@@ -170,13 +171,13 @@ class _Candidates:
     moving: Int[np.ndarray, " pairs"]
     """The image whose crop was looked up."""
     fixed: Int[np.ndarray, " pairs"]
-    """The image that it was found in."""
+    """The image it was found in."""
     crop: Int[np.ndarray, " pairs"]
     """Which crop of the first."""
     kept: Int[np.ndarray, " pairs"]
     """Which crop of the second."""
     turned: Int[np.ndarray, " pairs"]
-    """How the second is turned: see ``symmetric``."""
+    """Rotation and mirroring of the second: see ``symmetric``."""
     alike: Float32[np.ndarray, " pairs"]
     """Correlation of the two crops."""
 
@@ -185,7 +186,7 @@ class _Candidates:
 
 
 def _aligned(images: Thumbnails) -> Int[np.ndarray, "pairs 2"]:
-    """Return pairs that are alike after one of them is aligned with the other."""
+    """Return pairs that are similar after the alignment."""
     rich = np.flatnonzero(_structured(images))
     if len(rich) < 2:
         return np.empty((0, 2), dtype=np.int64)
@@ -212,7 +213,7 @@ def _structured(images: Thumbnails) -> Bool[np.ndarray, " n"]:
 
 
 def _candidates(luma: UInt8[np.ndarray, "n 24 24"]) -> _Candidates:
-    """Return the pairs that may be copies, the likeliest of each image."""
+    """Return possible copies, the most similar ones of each image."""
     shown = [_crops(luma, crop) for crop in _KEPT]
     index = _Index(np.concatenate([_descriptors(cells) for cells in shown]))
     found = []
@@ -222,7 +223,7 @@ def _candidates(luma: UInt8[np.ndarray, "n 24 24"]) -> _Candidates:
     pairs = _Candidates(
         *(np.concatenate([getattr(each, name) for each in found]) for name in _Candidates.__slots__)
     )
-    # Of the crops of one pair the most alike, and of each image the most alike partners.
+    # The most similar crops of each pair, and the most similar partners of each image.
     pairs = pairs[np.lexsort((-pairs.alike, pairs.fixed, pairs.moving))]
     first = np.ones(len(pairs.moving), dtype=bool)
     first[1:] = (np.diff(pairs.moving) != 0) | (np.diff(pairs.fixed) != 0)
@@ -248,10 +249,11 @@ def _crops(luma: UInt8[np.ndarray, "n 24 24"], crop: int) -> Float32[np.ndarray,
 
 
 def _descriptors(cells: Float32[np.ndarray, "n 12 12"]) -> Float32[np.ndarray, "n size"]:
-    """Return descriptors of unit length, the same for a mirrored or turned image.
+    """Return descriptors of unit length, invariant under mirroring and quarter turns.
 
-    They are the sizes of the low frequencies of the cosine transform: mirroring changes signs only,
-    a quarter turn swaps the directions, so of two that it swaps the larger one comes first.
+    They are the absolute values of the low frequencies of the cosine transform: mirroring changes
+    only signs, and a quarter turn swaps the directions, so the larger of two swapped values comes
+    first.
     """
     waves = np.abs(fft.dctn(cells, axes=(1, 2), norm="ortho"))
     pairs = [(u, v) for u in range(_WAVES) for v in range(u, _WAVES) if 0 < u + v <= _WAVES]
@@ -263,7 +265,7 @@ def _descriptors(cells: Float32[np.ndarray, "n 12 12"]) -> Float32[np.ndarray, "
 
 
 class _Index:
-    """Descriptors in cells, so that a search looks at a few cells only."""
+    """Index of descriptors in cells, of which a search visits only a few."""
 
     def __init__(self, descriptors: Float32[np.ndarray, "m size"]) -> None:
         self._descriptors = descriptors
@@ -281,7 +283,7 @@ class _Index:
     def nearest(
         self, wanted: Float32[np.ndarray, "n size"], count: int
     ) -> tuple[Int[np.ndarray, " found"], Int[np.ndarray, " found"]]:
-        """Return the ``count`` nearest descriptors of each: its number, and theirs."""
+        """Return pairs of numbers: of each wanted descriptor, and of its ``count`` nearest ones."""
         probed = self._centres.kneighbors(wanted, self._probed, return_distance=False).reshape(-1)
         order = np.argsort(probed, kind="stable")
         cells = np.split(order, np.searchsorted(probed[order], np.arange(1, len(self._members))))
@@ -305,7 +307,7 @@ class _Index:
 def _looked_up(
     cells: Float32[np.ndarray, "n 12 12"], crop: int, shown: list[np.ndarray], index: _Index
 ) -> _Candidates:
-    """Return what one crop of each image is found in."""
+    """Return the candidates in which one crop of each image is found."""
     moving, number = index.nearest(_descriptors(cells), _NEIGHBOURS + 1)  # itself is one
     kept, fixed = np.divmod(number, len(cells))
     best = np.full(len(moving), -1, dtype=np.float32)

@@ -1,10 +1,10 @@
 """Out-of-fold predictions of the logistic probe, with its penalty chosen inside training.
 
-Every row is predicted by a fit that never saw its image, and that fit's ``C`` was chosen without
-it too. The inner folds of an outer fold are the *other* outer folds: the fit without folds a and
-b judges b for the sake of a, and a for the sake of b. That halves the inner fits (ten sets of
-rows instead of twenty for five folds), gives inner training sets of three fifths of all rows,
-and keeps groups whole without a second split. ``solver`` does all of them at once.
+Every row is predicted by a fit that was not trained on its image, with ``C`` chosen without it too.
+The inner folds of an outer fold are the *other* outer folds: the fit without folds a and b predicts
+b for the choice in a, and a for the choice in b. That halves the inner fits (ten sets of rows
+instead of twenty for five folds), gives inner training sets of three fifths of all rows, and keeps
+groups together without a second split. ``solver`` computes all of them at once.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CrossFit:
-    """What nested cross-validation says of one matrix of vectors."""
+    """The result of nested cross-validation on one matrix of vectors."""
 
     logit: Float[np.ndarray, " rows"]
     """Out-of-fold log-odds of each row, from the fit of the fold that tests it."""
     chosen_c: Float[np.ndarray, " folds"]
     """The ``C`` of each fold, chosen on the others."""
     inner_auroc: Float[np.ndarray, " folds"]
-    """Mean AUROC of that ``C`` over the inner folds: what candidates are compared by."""
+    """Mean AUROC of that ``C`` over the inner folds, by which candidates are compared."""
     grid_auroc: Float[np.ndarray, "folds grid"]
     """The same for every ``C``."""
     grid_loss: Float[np.ndarray, "folds grid"]
-    """Mean inner log-loss of every ``C`` in nats: what ``C`` is chosen by. AUROC cannot choose it:
-    it is blind to scale, and the log-odds of all folds are pooled."""
+    """Mean inner log-loss of every ``C`` in nats, by which ``C`` is chosen. AUROC cannot be used:
+    it ignores scale, and the log-odds of all folds are pooled.
+    """
     inner_logit: Float[np.ndarray, "folds rows"]
     """For each fold, the inner out-of-fold log-odds of its training rows at the chosen ``C``;
     NaN for the rows that it tests."""
@@ -66,21 +67,21 @@ def crossfit_logistic(
     *,
     grid: Sequence[float] = GRID,
 ) -> CrossFit:
-    """Predict every row by a logistic probe that never saw it: nested cross-validation.
+    """Predict every row by a logistic probe that was not trained on it: nested cross-validation.
 
     For each fold, standardisation, weights and ``C`` come from the other folds only. ``C`` is the
-    value with the least log-loss over the inner folds, the smallest of equals. Takes one float32
-    copy of the matrix and about its size again at most.
+    value with the lowest log-loss over the inner folds, the smallest in a tie. Takes one float32
+    copy of the matrix and at most about its size again.
 
     Args:
         vectors: One vector for each row.
         truth: Whether each row is positive (hallucinated).
         folds: Three or more that test every row once (``grouped_folds``).
-        groups: The image of each row; no fold may cut through one.
+        groups: The image of each row; no fold may split one.
         grid: Values of ``C``, in scikit-learn's sense, on standardised features.
 
     Raises:
-        FoldError: The folds do not fit the rows, cut through a group or hold one class only; the
+        FoldError: The folds do not match the rows, split a group or have one class only; the
             grid is empty or not positive; a value is not finite.
     """
     truth = np.asarray(truth, dtype=bool)
@@ -142,9 +143,9 @@ def _judge(
 def rank_auroc(
     label: Bool[np.ndarray, " rows"], scores: Float[np.ndarray, "fits rows"]
 ) -> Float[np.ndarray, " fits"]:
-    """Return the AUROC of each line of scores; ties count half. Both classes must be there.
+    """Return the AUROC of each line of scores; ties count half. Both classes must be present.
 
-    scikit-learn's checks of its arguments take a millisecond, and a sweep asks ten thousand times.
+    scikit-learn's argument checks take a millisecond, and a sweep calls this ten thousand times.
 
     >>> rank_auroc(np.array([False, True, False]), np.array([[0.1, 0.9, 0.2], [1, 1, 1]])).tolist()
     [1.0, 0.5]
@@ -170,23 +171,23 @@ def _mean_of_pairs(
     size: int,
     choice: int,
 ) -> Float32[np.ndarray, " weights"]:
-    """Return a good start for a fold's final fit: the mean of its inner fits."""
+    """Return a starting point for a fold's final fit: the mean of its inner fits."""
     columns = [number * size + choice for number, pair in enumerate(pairs) if fold in pair]
     return np.asarray(weights[:, columns].mean(axis=1))
 
 
 def checked_grid(grid: Sequence[float]) -> Float[np.ndarray, " grid"]:
-    """Return the grid ascending, so that the first of equals is the smallest."""
+    """Return the grid in ascending order, so that the first in a tie is the smallest."""
     strengths = np.unique(np.asarray(grid, dtype=np.float64))
     if not len(strengths) or not (np.isfinite(strengths) & (strengths > 0)).all():
-        raise FoldError(f"probe: the grid {list(grid)} must hold positive values of C")
+        raise FoldError(f"probe: the grid {list(grid)} must contain positive values of C")
     return strengths
 
 
 def _block_of(
     folds: Sequence[Fold], groups: Shaped[np.ndarray, " rows"], truth: Bool[np.ndarray, " rows"]
 ) -> Int[np.ndarray, " rows"]:
-    """Return the fold that tests each row, having checked that the folds are what they must be."""
+    """Check the folds, and return the fold that tests each row."""
     if len(folds) < 3:
         raise FoldError(f"folds: {len(folds)} given; nested selection needs 3 or more")
     tested = np.concatenate([fold.test for fold in folds])
@@ -215,7 +216,7 @@ def crossfit_estimator(
 ) -> Float[np.ndarray, " rows"]:
     """Return the out-of-fold risk by any probe of this package, one fit for each fold.
 
-    Whatever the probe chooses, it chooses inside its training rows, whose ``groups`` it is given.
+    All choices of the probe are made inside its training rows, whose ``groups`` are passed to it.
 
     Raises:
         FoldError: As in ``crossfit_logistic``.

@@ -1,8 +1,8 @@
-"""Folds that keep an image on one side, and the groups of rows that show the same image.
+"""Folds that keep images together, and groups of rows with the same image.
 
-A probe that has seen an image's other questions can recognise the image instead of the
-hallucination; random splits therefore flatter it. Rows are grouped by image first, where a
-re-encoded or resized copy counts as the same image, and folds never cut through a group.
+A probe trained on other questions about an image can recognise the image instead of the
+hallucination; random splits are therefore optimistic. Rows are grouped by image first, where a
+re-encoded or resized copy counts as the same image, and folds never split a group.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ HASH_BITS = 64
 
 
 FEWEST = 3
-"""Fewest folds that a sweep can use: fewer are no advice."""
+"""Fewest folds that a sweep can use; messages never suggest fewer."""
 
 ONE_GROUP = "near-copies of an image, and images that one question shows, are one group"
 """What a group is, for messages."""
 
 MORE_IMAGES = "label questions about other images (more labels of the same images do not help)"
-"""The way out where groups are short, not rows."""
+"""The remedy if there are too few groups, rather than rows."""
 
 
 class FoldError(InputError):
@@ -49,9 +49,9 @@ class Fold:
     """One split of the rows, as ascending row numbers."""
 
     train: Int[np.ndarray, " train"]
-    """Rows to learn from."""
+    """Training rows."""
     test: Int[np.ndarray, " test"]
-    """Rows to judge on; none of their images is in ``train``."""
+    """Test rows; none of their images is in ``train``."""
 
 
 def grouped_folds(
@@ -61,7 +61,7 @@ def grouped_folds(
     count: int = 5,
     seed: int = 0,
 ) -> list[Fold]:
-    """Return ``count`` folds that never split a group and share the positives out evenly.
+    """Return ``count`` folds that never split a group and distribute the positives evenly.
 
     The split is scikit-learn's ``StratifiedGroupKFold``, shuffled by ``seed``.
 
@@ -69,10 +69,10 @@ def grouped_folds(
         truth: Whether each row is positive (hallucinated).
         groups: The image of each row, any numbers or names.
         count: Folds; every row is tested in exactly one.
-        seed: Makes the shuffle repeatable.
+        seed: Seed of the shuffle.
 
     Raises:
-        FoldError: Positives or negatives lie in too few groups for every fold to test both.
+        FoldError: Positives or negatives are in too few groups for every fold to test both.
     """
     truth = np.asarray(truth, dtype=bool)
     if not len(truth) == len(groups):
@@ -88,7 +88,7 @@ def grouped_folds(
         # The splitter is greedy: a few huge groups can leave a fold with one class.
         fewer = "ask for fewer folds, or " if count > FEWEST else ""
         raise FoldError(
-            f"folds: {fewer}{MORE_IMAGES}: a few groups hold most rows, so that {count} folds of "
+            f"folds: {fewer}{MORE_IMAGES}: a few groups have most rows, so that {count} folds of "
             f"{_number(len(np.unique(groups)), 'group')} left one without hallucinated or without "
             f"faithful answers; {ONE_GROUP}"
         )
@@ -96,14 +96,14 @@ def grouped_folds(
 
 
 def largest_count(truth: Bool[np.ndarray, " rows"], groups: Shaped[np.ndarray, " rows"]) -> int:
-    """Return how many folds there are groups for: the rarer class's number of groups."""
+    """Return the largest possible number of folds: the number of groups of the rarer class."""
     return min(len(np.unique(groups[truth])), len(np.unique(groups[~truth])))
 
 
 def _too_few(
     truth: Bool[np.ndarray, " rows"], groups: Shaped[np.ndarray, " rows"], count: int, most: int
 ) -> str:
-    """Return what to do, what was found, and what is needed."""
+    """Return the error for too few groups."""
     found, short_of_groups = [], False
     for rows, outcome in ((truth, "hallucinated"), (~truth, "faithful")):
         size, held = int(rows.sum()), len(np.unique(groups[rows]))
@@ -131,9 +131,9 @@ def image_groups(
 ) -> Int[np.ndarray, " rows"]:
     """Number the groups of rows that show the same image, from 0, in order of appearance.
 
-    Two rows belong together if their exact hashes are equal or known to be of copies, or if their
-    perceptual hashes differ in at most ``distance`` bits, and so do rows joined by a chain of such
-    pairs. A row that shows several images joins the rows of each of them.
+    Two rows are in one group if their exact hashes are equal or of known copies, or if their
+    perceptual hashes differ in at most ``distance`` bits, or if a chain of such pairs connects
+    them. A row with several images joins the rows of each of them.
 
     Args:
         hashes: An exact hash of each row's image, such as SHA-256 of its pixels; of a row with
@@ -172,7 +172,7 @@ def image_groups(
 def _likeness(
     perceptual: Sequence[int | Sequence[int]], first: int, distance: int
 ) -> list[tuple[Int[np.ndarray, " edges"], Int[np.ndarray, " edges"]]]:
-    """Return the edges from rows to their perceptual hashes, and between hashes that are near.
+    """Return the edges from rows to their perceptual hashes, and between similar hashes.
 
     Args:
         perceptual: The hashes of each row.
@@ -181,7 +181,7 @@ def _likeness(
     """
     rows, values = _flat([v] if isinstance(v, int | np.integer) else v for v in perceptual)
     if any(not 0 <= value < 1 << HASH_BITS for value in values):
-        raise FoldError("image groups: a perceptual hash is no unsigned 64-bit number; rehash")
+        raise FoldError("image groups: a perceptual hash is not an unsigned 64-bit number; rehash")
     codes, code = np.unique(np.asarray(values, dtype=np.uint64), return_inverse=True)
     near = [np.empty((2, 0), dtype=np.int64), *_near_pairs(codes, distance)]
     left, right = np.concatenate(near, axis=1)

@@ -1,16 +1,16 @@
-"""The network of the HALP paper's code, trained as that code trains it.
+"""The network of the HALP research code, trained in the same way.
 
 Three hidden layers of 512, 256 and 128 units with batch normalisation and dropout, a sigmoid,
 binary cross-entropy, Adam, batches of 32 and 50 epochs on unscaled vectors; no validation rows, no
 early stopping, no class weights (``alliedbrother/HALP_EACL``, arXiv 2603.05465). It exists to
-reproduce published numbers; ``MlpProbe`` is the network to use otherwise.
+reproduce published numbers; use ``MlpProbe`` otherwise.
 
-The scripts differ in one thing: for six models batch normalisation follows the rectifier, for
-Llama 3.2 and Phi-4 it precedes it. They set no seed; here everything random comes from one. Where
-the last batch of an epoch is a single row their code fails; here that batch is left out.
+HALP's scripts differ in one detail: for six models batch normalisation follows the rectifier, for
+Llama 3.2 and Phi-4 it precedes it. They set no seed; here one seed determines all randomness. If
+the last batch of an epoch is a single row, their code fails; here that batch is left out.
 
 Written in NumPy: steps of 32 rows are so small that torch spends more time on overhead than on
-arithmetic, on a CPU half of it. A test holds it against the same network in torch, step by step.
+arithmetic, on a CPU half of it. A test compares it with the same network in torch, step by step.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from numpy.typing import NDArray
 from scipy.special import expit  # type: ignore[import-untyped,unused-ignore]
 
 CHUNK = 4096
-"""Rows that are predicted at once."""
+"""Rows predicted at once."""
 
 MOMENTUM, EPSILON = 0.1, 1e-5
-"""Of batch normalisation: torch's defaults."""
+"""Parameters of batch normalisation: torch's defaults."""
 
 DECAY, ADAM_EPSILON = (0.9, 0.999), 1e-8
-"""Of Adam: torch's defaults."""
+"""Parameters of Adam: torch's defaults."""
 
 Rows = Float32[np.ndarray, "rows units"]
 Units = Float32[np.ndarray, " units"]
 
 Memory = tuple[Rows, Units, Bool[np.ndarray, "rows units"]]
-"""Standardised values, one over the deviations, and where the rectifier let through."""
+"""Standardised values, inverse deviations, and the rectifier's mask."""
 
 
 @dataclass(frozen=True, slots=True)
 class HalpNetwork:
-    """Architecture and training, as the scripts set them."""
+    """Architecture and training, with the values of HALP's scripts."""
 
     hidden: tuple[int, ...] = (512, 256, 128)
     """Units of each hidden layer."""
@@ -52,9 +52,9 @@ class HalpNetwork:
     dropout: float = 0.3
     """Share of units dropped after each hidden layer."""
     learning_rate: float = 1e-3
-    """Of Adam."""
+    """Learning rate of Adam."""
     batch: int = 32
-    """Rows of one step."""
+    """Rows per step."""
     epochs: int = 50
     """Passes over the training rows; the last weights are kept."""
 
@@ -72,18 +72,18 @@ def halp_risk(
     Args:
         vectors: One vector for each row, as stored: the scripts do not scale them.
         truth: Whether each row is positive (hallucinated).
-        train: Numbers of the rows to learn from.
+        train: Numbers of the training rows.
         network: Architecture and training.
-        seed: Number or numbers that decide initial weights, order of the rows and dropout.
-        stopped: Asked before every epoch whether to give up.
+        seed: Seed or seeds of initial weights, order of the rows and dropout.
+        stopped: Called before every epoch; true stops the training.
 
     Returns:
-        Probabilities, float64 [rows]; None where training diverged or was stopped.
+        Probabilities, float64 [rows]; None if training diverged or was stopped.
     """
     generator = np.random.default_rng(seed)
     model = Model(vectors.shape[1], network, generator)
     label = truth.astype(np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):  # divergence is told by the result
+    with np.errstate(over="ignore", invalid="ignore"):  # divergence is detected by the result
         for _ in range(network.epochs):
             if stopped():
                 return None
@@ -91,7 +91,7 @@ def halp_risk(
             for start in range(0, len(order), network.batch):
                 rows = order[start : start + network.batch]
                 if len(rows) < 2:
-                    continue  # batch normalisation has no variance of one row
+                    continue  # batch normalisation needs more than one row
                 model.step(vectors[rows], label[rows], model.masks(len(rows), generator))
         starts = range(0, len(vectors), CHUNK)
         risk = np.concatenate([model.predict(vectors[s : s + CHUNK]) for s in starts])
@@ -99,13 +99,13 @@ def halp_risk(
 
 
 class Model:
-    """The network's numbers, and one step of training.
+    """The network's parameters, and one step of training.
 
     Args:
-        width: Numbers in a vector.
+        width: Size of a vector.
         network: Architecture and training.
-        generator: Draws the initial weights, as ``torch.nn.Linear`` does: uniform within one over
-            the square root of the inputs.
+        generator: Draws the initial weights like ``torch.nn.Linear``: uniform within one over the
+            square root of the inputs.
     """
 
     def __init__(self, width: int, network: HalpNetwork, generator: np.random.Generator) -> None:
@@ -135,7 +135,7 @@ class Model:
         self._steps = 0
 
     def masks(self, rows: int, generator: np.random.Generator) -> list[Rows]:
-        """Return what the units of each hidden layer are multiplied with: 0, or 1/(1 - share)."""
+        """Return the dropout masks of the hidden layers: 0, or 1/(1 - share)."""
         hidden, share = self.network.hidden, self.network.dropout
         drawn = generator.random((rows, sum(hidden)), np.float32) >= share
         kept = np.multiply(drawn, np.float32(1 / (1 - share)), dtype=np.float32)
@@ -147,7 +147,7 @@ class Model:
         Args:
             inputs: The batch's vectors.
             label: 1 where hallucinated, else 0.
-            masks: Of dropout, a matrix for each hidden layer.
+            masks: Dropout masks, a matrix for each hidden layer.
         """
         count = len(self.network.hidden)
         seen, kept = [inputs], []
@@ -160,7 +160,7 @@ class Model:
             seen.append(above)
         logit = (seen[-1] @ self.parameters[2 * count])[:, 0] + self.parameters[2 * count + 1]
         risk = expit(logit)
-        # Of BCELoss after Sigmoid in float32: a saturated risk has no gradient.
+        # Like BCELoss after Sigmoid in float32: a saturated risk has no gradient.
         slope = risk * (1 - risk)
         error = (risk - label) / np.maximum(slope, np.float32(1e-12)) * slope / len(label)
         upstream = error[:, None]
@@ -175,7 +175,7 @@ class Model:
         self._descend()
 
     def _activate(self, layer: int, values: Rows) -> tuple[Rows, Memory]:
-        """Return rectifier and norm of a batch, in their order, and what backpropagation needs."""
+        """Apply rectifier and norm in order; return the result and values for backpropagation."""
         positive = values > 0
         if not self.network.norm_first:
             values *= positive
@@ -199,7 +199,7 @@ class Model:
         return above, (values, scale, positive)
 
     def _activate_back(self, layer: int, upstream: Rows, memory: Memory) -> Rows:
-        """Return the gradient below rectifier and norm; note the gradients of gain and shift."""
+        """Return the gradient before rectifier and norm; store the gradients of gain and shift."""
         values, scale, positive = memory
         if self.network.norm_first:
             upstream *= positive
@@ -222,7 +222,7 @@ class Model:
     def _descend(self) -> None:
         """Apply Adam to all parameters at once, in place.
 
-        The running means are kept without their constant factors, which saves passes over the
+        The running means are stored without their constant factors, which saves passes over the
         parameters; the factors are in ``rate`` and ``small``.
         """
         self._steps += 1
@@ -243,7 +243,7 @@ class Model:
         self._flat -= change
 
     def predict(self, inputs: Rows) -> Float32[np.ndarray, " rows"]:
-        """Return risks, by the running means and variances."""
+        """Return risks, using the running means and variances."""
         count = len(self.network.hidden)
         values = inputs
         for layer, (mean, variance) in enumerate(self.running):
@@ -261,6 +261,6 @@ class Model:
 def _views(
     flat: Float32[np.ndarray, " all"], shapes: list[tuple[int, ...]], ends: Int[np.ndarray, " n"]
 ) -> list[NDArray[np.float32]]:
-    """Return arrays of these shapes that share the memory of one."""
+    """Return views of one array with these shapes."""
     parts = np.split(flat, ends[:-1])
     return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -1,9 +1,9 @@
-"""The two linear probes: a logistic regression, and the difference of the class means.
+"""Linear probes: a logistic regression, and the difference of the class means.
 
-The HALP research trained a large network and called it linear probing; without a
-linear baseline nobody knows whether the network earned its weights. The logistic probe is the
-default; the difference of means has no weights to overfit and shows what a single direction does.
-Both standardise inside ``fit`` and keep what they learned, never the rows.
+The HALP research trained a large network and called it linear probing; only a linear baseline shows
+whether such a network is needed. The logistic probe is the default; the difference of means has no
+weights to overfit and shows the AUROC of a single direction. Both standardise inside ``fit`` and
+store the learned parameters, never the rows.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LinearProbe(BinaryProbe):
     intercept_: Float[np.ndarray, 1]
 
     def _logits(self, vectors: Float[np.ndarray, "rows width"]) -> Float[np.ndarray, " rows"]:
-        """Standardise and weigh, in float64."""
+        """Return the log-odds of vectors, in float64."""
         weights = self.coef_[0] / self.scale_
         return np.asarray((vectors - self.mean_) @ weights + self.intercept_[0])
 
@@ -52,11 +52,11 @@ class LogisticProbe(LinearProbe):
     ``solver``.
 
     Args:
-        C: Inverse of the penalty, or ``"auto"``: the value of ``grid`` with the least log-loss
-            over inner folds of the training rows, grouped by image.
-        grid: What ``"auto"`` chooses from.
-        inner: Inner folds; fewer where there are too few images of a class.
-        seed: Of the inner folds.
+        C: Inverse of the penalty, or ``"auto"``: the value of ``grid`` with the lowest log-loss "
+        "over inner folds of the training rows, grouped by image.
+        grid: Values that ``"auto"`` chooses from.
+        inner: Number of inner folds; fewer if there are too few images of a class.
+        seed: Seed of the inner folds.
 
     Attributes:
         C_: The ``C`` used.
@@ -89,14 +89,15 @@ class LogisticProbe(LinearProbe):
         *,
         inner_folds: Any = None,
     ) -> Self:
-        """Learn from vectors [rows, width] and labels [rows] of two classes.
+        """Fit on vectors [rows, width] and labels [rows] of two classes.
 
         Args:
             X: The vectors, float32 or float64.
             y: The labels.
-            groups: The image of each row, for the inner folds; every row its own if not given.
-            inner_folds: Number of each row's inner fold, 0 and up, each with both classes; made
-                of ``groups`` if not given.
+            groups: The image of each row, for the inner folds; by default each row is its own
+                group.
+            inner_folds: Number of each row's inner fold, from 0, each with both classes; by default
+                made from ``groups``.
 
         Raises:
             FoldError: One class only, or too few images of a class to choose ``C``.
@@ -135,7 +136,7 @@ def _grid_scores(
     truth: Bool[np.ndarray, " rows"],
     grid: Float[np.ndarray, " grid"],
 ) -> tuple[Float[np.ndarray, " grid"], Float[np.ndarray, " grid"]]:
-    """Return each ``C``'s mean AUROC and log-loss on the blocks, judged by fits on the others."""
+    """Return each ``C``'s mean AUROC and log-loss on the blocks, by fits on the other blocks."""
     blocks = len(rows.starts) - 1
     masks = np.repeat(~np.eye(blocks, dtype=bool), len(grid), axis=0)
     inner = pose(rows, truth, masks, np.tile(grid, blocks))
@@ -155,13 +156,13 @@ class MeanDifferenceProbe(LinearProbe):
     """The difference of the class means on standardised features, calibrated to probabilities.
 
     Weights are the difference of means; a logistic regression with one feature turns the score
-    into log-odds. It learns from scores of inner held-out rows (J. Platt, "Probabilistic outputs
+    into log-odds. It is fitted on scores of inner held-out rows (J. Platt, "Probabilistic outputs
     for support vector machines", 1999): in thousands of dimensions the training rows' own scores
-    lie far too well apart.
+    are separated far too well.
 
     Args:
-        inner: Inner folds; fewer where there are too few images of a class.
-        seed: Of the inner folds.
+        inner: Number of inner folds; fewer if there are too few images of a class.
+        seed: Seed of the inner folds.
     """
 
     def __init__(self, *, inner: int = 5, seed: int = 0) -> None:
@@ -169,7 +170,7 @@ class MeanDifferenceProbe(LinearProbe):
         self.seed = seed
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:  # noqa: N803
-        """Learn from vectors [rows, width] and labels [rows]; see ``LogisticProbe.fit``."""
+        """Fit on vectors [rows, width] and labels [rows]; see ``LogisticProbe.fit``."""
         vectors, truth, groups = self._begin(X, y, groups)
         count = inner_count(truth, groups, self.inner)
         folds = grouped_folds(truth, groups, count=count, seed=self.seed)
@@ -208,7 +209,7 @@ def _difference(
 def _calibration(
     score: Float[np.ndarray, " rows"], label: Bool[np.ndarray, " rows"]
 ) -> tuple[float, float]:
-    """Return slope and offset that turn scores into log-odds; finite even if they separate."""
+    """Return slope and offset from scores to log-odds; finite even for separated classes."""
     unit = float(score.std()) or 1.0
     fitted = LogisticRegression(C=1.0).fit(score[:, None] / unit, label)
     return float(fitted.coef_[0, 0]) / unit, float(fitted.intercept_[0])

@@ -1,8 +1,8 @@
-"""The research's network, 512-256-128, as a probe: the comparison, not the default.
+"""``MlpProbe``: HALP's network, 512-256-128, as a probe for comparison.
 
-Three hidden layers of rectified units, as in the code of the HALP paper, but with what that code
-lacked: standardised features, a stop on held-out images, and a seed. Batch normalisation and
-dropout are left out; scikit-learn's ``MLPClassifier`` has an L2 penalty (``alpha``) instead.
+Three hidden layers of rectified units, as in HALP's code, but with standardised features, early
+stopping on held-out images, and a seed, which that code lacks. Batch normalisation and dropout are
+left out; scikit-learn's ``MLPClassifier`` has an L2 penalty (``alpha``) instead.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from vlmscope.probes.folds import grouped_folds
 
 
 class MlpProbe(BinaryProbe):
-    """A network of rectified layers on standardised features, stopped early.
+    """A network of rectified layers on standardised features, with early stopping.
 
     One tenth of the images is held out in ``fit``; training ends when their log-loss has not
     fallen for ``patience`` epochs, and the weights of the best epoch are kept. scikit-learn's own
-    early stopping holds out rows, not images: an image would be on both sides.
+    early stopping holds out rows, so an image would be on both sides.
 
     Args:
         hidden: Units of each hidden layer.
         alpha: L2 penalty.
-        learning_rate: Of Adam.
-        batch: Rows of one step.
-        epochs: Most epochs.
-        patience: Epochs without a lower loss before the end.
-        seed: Of the weights, the order of the rows and the held-out images.
+        learning_rate: Learning rate of Adam.
+        batch: Rows per step.
+        epochs: Maximum number of epochs.
+        patience: Epochs without a lower loss before training stops.
+        seed: Seed of the weights, the order of the rows and the held-out images.
 
     Attributes:
         mean_: Mean of each feature in training, float64 [width].
@@ -70,9 +70,9 @@ class MlpProbe(BinaryProbe):
         self.seed = seed
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:  # noqa: N803
-        """Learn from vectors [rows, width] and labels [rows]; see ``LogisticProbe.fit``.
+        """Fit on vectors [rows, width] and labels [rows]; see ``LogisticProbe.fit``.
 
-        ``groups`` (images) decide which rows are held out together.
+        Rows of one of ``groups`` (images) are held out together.
         """
         vectors, truth, groups = self._begin(X, y, groups)
         count = inner_count(truth, groups, 10)
@@ -96,7 +96,7 @@ class MlpProbe(BinaryProbe):
         label: Bool[np.ndarray, " rows"],
         cut: int,
     ) -> None:
-        """Train on the rows before ``cut``; keep the epoch with the least loss after it."""
+        """Train on the rows before ``cut``; keep the epoch with the lowest loss on the others."""
         network = MLPClassifier(
             hidden_layer_sizes=tuple(self.hidden),
             alpha=self.alpha,
@@ -116,7 +116,7 @@ class MlpProbe(BinaryProbe):
                 break
 
     def _logits(self, vectors: Float[np.ndarray, "rows width"]) -> Float[np.ndarray, " rows"]:
-        """Run the network, in float64 so that a row's neighbours cannot change its risk."""
+        """Run the network, in float64 so that the risk of a row does not depend on its batch."""
         values = (vectors - self.mean_) / self.scale_
         for weights, bias in zip(self.coefs_[:-1], self.intercepts_[:-1], strict=True):
             values = np.maximum(values @ weights.astype(np.float64) + bias, 0)

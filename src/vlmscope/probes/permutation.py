@@ -1,15 +1,14 @@
-"""Labels permuted among the rows, and a ridge probe of all permutations at once.
+"""Permutations of labels, and a ridge probe fitted to all of them at once.
 
-What a probe reaches on permuted labels is what it reaches by chance, by its search through layers,
-or by a leak. Labels of one image depend on each other, so whole images' labels are permuted
-(Winkler et al., 2015, "Multi-level block permutation"). A ridge regression on the labels is linear
-in them: one factorisation a fold serves hundreds of permutations, where a logistic probe would have
-to be fitted anew for each.
+The AUROC on permuted labels shows what a probe reaches by chance, by its search through layers, or
+by a leak. Labels of one image are dependent, so the labels of complete images are permuted (Winkler
+et al., 2015, "Multi-level block permutation"). A ridge regression is linear in the labels: one
+factorisation per fold serves hundreds of permutations, while a logistic probe would have to be
+refitted for each.
 
-``permute_in_pairs`` is a control for leaks. Labels of groups that lie next to each other in the
-vectors' space stay together: where one image stands under two names, both copies get the same
-foreign labels, and a probe that recognises the image is still right. Where no image stands twice,
-it is at chance.
+``permute_in_pairs`` is a control for leaks. Labels of groups that are nearest in the vectors' space
+stay together: if one image occurs under two names, both copies get the same labels of another pair,
+and a probe that recognises the image is still right. If no image occurs twice, it is at chance.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from sklearn.neighbors import NearestNeighbors  # type: ignore[import-untyped,un
 from vlmscope.probes.folds import Fold
 
 Pairs = list[tuple[int, ...]]
-"""Numbers of groups whose labels stay together: pairs, and single ones."""
+"""Numbers of the groups whose labels stay together: pairs, and single ones."""
 
 
 def permute_groups(
@@ -35,19 +34,19 @@ def permute_groups(
     seed: int = 0,
     blocks: Shaped[np.ndarray, " rows"] | None = None,
 ) -> Bool[np.ndarray, "count rows"]:
-    """Return labels permuted as whole groups, and within each group.
+    """Return labels permuted between groups, and within each group.
 
-    Each group gets the labels of another, in a random order, cut or repeated to its size: what
-    labels of one image have in common they keep. Where sizes differ, the number of positives does
-    too, and a line may have one class.
+    Each group gets the labels of another, in random order, truncated or repeated to its size, which
+    preserves the dependence of labels of one image. If sizes differ, so does the number of
+    positives, and a line may have one class.
 
     Args:
         truth: Whether each row is positive (hallucinated).
         groups: The image of each row, any numbers or names.
-        count: Permutations.
-        seed: Decides them.
-        blocks: Where a group holds several images, the image of each row: within a group, labels
-            of one image stay together likewise.
+        count: Number of permutations.
+        seed: Seed of the permutations.
+        blocks: The image of each row, if a group has several images: within a group, labels of one
+            image stay together too.
     """
     generator = np.random.default_rng(seed)
     _, group = np.unique(groups, return_inverse=True)
@@ -90,14 +89,14 @@ def permute_in_pairs(
     count: int,
     seed: int = 0,
 ) -> Bool[np.ndarray, "count rows"]:
-    """Return labels permuted as whole pairs of groups: pairs among pairs, the others among them.
+    """Return labels permuted between pairs of groups; unpaired groups are permuted separately.
 
     Args:
         truth: As in ``permute_groups``.
         groups: Likewise.
-        pairs: As ``nearest_pairs`` returns them.
-        count: Permutations.
-        seed: Decides them.
+        pairs: From ``nearest_pairs``.
+        count: Number of permutations.
+        seed: Seed of the permutations.
     """
     kinds = [[each for each in pairs if len(each) == size] for size in (2, 1)]
     return _dealt(truth, _rows_of(groups), [kind for kind in kinds if kind], count, seed)
@@ -106,7 +105,7 @@ def permute_in_pairs(
 def nearest_pairs(
     vectors: Float[np.ndarray, "rows width"], groups: Shaped[np.ndarray, " rows"]
 ) -> Pairs:
-    """Return the groups whose mean vectors are each other's nearest as pairs, and the others alone.
+    """Return groups whose mean vectors are mutually nearest as pairs, and the others alone.
 
     Args:
         vectors: One vector for each row; features are standardised.
@@ -130,13 +129,14 @@ def neighbouring_groups(
     count: int,
     seed: int = 0,
 ) -> Int[np.ndarray, " rows"]:
-    """Return the rows of some groups drawn at random and of the group nearest to each.
+    """Return the rows of randomly drawn groups, and of the nearest group of each.
 
     Args:
         vectors: One vector for each row; features are standardised.
         groups: The image of each row.
-        count: Groups to draw; fewer come with their neighbours where some are each other's.
-        seed: Decides the draw.
+        count: Number of groups to draw; with neighbours, fewer than twice as many if some are drawn
+            themselves.
+        seed: Seed of the draw.
     """
     centre = _centres(vectors, groups)
     drawn = np.random.default_rng(seed).permutation(len(centre))[:count]
@@ -165,13 +165,13 @@ def ridge_scores(
     """Return out-of-fold scores by ridge regressions on several labellings of the same rows.
 
     Features are standardised over all rows, without labels; the penalty is the number of features,
-    half way between the mean image alone and the training rows by heart. Scores of different folds
+    between predicting the mean only and memorising the training rows. Scores of different folds
     have different offsets: compare those of one fold.
 
     Args:
         vectors: One vector for each row.
         labels: A line for each labelling.
-        folds: Which rows are learnt from and which are judged.
+        folds: The training and test rows.
     """
     matrix = _standardised(vectors)
     scores = np.empty(labels.shape)
@@ -199,7 +199,7 @@ def auroc_of_lines(
 ) -> Float[np.ndarray, " count"]:
     """Return the AUROC of each labelling's scores over pairs within a fold; ties count half.
 
-    NaN where no fold has both classes.
+    NaN if no fold has both classes.
 
     >>> fold = Fold(np.arange(0), np.arange(3))
     >>> auroc_of_lines(np.array([[False, True, True]]), np.array([[0.1, 0.9, 0.1]]), [fold])
@@ -227,7 +227,9 @@ def _solved(
 def _standardised(vectors: Float[np.ndarray, "rows width"]) -> Float32[np.ndarray, "rows width"]:
     """Return every feature with mean 0 and deviation 1; a constant one becomes 0."""
     matrix = np.asarray(vectors, np.float32) - vectors.mean(axis=0, dtype=np.float64).astype("f4")
-    parts = [matrix[:, at : at + 64] for at in range(0, matrix.shape[1], 64)]  # float64 at a time
+    parts = [
+        matrix[:, at : at + 64] for at in range(0, matrix.shape[1], 64)
+    ]  # rows converted to float64 at a time
     deviation = np.concatenate([part.std(axis=0, dtype=np.float64) for part in parts])
     deviation = deviation.astype(np.float32)
     matrix /= np.where(deviation > 0, deviation, 1)
@@ -248,7 +250,7 @@ def _dealt(
     count: int,
     seed: int,
 ) -> Bool[np.ndarray, "count rows"]:
-    """Return labels dealt among blocks of groups, those of a kind among each other."""
+    """Return labels permuted between blocks of groups of the same kind."""
     generator = np.random.default_rng(seed)
     lined = [_Lined(rows, blocks) for blocks in kinds]
     labels = np.empty((count, len(truth)), dtype=bool)
@@ -259,7 +261,7 @@ def _dealt(
 
 
 class _Lined:
-    """The rows of some blocks, to be lined up block by block."""
+    """The rows of some blocks, in orders that keep blocks together."""
 
     def __init__(self, rows: Sequence[Int[np.ndarray, " rows"]], blocks: Pairs) -> None:
         groups = [(number, rows[group]) for number, block in enumerate(blocks) for group in block]

@@ -1,9 +1,9 @@
-"""Which representation and layer, decided without looking at the rows that judge the decision.
+"""Selection and combination of representations and layers without using the test rows.
 
-With eleven candidates, the best on the test rows is better than any is: the HALP research
-chose its "best layer" that way. Here each outer fold chooses by the inner AUROC of its training
-rows, and the chosen candidate's outer prediction is taken; the price of choosing is in the result.
-``combine`` asks what all candidates know together.
+The best of eleven candidates on the test rows is an optimistic estimate: the HALP research chose
+its "best layer" that way. Here each outer fold chooses by the inner AUROC of its training rows, and
+uses the chosen candidate's outer prediction, so the result includes the cost of choosing.
+``combine`` stacks all candidates.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vlmscope.probes.folds import Fold, FoldError
 from vlmscope.probes.linear import LogisticProbe
 
 COMBINING_GRID = (1e-3, 1e-2, 1e-1, 1.0)
-"""Values of ``C`` for the combination: few features, each already a logit."""
+"""Values of ``C`` for the combination, which has few features, each a logit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +33,7 @@ class Selected:
     chosen: tuple[str, ...]
     """The candidate of each fold."""
     inner_auroc: Float[np.ndarray, " folds"]
-    """Its inner AUROC; being the largest of many, it flatters: report the AUROC of ``risk``."""
+    """Its inner AUROC; optimistic, as the largest of many: report the AUROC of ``risk``."""
     inner_logit: Float[np.ndarray, "folds rows"]
     """For each fold, the inner out-of-fold log-odds of its training rows by its candidate; NaN for
     the rows that it tests."""
@@ -60,7 +60,7 @@ class Combined:
 
 
 def crossfit_select(candidates: Mapping[str, CrossFit], folds: Sequence[Fold]) -> Selected:
-    """Choose a candidate for each fold by its inner AUROC, the first of equals.
+    """Choose a candidate for each fold by its inner AUROC, the first in a tie.
 
     Args:
         candidates: Name → ``crossfit_logistic`` of its vectors, all on the same folds. Only the
@@ -96,12 +96,12 @@ def combine(
     """Predict from all candidates at once: stacking (D. Wolpert, "Stacked generalization", 1992).
 
     For each fold, a logistic probe learns from the candidates' inner out-of-fold logits of the
-    training rows, and is applied to their outer logits of the test rows. No row's label reaches
-    its own prediction by any way.
+    training rows, and is applied to their outer logits of the test rows. The label of a row never
+    influences its own prediction.
 
     Args:
-        candidates: As in ``crossfit_select``; or whatever else has log-odds of both kinds, such
-            as a baseline of known facts and the selected probe.
+        candidates: As in ``crossfit_select``; or anything with outer and inner log-odds, such as a
+            baseline of known facts and the selected probe.
         truth: Whether each row is positive (hallucinated).
         folds: The folds of the candidates.
         grid: Values of ``C``.
@@ -127,7 +127,7 @@ def combine(
 
 
 def _checked(candidates: Mapping[str, OutOfFold], folds: Sequence[Fold]) -> list[str]:
-    """Return the names, having checked that every candidate was made on these folds."""
+    """Check that every candidate was made on these folds, and return the names."""
     if not candidates:
         raise FoldError("probe: no candidates to choose from; give one or more")
     for name, candidate in candidates.items():

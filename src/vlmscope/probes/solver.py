@@ -1,25 +1,24 @@
 """Many regularised logistic regressions on masks of the same rows, solved together.
 
-Hidden states are strongly correlated: a few directions hold most of the variance, so plain
+Hidden states are strongly correlated: a few directions have most of the variance, so plain gradient
 descent zigzags. The Hessian of a logistic loss is close to ``rate · XᵀX + 1/C``; its leading
-eigenvectors, found once for all problems from a random projection, and the mean of the rest make
-a good starting guess for L-BFGS. It changes the number of steps, not the optimum: a guess that is
-wrong for a problem costs time only.
+eigenvectors, found once for all problems from a random projection, and the mean of the rest make a
+good initial guess for L-BFGS. It changes the number of steps, not the optimum: a bad guess for a
+problem only costs time.
 
 Source of the projection: N. Halko, P. Martinsson, J. Tropp, "Finding structure with randomness",
 SIAM Review 53 (2011), algorithm 4.3 with one power iteration.
 
-Nested cross-validation asks for some fifty fits that differ only in their rows and their penalty.
-One after the other, each pass over the matrix is bound by memory; together they are one matrix
-product per step. Every problem has its own standardisation (folded into its weights, so that the
-rows are never copied), its own quasi-Newton direction, step length and convergence test, and leaves
-the product when it is done.
+Nested cross-validation needs some fifty fits that differ only in their rows and penalty. One after
+the other, each pass over the matrix is memory-bound; together they are one matrix product per step.
+Every problem has its own standardisation (folded into its weights, so that the rows are never
+copied), quasi-Newton direction, step length and convergence test, and is removed from the product
+when it has converged.
 
 Method: L-BFGS (J. Nocedal and S. Wright, Numerical Optimization, 2nd ed., algorithm 7.5) with
 ``Curvature`` as the initial inverse Hessian, and a safeguarded Newton search for the step, which
-needs no further product: along a direction the logits are a straight line. The optimum is that of
-scikit-learn's ``LogisticRegression(C=C)`` on standardised features; nothing is approximated but the
-last digits.
+needs no further product: along a direction the logits are linear. The optimum is that of
+scikit-learn's ``LogisticRegression(C=C)`` on standardised features; only the last digits differ.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ class Curvature:
 
 
 def curvature_of(rows: BlockedRows) -> Curvature:
-    """Return the curvature of standardised rows; deterministic."""
+    """Return the curvature of standardised rows, deterministically."""
     values = rows.values
     rank = min(RANK, rows.width)
     start = np.random.default_rng(0).standard_normal((rows.width, rank), dtype=np.float32)
@@ -83,13 +82,14 @@ def curvature_of(rows: BlockedRows) -> Curvature:
 
 
 TOLERANCE = 1e-4
-"""A problem is done when the next Newton step would move its logits by less, root mean square."""
+"""Convergence tolerance: root mean square change of a problem's logits by the next Newton step."""
 
 MEMORY = 10
-"""Pairs that L-BFGS remembers."""
+"""Number of pairs that L-BFGS stores."""
 
 MAX_STEPS = 1000
-"""Far above what the default grid needs (80); beyond it a warning tells of a hopeless problem."""
+"""Maximum number of steps, far above what the default grid needs (80); reaching it gives a warning.
+"""
 
 
 def solve(
@@ -104,7 +104,7 @@ def solve(
     Args:
         problems: The rows, and each problem's mask and ``C``.
         curvature: Of the same rows; changes the speed, not the result.
-        start: Where to begin; zero weights and the bias of the base rate otherwise.
+        start: Starting point; by default zero weights and the bias of the base rate.
 
     Warns:
         ConvergenceWarning: A problem did not converge in ``MAX_STEPS`` steps.
@@ -151,7 +151,7 @@ class _Descent:
         self.history: deque[_Pair] = deque(maxlen=MEMORY)
 
     def differentiate(self) -> None:
-        """Compute the gradient where the descent stands, and remember how it changed."""
+        """Compute the gradient at the current point, and store how it changed."""
         before = self.gradient
         errors = (expit(self.logits) - self.problems.truth[:, None]) * self.inside
         self.gradient = self.problems.gather(errors, self.active)
@@ -160,7 +160,7 @@ class _Descent:
             self.history.append(_Pair(self.moved, self.gradient - before))
 
     def turn(self) -> None:
-        """Choose the next direction, and retire the problems that need no further step."""
+        """Choose the next direction, and remove the problems that have converged."""
         wanted = self.gradient.copy()
         factors = []
         for pair in reversed(self.history):
@@ -170,14 +170,14 @@ class _Descent:
         for pair, factor in zip(self.history, reversed(factors), strict=True):
             wanted += pair.moved * (factor - pair.project(pair.turned, wanted))
         self.direction = -wanted
-        # The Newton decrement is the weighted sum of squares by which the step moves the logits.
+        # The Newton decrement is the weighted sum of squared changes of the logits by the step.
         decrement = -_dot(self.gradient, self.direction)
         going = decrement > TOLERANCE**2 * self.problems.count[self.active]
         if not going.all():
             self._retire(going)
 
     def _retire(self, going: Bool[np.ndarray, " active"]) -> None:
-        """Take the solved problems out of every array."""
+        """Remove the solved problems from every array."""
         self.solved[:, self.active[~going]] = self.point[:, ~going]
         self.active = self.active[going]
         self.point, self.gradient = self.point[:, going], self.gradient[:, going]
@@ -186,7 +186,7 @@ class _Descent:
         self.history = deque((pair.keep(going) for pair in self.history), maxlen=MEMORY)
 
     def step(self) -> None:
-        """Walk along the direction to the lowest point on it."""
+        """Move along the direction to its minimum."""
         slope = self.problems.logits(self.direction, self.active)
         length = self._search(slope).astype(np.float32)
         self.moved = self.direction * length
@@ -219,7 +219,7 @@ class _Descent:
 
 
 class _Pair:
-    """One remembered step: how the point moved, and how the gradient turned."""
+    """One stored step: the change of the point, and of the gradient."""
 
     def __init__(
         self,
@@ -231,7 +231,7 @@ class _Pair:
         self.turned = turned
         if bend is None:
             bend = _dot(moved, turned)
-            # Rounding can hide the curvature of a last tiny step: such a pair says nothing.
+            # Rounding can hide the curvature of a last tiny step: such a pair is not used.
             bend = np.where(bend > 1e-12 * _dot(moved, moved), bend, np.inf)
         self.bend = bend
 
@@ -244,7 +244,7 @@ class _Pair:
         return np.asarray(_dot(onto, wanted) / self.bend, dtype=np.float32)
 
     def keep(self, going: Bool[np.ndarray, " active"]) -> _Pair:
-        """Return the pair of the problems that go on."""
+        """Return the pair for the remaining problems."""
         return _Pair(self.moved[:, going], self.turned[:, going], self.bend[going])
 
 

@@ -1,8 +1,8 @@
-"""A probe on disk: a folder of two files, numbers in safetensors and the rest in JSON.
+"""Saving and loading of probes: a folder of two files, arrays in safetensors and the rest in JSON.
 
-Never a pickle: a file from somebody else must not be able to run code. ``probe.json`` is published
-last and holds the checksum of ``weights.safetensors``; a folder whose weights belong to another
-probe is refused. Both are whole on the disk before either replaces an older one.
+Pickles are not used: an untrusted file must not be able to run code. ``probe.json`` is published
+last and contains the checksum of ``weights.safetensors``; a folder whose weights belong to another
+probe is refused. Both are completely written before either replaces an older one.
 """
 
 from __future__ import annotations
@@ -35,35 +35,35 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class ProbeInfo:
-    """What a probe was trained on and how well it did: plain data, JSON as it is."""
+    """A probe's training data and metrics, as plain JSON data."""
 
     representation: str
     """Name of the representation, as in the run."""
     layer: int | None
     """Decoder layer; None for the vision encoder's vector."""
     width: int
-    """Numbers in a vector."""
+    """Size of a vector."""
     estimator: str
     """Name of the probe's class."""
     rows: int
-    """Rows it was trained on."""
+    """Number of training rows."""
     model: Mapping[str, Any] = field(default_factory=dict)
-    """The model's fingerprint, as the caller has it."""
+    """The model's fingerprint, as given by the caller."""
     calibration: tuple[float, float] | None = None
-    """Slope and offset to apply to the log-odds; None if they stand as they are."""
+    """Slope and offset to apply to the log-odds; None to leave them unchanged."""
     threshold: float = 0.5
     """Risk above which an answer is flagged."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """How well it did, out of fold."""
+    """Out-of-fold metrics."""
     chosen_c: tuple[float, ...] | None = None
-    """Penalty ``C`` that each fold of the sweep chose; None where it is not known."""
+    """Penalty ``C`` chosen in each fold of the sweep; None if unknown."""
     vlmscope: str = __version__
-    """Version that wrote it."""
+    """vlmscope version that wrote it."""
     format_version: int = FORMAT_VERSION
 
 
 def read_info(place: Path, found: Any) -> ProbeInfo:
-    """Turn the JSON object into a ``ProbeInfo``, every field of its type."""
+    """Convert the JSON object to a ``ProbeInfo``, checking the types of all fields."""
     version = found.get("format_version") if isinstance(found, dict) else None
     if version != FORMAT_VERSION:
         raise InputError(
@@ -111,8 +111,8 @@ def check_info(place: Path, info: ProbeInfo) -> None:
     }
     for name in (name for name, right in good.items() if not right):
         raise InputError(
-            f"{place}: {name} is {getattr(info, name)!r}, which is not of the kind expected "
-            "(see ProbeInfo); train the probe again"
+            f"{place}: {name} is {getattr(info, name)!r}, which is not of the expected type (see "
+            "ProbeInfo); train the probe again"
         )
 
 
@@ -131,7 +131,7 @@ PROBE_FILES = (DESCRIPTION, WEIGHTS)
 """Every file of a probe's folder."""
 
 MOST_OF_WEIGHTS = 2**30
-"""Bytes of the largest ``weights.safetensors`` that is read; a linear probe has some kilobytes."""
+"""Most bytes of a ``weights.safetensors``; a linear probe has some kilobytes."""
 
 _ESTIMATORS: Mapping[str, Callable[[], BinaryProbe]] = {
     "LogisticProbe": LogisticProbe,
@@ -141,10 +141,10 @@ _ESTIMATORS: Mapping[str, Callable[[], BinaryProbe]] = {
 
 
 def save_probe(path: Path, probe: BinaryProbe, info: ProbeInfo) -> None:
-    """Write a fitted probe to the folder ``path``, which is made if need be.
+    """Write a fitted probe to the folder ``path``, which is created if missing.
 
     Args:
-        path: The folder. A probe that is there is replaced.
+        path: The folder. An existing probe is replaced.
         probe: Fitted on labels False and True.
         info: Must name the probe's class and width.
 
@@ -162,7 +162,7 @@ def save_probe(path: Path, probe: BinaryProbe, info: ProbeInfo) -> None:
 
 
 def probe_files(path: Path, probe: BinaryProbe, info: ProbeInfo) -> dict[Path, bytes]:
-    """Return the files of a fitted probe in the order in which they are to be published.
+    """Return the files of a fitted probe in the order in which to publish them.
 
     Args:
         path: The folder they are for.
@@ -221,12 +221,12 @@ def load_probe(path: Path) -> tuple[BinaryProbe, ProbeInfo]:
     """Read a probe; its predictions are those of the saved one, bit for bit.
 
     Raises:
-        InputError: The folder holds no probe, a newer one, or a damaged one.
+        InputError: The folder contains no probe, a newer one, or a damaged one.
     """
     place = path / DESCRIPTION
     description = _read_json(place)
     if description.get("kind") != "vlmscope probe":
-        raise InputError(f"{place}: describes no vlmscope probe; give a probe's folder")
+        raise InputError(f"{place}: does not describe a vlmscope probe; give a probe's folder")
     info = read_info(place, description.get("info"))
     if info.estimator not in _ESTIMATORS:
         raise InputError(
@@ -261,12 +261,12 @@ def _read_json(place: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{place}: is not JSON: {error}; copy the probe again") from error
     if not isinstance(description, dict):
-        raise InputError(f"{place}: holds no object; give a probe's folder")
+        raise InputError(f"{place}: is not an object; give a probe's folder")
     return description
 
 
 def _read_tensors(place: Path, checksum: Any) -> dict[str, Shaped[np.ndarray, ...]]:
-    """Read the arrays, if they are the ones that were described."""
+    """Read the arrays, if they match the checksum in the description."""
     try:
         data = read_document(place, MOST_OF_WEIGHTS)
     except OSError as error:
@@ -282,7 +282,7 @@ def _read_tensors(place: Path, checksum: Any) -> dict[str, Shaped[np.ndarray, ..
     try:
         return load(data)
     except (SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{place}: is no safetensors file: {error}; train it again") from error
+        raise InputError(f"{place}: is not a safetensors file: {error}; train it again") from error
 
 
 def _check_tensors(
@@ -313,7 +313,7 @@ def _check_tensors(
 
 
 def _fill(probe: BinaryProbe, tensors: Mapping[str, Shaped[np.ndarray, ...]]) -> None:
-    """Give the probe what it learned."""
+    """Set the learned attributes of the probe."""
     probe.classes_ = np.array([False, True])
     probe.n_features_in_ = len(tensors["mean"])
     if isinstance(probe, LinearProbe | MlpProbe):

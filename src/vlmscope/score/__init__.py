@@ -1,10 +1,10 @@
-"""Scoring: is an answer faithful to its truth? Every scorer decides, or says why it cannot.
+"""Scoring: whether an answer is faithful to its ground truth, or unscorable with a reason.
 
-- ``scorer``: what a scorer is: rows in, one score a row out
-- ``auto``: the default: the rules that fit the truth of a row, then a judge
-- ``stance``: yes/no questions: the side that an answer takes
+- ``scorer``: the interface of scorers: one score for each row
+- ``auto``: the default: rules by the kind of ground truth, then a judge
+- ``stance``: yes/no questions: the side of an answer
 - ``vqa``: open questions: the rules in their order; and ``Exact``, the strict accuracy
-- ``column``: labels that somebody made already: a column, or a file
+- ``column``: existing labels in a column or a file
 - ``error_kinds``: whether a wrong answer to a yes/no question is a false positive or negative
 - ``language/``: words, numbers, synonyms and denials in English
 - ``parsing/``: what a question asks, what a truth accepts, what an answer says

@@ -1,4 +1,4 @@
-"""The default scorer: to each row the rules that fit its truth, and a judge for what they leave."""
+"""The default scorer: rules by the kind of ground truth, and a judge for the remaining rows."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Auto:
     ``Score.scorer`` names the scorer that decided.
 
     Args:
-        judge: Asked about the rows that the rules cannot score; None leaves them unscorable.
-        code: How the truths of the whole table are coded, from ``read_code``; by default a row's
-            question alone decides what its 0 or 1 means.
+        judge: Scores the rows that the rules cannot; None leaves them unscorable.
+        code: Coding of the table's ground truths, from ``read_code``; by default a row's question
+            alone decides the meaning of 0 and 1.
     """
 
     name = "auto"
@@ -57,7 +57,7 @@ def _offered(row: Answered) -> bool:
 
 
 def left_over(rows: Iterable[Answered], scores: Iterable[Score]) -> Iterator[Answered]:
-    """Yield the rows that came out unscorable."""
+    """Yield the unscorable rows."""
     for row, score in zip(rows, scores, strict=True):
         if score.hallucinated is None:
             yield row

@@ -1,4 +1,4 @@
-"""Labels that somebody made already: a column of the table, or a file of labelled questions.
+"""Scorers for existing labels: a column of the table, or a file of labelled questions.
 
 Both are read by the same short list of words, and the word *False* is false: research code that
 took any text as true inverted every such label.
@@ -22,7 +22,7 @@ from vlmscope.score.scorer import Finding, excerpt
 
 TRUE = ("true", "yes", "t", "y")
 FALSE = ("false", "no", "f", "n")
-"""What a column is about, in any case: *hallucinated*, or in some columns *correct*."""
+"""Words in the name of a label column, in any case."""
 
 HALLUCINATED = ("hallucinated", "hallucination", "incorrect", "wrong", "unfaithful")
 FAITHFUL = ("faithful", "correct", "right")
@@ -79,9 +79,9 @@ NONE_IN_COLUMN = "no label in the column"
 
 
 def lacks_label(score: Score) -> str:
-    """Return why a row was never labelled; empty where it has a label, or could not be scored.
+    """Return why a row is unlabelled; empty if it has a label, or is unscorable.
 
-    Whether an unlabelled answer can be scored is not known.
+    It is unknown whether an unlabelled answer is scorable.
 
     >>> lacks_label(Score("q1", None, "file", "not in the label file: human.csv", labelled=False))
     'no label in human.csv'
@@ -97,14 +97,14 @@ def lacks_label(score: Score) -> str:
 
 
 def read_label(value: object, column: str = "") -> bool | None:
-    """Return a label: True for hallucinated, None where the cell is empty.
+    """Return a label: True for hallucinated, None for an empty cell.
 
     Args:
         value: The cell.
         column: Name of its column: 1 in *is_correct* is no hallucination.
 
     Raises:
-        ValueError: The value is no label.
+        ValueError: The value is not a label.
 
     >>> [read_label(value) for value in ("False", 1.0, "Hallucinated", None, float("nan"))]
     [False, True, True, None, None]
@@ -131,7 +131,7 @@ def _number(word: str) -> float | None:
 
 @dataclass
 class _TruthCheck:
-    """Finds out whether a column of *yes* and *no* is the truth and no label of the answers.
+    """Detects a column of *yes* and *no* that is the ground truth rather than labels.
 
     It is, if every cell is the row's truth and an answer that equals both would be hallucinated.
     """
@@ -147,7 +147,7 @@ class _TruthCheck:
         said = _first_word(cell)
         self.rows += 1
         if self.others or said not in ("yes", "no") or said != _first_word(row.target):
-            self.others += 1  # it is not the truth: nothing more to find out
+            self.others += 1  # not the ground truth: no further checks needed
             return
         self.absurd |= label is True and said == _first_word(row.answer)
 
@@ -167,7 +167,7 @@ def _first_word(text: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How cells were read as labels: what a person checks before trusting the labels.
+    """How cells were read as labels, for the user to check.
 
     ``label = 1`` may mean hallucinated or right; only the author of the file knows.
     """
@@ -177,7 +177,7 @@ class Reading:
     cells: Mapping[tuple[str, bool | None], int]
     """Cell, stripped, and the label that it was read as → rows; the most rows first."""
     not_labels: int = 0
-    """Rows whose cell is no label."""
+    """Number of rows whose cell is not a label."""
 
     def __str__(self) -> str:
         """Return it as one line.
@@ -257,7 +257,7 @@ class Column:
         self.reading = Reading(self.column, dict(cells.most_common()), not_labels)
 
     def _find(self, row: Answered) -> tuple[Finding, bool]:
-        """Return what the cell says, and whether it is a label or a gap at all."""
+        """Return the label of the cell, and whether it is a label or a gap."""
         value = row.metadata.get(self.column)
         try:
             label = read_label(value, self.column)
@@ -343,7 +343,7 @@ def read_label_file(
 
 
 def _cell(value: object) -> str:
-    """Return a cell as it is counted: text without blanks around it, empty for a gap.
+    """Return a cell as counted in ``Reading``: stripped text, empty for a gap.
 
     >>> _cell(None), _cell(float("nan")), _cell(" Yes "), _cell(1)
     ('', '', 'Yes', '1')

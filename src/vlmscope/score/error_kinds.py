@@ -1,4 +1,4 @@
-"""Which way a wrong answer to a yes/no question is wrong: a false positive or a false negative.
+"""Error kinds of wrong answers to yes/no questions: false positives and false negatives.
 
 Every wrong answer is labelled hallucinated. Some studies count only answers that claim something
 the image does not show: the false positives. The label keeps which of the two an answer is.
@@ -21,7 +21,7 @@ _ABSENCE = re.compile(r"\b(?:no|nobody|none|nothing|without)\b|\bthere not\b", r
 
 
 def with_error_kinds(rows: Iterable[Answered], scores: Iterable[Score]) -> Iterator[Score]:
-    """Yield scores that know which way a hallucinated answer to a yes/no question is wrong.
+    """Yield scores with the error kind of hallucinated answers to yes/no questions.
 
     Args:
         rows: The rows, their truths decoded (``truth``).
@@ -33,7 +33,7 @@ def with_error_kinds(rows: Iterable[Answered], scores: Iterable[Score]) -> Itera
 
 
 def error_kind(row: Answered, score: Score) -> ErrorKind | None:
-    """Return which way an answer is wrong; None if it is not, or the truth is not yes or no.
+    """Return the error kind of an answer; None if it is right, or the truth is not yes or no.
 
     >>> row = Answered("q", "Is there a cup?", "Yes, on the table.", "No")
     >>> [error_kind(row, Score("q", label, "file", "")) for label in (True, False, None)]

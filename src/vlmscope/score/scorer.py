@@ -1,7 +1,7 @@
-"""What a scorer is: rows in, one verdict a row out. It decides, or says why it cannot.
+"""``Scorer``: the interface of scorers, which yield one verdict for each row.
 
-A label that is false because nothing was recognised is worse than none: probes learn it. So every
-scorer has a third outcome, and every rule of this package that is in doubt takes it.
+A wrong label because nothing was recognised is worse than none: probes learn it. So every scorer
+has a third outcome, unscorable, and every rule of this package uses it in doubt.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Scorer(Protocol):
 
 
 class Finding(NamedTuple):
-    """What a rule finds: a score without its row."""
+    """The result of a rule: a score without its row."""
 
     hallucinated: bool | None
     evidence: str

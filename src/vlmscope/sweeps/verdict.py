@@ -142,7 +142,7 @@ def _constant_folds(result: SweepResult) -> int:
 
 
 def _speaks_of(result: SweepResult) -> Iterator[str]:
-    """Return a sentence on whether the results are for new images, new questions or both."""
+    """Yield a sentence on whether the results are for new images, new questions or both."""
     found, by = result.novelty, result.data.split_by
     if found is None:
         return
@@ -180,7 +180,7 @@ def _share(value: float) -> str:
 
 
 def _chance(result: SweepResult) -> Iterator[str]:
-    """Return a sentence on what the search through layers finds in permuted labels."""
+    """Yield sentences on what the search through layers finds in permuted labels."""
     found = result.chance
     if found is None:
         yield (

@@ -1,10 +1,10 @@
-"""A language model as the judge: it reads question, truth and answer, and says whether they agree.
+"""A language model as the judge of whether an answer agrees with the ground truth.
 
-- ``scorer``: ``Judge``, which scores rows in order, and what that will take
+- ``scorer``: ``Judge``, which scores rows in order, and its cost estimate
 - ``endpoint``: the model behind an OpenAI-compatible endpoint, asked through the ``openai`` client
-- ``verdict``: a verdict, how it is found in a reply, and the API key masked in what is kept
-- ``cache``: verdicts on disk, so that none is paid for twice
-- ``prompt.md``: what the judge is told; its text is part of every key in the cache
+- ``verdict``: parsing of verdicts from replies, and masking of the API key
+- ``cache``: verdicts on disk, so that none is requested twice
+- ``prompt.md``: the judge's instructions; their text is part of every cache key
 
 A judge that is loaded on this machine is in ``vlmscope.labelling.local_judge``.
 """

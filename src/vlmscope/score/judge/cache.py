@@ -1,10 +1,10 @@
-"""The judge's verdicts on disk, so that none is paid for twice.
+"""Cache of the judge's verdicts on disk, so that none is requested twice.
 
 An append-only file with one JSON object a line. A line is written with one call as soon as its
-verdict is there: whatever stops a run, every verdict is kept, and at worst the last line is
+verdict arrives: every verdict survives an interrupted run, and at worst the last line is
 incomplete. Such a line is skipped, and the next one starts on a line of its own.
 
-A run folder may come from anybody: lines without a verdict are skipped, however long they are, and
+A run folder may be untrusted: lines without a verdict are skipped, however long they are, and
 what is not a regular file, or larger than any judge writes, is refused.
 """
 
@@ -24,10 +24,10 @@ from vlmscope.regular import check_size, open_regular, open_to_append
 from vlmscope.score.judge.verdict import NOTHING_MASKED, Mask, Verdict, verdict_of
 
 LONGEST_LINE = 2**16
-"""Bytes of a line that is read; ours take a tenth of it at most."""
+"""Most bytes of a line; those written here take at most a tenth of it."""
 
 LARGEST_FILE = 2**32
-"""Bytes of a file that is read: ten million verdicts."""
+"""Most bytes of a file: ten million verdicts."""
 
 
 def cache_key(prompt: str, model: str, question: str, target: str, answer: str) -> str:
@@ -44,8 +44,8 @@ class VerdictCache:
 
     Args:
         path: The file. It need not exist.
-        model: The judge's model, noted beside each verdict for whoever reads the file.
-        mask: What reasons are shown through when they are read.
+        model: The judge's model, recorded with each verdict.
+        mask: Mask applied to reasons when they are read.
     """
 
     def __init__(self, path: Path, model: str, mask: Mask = NOTHING_MASKED) -> None:
@@ -80,14 +80,14 @@ class VerdictCache:
             self._file = None
 
     def get(self, key: str) -> Verdict | None:
-        """Return the verdict kept under ``key``."""
+        """Return the verdict stored under ``key``."""
         return self._verdicts.get(key)
 
     def put(self, key: str, verdict: Verdict) -> None:
-        """Keep a verdict, on disk before it is used.
+        """Store a verdict, on disk before it is used.
 
         Raises:
-            StoreError: It cannot be written; to continue would pay for what is then lost.
+            StoreError: It cannot be written; further requests would be paid for and lost.
         """
         record = {
             "key": key,

@@ -1,10 +1,10 @@
 """The judge behind an OpenAI-compatible endpoint, asked through the ``openai`` client.
 
 The client retries rate limits, server errors, timeouts and lost connections. One row's own failure
-makes that row unscorable; what every row would meet alike (a wrong key, an unknown model, a server
-that is gone) stops the run with one error.
+makes that row unscorable; a failure that affects every row (a wrong key, an unknown model, an
+unreachable server) stops the run with one error.
 
-An endpoint may be anybody's. A reply is read up to ``LARGEST_REPLY`` bytes and never decompressed,
+An endpoint may be untrusted. A reply is read up to ``LARGEST_REPLY`` bytes and never decompressed,
 redirects are not followed, so that the key goes to the given address only, and JSON is parsed
 within limits of depth.
 
@@ -29,7 +29,8 @@ from vlmscope.score.judge.verdict import WORDS, Keep, Mask, Messages, Verdict, r
 from vlmscope.shown import encodable
 
 FAILURES_BEFORE_GIVING_UP = 3
-"""Beyond those in progress, so many failed rows in succession are not the rows' fault."""
+"""Number of rows failing in succession, beyond those in progress, that indicates a failed endpoint.
+"""
 
 LARGEST_REPLY = 4 * 2**20
 """Bytes of a reply that are read; a long chain of thought takes a tenth of it."""
@@ -57,22 +58,22 @@ REQUEST_OPTIONS: tuple[dict[str, Any], ...] = (
     {"response_format": _STRUCTURED},
     {},
 )
-"""Options to try, best first: some endpoints refuse a schema, some models a temperature."""
+"""Request options to try, best first: some endpoints refuse a schema, some models a temperature."""
 
 NUDGE = "That was not the JSON object asked for. Reply with that object and nothing else."
 
 CHECK: Messages = [
     {"role": "user", "content": 'Reply with {"reason": "ok", "verdict": "unclear"} and no more.'}
 ]
-"""What the endpoint is asked before the first row."""
+"""The test request before the first row."""
 
 CHECK_ATTEMPTS = 3
-"""How often that is sent at most."""
+"""Most attempts of the test request."""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    """Which model judges, and how it is asked. The key is the client's own ``OPENAI_API_KEY``."""
+    """Settings of a judge at an endpoint. The key is the client's own ``OPENAI_API_KEY``."""
 
     model: str
     """The judge's name at the endpoint."""
@@ -112,7 +113,7 @@ class JudgeSettings:
         return record
 
     def __post_init__(self) -> None:
-        """Refuse what can never work."""
+        """Raise for settings that cannot work."""
         if not self.model.strip():
             raise InputError("the judge has no model: give the name the endpoint knows it by")
         if not (self.base_url or "https://").startswith(("http://", "https://")):
@@ -155,14 +156,14 @@ class Endpoint:
         self._replied = False
         self._failed = 0
         self._fatal: Future[Verdict] = Future()
-        """Fails with what ends the run, whichever row finds out."""
+        """Fails with the error that ends the run, whichever row detects it."""
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
         """Start the event loop, and ask the endpoint once whether it answers at all.
 
         Raises:
-            InputError: It does not: says why and what to do. No row was sent.
+            InputError: It does not. No row was sent.
         """
         from anyio.from_thread import start_blocking_portal
 
@@ -183,20 +184,20 @@ class Endpoint:
         self._open.__exit__(kind, error, trace)
 
     def ask(self, messages: Messages, keep: Keep) -> Future[Verdict]:
-        """Start to ask; ``keep`` is called with the verdict as soon as it is there."""
+        """Send a request; ``keep`` is called with the verdict as soon as it arrives."""
         return self._portal.start_task_soon(self._ask, messages, keep)
 
     def result(self, asked: Future[Verdict]) -> Verdict:
         """Wait for a verdict.
 
         Raises:
-            VlmscopeError: No row can be judged any more, whichever row found out.
+            VlmscopeError: No row can be judged any more, whichever row detected it.
         """
         wait([asked, self._fatal], return_when=FIRST_COMPLETED)
         return (self._fatal if self._fatal.done() else asked).result()
 
     async def _check(self) -> None:
-        """Find the options that the endpoint accepts, with one tiny request each."""
+        """Determine the options that the endpoint accepts, with one tiny request each."""
         why = ""
         attempts = min(CHECK_ATTEMPTS, self._settings.max_attempts)
         for options in REQUEST_OPTIONS:
@@ -295,12 +296,12 @@ class Endpoint:
             raise _NoVerdictError(
                 f"no reply in {attempts} attempts: {self._plain(error)}"
             ) from None
-        except Exception as error:  # noqa: BLE001 - a reply may be odd in ways nobody foresaw
+        except Exception as error:  # noqa: BLE001 - a reply may be invalid in any way
             why = f"its reply cannot be read: {type(error).__name__}: {self._plain(error)}"
             raise _NoVerdictError(why) from None
 
     def _meaning(self, error: Any, attempts: int) -> Exception:
-        """Return what an error status means: for one row, or for all."""
+        """Return the error for a status: of one row, or of all."""
         status, said = error.status_code, self._plain(error)
         judge = f"the judge {self._settings.model}"
         if 300 <= status < 400:
@@ -324,7 +325,7 @@ class Endpoint:
         said = body.get("message") if isinstance(body, dict) else None
         text = f"{said} ({status})" if isinstance(said, str) and said and status else str(error)
         if error.__cause__ is not None and status is None:
-            text = f"{text} ({error.__cause__})"  # "Connection error." alone says nothing
+            text = f"{text} ({error.__cause__})"  # "Connection error." alone is not informative
         return self._mask.line(text, LONGEST_ERROR)
 
 
@@ -378,7 +379,7 @@ def _limited_http_client(openai: ModuleType) -> Any:
         async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
             """Send a request and return its reply, read up to the limits."""
             del stream
-            self.cookies.clear()  # what one reply sets is no part of the next request
+            self.cookies.clear()  # cookies of one reply are not sent with the next request
             reply = await super().send(request, stream=True, **options)
             try:
                 body, flaw = await _read(reply)

@@ -1,8 +1,8 @@
 """``Judge``: scores answers by asking a language model, by lenient criteria.
 
-The method that vlmscope follows had GPT-4 label its answers. Here any OpenAI-compatible endpoint
-does, or a model that is loaded on this machine. Every verdict has its reason, what the judge cannot
-tell or does not answer is unscorable and never silently faithful, and no verdict is paid for twice.
+HALP labelled its answers with GPT-4. Here any OpenAI-compatible endpoint can be used, or a model on
+this machine. Every verdict has a reason, answers that the judge cannot decide are unscorable and
+never silently faithful, and no verdict is requested twice.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Connect = Callable[[], AbstractContextManager[Connection]]
 
 
 class Settings(Protocol):
-    """What ``Judge`` reads of its settings: ``JudgeSettings``, or those of a local model."""
+    """Interface of a judge's settings: ``JudgeSettings``, or those of a local model."""
 
     @property
     def model(self) -> str:
@@ -86,14 +86,14 @@ class Settings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What judging some rows would take, before it is started."""
+    """Estimated cost of judging some rows."""
 
     rows: int
     """All rows."""
     unscorable: int
     """Rows without an answer or without a truth: never asked."""
     cached: int
-    """Rows whose verdict is known already."""
+    """Rows with a cached verdict."""
     to_ask: int
     """Requests to send."""
     equal: int
@@ -117,7 +117,7 @@ class Estimate:
 
     @property
     def cost(self) -> float | None:
-        """What they cost, roughly, in the prices' currency; None unless both prices are known."""
+        """Estimated cost in the prices' currency; None unless both prices are known."""
         if self.input_price is None or self.output_price is None:
             return None
         tokens = self.input_tokens * self.input_price + self.output_tokens * self.output_price
@@ -144,7 +144,7 @@ class Judge:
         self._connect = connect
 
     def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:
-        """Yield a score for every row, in order, while later rows are being asked.
+        """Yield a score for every row, in order, while later requests are in progress.
 
         Raises:
             InputError: The client is not installed, or the endpoint refuses key or model.
@@ -164,7 +164,7 @@ class Judge:
                 yield self._score(*waiting.popleft(), session)
 
     def estimate(self, rows: Iterable[Answered]) -> Estimate:
-        """Return what judging ``rows`` would take. Nothing is asked and no key is needed."""
+        """Return the estimated cost of judging ``rows``. Sends no request and needs no key."""
         counted = unscorable = cached = characters = 0
         seen: set[str] = set()
         with self._cache() as known:
@@ -191,7 +191,7 @@ class Judge:
         )
 
     def _cache(self) -> VerdictCache:
-        """Return the known verdicts; whoever wrote them may have kept a key in a reason."""
+        """Return the cached verdicts; a key in their reasons is masked."""
         secrets = (os.environ.get("OPENAI_API_KEY", ""), *self._settings.secrets)
         return VerdictCache(self._path, self._settings.model, Mask(secrets))
 
@@ -216,7 +216,7 @@ class _Session:
         self._in_progress: dict[str, Future[Verdict]] = {}
 
     def ask(self, row: Answered) -> Future[Verdict]:
-        """Return the verdict to come: known, asked already for an equal row, or asked now."""
+        """Return the pending verdict: cached, requested for an equal row, or requested now."""
         why = _why_unscorable(row)
         if why:
             return _done(Verdict(None, why))
@@ -247,12 +247,12 @@ class _Session:
 
 @cache
 def judge_prompt() -> str:
-    """Return what the judge is told: ``prompt.md``."""
+    """Return the judge's instructions: ``prompt.md``."""
     return resources.files("vlmscope.score.judge").joinpath("prompt.md").read_text("utf-8")
 
 
 def shortest_messages() -> Messages:
-    """Return what asking about a row without any text would send."""
+    """Return the messages for a row without any text."""
     return _messages(Answered("", "", "", ""))
 
 
@@ -274,7 +274,7 @@ def _key(row: Answered, model: str) -> str:
 
 
 def _why_unscorable(row: Answered) -> str:
-    """Return why a row need not be asked; empty where it has to be."""
+    """Return why a row is not sent to the judge; empty if it is."""
     if row.answer is None:
         return "there is no answer: the run stopped after the prefill"
     if not row.answer.strip():

@@ -1,4 +1,4 @@
-"""A verdict, how it is found in what a model wrote, and how the API key is kept out of it.
+"""Verdicts, their parsing from a model's reply, and masking of the API key.
 
 Endpoints without structured output wrap the JSON in prose or fences, and reasoning models think
 aloud first. The last object that holds a verdict is the one that counts. A verdict in an unfinished
@@ -26,10 +26,10 @@ SHORTEST_KEY = 8
 """Shorter keys are placeholders for endpoints that need none, and may be parts of words."""
 
 MASKED = "***"
-"""What is shown instead of a key."""
+"""Replacement of a key."""
 
 _LONGEST_TEXT = 2**16
-"""Characters that are searched for a key: many times more than is ever shown."""
+"""Most characters searched for a key: many times more than is ever shown."""
 
 _LONGEST_FORM = 16
 """Most characters that one character of a key is encoded with."""
@@ -106,7 +106,7 @@ def _character(character: str) -> str:
 
 
 Word = Literal["hallucinated", "faithful", "unclear"]
-"""What the judge may say."""
+"""Possible verdicts."""
 
 WORDS: tuple[Word, ...] = get_args(Word)
 
@@ -114,7 +114,7 @@ FORM = "one short sentence that names the agreement or the contradiction"
 """The reason in the example of a reply that the prompt shows."""
 
 LONGEST_REASON = 500
-"""Characters of a reason that are kept."""
+"""Most characters stored of a reason."""
 
 _DATA = re.compile(r"<data>\n(.*)\n</data>", re.DOTALL)
 _LONGEST_REPLY = 50_000
@@ -123,10 +123,10 @@ _MOST_OBJECTS = 1_000  # that are tried, from the end
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the judge says of an answer."""
+    """The judge's verdict on an answer."""
 
     word: Word | None
-    """None where there is no verdict: such a row is asked again next time."""
+    """None if there is no verdict: such a row is requested again next time."""
     reason: str
     """The judge's reason, or why there is no verdict."""
 

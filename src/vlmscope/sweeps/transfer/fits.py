@@ -38,7 +38,7 @@ from vlmscope.sweeps.data import shown
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """One fit: what it learns from, and what it judges."""
+    """One fit: its training rows, and the rows that it judges."""
 
     train: NDArray[np.int64]
     """Rows of the training run."""
@@ -48,12 +48,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Carried:
-    """The risks of one way to predict, on the rows of the test run."""
+    """The risks of one predictor on the rows of the test run."""
 
     risk: NDArray[np.float64]
     """Risk of each row, ``[M]``."""
     inner_auroc: tuple[float, ...]
-    """Of each part: AUROC inside its training rows, by which choices are made."""
+    """AUROC inside the training rows of each part, by which choices are made."""
 
 
 def carry_probe(
@@ -71,7 +71,7 @@ def carry_probe(
         vectors: Of the training run, ``[N, D]``.
         truth: True where the answer is a hallucination, ``[N]``.
         groups: The image of each row, ``[N]``.
-        parts: Who learns and who is judged.
+        parts: The training and test rows of each fit.
         test_vectors: Of the test run, ``[M, D]``.
         folds: Of the calibration.
 
@@ -105,7 +105,7 @@ def carry_baselines(
         facts: Of both runs, the rows of the training run first: see ``both_facts``.
         truth: Of the training run, ``[N]``.
         groups: The image of each of its rows, ``[N]``.
-        parts: Who learns and who is judged.
+        parts: The training and test rows of each fit.
         folds: Inner folds that forms and penalties are chosen by.
         seed: Of the inner folds.
     """
@@ -135,7 +135,7 @@ def carry_baselines(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Choice:
-    """The best form of a baseline, chosen inside training."""
+    """The best candidate of a baseline, chosen inside training."""
 
     candidate: Candidate
     auroc: float
@@ -167,7 +167,7 @@ def _chosen(
     train: NDArray[np.int64],
     splits: Sequence[Fold],
 ) -> _Choice:
-    """Return the candidate with the highest AUROC over pairs within folds, the first of equals."""
+    """Return the candidate with the highest AUROC over pairs within folds, the first in a tie."""
     label = truth[train]
     sizes = [label[fold.test].sum() * (~label[fold.test]).sum() for fold in splits]
 
@@ -236,7 +236,7 @@ _NAMES = {
     "answer_type": "the table's type of answer",
     "first_token_entropy": "the first token's entropy",
 }
-"""Facts that a table or a run may lack, as a person reads of them."""
+"""Readable names of facts that a table or a run may lack."""
 
 
 def _stacked(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:

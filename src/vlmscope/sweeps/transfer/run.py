@@ -1,9 +1,9 @@
-"""Transfer: what is learnt on one labelled run, judged on others.
+"""Transfer: probes and baselines trained on one labelled run, judged on others.
 
 A sweep judges probes on images they have not seen, but of the same table and model. Here probes
 and baselines learn on one run and are judged on another: another table on the same model, or
-another model whose vectors are as wide. Everything is chosen in the training run alone. What the
-test run itself would have taught, by cross-validation within it, stands beside it.
+another model whose vectors are as wide. Everything is chosen in the training run alone. The results
+of cross-validation within the test run are given for comparison.
 
 No image that is judged was in training. Where most rows of the test run are about other images,
 the rows about shared ones are left out. Where it shares its images (the same questions on another
@@ -65,7 +65,7 @@ SELECTED = "selected"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CarriedResult:
-    """How well one probe or baseline of the training run does on the test run.
+    """Metrics of one probe or baseline of the training run on the test run.
 
     The fields are the keys of ``transfer.json``, in this order; ``_low`` and ``_high`` are the ends
     of a 95% interval. A number that cannot be computed is NaN.
@@ -110,16 +110,17 @@ class CarriedResult:
     found_nothing: bool
     """Whether that is most of them: its AUROC says nothing then."""
     own_auroc: float
-    """AUROC of the same trained and judged within the test run; NaN where it cannot be had, or
-    finds nothing."""
+    """AUROC of the same trained and judged within the test run; NaN if unavailable, or if it finds
+    nothing.
+    """
     above_joint: float | None
-    """AUROC less that of the joint baseline, carried over alike; None of baselines."""
+    """AUROC minus that of the joint baseline, carried over likewise; None for baselines."""
     above_joint_low: float | None
     above_joint_high: float | None
     above_joint_p: float | None
-    """P-value of the selected probe; of every layer it would be misread."""
+    """P-value for the selected probe; for every layer it would be misleading."""
     above_own: float | None
-    """AUROC less ``own_auroc``: what is lost on the way, if it is below 0."""
+    """AUROC minus ``own_auroc``: below 0, the loss by the transfer."""
     above_own_low: float | None
     above_own_high: float | None
     above_own_p: float | None
@@ -131,7 +132,7 @@ class CarriedResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TransferTest:
-    """What was found on one test run."""
+    """The results on one test run."""
 
     target: Target
     rows: tuple[CarriedResult, ...]
@@ -154,7 +155,7 @@ class TransferTest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TransferResult:
-    """Everything that a transfer found."""
+    """All results of a transfer."""
 
     source: Run
     result: SweepResult
@@ -176,7 +177,7 @@ def transfer(
     result: SweepResult | None = None,
     progress: Progress | bool | None = None,
 ) -> TransferResult:
-    """Learn on one labelled run and judge on others.
+    """Train on one labelled run and judge on others.
 
     Args:
         source: The labelled run to learn from, or its folder.
@@ -185,7 +186,7 @@ def transfer(
         spec: Folds, draws and seed, as of the sweep.
         labels: The label set of ``source``; test runs are judged by their default sets.
         result: The sweep of ``source`` with these settings and labels, if it was made already.
-        progress: Told what is being done, a line each; True prints it.
+        progress: Called with a line of text about each step; True prints it.
 
     Raises:
         InputError: A run has no labels, is the run that is learnt from, shares no vectors with it,
@@ -210,7 +211,7 @@ def transfer(
 def _judged_on(
     source: Run, result: SweepResult, target: Target, spec: SweepSpec, progress: Progress
 ) -> TransferTest:
-    """Return what is found on one test run."""
+    """Return the results on one test run."""
     data = _regrouped(result.data, target)
     parts = target.parts
     part_of = np.empty(len(target.kept), dtype=np.int64)
@@ -289,7 +290,7 @@ def _put_together(
 
 
 class _OwnFits:
-    """What the test run teaches itself, by cross-validation on the rows that are judged."""
+    """Cross-validation within the test run, on the rows that are judged."""
 
     def __init__(self, target: Target, folds: Sequence[Fold], failed: str) -> None:
         self._target = target
@@ -391,7 +392,7 @@ def _rows(
 
 
 def _source_fields(found: ProbeResult | None) -> dict[str, Any]:
-    """Return what the sweep tells of the training run as fields; NaN where it tells nothing."""
+    """Return the sweep's results on the training run as fields; NaN if missing."""
     ends = {"": "auroc", "_low": "auroc_low", "_high": "auroc_high"}
     return {
         f"source_auroc{end}": nan if found is None else getattr(found, name)

@@ -84,7 +84,7 @@ def save_transfer(found: TransferResult, folder: str | PathLike[str] | None = No
 
 
 def check_replaceable(source: Run, folder: Path) -> None:
-    """Refuse to write where a file is that no transfer wrote, or through a link.
+    """Raise if a file that no transfer wrote would be replaced, or a link followed.
 
     In the run's own folder the two names are ours, and what has them is replaced: never written
     through. In a folder that the user named only a transfer is.
@@ -112,7 +112,7 @@ def check_replaceable(source: Run, folder: Path) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Return whether a document says that a transfer wrote it."""
+    """Return whether a transfer wrote a document."""
     try:
         found = load_json(read_document(path).decode())
     except OSError as error:

@@ -56,7 +56,7 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """Whether the vectors of two runs come from the same model."""
+    """How the models of two runs are related."""
 
     same_model: bool
     """Configuration, weights, processor and chat template are the same."""
@@ -83,7 +83,7 @@ def relation_of(source: Manifest, test: Manifest) -> Relation:
 def overlap_of(
     source: Run, learnt: ProbeData, test: Run, judged: ProbeData, copies: str = "near"
 ) -> Overlap:
-    """Return what two runs share.
+    """Return the overlap of two runs.
 
     Rows that either side keeps together stay together: a group of one run may join groups of the
     other through an image that both show.
@@ -175,7 +175,7 @@ def _not_carried(
 
 
 def _listed(paths: list[str]) -> str:
-    """Return paths in a few words.
+    """Return paths as a short text.
 
     >>> _listed(["a/layer_0", "a/layer_1", "b/layer_0"])
     'a/layer_0 and 2 more'
@@ -259,7 +259,7 @@ def checked_source(source: AnySource) -> Run:
 
 
 def _check_other(source: Run, test: Run, before: Sequence[Run]) -> None:
-    """Refuse the run that is learnt from, and one that is given twice."""
+    """Raise for the training run, and for a run that is given twice."""
     if test.manifest.run_id == source.manifest.run_id:
         raise InputError(
             f"--test {test.path}: is the run that is learnt from (run_id "
@@ -297,7 +297,7 @@ def _target(source: Run, learnt: ProbeData, test: Run, spec: SweepSpec) -> Targe
 
 
 def _check_enough(target: Target) -> None:
-    """Refuse a test run with too few answers of a kind."""
+    """Raise for a test run with too few answers of a class."""
     truth, groups = target.truth, target.groups
     counts = [len(np.unique(groups[rows])) for rows in (truth, ~truth)]
     if min(counts) >= FEWEST_GROUPS:

@@ -1,4 +1,4 @@
-"""What a transfer says, in sentences: the same on the terminal and in transfer.json."""
+"""The verdict of a transfer in sentences, for the terminal and transfer.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vlmscope.sweeps.transfer.targets import Target
 
 
 def transfer_verdict(test: TransferTest) -> list[str]:
-    """Return what was found on one test run, the main thing first."""
+    """Return sentences on one test run, the main ones first."""
     names = {row.name for row in test.rows}
     lines = [_what(test.target)]
     if SELECTED in names:
@@ -48,7 +48,7 @@ def unseen_phrase(target: Target) -> str:
 
 
 def _what(target: Target) -> str:
-    """Say what was judged on."""
+    """Return a sentence on the judged rows."""
     count = len(np.unique(target.groups))
     about = "different questions" if target.overlap.by == "question" else "groups of images"
     return (
@@ -58,7 +58,7 @@ def _what(target: Target) -> str:
 
 
 def _carried(test: TransferTest) -> Iterator[str]:
-    """Say what the selected layer reaches, and what it loses on the way."""
+    """Yield sentences on the AUROC of the selected layer, and its loss by the transfer."""
     row = test[SELECTED]
     layer = " or ".join(test[name].title for name in dict.fromkeys(test.chosen))
     if row.found_nothing:
@@ -79,7 +79,7 @@ def _carried(test: TransferTest) -> Iterator[str]:
 
 
 def _loss(row: CarriedResult, why: str) -> Iterator[str]:
-    """Say what it reached in training, and what the test run would have taught itself."""
+    """Yield sentences on its AUROC in training, and within the test run."""
     if row.source_auroc == row.source_auroc:
         yield (
             "On the training run it reaches "
@@ -102,7 +102,7 @@ def _loss(row: CarriedResult, why: str) -> Iterator[str]:
 
 
 def _joint(test: TransferTest) -> str:
-    """Say whether it is above the joint baseline, carried over alike."""
+    """Return a sentence on whether it is above the joint baseline, carried over likewise."""
     joint, selected = test[JOINT], test[SELECTED]
     low, high = selected.above_joint_low, selected.above_joint_high
     reaches = "finds nothing" if joint.found_nothing else f"reaches {joint.auroc:.3f} there"
@@ -118,7 +118,7 @@ def _joint(test: TransferTest) -> str:
 
 
 def _calibrated(row: CarriedResult) -> str:
-    """Say how far risks are from what came true."""
+    """Return a sentence on the calibration of the risks."""
     return (
         f"Its risks are off by {row.ece:.3f} on average there (Brier score {row.brier:.3f}, "
         f"{row.prevalence:.1%} are hallucinated)."
@@ -126,7 +126,7 @@ def _calibrated(row: CarriedResult) -> str:
 
 
 def _warnings(test: TransferTest) -> Iterator[str]:
-    """Say what makes the numbers doubtful."""
+    """Yield warnings about the results."""
     target = test.target
     if is_small(target.truth, target.groups):
         yield (
@@ -146,7 +146,7 @@ def _warnings(test: TransferTest) -> Iterator[str]:
 
 
 def _left_out(each: LeftOut) -> str:
-    """Say what is left out, and why."""
+    """Return a sentence on what is left out, and why."""
     if each.what == "row":
         number = "1 row is" if each.count == 1 else f"{each.count:,} rows are"
         return f"{number} left out: {each.reason}."
@@ -154,7 +154,7 @@ def _left_out(each: LeftOut) -> str:
 
 
 def _facts(test: TransferTest) -> Iterator[str]:
-    """Say which facts the baselines do without."""
+    """Yield the facts that the baselines lack."""
     for each in test.facts_left_out:
         yield f"Baselines do without {each}."
 
