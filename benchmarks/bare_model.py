@@ -20,7 +20,7 @@ from torch import Tensor
 from ceilings import settle
 from vlmscope.dataset import load_image
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.attention.tiles import exact_split
+from vlmscope.model.attention.tiles import splitting_attention
 from vlmscope.prompt import build_messages
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
@@ -142,7 +142,7 @@ def time_vision(vlm: VisionLanguageModel, prepared: Prepared, size: int) -> dict
     outputs = {}
     for name in ("sdpa", "split"):
         on_host = prepared.batch(0, size, torch.device("cpu"))
-        split = exact_split(vlm, on_host) if name == "split" else nullcontext()
+        split = splitting_attention(vlm, on_host) if name == "split" else nullcontext()
         with split, torch.inference_mode():
             outputs[name] = vlm.vision_encoder(**taken).last_hidden_state[:4].cpu()  # a warm-up too
             start = settle(vlm.device)

@@ -38,7 +38,7 @@ import numpy as np
 import storage
 from vlmscope.dataset import open_table
 from vlmscope.executors.manifest import capture_record
-from vlmscope.executors.pending import rows_due
+from vlmscope.executors.pending import pending_rows
 from vlmscope.executors.plan import compare, open_checked
 from vlmscope.executors.request import Request
 from vlmscope.model import resolve_spec_for
@@ -238,7 +238,7 @@ def resuming(work: Path) -> Numbers:
     times.append(time.perf_counter())
     with suppress(_Enough), RunWriter(asked.out, wanted) as writer:
         times.append(time.perf_counter())
-        row = next(rows_due(table, asked, writer.done_ids, lambda _: None))
+        row = next(pending_rows(table, asked, writer.done_ids, lambda _: None))
         times.append(time.perf_counter())
         assert len(done) == len(scan.ids) - 1
         assert row.id == scan.ids[-1]

@@ -63,7 +63,7 @@ def _write_large(path: Path, rows: int, bad: frozenset[int]) -> None:
 def _read_large(path: Path, model: Path, out: Path, queue: object) -> None:
     """Plan the run and take all of its rows as the executor does, without the model."""
     from vlmscope.executors import Request, make_plan
-    from vlmscope.executors.pending import rows_due
+    from vlmscope.executors.pending import pending_rows
     from vlmscope.executors.writing import writing
     from vlmscope.model_options import ModelOptions
 
@@ -73,7 +73,7 @@ def _read_large(path: Path, model: Path, out: Path, queue: object) -> None:
     plan = make_plan(Request(str(path), str(model), out, loading=cpu))
     planned = time.perf_counter()
     with writing(plan.request, plan.manifest, plan.vlm, lambda _: None) as results:
-        due = rows_due(plan.table, plan.request, results.done_ids, results.put)
+        due = pending_rows(plan.table, plan.request, results.done_ids, results.put)
         good = sum(1 for _ in due)
     ended = time.perf_counter()
     found = (planned - start_, ended - planned, good, _peak() - before)

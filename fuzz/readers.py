@@ -19,8 +19,8 @@ from vlmscope.errors import VlmscopeError
 from vlmscope.probes.storage import load_probe
 from vlmscope.store import (
     describe,
+    open_halp_files,
     open_run,
-    open_seed_files,
     read_failures,
     read_manifest,
     write_manifest,
@@ -111,7 +111,7 @@ def read_research(folder: Path, data: bytes) -> None:
     path.write_bytes(data)
     with suppress(VlmscopeError):
         describe(path)
-    files = open_seed_files(path)
+    files = open_halp_files(path)
     files.to_pandas()
     for name in files.representations:
         files.matrix(name, next(iter(files.layers(name)), None))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vlmscope.model.halp import ENCODER, ORIGINALS, Original, Stored
+from vlmscope.model.halp import ENCODER, HALP_MODELS, Original, Stored
 
 PAGE = Path(__file__).parent.parent / "docs" / "halp.md"
 BEGIN = "<!-- Begin of what scripts/halp_table.py wrote -->"
@@ -61,7 +61,7 @@ def overview() -> Iterator[str]:
     """Yield the lines of the table of all models."""
     yield "| model | `layer_k` | vision-only | vision token | query token |"
     yield "| --- | --- | --- | --- | --- |"
-    for original in ORIGINALS:
+    for original in HALP_MODELS:
         layers = "the same" if original.states == "hidden_states[k+1]" else "HALP's"
         if not original.model_type:
             layers = NOT_LOADED
@@ -100,7 +100,7 @@ def section(original: Original) -> Iterator[str]:
 def tables() -> str:
     """Return all tables, including the markers."""
     lines = [BEGIN, "", *overview(), "", "## Model by model", ""]
-    for original in ORIGINALS:
+    for original in HALP_MODELS:
         lines += [*section(original), ""]
     return "\n".join([*lines, END])
 

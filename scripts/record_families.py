@@ -19,7 +19,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from vlmscope.model import FAMILIES
-from vlmscope.model.support import CHECKS, HELD, Record, read_record, standings
+from vlmscope.model.support import CHECKS, HELD, Record, family_support, read_record
 
 ROOT = Path(__file__).parent.parent
 PROVEN = ROOT / "src" / "vlmscope" / "model" / "proven.json"
@@ -105,7 +105,7 @@ def tables(record: Record | None = None) -> str:
         "| family | `model_type` | " + " | ".join(CHECKS.values()) + " | every check on |",
         "| --- | --- |" + " :-: |" * len(CHECKS) + " --- |",
     ]
-    for standing in standings(record):
+    for standing in family_support(record):
         checks = record[newest].get(standing.key, {})
         marks = [{True: "✓", False: "✗", None: "–"}[checks.get(check)] for check in CHECKS]
         needs = f"not run: needs {standing.family.needs}" if standing.family.needs else "–"

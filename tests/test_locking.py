@@ -27,10 +27,10 @@ from vlmscope.errors import InputError
 from vlmscope.locking import ProcessLock, model_lock, tokenizer_lock, warnings_lock
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention.switch import GROUPED, attending_with, grouped_attention, seeing
-from vlmscope.model.attention.tiles import exact_split
+from vlmscope.model.attention.tiles import splitting_attention
 from vlmscope.model.computing import full_float32, removing_hooks
 from vlmscope.plots.canvas import quiet_glyphs
-from vlmscope.prompt import encode, in_turn, render
+from vlmscope.prompt import encode, render, with_tokenizer_lock
 from vlmscope.schema import CaptureSpec, Sample
 
 PROMPT = CaptureSpec(max_new_tokens=0)
@@ -178,7 +178,7 @@ def test_the_next_pass_undoes_what_an_interrupted_one_left(
     attending = attending_with(GROUPED, grouped_attention, vlm.decoder)
     hooked, seen = removing_hooks(), seeing(list(vlm.layers), torch.zeros(1, 9, dtype=torch.bool))
     during: list[str] = []
-    left = [full_float32(), attending, seen, exact_split(vlm, batch.inputs), hooked]
+    left = [full_float32(), attending, seen, splitting_attention(vlm, batch.inputs), hooked]
     for block in left[:-1]:
         block.__enter__()
     hooked.__enter__().append(
@@ -234,7 +234,7 @@ def test_a_tokenizer_pads_as_it_is_asked_to(
         return encode(vlm.processor, texts, [[]] * 3)["input_ids"].tolist()  # type: ignore[no-any-return]
 
     def plain() -> list[list[int]]:
-        return in_turn(vlm.processor).tokenizer(texts)["input_ids"]  # type: ignore[no-any-return]
+        return with_tokenizer_lock(vlm.processor).tokenizer(texts)["input_ids"]  # type: ignore[no-any-return]
 
     def slowly(*args: Any, **options: Any) -> None:
         original(*args, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vlmscope.repeatable import reads_chance
+from vlmscope.repeatable import uses_randomness
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from vlmscope.repeatable import reads_chance
     ],
 )
 def test_chance(template: str, name: str) -> None:
-    assert reads_chance(template) == name
+    assert uses_randomness(template) == name
 
 
 @pytest.mark.parametrize(
@@ -34,4 +34,4 @@ def test_chance(template: str, name: str) -> None:
     ],
 )  # fmt: skip
 def test_no_chance(template: str) -> None:
-    assert not reads_chance(template)
+    assert not uses_randomness(template)

@@ -28,7 +28,7 @@ from vlmscope import clock
 from vlmscope.errors import ModelError, RowError, named_line
 from vlmscope.locking import tokenizer_lock
 from vlmscope.placeholders import image_mark, numbered_mark, split_at_images
-from vlmscope.repeatable import reads_chance
+from vlmscope.repeatable import uses_randomness
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -111,7 +111,7 @@ def chat_template(processor: Any) -> str:
             "the checkpoint has no chat template; use the instruction-tuned checkpoint, "
             "or put a chat_template.jinja into its folder"
         )
-    if name := reads_chance(str(template)):
+    if name := uses_randomness(str(template)):
         raise ModelError(
             f"the checkpoint's chat template is random ({name}), so prompts would not be "
             f"reproducible; remove {name} from its chat_template.jinja"
@@ -304,7 +304,7 @@ def _control_tokens(tokenizer: Any) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class EachOnce:
+class DistinctImages:
     """Which rows of a batch show the same images, which are then prepared once."""
 
     entries: Sequence[int]
@@ -317,7 +317,7 @@ def encode(
     processor: Any,
     chat_texts: Sequence[str],
     images: Sequence[Sequence[Image]],
-    each: EachOnce | None = None,
+    each: DistinctImages | None = None,
 ) -> dict[str, Any]:
     """Return the model's inputs for a batch, on the CPU, padded on the left.
 
@@ -334,7 +334,7 @@ def encode(
         ``aspect_ratio_ids [batch, 1]``, ``aspect_ratio_mask [batch, 1, 4]`` and
         ``cross_attention_mask [batch, length, 1, 4]``.
     """
-    processor = in_turn(processor)
+    processor = with_tokenizer_lock(processor)
     if each is not None:
         processor.image_processor = _DistinctImages(processor.image_processor, each)
     bos = processor.tokenizer.bos_token
@@ -346,7 +346,7 @@ def encode(
     return inputs
 
 
-def in_turn(processor: Any) -> Any:
+def with_tokenizer_lock(processor: Any) -> Any:
     """Return a shallow copy of a processor whose tokenizer is called by one thread at a time.
 
     A tokenizer keeps its padding settings from one call to the next, and a call sets them before it
@@ -413,7 +413,7 @@ class _LockedTokenizer:
 class _DistinctImages:
     """An image processor that is called for all rows, and processes each distinct entry once."""
 
-    def __init__(self, own: Any, each: EachOnce) -> None:
+    def __init__(self, own: Any, each: DistinctImages) -> None:
         self._own = own
         self._each = each
 

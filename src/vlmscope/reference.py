@@ -29,10 +29,9 @@ from vlmscope.dataset import difference_hash, hash_image, image_thumbnail, load_
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.computing import computing, removing_hooks
-from vlmscope.model.halp import original_of, place_of, states_of, with_encoder_of
+from vlmscope.model.halp import halp_model_for, position_in_prompt, states_of, with_encoder_of
 from vlmscope.model.lengths import ALONE
-from vlmscope.prompt import build_messages, image_order, in_turn, template_settings
-from vlmscope.said_once import said_once
+from vlmscope.prompt import build_messages, image_order, template_settings, with_tokenizer_lock
 from vlmscope.schema import (
     IMAGE_POSITIONS,
     REPRESENTATIONS,
@@ -44,6 +43,7 @@ from vlmscope.schema import (
     Sample,
 )
 from vlmscope.selection import resolve_layers
+from vlmscope.shown_once import shown_once
 
 _PER_TOKEN = frozenset(
     {
@@ -60,7 +60,7 @@ _PER_TOKEN = frozenset(
 _Inputs = dict[str, Tensor]
 
 
-@said_once()
+@shown_once()
 def reference(
     sample: Sample,
     vlm: VisionLanguageModel,
@@ -82,7 +82,7 @@ def reference(
         RowError: The image cannot be read, or the answer is empty and its tokens are recorded.
     """
     spec = spec or CaptureSpec()
-    vlm = with_encoder_of(original_of(vlm.family.model_type, spec), vlm)
+    vlm = with_encoder_of(halp_model_for(vlm.family.model_type, spec), vlm)
     images = [load_image(image) for image in sample.images]
     content = build_messages(sample.question, len(images))[0]["content"]
     shown = [images[index] for index in image_order(sample.question, len(images))]
@@ -126,9 +126,9 @@ def _inputs(vlm: VisionLanguageModel, chat_text: str, images: list[Any]) -> _Inp
     """Return the model's inputs, with one BOS token if the tokenizer has one."""
     made = {"text": [chat_text], "images": [images] if images else None, "return_tensors": "pt"}
     bos = vlm.processor.tokenizer.bos_token_id
-    inputs = in_turn(vlm.processor)(**made, add_special_tokens=False)
+    inputs = with_tokenizer_lock(vlm.processor)(**made, add_special_tokens=False)
     if bos is not None and bos not in inputs["input_ids"][0]:
-        inputs = in_turn(vlm.processor)(**made)
+        inputs = with_tokenizer_lock(vlm.processor)(**made)
     inputs.pop("labels", None)  # PaliGemma's processor adds them
     return vlm.cast({name: tensor.to(vlm.device) for name, tensor in inputs.items()})
 
@@ -217,7 +217,7 @@ def _decoder_pass(
     vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec, sample: Sample
 ) -> tuple[dict[str, np.ndarray], dict[str, int], Tensor]:
     """Pass 2, the specification's ``_extract_decoder_embeddings``."""
-    original = original_of(vlm.family.model_type, spec)
+    original = halp_model_for(vlm.family.model_type, spec)
     layers, logits = _run_decoder(vlm, inputs, states_of(original), imaged=bool(sample.images))
     input_ids = inputs["input_ids"][0]
     image_tokens = [i for i, token in enumerate(input_ids) if token == vlm.image_token_id]
@@ -234,10 +234,12 @@ def _decoder_pass(
     states = {}
     for position in positions:
         for k in resolve_layers(spec.layers, vlm.num_layers):
-            layer_h, chosen = layers[k][0], wanted[place_of(original, position)]
+            layer_h, chosen = layers[k][0], wanted[position_in_prompt(original, position)]
             vec = torch.stack([layer_h[i].to(torch.float32) for i in chosen]).mean(dim=0)
             states[f"{REPRESENTATIONS[position]}/layer_{k}"] = vec.cpu().numpy()
-    indices = {p: wanted[place_of(original, p)] for p in positions if not p.endswith("_mean")}
+    indices = {
+        p: wanted[position_in_prompt(original, p)] for p in positions if not p.endswith("_mean")
+    }
     return states, {p: index[0] for p, index in indices.items()}, logits[0, last_idx]
 
 
@@ -271,7 +273,7 @@ def _count_after(vlm: VisionLanguageModel, sample: Sample) -> int:
         text = question if chat_text[start:].startswith(question) else question.strip()
         upto = chat_text[: start + len(text)]
     every, part = (
-        len(in_turn(vlm.processor).tokenizer(t, add_special_tokens=False)["input_ids"])
+        len(with_tokenizer_lock(vlm.processor).tokenizer(t, add_special_tokens=False)["input_ids"])
         for t in (chat_text, upto)
     )
     return every - part

@@ -15,12 +15,12 @@ _BY_NAME = ("map", "select", "reject")
 
 
 @lru_cache(maxsize=64)
-def reads_chance(template: str) -> str:
+def uses_randomness(template: str) -> str:
     """Return the name of the random function that a chat template uses; empty for none.
 
-    >>> reads_chance("{{ ['Hi', 'Hello'] | random }}"), reads_chance("{{ lipsum(1) }}")
+    >>> uses_randomness("{{ ['Hi', 'Hello'] | random }}"), uses_randomness("{{ lipsum(1) }}")
     ('random', 'lipsum')
-    >>> reads_chance("Take a random one. {{ messages[0].random }}{# |random #}")
+    >>> uses_randomness("Take a random one. {{ messages[0].random }}{# |random #}")
     ''
     """
     if _FILTER not in template and _FUNCTION not in template:

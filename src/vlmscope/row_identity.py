@@ -46,7 +46,7 @@ _TEXTS = ("question_id", "question", "image_id", "ground_truth_answer", "image_s
 
 
 @dataclass(frozen=True, slots=True)
-class RowsHeld:
+class RowComparison:
     """The result of comparing the rows of a run with a table. All are the same questions."""
 
     other_table: bool = False
@@ -104,9 +104,9 @@ def is_same_table(record: DataRecord, scan: TableScan) -> bool:
     return record.fingerprint == scan.fingerprint and not record.several_tables
 
 
-def hold_rows(
+def compare_rows(
     run: Run, table: Table, scan: TableScan, *, skip_damaged: bool = False
-) -> RowsHeld:  # fmt: skip
+) -> RowComparison:  # fmt: skip
     """Compare the rows of a run with a table, unless it is the one that they were made from.
 
     Args:
@@ -121,7 +121,7 @@ def hold_rows(
         StoreError: A shard is damaged.
     """
     if is_same_table(run.manifest.data, scan):
-        return RowsHeld()
+        return RowComparison()
     rows = _Rows(run, skip_damaged=skip_damaged, by_content=table.reader.source.by_content)
     images: list[tuple[Identity, str]] = []
     for row in table.identities():
@@ -134,7 +134,7 @@ def hold_rows(
     return rows.held()
 
 
-def take_truths(run: Path, held: RowsHeld) -> None:
+def write_ground_truths(run: Path, held: RowComparison) -> None:
     """Write the ground truth of the table to the run."""
     if held.truths is not None:
         write_truths(run, held.truths)
@@ -224,12 +224,12 @@ class _Rows:
                 f"{ids_text(self._first_of_table)}; give the table of this run, or another --out"
             )
 
-    def held(self) -> RowsHeld:
+    def held(self) -> RowComparison:
         """Return the result of the comparison."""
         gone = tuple(self._unmatched)
         kept = {id_: self._known_truths[id_] for id_ in gone if id_ in self._known_truths}
         truths = {**kept, **self._truths} if self._has_truths else None
-        return RowsHeld(True, self._count, gone, tuple(self._retold), truths)
+        return RowComparison(True, self._count, gone, tuple(self._retold), truths)
 
 
 def _stored(run: Run, *, skip_damaged: bool, by_content: bool) -> Iterator[tuple[str, _Stored]]:

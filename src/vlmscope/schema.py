@@ -202,7 +202,7 @@ max_new_tokens=200, compat='')
     """Longest answer in tokens; 0 stops after the prefill and records no answer."""
     compat: Compat = ""
     """The method whose layers and positions are used; empty for vlmscope's own. Whether a model
-    supports it is checked by ``model.halp.original_of``."""
+    supports it is checked by ``model.halp.halp_model_for``."""
 
     if TYPE_CHECKING:  # the constructor accepts more types than are stored
 

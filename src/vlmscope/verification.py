@@ -19,7 +19,7 @@ from vlmscope.errors import InputError, RunMismatchError
 from vlmscope.model import VisionLanguageModel
 from vlmscope.prompt import at_time
 from vlmscope.reference import reference
-from vlmscope.row_identity import hold_rows
+from vlmscope.row_identity import compare_rows
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.store import Manifest, Run, clean_text
 
@@ -98,7 +98,7 @@ def choose_samples(
         raise InputError(f"{run.path}: the run contains no rows; run vlmscope extract first")
     scan = table.scan()
     try:
-        gone = hold_rows(run, table, scan).gone
+        gone = compare_rows(run, table, scan).gone
     except RunMismatchError as error:
         raise RunMismatchError(f"{error}; here, name the original table with --data") from None
     without = frozenset(gone)

@@ -21,7 +21,7 @@ from vlmscope.cli import main
 from vlmscope.cli.output import stderr, stdout
 from vlmscope.model import VisionLanguageModel, load_with
 from vlmscope.model_options import ModelOptions
-from vlmscope.said_once import forget_said
+from vlmscope.shown_once import forget_shown
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def load_once(name: str, options: ModelOptions) -> VisionLanguageModel:
     files = [(path, path.stat()) for path in sorted(Path(name).iterdir())]
     state = tuple((str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in files)
     vlm = _loaded(name, state, options)
-    forget_said()  # as after loading
+    forget_shown()  # as after loading
     return vlm
 
 

@@ -21,7 +21,7 @@ from vlmscope.schema import Failure, Sample
 from vlmscope.score import read_label_file
 from vlmscope.score.parsing.truth import read_truth
 from vlmscope.store.format.shard import opened
-from vlmscope.store.halp_rows import opened_seed
+from vlmscope.store.halp_rows import opened_halp
 
 CASES = Path(__file__).parent / "cases"
 IMAGES = Path(demo.__file__).parent / "images"
@@ -280,7 +280,7 @@ def test_git_lfs_pointers(tmp_path: Path) -> None:
         load_image(lfs / "image.jpg")
     with pytest.raises(StoreError, match=said), opened(lfs / "part_001.h5"):
         pass
-    with pytest.raises(InputError, match=said), opened_seed(lfs / "part_001.h5"):
+    with pytest.raises(InputError, match=said), opened_halp(lfs / "part_001.h5"):
         pass
     with pytest.raises(InputError, match=said):
         read_label_file(lfs / "labels.csv")

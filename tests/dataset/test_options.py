@@ -11,7 +11,7 @@ import pytest
 
 from vlmscope.dataset import open_table, parse_mapping, table_notes
 from vlmscope.schema import Answered, Sample
-from vlmscope.score import Auto, read_code, read_option_truths
+from vlmscope.score import Auto, read_code, read_option_targets
 from vlmscope.score.parsing.options import options_of
 
 from .test_benchmark_files import CASES, IMAGES, notes, read, samples
@@ -33,7 +33,7 @@ def verdicts(rows: list[Sample], answers: list[str]) -> list[bool | None]:
         Answered(row.id, row.question, answer, row.target, row.metadata)
         for row, answer in zip(rows, answers, strict=True)
     ]
-    truths = read_option_truths(plain)
+    truths = read_option_targets(plain)
     read = list(map(truths.resolve, plain))
     return [score.hallucinated for score in Auto(code=read_code(read))(read)]
 

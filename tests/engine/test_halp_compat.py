@@ -18,7 +18,7 @@ from families.conformance import TALL, WIDE
 from vlmscope.engine import capture, prepare
 from vlmscope.errors import InputError
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model.halp import BY_FAMILY, ORIGINALS, original_of, positions_of
+from vlmscope.model.halp import BY_FAMILY, HALP_MODELS, halp_model_for, positions_of
 from vlmscope.reference import reference
 from vlmscope.schema import (
     DEFAULT_POSITIONS,
@@ -214,14 +214,14 @@ def test_fastvlm_reads_the_first_image_token(
 def test_an_accident_is_refused(name: str, position: str, did: str) -> None:
     spec = CaptureSpec(positions=(position,), compat="halp")
     with pytest.raises(InputError, match=did) as caught:
-        original_of(name, spec)
+        halp_model_for(name, spec)
     message = str(caught.value)
     assert BY_FAMILY[name].title in message
     assert REPRESENTATIONS[position] in message
     [rest] = set(DEFAULT_POSITIONS) - {position}
     assert f"positions {rest}, or omit compat" in message
-    assert original_of(name, CaptureSpec(positions=(rest,), compat="halp")) is BY_FAMILY[name]
-    assert original_of(name, replace(spec, compat="")) is None
+    assert halp_model_for(name, CaptureSpec(positions=(rest,), compat="halp")) is BY_FAMILY[name]
+    assert halp_model_for(name, replace(spec, compat="")) is None
 
 
 def test_an_accident_is_refused_before_an_image_is_read(
@@ -235,7 +235,7 @@ def test_an_accident_is_refused_before_an_image_is_read(
 @pytest.mark.parametrize("name", ["llava", "molmo2", "idefics3"])
 def test_a_model_that_the_original_did_not_have_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"{name} is not one of .*Llama-3.2-Vision.*omit compat"):
-        original_of(name, CaptureSpec(compat="halp"))
+        halp_model_for(name, CaptureSpec(compat="halp"))
     assert positions_of(name) == ()
 
 
@@ -256,6 +256,6 @@ def test_what_the_original_has_not_is_refused(options: dict[str, Any], message: 
 def test_the_page_has_the_tables() -> None:
     page = halp_table.PAGE.read_text("utf-8")
     assert halp_table.tables() in page, "run scripts/halp_table.py"
-    assert len(ORIGINALS) == 8
-    for original in ORIGINALS:
+    assert len(HALP_MODELS) == 8
+    for original in HALP_MODELS:
         assert page.count(original.checkpoint) >= 1

@@ -23,8 +23,8 @@ from vlmscope.errors import ModelChangedError, RowError
 from vlmscope.executors import runner
 from vlmscope.inspection import inspect_sample
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
-from vlmscope.said_once import forget_said, saying_once
 from vlmscope.schema import CaptureSpec, Sample
+from vlmscope.shown_once import forget_shown, showing_once
 
 SPEC = CaptureSpec(max_new_tokens=3)
 
@@ -179,7 +179,7 @@ def test_rows_of_odd_images_at_the_start_are_recorded_and_no_bug(
 def test_many_odd_images_that_end_alike_are_a_bug(
     table: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "ODD_ERRORS", 3)
+    monkeypatch.setattr(runner, "UNUSUAL_ERRORS", 3)
     same = "\n".join(f"q{i},400x1.png,Is it red?" for i in range(4))
     table.write_text(f"id,image,question\n{same}", "utf-8")
     with pytest.raises(ValueError, match="Size must contain"):
@@ -252,8 +252,8 @@ def test_what_a_library_repeats_is_said_once(
 
 def test_another_model_says_it_again(shown: list[str]) -> None:
     for _ in range(2):
-        forget_said()
-        with saying_once():
+        forget_shown()
+        with showing_once():
             for _ in range(2):
                 warnings.warn("slow", UserWarning, stacklevel=1)
     assert shown == ["slow"] * 2
@@ -266,7 +266,7 @@ def test_other_threads_say_what_they_like(shown: list[str]) -> None:
 
     handler = logging.getLogger("transformers").handlers[0]
     before = list(handler.filters)
-    with saying_once(), saying_once():
+    with showing_once(), showing_once():
         for _ in range(2):
             warnings.warn("ours", UserWarning, stacklevel=1)
         thread = threading.Thread(target=others)

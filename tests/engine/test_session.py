@@ -70,7 +70,7 @@ def attempt(
 ) -> tuple[list[Any], list[Sample]]:
     """Return what a session makes of some rows, and the rows it lost."""
     found = flat(submitted(session, samples, vlm, SPEC, size)) + session.drain()
-    return found, session.take_lost()
+    return found, session.pop_failed()
 
 
 @pytest.mark.parametrize("at", [0, 1, 5, 9, 14, 20])
@@ -88,7 +88,7 @@ def test_what_a_failed_step_took_with_it_comes_again(
     with pytest.warns(RuntimeWarning, match=r"ValueError: a kernel that is .*generate") as said:
         found, lost = attempt(session, samples, talkative_vlm)
     assert [one.category for one in said].count(RuntimeWarning) == 1
-    assert session.take_lost() == []
+    assert session.pop_failed() == []
     assert 0 < len(lost) <= 3
     done = {item.sample.id for item in found}
     assert not done & {sample.id for sample in lost}
@@ -166,7 +166,7 @@ def test_a_batch_that_does_not_fit_leaves_the_others_as_they_were(
     finally:
         handle.remove()
     found += session.submit(batch) + session.drain()
-    assert session.take_lost() == []
+    assert session.pop_failed() == []
     assert_all_same(found, expected, samples[:6])
 
 
@@ -190,7 +190,7 @@ def test_no_room_for_the_slots_of_a_longer_prompt(
         with pytest.raises(torch.OutOfMemoryError):
             session.submit(batch)
     found += session.drain()
-    assert session.take_lost() == []
+    assert session.pop_failed() == []
     assert_all_same(found, expected, samples[:2])
 
 

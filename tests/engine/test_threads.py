@@ -176,7 +176,7 @@ def test_a_session_that_threads_share_returns_every_row_once(
     assert sorted(item.sample.id for item in chain(*found)) == sorted(
         sample.id for sample in samples
     )
-    assert session.take_lost() == []
+    assert session.pop_failed() == []
 
 
 def test_generators_take_turns_in_one_thread(
@@ -252,7 +252,7 @@ def test_an_error_leaves_the_model_free_and_as_it_was(
     finally:
         hook.remove()
     # In a step, the session gives up the rows and says which.
-    assert failed == [error] or (where == "step" and len(session.take_lost()) == len(rows))
+    assert failed == [error] or (where == "step" and len(session.pop_failed()) == len(rows))
     assert state_of(talkative_vlm) == before
     assert Worker(lambda: captured(rows, talkative_vlm)).result() == expected
 

@@ -16,7 +16,7 @@ from store.store_support import make_capture, make_manifest
 from vlmscope.dataset import TableScan
 from vlmscope.executors import Request, local, make_plan, plan, runner
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
-from vlmscope.store import DataRecord, Run, open_run, place
+from vlmscope.store import DataRecord, Run, as_path, open_run
 
 SPEC = CaptureSpec(layers="0,2,3", max_new_tokens=20)
 
@@ -106,7 +106,7 @@ class Sessions:
 
 def sessions_at(folder: Path, out: str | Path, monkeypatch: pytest.MonkeyPatch) -> Sessions:
     """Return sessions whose model is made up."""
-    sessions = Sessions(folder, place(out))
+    sessions = Sessions(folder, as_path(out))
     monkeypatch.setattr(plan, "load_checked", sessions.load)
     monkeypatch.setattr(runner, "prepare", sessions.prepare)
     monkeypatch.setattr(runner, "capture_batch", sessions.capture_batch)

@@ -18,7 +18,7 @@ from vlmscope.dataset import Share
 from vlmscope.errors import InputError, RunMismatchError, StoreError
 from vlmscope.executors import local
 from vlmscope.labelling import label
-from vlmscope.row_identity import take_truths
+from vlmscope.row_identity import write_ground_truths
 from vlmscope.schema import FieldSpec
 from vlmscope.score import Exact
 from vlmscope.store import (
@@ -396,10 +396,10 @@ def test_a_kill_before_the_truths_are_written_is_made_good(
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(local, "take_truths", killed)
+    monkeypatch.setattr(local, "write_ground_truths", killed)
     with pytest.raises(KeyboardInterrupt):
         sessions.start(rows(*range(6), answer="No"))
-    monkeypatch.setattr(local, "take_truths", take_truths)
+    monkeypatch.setattr(local, "write_ground_truths", write_ground_truths)
     assert {row.target for row in sessions.run.answers()} == {"Yes"}
     sessions.start()
     assert {row.target for row in sessions.run.answers()} == {"No"}

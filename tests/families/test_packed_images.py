@@ -22,7 +22,7 @@ from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.attention import packed as packing
 from vlmscope.model.attention.packed import PACKED, packed, packing_configurations
 from vlmscope.model.attention.switch import GROUPED, attending_with, grouped_attention
-from vlmscope.model.loading.batching import with_proven_packing
+from vlmscope.model.loading.batching import with_verified_packing
 from vlmscope.reference import reference
 from vlmscope.schema import VISION_ONLY, CaptureSpec
 
@@ -236,7 +236,7 @@ def test_eager_attention_is_left_alone(vlm: VisionLanguageModel, calls: list[int
 def test_somebody_elses_encoder_is_proven(
     vlm: VisionLanguageModel, calls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert with_proven_packing(vlm).family.packs_images
+    assert with_verified_packing(vlm).family.packs_images
     assert calls
     calls.clear()
     original = packing.packed_attention
@@ -249,7 +249,7 @@ def test_somebody_elses_encoder_is_proven(
         return original(*states, cu_seq_lens_q=both, **options)
 
     monkeypatch.setattr(packing, "packed_attention", leaking)
-    wrong = with_proven_packing(vlm)
+    wrong = with_verified_packing(vlm)
     assert not wrong.family.packs_images
     with packed(wrong):
         assert implementations(wrong.vision_tower) == {"sdpa"}

@@ -28,8 +28,8 @@ from vlmscope.engine import capture, prepare
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.attention.decode_support import why_not_stepwise
 from vlmscope.model.loading import thresholds
-from vlmscope.model.loading.thresholds import named_thresholds, with_proven_lengths
-from vlmscope.model.support import HELD, decoder_type, is_held
+from vlmscope.model.loading.thresholds import named_thresholds, with_verified_lengths
+from vlmscope.model.support import HELD, decoder_type, is_tested
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
 
@@ -177,9 +177,9 @@ def test_a_length_that_cannot_be_afforded(
     assert llama4.lengths.alone_beyond is None
     config = llama4.model.config.text_config
     monkeypatch.setattr(config, "attention_chunk_size", 64)
-    assert with_proven_lengths(llama4).lengths.alone_beyond is None
+    assert with_verified_lengths(llama4).lengths.alone_beyond is None
     monkeypatch.setattr(thresholds, "OPERATIONS_ON_CPU", 1e6)
-    bounded = with_proven_lengths(llama4)
+    bounded = with_verified_lengths(llama4)
     assert bounded.lengths.alone_beyond == 64
     assert "would take too long" in next(bounded.lengths.notes())
 
@@ -189,7 +189,7 @@ def test_a_scale_that_half_precision_does_not_show(
 ) -> None:
     monkeypatch.setattr(llama4.model.config.text_config, "floor_scale", 128)
     monkeypatch.setattr(VisionLanguageModel, "dtype", torch.bfloat16)
-    bounded = with_proven_lengths(llama4)
+    bounded = with_verified_lengths(llama4)
     assert bounded.lengths.alone_beyond == 128
     assert "smaller than the rounding of bfloat16" in next(bounded.lengths.notes())
 
@@ -198,8 +198,8 @@ def test_an_encoder_makes_a_pair_of_its_own(llama4: VisionLanguageModel) -> None
     """Pixtral is LLaVA's class around another encoder, and was held with Mistral alone."""
     config = copy.deepcopy(llama4.model.config)
     config.text_config.model_type = "llama"
-    assert is_held(llama4.family, config)
-    assert not is_held(dataclasses.replace(llama4.family, vision_type="pixtral"), config)
+    assert is_tested(llama4.family, config)
+    assert not is_tested(dataclasses.replace(llama4.family, vision_type="pixtral"), config)
 
 
 def test_a_proof_that_fails_at_a_length_leaves_shorter_rows_in_batches(
@@ -210,7 +210,7 @@ def test_a_proof_that_fails_at_a_length_leaves_shorter_rows_in_batches(
 
     monkeypatch.setattr(llama4.model.config.text_config, "attention_chunk_size", 256)
     monkeypatch.setattr(thresholds, "_is_same_in_batch", fail)
-    bounded = with_proven_lengths(llama4)
+    bounded = with_verified_lengths(llama4)
     assert bounded.lengths.alone_beyond == 256
     batches, _ = prepare(ROWS, bounded, resolve_spec(SPEC, bounded))
     assert [len(batch.samples) for batch in batches] == [len(ROWS)]

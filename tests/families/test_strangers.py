@@ -22,7 +22,7 @@ from vlmscope.engine import capture, prepare
 from vlmscope.errors import InputError, ModelError
 from vlmscope.model import FAMILIES, VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.loading import batching
-from vlmscope.model.loading.checks import relative_error, rises_with, scaled_like
+from vlmscope.model.loading.checks import is_monotonic_in, relative_error, scaled_like
 from vlmscope.model.loading.discovery import with_found_parts
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
@@ -202,9 +202,9 @@ def test_logits_of_another_head_are_no_scaled_ones(cap: float | None) -> None:
     scaled = 0.25 * raw if cap is None else cap * torch.tanh(0.25 * raw / cap)
     assert relative_error(scaled_like(raw, scaled, cap), scaled) < 1e-6
     assert relative_error(scaled_like(raw, other.clamp(-1.9, 1.9), cap), other) > 0.5
-    assert rises_with(raw[None], scaled[None] - 7)
-    assert not rises_with(raw[None], other[None])
-    assert not rises_with(raw[None], torch.zeros_like(other)[None])
+    assert is_monotonic_in(raw[None], scaled[None] - 7)
+    assert not is_monotonic_in(raw[None], other[None])
+    assert not is_monotonic_in(raw[None], torch.zeros_like(other)[None])
 
 
 def test_an_encoder_that_runs_twice_for_tiles_is_refused_when_it_is_loaded(tmp_path: Path) -> None:

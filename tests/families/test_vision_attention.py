@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from families.checkpoints import BUILDERS
-from vlmscope.model.loading.corrections import see_both_ways
+from vlmscope.model.loading.corrections import disable_causal_attention
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,10 @@ def look(part: Any, *, padded: bool) -> torch.Tensor:
 def test_the_switch_is_turned_off(folder: Path) -> None:
     sdpa, eager = encoder(folder, "sdpa"), encoder(folder, "eager")
     wanted = look(eager, padded=False)
-    assert see_both_ways(sdpa) > 0
+    assert disable_causal_attention(sdpa) > 0
     for padded in (False, True):
         torch.testing.assert_close(look(sdpa, padded=padded), wanted, rtol=1e-4, atol=1e-4)
-    assert see_both_ways(sdpa) == 0
+    assert disable_causal_attention(sdpa) == 0
 
 
 def test_the_library_still_has_it_the_wrong_way(folder: Path) -> None:

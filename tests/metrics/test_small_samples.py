@@ -12,7 +12,7 @@ from test_bootstrap import clustered
 
 from vlmscope.metrics import measure, resample, resample_within
 from vlmscope.metrics.answers import strata
-from vlmscope.metrics.small_samples import is_small, jackknife, too_few_to_draw
+from vlmscope.metrics.small_samples import is_small, jackknife, too_few_to_resample
 from vlmscope.metrics.weighted import tally
 
 
@@ -128,7 +128,7 @@ def test_large_samples_keep_their_draws() -> None:
     ) == plain.interval("r")
     assert is_small(truth, image % 49)
     assert not is_small(truth, image % 80)
-    assert too_few_to_draw(truth, image % 80)
+    assert too_few_to_resample(truth, image % 80)
     assert is_small(truth, np.where(np.arange(480) < 160, 0, image)), "one with a third of all"
     assert is_small(np.arange(480) < 30, image), "hallucinations in 15 images"
 

@@ -16,7 +16,7 @@ from vlmscope.engine import prepare
 from vlmscope.errors import InputError, ModelError
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.loading import load
-from vlmscope.model.loading.checks import prove
+from vlmscope.model.loading.checks import check_model_parts
 from vlmscope.prompt import chat_template
 from vlmscope.schema import Sample
 
@@ -44,7 +44,7 @@ def with_template(vlm: VisionLanguageModel, template: str) -> VisionLanguageMode
 @pytest.mark.parametrize("template", FAILING)
 def test_a_template_that_always_fails_is_refused(vlm: VisionLanguageModel, template: str) -> None:
     with pytest.raises(ModelError) as caught:
-        prove(with_template(vlm, template))
+        check_model_parts(with_template(vlm, template))
     text = str(caught.value)
     assert text.startswith(f"{vlm.name}: the checkpoint's chat template fails (")
     assert FAILING[template] in text

@@ -16,7 +16,7 @@ from families.conformance import ONE_IMAGE, build
 from vlmscope.engine import capture
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model import encoder_widths as widths
-from vlmscope.model.encoder_widths import MULTIPLE, widen, widen_where_it_pays, widened
+from vlmscope.model.encoder_widths import MULTIPLE, pad_encoder_widths, widen, widened
 from vlmscope.model.loading import load
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
@@ -207,7 +207,7 @@ def test_only_on_a_gpu_in_half_precision(device: str | None, dtype: str, count: 
     tower: Any = Tower(Gated(57, bias=True))
     tower.dtype = getattr(torch, dtype)
     tower.cuda_devices = (torch.device(device),) if device else ()
-    assert widen_where_it_pays(tower) == count
+    assert pad_encoder_widths(tower) == count
 
 
 # Families whose MLPs are gated, of two layers, and of two layers with other names.
@@ -219,7 +219,7 @@ def test_a_capture_is_the_same(
     monkeypatch.setattr(widths, "MULTIPLE", 48)
     counts: list[int] = []
     monkeypatch.setattr(
-        load, "widen_where_it_pays", lambda vlm: counts.append(widen(vlm.vision_tower))
+        load, "pad_encoder_widths", lambda vlm: counts.append(widen(vlm.vision_tower))
     )
     folder = build(family, tmp_path / family)
     vlm: VisionLanguageModel = load_model(folder, device="cpu", dtype="float32")

@@ -139,7 +139,7 @@ def test_a_described_family_that_attends_otherwise_proves_itself(
     """The suite holds families with what the library chooses, and nothing else."""
     asked = []
     monkeypatch.setattr(
-        "vlmscope.model.loading.load.with_proven_rule",
+        "vlmscope.model.loading.load.with_verified_rule",
         lambda vlm: asked.append(vlm.attention) or vlm,
     )
     vlm = load_model(checkpoint, device="cpu", dtype="float32", attention="eager")

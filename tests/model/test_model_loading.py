@@ -20,7 +20,7 @@ from vlmscope import capture
 from vlmscope.errors import ModelError
 from vlmscope.model import FAMILIES, VisionLanguageModel, load_model
 from vlmscope.model.fingerprint import hash_processor
-from vlmscope.model.loading.checks import prove
+from vlmscope.model.loading.checks import check_model_parts
 from vlmscope.prompt import encode, render
 from vlmscope.schema import CaptureSpec, Sample
 
@@ -226,7 +226,7 @@ def test_the_proof_finds_a_wrong_description(vlm: VisionLanguageModel) -> None:
         ({"decoder": "model.vision_model.transformer"}, "norm"),
     ]:
         with pytest.raises(ModelError, match=message):
-            prove(claim(**wrong))
+            check_model_parts(claim(**wrong))
 
 
 def test_the_proof_finds_an_encoder_of_another_width(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_the_proof_finds_an_encoder_of_another_width(tmp_path: Path) -> None:
     inside = llava.family.vision_encoder + ".encoder.layers.0.mlp.fc1"
     family = dataclasses.replace(llava.family, vision_encoder=inside)
     with pytest.raises(ModelError, match="64 wide, the config gives 40"):
-        prove(dataclasses.replace(llava, family=family))
+        check_model_parts(dataclasses.replace(llava, family=family))
 
 
 def test_the_proof_finds_a_doubled_bos(
@@ -243,7 +243,7 @@ def test_the_proof_finds_a_doubled_bos(
     template = vlm.processor.chat_template
     monkeypatch.setattr(vlm.processor, "chat_template", "{{- bos_token }}" + template)
     with pytest.raises(ModelError, match="BOS token 2 times"):
-        prove(vlm)
+        check_model_parts(vlm)
 
 
 def test_a_template_without_bos_gets_it_from_the_tokenizer(
@@ -324,7 +324,7 @@ def test_the_proof_says_so_where_the_model_fails_on_a_blank_image(
 
     monkeypatch.setattr(vlm.model, "forward", fail)
     with pytest.raises(ModelError, match="blank image: OutOfMemoryError: CUDA out of memory"):
-        prove(vlm)
+        check_model_parts(vlm)
 
 
 @pytest.mark.parametrize("described", [False, True])

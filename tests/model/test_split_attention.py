@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention import tiles
 from vlmscope.model.attention.switch import attending_with
-from vlmscope.model.attention.tiles import SPLIT, exact_split
+from vlmscope.model.attention.tiles import SPLIT, splitting_attention
 
 TILES = 4
 """Tiles that every image is filled up to."""
@@ -79,7 +79,7 @@ def test_the_same_rows_as_with_the_mask(
 ) -> None:
     inputs = inputs_for(vlm, used)
     expected = seen_by(vlm, inputs)
-    with exact_split(vlm, inputs):
+    with splitting_attention(vlm, inputs):
         found = seen_by(vlm, inputs)
     config = vlm.model.config.vision_config
     assert calls == [sum(map(len, used))] * (config.num_hidden_layers + config.num_global_layers)
@@ -112,7 +112,7 @@ def test_without_the_mask_and_without_the_split_the_rows_are_others(
 def test_any_pattern_of_tiles(vlm: VisionLanguageModel, used: list[list[int]]) -> None:
     inputs = inputs_for(vlm, used)
     expected = seen_by(vlm, inputs)
-    with exact_split(vlm, inputs):
+    with splitting_attention(vlm, inputs):
         assert error(seen_by(vlm, inputs), expected) < 1e-5
 
 
@@ -138,7 +138,7 @@ def marks(vlm: VisionLanguageModel) -> list[str]:
 def test_the_encoder_is_put_back(vlm: VisionLanguageModel, fails: bool) -> None:
     inputs = inputs_for(vlm, [[2]])
     before = implementations(vlm)
-    with contextlib.suppress(ArithmeticError), exact_split(vlm, inputs):
+    with contextlib.suppress(ArithmeticError), splitting_attention(vlm, inputs):
         assert vlm.vision_encoder.config._attn_implementation == SPLIT
         assert vlm.decoder.config._attn_implementation == "sdpa"
         seen_by(vlm, inputs)
@@ -152,15 +152,15 @@ def test_the_encoder_is_put_back(vlm: VisionLanguageModel, fails: bool) -> None:
 def test_an_encoder_that_raises_is_put_back(vlm: VisionLanguageModel) -> None:
     before = implementations(vlm)
     inputs = inputs_for(vlm, [[2]]) | {"pixel_values": torch.zeros(1, 1, TILES, 5, 7, 7)}
-    with pytest.raises(RuntimeError), exact_split(vlm, inputs):
+    with pytest.raises(RuntimeError), splitting_attention(vlm, inputs):
         seen_by(vlm, inputs)
     assert (implementations(vlm), marks(vlm)) == (before, [])
 
 
 def test_another_familys_encoder_is_left_alone(vlm: VisionLanguageModel, calls: list[int]) -> None:
-    plain = dataclasses.replace(vlm.family, fills_up_tiles=False)
+    plain = dataclasses.replace(vlm.family, pads_tiles=False)
     inputs = inputs_for(vlm, [[2]])
-    with exact_split(dataclasses.replace(vlm, family=plain), {}):
+    with splitting_attention(dataclasses.replace(vlm, family=plain), {}):
         seen_by(vlm, inputs)
     assert calls == []
 
@@ -174,7 +174,7 @@ def eager(vlm: VisionLanguageModel) -> Iterator[VisionLanguageModel]:
 
 def test_eager_attention_is_left_alone(eager: VisionLanguageModel, calls: list[int]) -> None:
     inputs = inputs_for(eager, [[2]])
-    with exact_split(eager, inputs):
+    with splitting_attention(eager, inputs):
         seen_by(eager, inputs)
     assert calls == []
     assert set(implementations(eager)) == {"eager"}

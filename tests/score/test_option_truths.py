@@ -12,7 +12,7 @@ from store_support import make_capture, make_manifest
 from vlmscope.choice_columns import choice_columns
 from vlmscope.labelling import label
 from vlmscope.schema import Answered, Sample
-from vlmscope.score import Auto, Exact, Scorer, YesNo, read_code, read_option_truths
+from vlmscope.score import Auto, Exact, Scorer, YesNo, read_code, read_option_targets
 from vlmscope.score.parsing.options import options_of
 from vlmscope.store import RunWriter, open_run
 
@@ -30,7 +30,7 @@ ZERO: Row = (WHICH, "One cup.", "0", CUPS)
 def labelled(rows: list[Row], scorer: Scorer | None = None) -> tuple[str, list[str]]:
     """Return the outcomes of rows, and why those without a label have none."""
     plain = [Answered(f"q{n}", *row) for n, row in enumerate(rows)]
-    truths = read_option_truths(plain)
+    truths = read_option_targets(plain)
     read = list(map(truths.resolve, plain))
     scores = list((scorer or Auto(code=read_code(read)))(read))
     why = "; ".join(dict.fromkeys(s.evidence for s in scores if s.hallucinated is None))

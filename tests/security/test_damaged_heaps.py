@@ -16,7 +16,7 @@ from heap_patches import headers, replace
 from research_support import research_row, write_part
 from store_support import make_captures, make_manifest
 from vlmscope.errors import InputError, StoreError, VlmscopeError
-from vlmscope.store import RunWriter, open_run, open_seed_files
+from vlmscope.store import RunWriter, open_halp_files, open_run
 from vlmscope.store.format import hdf5_screening
 
 
@@ -48,7 +48,7 @@ def shard(tmp_path: Path) -> Path:
 
 
 def texts_of_research(path: Path) -> list[list[object]]:
-    table = open_seed_files(path).to_pandas()
+    table = open_halp_files(path).to_pandas()
     return table.loc[:, ["question", "answer"]].to_numpy().tolist()
 
 
@@ -84,7 +84,7 @@ def test_a_text_where_lists_of_lists_are_is_refused(research: Path) -> None:
         del row["question"], row["answer"]
         row["answer"] = np.arange(3)
     with pytest.raises(InputError, match="'question_0': 'answer' is not text"):
-        open_seed_files(research)
+        open_halp_files(research)
     with h5py.File(research, "r+") as file:
         parts = np.dtype([("text", h5py.string_dtype()), ("number", np.int64)])
         file["question_0"].create_dataset("question", data=np.array([("a", 1)], parts))
@@ -92,7 +92,7 @@ def test_a_text_where_lists_of_lists_are_is_refused(research: Path) -> None:
     with pytest.raises(
         StoreError, match="'question' is stored in a way that vlmscope never writes"
     ):
-        open_seed_files(research)
+        open_halp_files(research)
 
 
 def test_a_file_behind_a_user_block_is_read(research: Path, tmp_path: Path) -> None:

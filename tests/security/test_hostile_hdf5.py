@@ -18,8 +18,8 @@ from vlmscope.store import (
     RunWriter,
     describe,
     export_run,
+    open_halp_files,
     open_run,
-    open_seed_files,
     read_labels,
     rebuild_index,
 )
@@ -120,7 +120,7 @@ def test_a_vector_of_a_research_file_that_lies_elsewhere(
         del file[ROW]
         harm(file, ROW, secret)
     with pytest.raises(VlmscopeError, match="files outside a run are never read"):
-        open_seed_files(path)
+        open_halp_files(path)
 
 
 @pytest.mark.parametrize(
@@ -137,11 +137,11 @@ def test_an_index_leads_to_rows_of_its_own_shards_only(
 ) -> None:
     (shard.parent / "pack-000-000009.h5").symlink_to(secret)
     index = shard.parent.parent / "index.h5"
-    assert len(open_seed_files(index)) == 3
+    assert len(open_halp_files(index)) == 3
     with h5py.File(index, "a") as file:
         file["evil"] = h5py.ExternalLink(target.format(pack=shard.name), path)
     with pytest.raises(StoreError, match=r"'evil' is an external link; files outside a run"):
-        open_seed_files(index)
+        open_halp_files(index)
 
 
 def test_a_row_of_an_index_that_leads_on(shard: Path, secret: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_row_of_an_index_that_leads_on(shard: Path, secret: Path) -> None:
     with h5py.File(index, "a") as file:
         file["evil"] = h5py.ExternalLink(f"shards/{shard.name}", "/evil")
     with pytest.raises(StoreError, match=r"'evil' is an external link; files outside a run"):
-        open_seed_files(index)
+        open_halp_files(index)
 
 
 def test_a_column_that_declares_a_petabyte(shard: Path) -> None:

@@ -26,12 +26,12 @@ from vlmscope.store import (
     RunWriter,
     describe,
     find_damage,
+    open_halp_files,
     open_run,
-    open_seed_files,
     rebuild_index,
 )
 from vlmscope.store.format import hdf5_screening, shard
-from vlmscope.store.storage.paths import place
+from vlmscope.store.storage.paths import as_path
 
 KNOWN = Path(vlmscope.__file__).parents[2] / "fuzz"
 
@@ -83,7 +83,7 @@ def test_a_file_in_the_halp_layout_is_refused(tmp_path: Path, harm: Patch, found
     path = write_part(tmp_path / "x_part_001.h5", [research_row(i) for i in range(3)])
     harm(path)
     with pytest.raises(VlmscopeError, match=found):
-        open_seed_files(path)
+        open_halp_files(path)
     with pytest.raises(VlmscopeError, match=found):
         describe(path)
 
@@ -95,7 +95,7 @@ def test_what_is_not_read_may_be_anything(tmp_path: Path) -> None:
         for group in (file, file["question_comb_001"]):
             maps = group.create_dataset("attention", (2**29,), "f4", chunks=(2**18,))
             maps[: 3 * 2**18] = np.random.default_rng(0).random(3 * 2**18)
-    assert len(open_seed_files(path)) == 3
+    assert len(open_halp_files(path)) == 3
 
 
 def test_a_window_of_a_column_that_is_endless(pack: Path) -> None:
@@ -116,19 +116,19 @@ def test_values_that_cannot_lie_in_the_file(tmp_path: Path) -> None:
     path = write_part(tmp_path / "x_part_001.h5", [research_row(i) for i in range(3)])
     longer_than_the_file(path)
     with pytest.raises(VlmscopeError, match=r"bytes of values in|likely file corruption"):
-        open_seed_files(path)
+        open_halp_files(path)
 
 
 def test_an_index_is_refused_and_made_anew(pack: Path) -> None:
     index = pack.parent.parent / "index.h5"
     endless_root(index)
     with pytest.raises(VlmscopeError, match="takes too much time"):
-        open_seed_files(index)
+        open_halp_files(index)
     with pytest.raises(VlmscopeError, match="takes too much time"):
         describe(index)
     with RunWriter(pack.parent.parent, make_manifest()) as writer:
         writer.add(make_captures(range(3, 5)))
-    assert len(open_seed_files(index)) == 5
+    assert len(open_halp_files(index)) == 5
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_what_fuzzing_found(tmp_path: Path, name: str) -> None:
     path = tmp_path / "file_part_001.h5"
     path.write_bytes((KNOWN / name).read_bytes())
     with pytest.raises(VlmscopeError, match="takes too much time"):
-        open_seed_files(path)
+        open_halp_files(path)
 
 
 def test_the_command_says_it_in_one_line(
@@ -255,11 +255,11 @@ def test_memory_is_limited(
     with h5py.File(path, "a") as file:
         del file["question_comb_000/answer"]
         file["question_comb_000/answer"] = "T" * 2**27
-    open_seed_files(path)
+    open_halp_files(path)
     monkeypatch.setattr(hdf5_screening, "MEMORY", 2**28)
     hdf5_screening._KNOWN.clear()
     with pytest.raises(StoreError, match="takes too much memory"):
-        open_seed_files(path)
+        open_halp_files(path)
 
 
 def test_threads_share_the_process(pack: Path, alone: list[Any]) -> None:
@@ -307,7 +307,7 @@ def test_a_script_without_a_guard_and_without_streams(
 
 
 def test_an_object_is_screened_too(pack: Path, alone: list[Any]) -> None:
-    run = place("memory://screened")
+    run = as_path("memory://screened")
     for harm, found in ((None, ""), (endless_root, "takes too much time")):
         if harm:
             harm(pack)

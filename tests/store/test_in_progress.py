@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vlmscope.errors import StoreError
-from vlmscope.store import InProgress, in_progress, is_remote, place
+from vlmscope.store import InProgress, as_path, in_progress, is_remote
 from vlmscope.store.storage.paths import check_inside
 
 PLAIN = "000"
@@ -247,7 +247,7 @@ def test_a_disk_that_is_full_ends_the_notes_and_not_the_run(
 
 
 def test_an_object_store_has_none() -> None:
-    run = place("memory://in-progress/run")
+    run = as_path("memory://in-progress/run")
     assert is_remote(run)
     journal = session(run)
     journal.begin("prepare", ["a"])

@@ -12,15 +12,15 @@ import pytest
 from research_support import HIDDEN, LAYERS, VISION, research_row, write_part
 from store_support import make_capture, make_manifest
 from vlmscope.errors import InputError, StoreError
-from vlmscope.store import RunWriter, SeedFiles, export_run, open_run, open_seed_files
+from vlmscope.store import HalpFiles, RunWriter, export_run, open_halp_files, open_run
 
 QUERY = "query_token_representation"
 VISION_ONLY = "vision_only_representation"
 NO_LAYERS = {"vision_token_representation": {}, QUERY: {}}
 
 
-def opened(folder: Path, *rows: dict[str, object]) -> SeedFiles:
-    return open_seed_files(write_part(folder / "x_part_001.h5", rows))
+def opened(folder: Path, *rows: dict[str, object]) -> HalpFiles:
+    return open_halp_files(write_part(folder / "x_part_001.h5", rows))
 
 
 @pytest.mark.parametrize("as_bytes", [False, True], ids=["UTF-8", "tagged ASCII"])
@@ -33,7 +33,7 @@ def test_parts_are_one_table(tmp_path: Path, as_bytes: bool) -> None:
         write_part(tmp_path / f"llava_next_embeddings_part_00{number + 1}.h5", part,
                    as_bytes=as_bytes)  # fmt: skip
     (tmp_path / "checkpoint.txt").write_text("9")
-    files = open_seed_files(tmp_path)
+    files = open_halp_files(tmp_path)
     assert len(files) == 9
     assert set(files.ids) == {row["question_id"] for row in rows}
     assert files.attrs == {}
@@ -62,7 +62,7 @@ def test_what_the_root_attributes_of_all_parts_say(tmp_path: Path) -> None:
             "odd": np.float64("nan"),
         }
         write_part(tmp_path / f"g_part_00{number}.h5", [research_row(number)], attrs)
-    assert open_seed_files(tmp_path).attrs == {
+    assert open_halp_files(tmp_path).attrs == {
         "model_name": "google/gemma-3-12b-it",
         "dtype": "bfloat16",
         "num_samples": 1,
@@ -101,7 +101,7 @@ def test_a_question_in_two_parts_counts_once_the_last_written(tmp_path: Path, da
     attrs = [{"created_at": "2025-02-02"}, {"created_at": "2025-01-01"}] if dated else [{}, {}]
     write_part(tmp_path / "x_part_001.h5", new if dated else old, attrs[0])
     write_part(tmp_path / "x_part_002.h5", old if dated else new, attrs[1])
-    files = open_seed_files(tmp_path)
+    files = open_halp_files(tmp_path)
     assert files.copies == 1
     table = files.to_pandas().set_index("question_id")
     assert table["answer"].to_dict() == {
@@ -132,7 +132,7 @@ def test_a_damaged_part_is_named_never_skipped(
     write_part(tmp_path / "x_part_001.h5", [research_row(0)])
     harm(write_part(tmp_path / "x_part_002.h5", [research_row(1)]))
     with pytest.raises(InputError, match=r"x_part_002\.h5: truncated.*move it out of the folder"):
-        open_seed_files(tmp_path)
+        open_halp_files(tmp_path)
 
 
 def test_files_of_two_models_are_not_mixed(tmp_path: Path) -> None:
@@ -141,19 +141,19 @@ def test_files_of_two_models_are_not_mixed(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match="several extractions: gemma, qwen; give each its own folder"
     ):
-        open_seed_files(tmp_path)
-    assert len(open_seed_files(first)) == 1
+        open_halp_files(tmp_path)
+    assert len(open_halp_files(first)) == 1
     for name in ("one", "two"):
         write_part(tmp_path / f"{name}.h5", [research_row(0)], {"model_name": name})
     for path in tmp_path.glob("*_part_*"):
         path.unlink()
     with pytest.raises(InputError, match="several extractions: one, two"):
-        open_seed_files(tmp_path)
+        open_halp_files(tmp_path)
 
 
 def test_what_is_not_of_the_layout_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no \.h5 or \.hdf5 file"):
-        open_seed_files(tmp_path)
+        open_halp_files(tmp_path)
     with pytest.raises(InputError, match="no question in the HALP layout"):
         opened(tmp_path)
     odd = research_row(0, **{QUERY: {"layer_n_4": np.ones(3, np.float32)}})
@@ -161,7 +161,7 @@ def test_what_is_not_of_the_layout_is_refused(tmp_path: Path) -> None:
         opened(tmp_path, odd)
     write_part(tmp_path / "x_part_001.h5", [], {"format_version": 99})
     with pytest.raises(StoreError, match="pip install -U vlmscope"):
-        open_seed_files(tmp_path)
+        open_halp_files(tmp_path)
 
 
 def test_an_export_of_ours_reads_as_its_run(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_an_export_of_ours_reads_as_its_run(tmp_path: Path) -> None:
     run = open_run(tmp_path / "run")
     export_run(run, tmp_path / "all.h5")
     for path in (tmp_path / "all.h5", tmp_path / "run" / "index.h5"):
-        files = open_seed_files(path)
+        files = open_halp_files(path)
         assert sorted(files.ids) == sorted(ids), path
         order = [run.ids.index(id_) for id_ in files.ids]
         assert files.representations == run.representations

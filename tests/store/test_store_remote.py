@@ -20,13 +20,13 @@ from vlmscope.store import (
     FailureLog,
     RunWriter,
     RunWriterProcess,
+    as_path,
     describe,
     failures_shown,
     find_damage,
     label_sets,
     last_failures,
     open_run,
-    place,
     read_failures,
     read_labels,
     rebuild_index,
@@ -47,7 +47,7 @@ def run(bucket: str) -> str:
 
 
 def names(url: str) -> list[str]:
-    path = place(url)
+    path = as_path(url)
     return sorted(str(file)[len(url) + 1 :] for file in path.rglob("*") if file.is_file())
 
 
@@ -71,7 +71,7 @@ def test_it_has_the_same_rows_as_a_folder(run: str, tmp_path: Path) -> None:
             np.testing.assert_array_equal(found.matrix(representation, layer), expected)
     assert found.to_pandas().equals(local.to_pandas())
     assert found.check() == []
-    assert find_damage(place(run)) == []
+    assert find_damage(as_path(run)) == []
     assert (describe(run).rows, describe(run).kind) == (10, "run")
 
 
@@ -108,7 +108,7 @@ def test_the_second_of_two_writers_is_refused_and_nothing_is_lost(bucket: str) -
 
 
 def test_an_object_that_was_put_by_the_request_that_seemed_lost_is_ours(run: str) -> None:
-    shard = place(run) / "shards" / "pack-000-000002.h5"
+    shard = as_path(run) / "shards" / "pack-000-000002.h5"
     data = shard.read_bytes()
     put(shard, data, exclusive=True)
     with pytest.raises(RunBusyError):
@@ -130,7 +130,7 @@ def test_ranks_write_side_by_side(bucket: str) -> None:
 
 def test_a_process_of_its_own_writes_it(bucket: str) -> None:
     url = f"{bucket}/run"
-    with RunWriterProcess(place(url), make_manifest()) as recorder:
+    with RunWriterProcess(as_path(url), make_manifest()) as recorder:
         recorder.add([*make_captures([0, 1]), Failure("bad", "image", "no such file")])
     assert len(open_run(url)) == 2
     assert set(open_run(url).failures) == {"bad"}
@@ -140,7 +140,7 @@ def test_failures_are_objects_of_so_many_lines(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vlmscope.store.failures._LINES", 3)
-    path = place(f"{bucket}/run")
+    path = as_path(f"{bucket}/run")
     log = FailureLog(path)
     for i in range(5):
         log.add(Failure(f"q{i}", "model", "boom"))
@@ -157,10 +157,10 @@ def test_failures_are_objects_of_so_many_lines(
 
 def test_labels(run: str) -> None:
     scores = [Score(f"question_comb_{i}", bool(i % 2), "yesno", "") for i in range(10)]
-    write_labels(place(run), scores, {"scorer": "yesno"})
-    assert list(read_labels(place(run)).values()) == scores
-    write_labels(place(run), scores[:3], {}, "human")
-    assert label_sets(place(run)) == ("default", "human")
+    write_labels(as_path(run), scores, {"scorer": "yesno"})
+    assert list(read_labels(as_path(run)).values()) == scores
+    write_labels(as_path(run), scores[:3], {}, "human")
+    assert label_sets(as_path(run)) == ("default", "human")
     assert list(read_labels(run, "human").values()) == scores[:3]
     assert open_run(run).labels("human")["scorer"].tolist()[:3] == [s.scorer for s in scores[:3]]
     with pytest.raises(InputError, match="there are label sets default, human"):
@@ -168,18 +168,18 @@ def test_labels(run: str) -> None:
 
 
 def test_damage_is_found_and_set_aside(run: str) -> None:
-    shard = place(run) / "shards" / "pack-000-000005.h5"
+    shard = as_path(run) / "shards" / "pack-000-000005.h5"
     data = bytearray(shard.read_bytes())
     place_of_column = data.find(
         make_capture(5).vectors["query_token_representation/layer_2"].tobytes()
     )
     data[place_of_column] ^= 1
     shard.write_bytes(bytes(data))
-    [damage] = find_damage(place(run))
+    [damage] = find_damage(as_path(run))
     assert damage.found == ("column query_token_representation/layer_2 is damaged",)
     with pytest.raises(StoreError, match="column query_token_representation/layer_2 is damaged"):
         open_run(run).matrix("query_token_representation", 2)
-    [moved] = set_aside(place(run), [damage])
+    [moved] = set_aside(as_path(run), [damage])
     assert str(moved) == f"{run}/damaged/pack-000-000005.h5"
     with RunWriter(run, make_manifest()) as writer:
         assert len(writer.done_ids) == 6
@@ -201,12 +201,12 @@ def test_a_store_that_goes_away_is_not_called_damaged(
     with RunWriter(url, make_manifest()) as writer:
         writer.add(make_captures(range(3)))
     run = open_run(url)
-    [pack] = (place(url) / "shards").iterdir()
+    [pack] = (as_path(url) / "shards").iterdir()
     monkeypatch.setattr(s3fs.core, "S3_RETRYABLE_ERRORS", ())  # or it waits for half a minute
     leaving.stop()
     for read in (
         lambda: run.matrix("query_token_representation", 2),
-        lambda: find_damage(place(url)),
+        lambda: find_damage(as_path(url)),
         lambda: RemoteFile(pack),
         lambda: writer._publish("part", next(run.blocks())),
     ):
@@ -220,7 +220,7 @@ def test_a_store_that_goes_away_amid_a_file_is_not_called_damaged(
     run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = open_run(run)
-    [pack, *_] = sorted((place(run) / "shards").iterdir())
+    [pack, *_] = sorted((as_path(run) / "shards").iterdir())
     answered: list[object] = []
 
     def fetch(*rest: Any, **options: Any) -> Any:
@@ -236,13 +236,13 @@ def test_a_store_that_goes_away_amid_a_file_is_not_called_damaged(
     with pytest.raises(UnreachableError):
         found.matrix("query_token_representation", 2)
     with pytest.raises(UnreachableError):
-        find_damage(place(run))
+        find_damage(as_path(run))
     assert pack.exists()
 
 
 def test_a_file_is_read_like_any_other(bucket: str) -> None:
     data = np.random.default_rng(0).bytes(3 * BLOCK + 17)
-    path = place(f"{bucket}/file")
+    path = as_path(f"{bucket}/file")
     path.write_bytes(data)
     with RemoteFile(path) as file:
         for start, size in ((0, 10), (BLOCK - 3, 7), (5, 2 * BLOCK), (3 * BLOCK + 10, 100)):
@@ -270,13 +270,13 @@ def test_a_part_that_could_not_be_removed_doubles_no_row(
         raise PermissionError("no right to remove")
 
     url = f"{bucket}/run"
-    monkeypatch.setattr(cast("Any", place(url)).fs, "rm_file", refuse)
+    monkeypatch.setattr(cast("Any", as_path(url)).fs, "rm_file", refuse)
     with RunWriter(url, make_manifest(), pack_rows=4) as writer:
         for start in range(0, 6, 2):
             writer.add(make_captures(range(start, start + 2)))
     assert any("part-" in name for name in names(url))
     assert list(open_run(url).ids) == [f"question_comb_{i}" for i in range(6)]
-    assert find_damage(place(url)) == []
+    assert find_damage(as_path(url)) == []
     with RunWriter(url, make_manifest()) as again:
         assert len(again.done_ids) == 6
 
@@ -301,10 +301,10 @@ def test_urls_that_lead_nowhere(url: str, message: str) -> None:
 
 def test_any_file_system_of_fsspec_will_do(tmp_path: Path) -> None:
     for url in ("memory://somewhere/run", f"file://{tmp_path}/run"):
-        with RunWriter(place(url), make_manifest()) as writer:
+        with RunWriter(as_path(url), make_manifest()) as writer:
             writer.add(make_captures([0, 1]))
         assert open_run(url).check() == []
         assert len(open_run(url)) == 2
     assert (tmp_path / "run" / "index.h5").exists()
-    assert isinstance(place(url), Path)
-    assert place(UPath("memory://somewhere/run")).name == "run"
+    assert isinstance(as_path(url), Path)
+    assert as_path(UPath("memory://somewhere/run")).name == "run"

@@ -8,13 +8,13 @@ import h5py
 import pytest
 
 from vlmscope.errors import InputError, StoreError, UnreachableError
-from vlmscope.store import place
+from vlmscope.store import as_path
 from vlmscope.store.format.hdf5_links import file_name, remote_of
 from vlmscope.store.storage.object_store import BLOCK, RemoteFile, identity_of, put, remote_file
 
 
 def make_file(url: str, rows: int) -> Any:
-    path = place(url)
+    path = as_path(url)
     with RemoteWritten(path) as file:
         file["column"] = list(range(rows))
     return path
@@ -63,7 +63,7 @@ def read_after_removal(path: Any) -> None:
 
 
 def test_an_object_that_was_removed_since_is_not_there(bucket: str) -> None:
-    path = place(f"{bucket}/part")
+    path = as_path(f"{bucket}/part")
     path.write_bytes(bytes(2 * BLOCK))
     with pytest.raises(FileNotFoundError):
         read_after_removal(path)
@@ -80,7 +80,7 @@ def test_an_object_that_was_removed_since_is_not_there(bucket: str) -> None:
 def test_what_a_store_says_is_told_apart(
     bucket: str, error: Exception, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path: Any = place(f"{bucket}/object")
+    path: Any = as_path(f"{bucket}/object")
 
     def refuse(*_: object, **__: object) -> None:
         raise error
@@ -97,5 +97,5 @@ def test_what_a_store_says_is_told_apart(
 
 def test_a_scheme_without_an_extra_is_not_told_to_install_one() -> None:
     with pytest.raises(InputError, match="az://") as caught:
-        place("az://container/run")
+        as_path("az://container/run")
     assert "vlmscope[" not in str(caught.value)

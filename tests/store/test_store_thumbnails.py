@@ -10,7 +10,7 @@ import pytest
 
 from store_support import assert_same, make_capture, make_manifest
 from vlmscope.schema import Capture
-from vlmscope.store import RunWriter, export_run, open_run, open_seed_files
+from vlmscope.store import RunWriter, export_run, open_halp_files, open_run
 
 NEW = [make_capture(i, image_thumbnail=f"thumbnail-{i}_") for i in range(6, 12)]
 OLD = [make_capture(i) for i in range(6)]
@@ -38,5 +38,5 @@ def test_it_is_exported_too(tmp_path: Path, name: str) -> None:
     found = export_run(open_run(tmp_path / "run"), tmp_path / name)
     assert found.stat().st_size > 0
     if name.endswith("h5"):
-        table = open_seed_files(found).to_pandas()
+        table = open_halp_files(found).to_pandas()
         assert sorted(table["image_thumbnail"])[-1] == "thumbnail-9_"

@@ -20,8 +20,8 @@ from vlmscope.store import (
     RunWriter,
     describe,
     export_run,
+    open_halp_files,
     open_run,
-    open_seed_files,
     read_manifest,
 )
 
@@ -170,7 +170,7 @@ def test_shards_may_begin_with_or_without_an_image(tmp_path: Path) -> None:
 
 
 def test_an_export_is_read_as_files_of_research(mixed: Path, tmp_path: Path) -> None:
-    files = open_seed_files(export_run(open_run(mixed), tmp_path / "rows.h5"))
+    files = open_halp_files(export_run(open_run(mixed), tmp_path / "rows.h5"))
     hashes = dict(zip(files.ids, files.to_pandas()["image_sha256"], strict=True))
     assert hashes == {row.sample.id: row.image_sha256 for row in ROWS}
     faults = dict(zip(files.ids, files.faults(VISION_TOKEN, 2), strict=True))

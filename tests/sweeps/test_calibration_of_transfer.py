@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from vlmscope.metrics import Interval, Judged, resample_sides
 from vlmscope.probes import grouped_folds
-from vlmscope.sweeps.transfer.fits import Part, carry_probe
+from vlmscope.sweeps.transfer.fits import Part, transfer_probe
 
 WIDTH = 6
 SETS = 60
@@ -46,7 +46,7 @@ def one_set(
     behind = [len(test_truth) + FRESH * n + np.arange(FRESH) for n in range(len(train))]
     parts = [Part(*each) for each in zip(train, map(np.append, judged, behind), strict=True)]
     everything = np.concatenate([test_vectors, *[fresh] * len(parts)])
-    risk = carry_probe(vectors, truth, groups, parts, everything, folds=3).risk
+    risk = transfer_probe(vectors, truth, groups, parts, everything, folds=3).risk
     part_of = np.empty(len(test_truth), dtype=np.int64)
     for number, rows in enumerate(judged):
         part_of[rows] = number

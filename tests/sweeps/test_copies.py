@@ -20,8 +20,8 @@ from vlmscope.store import (
     Run,
     RunWriter,
     export_run,
+    open_halp_files,
     open_run,
-    open_seed_files,
     write_labels,
 )
 from vlmscope.sweeps import LabelTable, SweepSpec, probe_data, sweep
@@ -145,7 +145,7 @@ def test_near_copies_are_no_excuse_where_others_are_lacking(tmp_path: Path) -> N
 
 
 def test_an_export_keeps_thumbnails(easy_run: Run, tmp_path: Path) -> None:
-    files = open_seed_files(export_run(easy_run, tmp_path / "rows.h5"))
+    files = open_halp_files(export_run(easy_run, tmp_path / "rows.h5"))
     marks = {id_: i % 3 == 0 for i, id_ in enumerate(easy_run.ids)}
     table = LabelTable(Path("labels.csv"), marks, {})
     assert research_data(files, table).grouped_by == "content and near-copies"

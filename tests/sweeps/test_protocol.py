@@ -265,7 +265,7 @@ def test_what_is_told_is_corrected_for_its_number(
     assert "less than 0.01 either way" in text, "small, and not sure"
     result = replace(result, settings={**repeated.settings, "draws": 20})
     assert not any("too few to correct" in line for line in verdict(result)), "none was drawn"
-    monkeypatch.setattr("vlmscope.sweeps.verdict.too_few_to_draw", lambda *_: False)
+    monkeypatch.setattr("vlmscope.sweeps.verdict.too_few_to_resample", lambda *_: False)
     assert any("20 draws are too few to correct" in line for line in verdict(result))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from vlmscope.sweeps import ProbeResult
 from vlmscope.sweeps.results import without_nan
-from vlmscope.sweeps.transfer.run import CarriedResult
+from vlmscope.sweeps.transfer.run import TransferredResult
 
 RESULT = ProbeResult(
     name="query_token_representation/layer_9", title="query token, layer 9", kind="probe",
@@ -80,6 +80,6 @@ def test_differences_are_those_of_the_auroc_as_they_are_shown() -> None:
 
 def test_a_metric_of_a_transfer_is_named_as_in_a_sweep() -> None:
     own = {"source_auroc", "own_auroc", "above_own"}
-    names = {each.name for each in fields(CarriedResult)}
+    names = {each.name for each in fields(TransferredResult)}
     theirs = {name for name in names if not any(name.startswith(start) for start in own)}
     assert theirs < {each.name for each in fields(ProbeResult)}

@@ -21,7 +21,7 @@ from vlmscope.errors import InputError
 from vlmscope.probes import load_probe
 from vlmscope.probes.baselines import Facts
 from vlmscope.schema import Score
-from vlmscope.store import RunWriter, export_run, open_run, open_seed_files, write_labels
+from vlmscope.store import RunWriter, export_run, open_halp_files, open_run, write_labels
 from vlmscope.sweeps import (
     SweepResult,
     SweepSpec,
@@ -33,7 +33,7 @@ from vlmscope.sweeps import (
 )
 from vlmscope.sweeps.data import LeftOut, ProbeData
 from vlmscope.sweeps.halp_files import research_data
-from vlmscope.sweeps.unknown_facts import unknown_sentence
+from vlmscope.sweeps.missing_facts import unknown_sentence
 from vlmscope.sweeps.verdict import verdict
 
 ROWS = 180
@@ -88,7 +88,7 @@ def labels_of(rows: Iterable[Row]) -> list[Row]:
 def left_out_of(folder: Path, rows: list[Row], lines: list[Row] | None = None) -> list[LeftOut]:
     path = write_part(folder / "x_part_001.h5", rows)
     table = read_label_table(write_csv(folder / "labels.csv", lines or labels_of(rows)))
-    return list(research_data(open_seed_files(path), table).left_out)
+    return list(research_data(open_halp_files(path), table).left_out)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepResult]:
     del lines[8:10]
     lines.append({**lines[0], "question_id": "elsewhere"})
     table = read_label_table(write_csv(folder / "labels.csv", lines))
-    files = open_seed_files(folder)
+    files = open_halp_files(folder)
     result = sweep(files, SPEC, labels=table)
     save_sweep(files, result)
     return folder, result
@@ -225,14 +225,14 @@ def test_vectors_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
 def test_images_without_a_name(tmp_path: Path) -> None:
     """Research code wrote "nan" where the table named the image in another column."""
     rows = [research_row(i, image_id="nan") for i in range(60)]
-    files = open_seed_files(write_part(tmp_path / "x.h5", rows))
+    files = open_halp_files(write_part(tmp_path / "x.h5", rows))
     lines = labels_of(rows)
     data = research_data(files, read_label_table(write_csv(tmp_path / "a.csv", lines)))
     assert data.grouped_by == "image_id"
     assert len(set(data.groups.tolist())) == 20
     half = [research_row(i, image_id="nan" if i % 3 else f"name {i // 3}") for i in range(60)]
     data = research_data(
-        open_seed_files(write_part(tmp_path / "half.h5", half)),
+        open_halp_files(write_part(tmp_path / "half.h5", half)),
         read_label_table(tmp_path / "a.csv"),
     )
     assert len(set(data.groups.tolist())) == 20, "one image, named in two ways by two columns"
@@ -288,7 +288,7 @@ def test_a_run_and_its_export_give_the_same_numbers(both: tuple[Path, Path]) -> 
     run, file = both
     one = sweep(open_run(run), SPEC)
     table = read_label_table(file.with_name("labels.csv"))
-    other = sweep(open_seed_files(file), SPEC, labels=table)
+    other = sweep(open_halp_files(file), SPEC, labels=table)
     assert one.data.ids == other.data.ids
     assert one.data.groups.tolist() == other.data.groups.tolist()
     assert len(set(other.data.groups.tolist())) == ROWS // 3
@@ -312,7 +312,7 @@ def test_a_run_and_its_export_give_the_same_numbers(both: tuple[Path, Path]) -> 
 def test_the_facts_of_an_export_are_those_of_its_run(few: tuple[Path, Path]) -> None:
     run, file = few
     for copy in (file, run / "index.h5"):  # shards keep them at the same names
-        data = research_data(open_seed_files(copy), read_label_table(file.with_name("labels.csv")))
+        data = research_data(open_halp_files(copy), read_label_table(file.with_name("labels.csv")))
         same_facts(data.facts, probe_data(open_run(run)).facts)
 
 
@@ -331,12 +331,12 @@ def test_an_export_brings_the_columns_of_its_table(few: tuple[Path, Path], tmp_p
     file = few[1]
     lines = [{"id": f"q{i:03}", "label": int(truth)} for i, truth in enumerate(TRUTH[:FEW])]
     table = read_label_table(write_csv(tmp_path / "bare.csv", lines))
-    data = research_data(open_seed_files(file), table)
+    data = research_data(open_halp_files(file), table)
     assert data.facts.category == data.categories == tuple(KINDS[i % 2] for i in range(FEW))
     assert data.columns["source"] == ("POPE",) * FEW
     told = [{**line, "category": "own"} for line in lines]
     table = read_label_table(write_csv(tmp_path / "told.csv", told))
-    assert set(research_data(open_seed_files(file), table).facts.category or ()) == {"own"}
+    assert set(research_data(open_halp_files(file), table).facts.category or ()) == {"own"}
 
 
 def spoiled(file: Path, out: Path, spoil: Callable[[Any], None]) -> ProbeData:
@@ -344,7 +344,7 @@ def spoiled(file: Path, out: Path, spoil: Callable[[Any], None]) -> ProbeData:
     shutil.copy(file, out)
     with h5py.File(out, "r+") as opened:
         spoil(opened["q007"])
-    return research_data(open_seed_files(out), read_label_table(file.with_name("labels.csv")))
+    return research_data(open_halp_files(out), read_label_table(file.with_name("labels.csv")))
 
 
 @pytest.mark.parametrize(
@@ -423,7 +423,7 @@ def test_what_is_not_known_is_named(found: tuple[Path, SweepResult], tmp_path: P
 
 def test_labels_go_where_they_belong(both: tuple[Path, Path], tmp_path: Path) -> None:
     run, file = both
-    files, table = open_seed_files(file), read_label_table(file.with_name("labels.csv"))
+    files, table = open_halp_files(file), read_label_table(file.with_name("labels.csv"))
     with pytest.raises(InputError, match="keeps its labels; run 'vlmscope label "):
         sweep(open_run(run), SPEC, labels=table)
     with pytest.raises(InputError, match="contain no labels; give labels=FILE"):

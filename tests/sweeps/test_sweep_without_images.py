@@ -11,7 +11,7 @@ import pytest
 from store_support import LAYERS, make_bare, make_capture, make_manifest
 from vlmscope.errors import InputError
 from vlmscope.schema import Capture, Score
-from vlmscope.store import RunWriter, export_run, open_run, open_seed_files, write_labels
+from vlmscope.store import RunWriter, export_run, open_halp_files, open_run, write_labels
 from vlmscope.sweeps import SweepSpec, probe_data, read_sweep, save_sweep, sweep
 from vlmscope.sweeps.data import LeftOut
 from vlmscope.sweeps.grouping import NO_IMAGE, Grouping
@@ -90,7 +90,7 @@ def test_without_any_image_the_words_are_probed(tmp_path: Path) -> None:
 
 def test_an_export_without_any_image_is_probed_too(tmp_path: Path) -> None:
     run = open_run(labelled(tmp_path / "run", [make_bare(i) for i in range(24)]))
-    files = open_seed_files(export_run(run, tmp_path / "rows.h5"))
+    files = open_halp_files(export_run(run, tmp_path / "rows.h5"))
     marks = {id_: i % 3 == 0 for i, id_ in enumerate(run.ids)}
     data = research_data(files, LabelTable(Path("labels.csv"), marks, {}))
     assert {name for name, _ in data.places} == {"query_token_representation"}
@@ -155,7 +155,7 @@ def test_a_question_about_several_images_joins_their_groups(tmp_path: Path) -> N
 
 def test_an_export_leaves_them_out_too(mixed: Path, tmp_path: Path) -> None:
     run = open_run(mixed)
-    files = open_seed_files(export_run(run, tmp_path / "rows.h5"))
+    files = open_halp_files(export_run(run, tmp_path / "rows.h5"))
     marks = {id_: i % 3 == 0 for i, id_ in enumerate(run.ids)}
     data = research_data(files, LabelTable(Path("labels.csv"), marks, {}))
     assert LeftOut("row", len(BARE), NO_IMAGE) in data.left_out

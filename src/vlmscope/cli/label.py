@@ -199,7 +199,7 @@ def label(
     scores = list(with_error_kinds(map(code.decode, target.rows()), scores))
     doubted = doubt(chosen.name, target.rows(), scores, code)
     record = _summary(target.rows(), scores)
-    read = [target.option_truths.summary, code.summary if scorer == "auto" else ""]
+    read = [target.option_targets.summary, code.summary if scorer == "auto" else ""]
     if scorer not in READ_LABELS and any(read):
         record["truth_read"] = "; ".join(filter(None, read))
     if isinstance(chosen, LabelFile | Column):

@@ -47,14 +47,14 @@ class Target:
 
     def rows(self) -> Iterator[Answered]:
         """Yield the rows with the requested ground truth, option numbers replaced by their text."""
-        return map(self.option_truths.resolve, self._as_written())
+        return map(self.option_targets.resolve, self._as_written())
 
     @cached_property
-    def option_truths(self) -> OptionTruths:
+    def option_targets(self) -> OptionTruths:
         """How the ground truths refer to options."""
-        from vlmscope.score import read_option_truths
+        from vlmscope.score import read_option_targets
 
-        return read_option_truths(self._as_written())
+        return read_option_targets(self._as_written())
 
     def _as_written(self) -> Iterator[Answered]:
         from vlmscope.labelling import with_truth

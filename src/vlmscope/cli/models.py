@@ -25,9 +25,9 @@ def models(as_json: options.Json = False) -> None:
     """List the families of models, and the versions of transformers they are verified on."""
     from importlib.metadata import version
 
-    from vlmscope.model.support import standings
+    from vlmscope.model.support import family_support
 
-    found = list(standings())
+    found = list(family_support())
     if as_json:
         stdout.print_json(json.dumps([
             {"title": s.family.title, "model_type": s.key, "proven_on": list(s.proven),

@@ -55,10 +55,10 @@ def place(text: str) -> Path:
     """Return a path, or a ``UPath`` for the URL of an object store."""
     if "://" not in text:
         return Path(text)
-    from vlmscope.store import place
+    from vlmscope.store import as_path
 
     try:
-        return place(text)
+        return as_path(text)
     except InputError as error:
         raise _PlaceError(str(error)) from error
 

@@ -24,9 +24,9 @@ from vlmscope.engine.given import open_image
 from vlmscope.errors import RowError
 from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
 from vlmscope.model.lengths import ALONE
-from vlmscope.prompt import EachOnce, count_after_question, encode, image_order, render
-from vlmscope.said_once import said_once
+from vlmscope.prompt import DistinctImages, count_after_question, encode, image_order, render
 from vlmscope.schema import CaptureSpec, Failure, Sample, failure_of
+from vlmscope.shown_once import shown_once
 
 PIXELS_AT_ONCE = 2**28
 """Decoded pixels that a batch may keep in memory, 1 GiB in Pillow; a batch with more is split."""
@@ -89,7 +89,7 @@ class Batch:
         return self.inputs["attention_mask"].numpy()
 
 
-@said_once()
+@shown_once()
 def prepare(
     samples: Sequence[Sample], vlm: VisionLanguageModel, spec: ResolvedSpec | None = None
 ) -> tuple[list[Batch], list[Failure]]:
@@ -258,7 +258,7 @@ def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
     indices: dict[str, int] = {}
     entries = tuple(indices.setdefault(name, len(indices)) for name in names)
     apart = vlm.family.encoder_inputs if len(indices) < len(rows) and any(images) else ()
-    each = EachOnce(entries, apart) if apart else None
+    each = DistinctImages(entries, apart) if apart else None
     inputs = vlm.cast(encode(vlm.processor, texts, shown, each))
     if vlm.device.type == "cuda":  # in this thread, for which the GPU does not wait
         inputs = {name: pinned(tensor) for name, tensor in inputs.items()}

@@ -105,7 +105,7 @@ class Taps:
                     handles.append(vlm.projector.register_forward_hook(self._note_projection))
             for layer in self._layers:
                 tap = self._tap_layer(layer)
-                handles.append(tap_layer(vlm, layer, tap, self._layer_states, imaged=imaged))
+                handles.append(hook_layer(vlm, layer, tap, self._layer_states, imaged=imaged))
             yield
 
     def seen(self) -> Seen:
@@ -174,7 +174,7 @@ class Taps:
             self._first_logits = self.logits_
 
 
-def tap_layer(
+def hook_layer(
     vlm: VisionLanguageModel,
     layer: int,
     tap: Callable[[Tensor], None],

@@ -23,7 +23,7 @@ from vlmscope.engine.device import to_device
 from vlmscope.engine.pooling import pool_vision
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention.kv_cache import KeysAndValues, keys_of_images
-from vlmscope.model.attention.tiles import exact_split
+from vlmscope.model.attention.tiles import splitting_attention
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.schema import VisionPooling
 
@@ -133,7 +133,9 @@ class ImageEncoder:
             share = slice(entries[0], entries[0] + len(entries))  # a view: nothing is copied
         taken = {name: tensor[share] for name, tensor in inputs.items()}
         # The number of used tiles: on the host, and small.
-        with exact_split(vlm, {name: batch.inputs[name][share] for name in list(inputs)[1:]}):
+        with splitting_attention(
+            vlm, {name: batch.inputs[name][share] for name in list(inputs)[1:]}
+        ):
             features = vlm.vision_encoder(**taken).last_hidden_state
         encoded = Encoded(
             features=features,

@@ -142,7 +142,7 @@ def run(ready: Ready, vlm: VisionLanguageModel, config: Any, **options: Any) -> 
         return vlm.model.generate(**ready.inputs, generation_config=config, **options)
 
 
-def kept_of(ready: Ready) -> list[Prefilled]:
+def start_copies(ready: Ready) -> list[Prefilled]:
     """Return the recorded tensors row by row, and start copying them to the host."""
     batch, seen = ready.batch, ready.taps.seen()
     numbers = {} if seen.vision is None else {VISION_ONLY: seen.vision}

@@ -55,7 +55,7 @@ def row_error(sample: Sample, error: Exception) -> RowError:
     return RowError("capture", f"{_about(sample, sizes)}{found}; {_remedy(sizes)}")
 
 
-def is_of_odd_shape(sample: Sample) -> bool:
+def has_unusual_shape(sample: Sample) -> bool:
     """Return whether a row has an image of a shape that processors and models do not expect."""
     return any(_is_elongated(size) or _is_tiny(size) for size in _sizes_of(sample))
 

@@ -31,7 +31,7 @@ from vlmscope.engine.batch import Batch, bands_of, prepare
 from vlmscope.engine.decoding.scheduler import Decoding
 from vlmscope.engine.device import is_dead_device, is_out_of_memory
 from vlmscope.engine.image_cache import ImageEncoder
-from vlmscope.engine.prefill import Prefilled, Ready, kept_of, make_ready, run
+from vlmscope.engine.prefill import Prefilled, Ready, make_ready, run, start_copies
 from vlmscope.engine.row_errors import row_errors
 from vlmscope.errors import InputError, RowError, VlmscopeError, one_line
 from vlmscope.locking import model_lock
@@ -40,8 +40,8 @@ from vlmscope.model.attention.decode_support import why_not_stepwise
 from vlmscope.model.attention.kv_cache import keys_and_values
 from vlmscope.model.computing import computing
 from vlmscope.model.lengths import ALONE
-from vlmscope.said_once import warn
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
+from vlmscope.shown_once import warn
 
 Results = list[Capture | Failure]
 
@@ -120,7 +120,7 @@ class CaptureSession:
                 stack.enter_context(torch.cuda.device(device))
             yield
 
-    def take_lost(self) -> list[Sample]:
+    def pop_failed(self) -> list[Sample]:
         """Return the rows that were being answered when a step failed; submit them again."""
         with model_lock():
             lost, self._lost = self._lost, []
@@ -169,7 +169,7 @@ class CaptureSession:
         if self._spec.max_new_tokens:
             self._answer(ready, output.past_key_values, batch, band)
             return
-        self._prefilled += kept_of(ready)
+        self._prefilled += start_copies(ready)
         if not self._gpus:
             self._finish_prefilled()
 
@@ -182,7 +182,7 @@ class CaptureSession:
             return
         if not self._decoding.fits(layers, tokens):
             self._collect(self._decoding.drain)
-        self._decoding.admit(ready, kept_of(ready), layers, band)
+        self._decoding.admit(ready, start_copies(ready), layers, band)
 
     def _finish_prefilled(self) -> None:
         """Finish the rows without answers whose tensors are being copied to the host."""
@@ -197,7 +197,7 @@ class CaptureSession:
     def _collect(self, work: Callable[[], Results | Iterator[Capture | Failure]]) -> None:
         """Run decoding steps and keep the finished rows.
 
-        If a step fails, the unfinished rows are returned by ``take_lost``. If memory ran out, the
+        If a step fails, the unfinished rows are returned by ``pop_failed``. If memory ran out, the
         next slots are fewer. After any other error ``generate`` decodes the answers.
         """
         try:
@@ -245,7 +245,7 @@ class CaptureSession:
                 cut_answer(vlm, generated[i], logprobs[i]),
                 {name: values[i] for name, values in vectors.items()},
             )
-            for i, row in enumerate(kept_of(ready))
+            for i, row in enumerate(start_copies(ready))
         ]
 
 
@@ -358,7 +358,7 @@ def _all_of(
         for batch in batches:
             results += session.submit(batch)
         results += session.drain()
-        batches, _ = prepare(session.take_lost(), vlm, spec)
+        batches, _ = prepare(session.pop_failed(), vlm, spec)
     return results
 
 

@@ -20,10 +20,10 @@ from vlmscope.dataset import UntilChanged
 from vlmscope.errors import TableChangedError
 from vlmscope.executors.batching import BatchSizer, sizer_for
 from vlmscope.executors.pending import (
-    groups_apart,
+    isolated_groups,
     killed_by,
-    recorded_apart,
-    rows_due,
+    pending_rows,
+    recorded_separately,
     suspects_of,
 )
 from vlmscope.executors.plan import Plan
@@ -31,7 +31,7 @@ from vlmscope.executors.request import Request
 from vlmscope.executors.runner import Loop
 from vlmscope.executors.time_limit import Restarts, take_restarts
 from vlmscope.executors.writing import StrictStop, WritingThread, writing
-from vlmscope.row_identity import take_truths
+from vlmscope.row_identity import write_ground_truths
 from vlmscope.schema import Capture, Failure
 from vlmscope.store import InProgress, read_failures
 
@@ -43,7 +43,7 @@ class Observer(Protocol):
         """Report rows that were just published or recorded as failed."""
 
 
-class Nobody:
+class NullObserver:
     """An observer that ignores the progress."""
 
     def advance(self, *, captured: int, failed: int, batch_size: int) -> None:
@@ -89,7 +89,7 @@ def run_plan(
     restarts = take_restarts()
     spec, wanted = plan.request.spec, plan.request.batch_size
     sizer = sizer_for(plan.vlm, wanted, answers=spec.max_new_tokens > 0)
-    tally = _Tally(observer or Nobody(), sizer)
+    tally = _Tally(observer or NullObserver(), sizer)
     with (
         writing(
             plan.request, plan.manifest, plan.vlm, tally.add, size=lambda: sizer.size
@@ -97,7 +97,7 @@ def run_plan(
         InProgress(plan.request.out, plan.request.writes_as) as journal,
     ):
         changed = None
-        take_truths(plan.request.out, plan.held)
+        write_ground_truths(plan.request.out, plan.held)
         try:
             if hung := _hung_before(plan.request, restarts):
                 tally.add(hung)
@@ -144,7 +144,7 @@ def _run_rows(
     """
     table, request, vlm = plan.table, plan.request, plan.vlm
     killers = killed_by(table, journal.blamed if plan.todo else {})
-    left_out = recorded_apart(request) if killers else frozenset()
+    left_out = recorded_separately(request) if killers else frozenset()
     left_out |= {failure.id for failure in killers}.union(restarts.hung)
     suspects = suspects_of(request, results.done_ids, journal.suspects, left_out)
     try:
@@ -166,10 +166,10 @@ def _run_rows(
         restarts=restarts,
     )
     apart = left_out.union(suspects)
-    rows = UntilChanged(rows_due(table, request, results.done_ids, results.put, apart=apart))
+    rows = UntilChanged(pending_rows(table, request, results.done_ids, results.put, apart=apart))
     loop.run(rows)
     if rows.is_whole:
-        loop.run_apart(groups_apart(table, suspects))
+        loop.run_isolated(isolated_groups(table, suspects))
     return rows.error
 
 

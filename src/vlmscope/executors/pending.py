@@ -152,7 +152,7 @@ def suspects_of(
     return {i: count for i, count in counts.items() if i not in done and i not in left_out}
 
 
-def recorded_apart(request: Request) -> frozenset[str]:
+def recorded_separately(request: Request) -> frozenset[str]:
     """Return the recorded rows that hung in the model, or with which a session was killed."""
     return frozenset(_apart(read_failures(request.out)))
 
@@ -161,7 +161,7 @@ def _apart(failed: Mapping[str, Failure]) -> list[str]:
     return [id_ for id_, failure in failed.items() if failure.stage in _DIED]
 
 
-def groups_apart(table: Table, suspects: Mapping[str, int]) -> Iterator[list[Sample]]:
+def isolated_groups(table: Table, suspects: Mapping[str, int]) -> Iterator[list[Sample]]:
     """Yield the suspects that are valid rows, in the groups to try them in.
 
     Rows that were in progress once come first, ``GROUP`` at a time if there are many; rows that
@@ -201,7 +201,7 @@ def killed_by(table: Table, blamed: Mapping[str, str]) -> list[Failure]:
     ]
 
 
-def rows_due(
+def pending_rows(
     table: Table,
     request: Request,
     done: Set[str],

@@ -25,7 +25,7 @@ from vlmscope.model import (
 )
 from vlmscope.model.attention.decode_support import why_not_stepwise
 from vlmscope.prompt import at_time, count_after_question, render, takes_images_anywhere
-from vlmscope.row_identity import RowsHeld, hold_rows, ids_text, is_same_table
+from vlmscope.row_identity import RowComparison, compare_rows, ids_text, is_same_table
 from vlmscope.store import (
     Manifest,
     bytes_per_row,
@@ -64,7 +64,7 @@ class Outline:
     notes: tuple[str, ...]
     """Notes for the user before the start, which are not errors."""
 
-    held: RowsHeld
+    held: RowComparison
     """The comparison of the rows in the run with the table."""
 
     @property
@@ -107,7 +107,7 @@ class Plan(Outline):
     manifest: Manifest
     done: frozenset[str]
     notes: tuple[str, ...] = ()
-    held: RowsHeld = field(default_factory=RowsHeld)
+    held: RowComparison = field(default_factory=RowComparison)
 
     @property
     def title(self) -> str:
@@ -134,7 +134,7 @@ def make_plan(request: Request, *, note: Callable[[str], None] | None = None) ->
     return Plan(request, table, scan, vlm, manifest, done, (*notes, *more), held)
 
 
-def as_compared(manifest: Manifest, held: RowsHeld) -> Manifest:
+def as_compared(manifest: Manifest, held: RowComparison) -> Manifest:
     """Return the manifest with a record that the rows were compared with another table version.
 
     Without this record a writer must not add to a run that was made from another version.
@@ -146,7 +146,7 @@ def as_compared(manifest: Manifest, held: RowsHeld) -> Manifest:
 
 def open_checked(
     request: Request, *, patience: float = 0, note: Callable[[str], None] | None = None
-) -> tuple[Table, TableScan, RowsHeld]:
+) -> tuple[Table, TableScan, RowComparison]:
     """Check everything that can be checked without the model.
 
     Return the table, its scan, and the comparison of the rows in the run with it. Later reads of
@@ -218,7 +218,7 @@ def _check_model(request: Request) -> None:
 
 
 def compare(
-    request: Request, scan: TableScan, manifest: Manifest, held: RowsHeld
+    request: Request, scan: TableScan, manifest: Manifest, held: RowComparison
 ) -> tuple[frozenset[str], tuple[str, ...]]:
     """Compare with an existing run; return the ids in it, and notes on the differences.
 
@@ -307,7 +307,7 @@ def _notes(stored: Manifest, wanted: Manifest) -> tuple[str, ...]:
 
 
 def _notes_on_changes(
-    out: Path, stored: Manifest, scan: TableScan, held: RowsHeld
+    out: Path, stored: Manifest, scan: TableScan, held: RowComparison
 ) -> Iterator[str]:  # fmt: skip
     """Yield notes on the differences between the rows in the run and the table."""
     if held.compared and stored.data.fingerprint != scan.fingerprint:
@@ -382,10 +382,10 @@ def _check_folder(out: Path, writer: str, patience: float) -> None:
         raise InputError(f"--out {out}: contains {foreign[0]} and is not a run; give a new folder")
 
 
-def _check_early(request: Request, table: Table, scan: TableScan) -> RowsHeld:
+def _check_early(request: Request, table: Table, scan: TableScan) -> RowComparison:
     """Compare what is known before the model is loaded with an existing run."""
     if not (request.out / "run.json").exists():
-        return RowsHeld()
+        return RowComparison()
     stored = read_manifest(request.out)
     spec = resolve_spec_for(request.spec, stored.model.type, stored.model.num_layers)
     wanted = replace(
@@ -395,6 +395,6 @@ def _check_early(request: Request, table: Table, scan: TableScan) -> RowsHeld:
     )
     check_same(stored, wanted)
     if is_same_table(stored.data, scan):
-        return RowsHeld()
+        return RowComparison()
     run = open_run(request.out)
-    return hold_rows(run, table, scan, skip_damaged=request.redo_damaged)
+    return compare_rows(run, table, scan, skip_damaged=request.redo_damaged)

@@ -25,7 +25,7 @@ import torch
 
 from vlmscope.engine import Batch, CaptureSession, capture_batch, prepare
 from vlmscope.engine.device import is_dead_device, is_out_of_memory
-from vlmscope.engine.row_errors import is_of_odd_shape, row_error
+from vlmscope.engine.row_errors import has_unusual_shape, row_error
 from vlmscope.executors.batching import BatchSizer, rows_at_once
 from vlmscope.executors.request import Request
 from vlmscope.executors.time_limit import (
@@ -46,7 +46,7 @@ from vlmscope.store import InProgress
 SAME_ERRORS = 3
 """Number of rows with the same unknown error, before any row succeeded, that count as a bug."""
 
-ODD_ERRORS = 30
+UNUSUAL_ERRORS = 30
 """The same for rows with images of unusual shapes, which may cause errors on their own."""
 
 Prepared = tuple[list[Batch], list[Failure]]
@@ -144,7 +144,7 @@ class ResilientRunner:
                 results = self._session.drain()
             self._came_out(results)
             yield results
-            lost = self._session.take_lost()
+            lost = self._session.pop_failed()
             if not lost:
                 return
             yield from self._in_pieces(lost, self._sizer.size)
@@ -168,7 +168,7 @@ class ResilientRunner:
             taken = self._session is not None or any(isinstance(o, Capture) for o in outcome)
             self._went_well = self._went_well or taken
             yield outcome
-        if self._session is not None and (lost := self._session.take_lost()):
+        if self._session is not None and (lost := self._session.pop_failed()):
             yield from self._in_pieces(lost, self._sizer.size)
 
     def _after(self, trouble: _Trouble, samples: Sequence[Sample]) -> Iterator[Results]:
@@ -240,8 +240,8 @@ class ResilientRunner:
         if self._went_well or trouble.out_of_memory:
             return
         # A few images of unusual shapes may cause the error themselves; many do not.
-        unusual = is_of_odd_shape(sample)
-        blamed, limit = self._blamed[unusual], ODD_ERRORS if unusual else SAME_ERRORS
+        unusual = has_unusual_shape(sample)
+        blamed, limit = self._blamed[unusual], UNUSUAL_ERRORS if unusual else SAME_ERRORS
         blamed.append(trouble.text)
         if blamed[-limit:] == [trouble.text] * limit:
             raise trouble.error
@@ -425,7 +425,7 @@ class Loop:
                     self._results.flush()
                 raise
 
-    def run_apart(self, groups: Iterator[list[Sample]]) -> None:
+    def run_isolated(self, groups: Iterator[list[Sample]]) -> None:
         """Capture one group of rows after the other, their images one by one.
 
         A row that hangs again, or with which the process dies again, must not affect others; and

@@ -33,9 +33,9 @@ from vlmscope.shown import encodable
 from vlmscope.store import (
     FAILED_ANSWER,
     clean_text,
-    find_seed_files,
+    find_halp_files,
     is_remote,
-    open_seed_files,
+    open_halp_files,
     parquet_bytes,
     publish,
 )
@@ -59,7 +59,7 @@ def is_answers(path: Path) -> bool:
     if is_remote(path) or (path / MANIFEST).exists():
         return False
     if path.is_dir():
-        return bool(find_seed_files(path))
+        return bool(find_halp_files(path))
     return path.suffix.lower() in (*H5, *ANSWER_TABLES)
 
 
@@ -87,7 +87,7 @@ def read_answer_files(
 
 def _of_halp_files(path: Path) -> AnswerTable:
     """Return the texts of files in the HALP layout; vectors are not read."""
-    table = open_seed_files(path).to_pandas()
+    table = open_halp_files(path).to_pandas()
     rows = [{str(name): cell for name, cell in row.items()} for row in table.to_dict("records")]
     columns = tuple(map(str, table.columns))
     roles = {

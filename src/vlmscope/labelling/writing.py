@@ -21,7 +21,7 @@ from vlmscope.score import (
     LabelFile,
     Scorer,
     read_code,
-    read_option_truths,
+    read_option_targets,
     with_error_kinds,
 )
 from vlmscope.store import (
@@ -77,7 +77,7 @@ def label(
     labels_file(name)  # an invalid name is refused before anything is scored
     if not isinstance(scorer, Column | LabelFile):
         check_answers(run)
-    truths = read_option_truths(run.answers())
+    truths = read_option_targets(run.answers())
     rows = partial(map, truths.resolve)
     code = read_code(rows(run.answers()))
     scorer = scorer or Auto(code=code)

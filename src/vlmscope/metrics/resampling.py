@@ -35,7 +35,7 @@ from vlmscope.metrics.small_samples import (
     error_of,
     interval_of_auroc,
     jackknife,
-    too_few_to_draw,
+    too_few_to_resample,
     worth_of_rarer,
 )
 from vlmscope.metrics.weighted import NAMES, measure_draw, tally
@@ -254,7 +254,7 @@ def resample_sides(
     rows = {tuple(part.tobytes() for part in each): each
             for name, (flags, _) in checked.items()
             for each in [(flags, image[name], stratum[name])]}.values()  # fmt: skip
-    if not correct or not any(too_few_to_draw(*each) for each in rows):
+    if not correct or not any(too_few_to_resample(*each) for each in rows):
         return Resamples(whole, found, crossfitted=crossfitted)
     jackknives = {name: jackknife(each) for name, each in tallies.items()}
     least = min(worth_of_rarer(*each) for each in rows)

@@ -100,12 +100,14 @@ def is_small(truth: ArrayLike, groups: ArrayLike) -> bool:
     return worth(image) < FEW_IMAGES or worth_of_rarer(truth, image) < FEW_OF_A_CLASS
 
 
-def too_few_to_draw(truth: ArrayLike, groups: ArrayLike, stratum: ArrayLike | None = None) -> bool:
+def too_few_to_resample(
+    truth: ArrayLike, groups: ArrayLike, stratum: ArrayLike | None = None
+) -> bool:
     """Return whether intervals of an AUROC from draws are too narrow: see ``TOO_FEW_TO_DRAW``.
 
-    >>> too_few_to_draw([True, False] * 100, list(range(200)))
+    >>> too_few_to_resample([True, False] * 100, list(range(200)))
     False
-    >>> too_few_to_draw([True, *[False] * 9] * 90, list(range(900)))
+    >>> too_few_to_resample([True, *[False] * 9] * 90, list(range(900)))
     True
     """
     image = np.asarray(groups)

@@ -26,8 +26,8 @@ from vlmscope.model.lengths import ALONE, ONE_BAND, LengthBands, find_bands, for
 from vlmscope.model.loading.device import auto_class, choose_dtype
 from vlmscope.model.loading.generation import make_greedy
 from vlmscope.model.loading.load import load_config, load_weights, without_library_bars
-from vlmscope.model.loading.thinker import settle_thinker
-from vlmscope.repeatable import reads_chance
+from vlmscope.model.loading.thinker import prepare_thinker
+from vlmscope.repeatable import uses_randomness
 
 Chat = Sequence[Mapping[str, str]]
 """``role`` and ``content`` of each message: an optional ``system``, then turns."""
@@ -100,7 +100,7 @@ def load_chat_model(folder: str | Path, *, dtype: str = "auto") -> ChatModel:
                 name, plain, _device(), pickles=False, loader=loader, dtype=kind,
                 attn_implementation=attention,
             )  # fmt: skip
-            settle_thinker(model, tokenizer.eos_token_id)
+            prepare_thinker(model, tokenizer.eos_token_id)
             pad = tokenizer.pad_token_id
             make_greedy(model, tokenizer.eos_token_id if pad is None else pad)
         weights = fingerprint.finish("").weights_hash
@@ -311,7 +311,7 @@ def _template(name: str, tokenizer: Any) -> str:
             f"{name}: the checkpoint has no chat template; give an instruction-tuned checkpoint, "
             "or put a chat_template.jinja into its folder"
         )
-    if chance := reads_chance(template):
+    if chance := uses_randomness(template):
         raise ModelError(
             f"{name}: its chat template is random ({chance}), so replies would not be "
             f"reproducible; remove {chance} from its chat_template.jinja"

@@ -24,13 +24,13 @@ import torch
 
 from vlmscope.errors import InputError
 from vlmscope.locking import model_lock
-from vlmscope.said_once import saying_once
+from vlmscope.shown_once import showing_once
 
 _undoings: list[Callable[[], None]] = []
 
 
 @contextmanager
-def undoing(undo: Callable[[], None]) -> Iterator[None]:
+def undone_at_exit(undo: Callable[[], None]) -> Iterator[None]:
     """Undo a change at the end of the block that makes it, or else before the next pass.
 
     For blocks inside ``computing``, or while a model is loaded.
@@ -63,7 +63,7 @@ def removing_hooks() -> Iterator[list[Any]]:
         for handle in handles:
             handle.remove()
 
-    with undoing(remove):
+    with undone_at_exit(remove):
         yield handles
 
 
@@ -76,7 +76,7 @@ def full_float32() -> Iterator[None]:
     def restore() -> None:
         convolutions.allow_tf32, products.allow_tf32 = before
 
-    with undoing(restore):
+    with undone_at_exit(restore):
         convolutions.allow_tf32 = products.allow_tf32 = False
         yield
 
@@ -98,7 +98,7 @@ def computing() -> Iterator[None]:
         start_clean()
         try:
             _thread = threading.get_ident()
-            with torch.inference_mode(), full_float32(), saying_once():
+            with torch.inference_mode(), full_float32(), showing_once():
                 yield
         finally:
             _thread = None

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from vlmscope.model.computing import undoing
+from vlmscope.model.computing import undone_at_exit
 from vlmscope.model.vlm import VisionLanguageModel
 
 MULTIPLE = 64
@@ -37,7 +37,7 @@ _WIDE = "_vlmscope_wide"
 """Attribute of a linear layer: its padded parameters."""
 
 
-def widen_where_it_pays(vlm: VisionLanguageModel) -> int:
+def pad_encoder_widths(vlm: VisionLanguageModel) -> int:
     """Pad the encoder's MLPs where that is faster: on GPUs, in half precision."""
     half = vlm.dtype in {torch.bfloat16, torch.float16}
     return widen(vlm.vision_tower) if half and vlm.cuda_devices else 0
@@ -68,7 +68,7 @@ def widened(vlm: VisionLanguageModel) -> Iterator[None]:
         for module, name, own in changed:
             module._parameters[name] = own
 
-    with undoing(restore):
+    with undone_at_exit(restore):
         for module in vlm.vision_tower.modules():
             for name, wide in module.__dict__.get(_WIDE, {}).items():
                 own = module._parameters[name]

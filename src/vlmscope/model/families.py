@@ -67,13 +67,13 @@ class Family:
     that are skipped without an image."""
     cross_attention: str = ""
     """The attention to images in those blocks, relative to a block."""
-    fills_up_tiles: bool = False
+    pads_tiles: bool = False
     """Whether a dense mask prevents the padding of its vision encoder's tiles from attending to
     itself (``split_attention``)."""
     packs_images: bool = True
     """Whether its vision encoder, if it packs images into one row, may attend to them in one call
     per layer (``packed_attention``)."""
-    causal_by_mistake: bool = False
+    wrongly_causal: bool = False
     """Whether its vision attention is marked as causal by mistake."""
     numbers_images_of_batch: bool = False
     """Whether its positions number the images of a complete batch (``number_images_by_row``)."""
@@ -111,7 +111,7 @@ MLLAMA = Family(
     skipped_without_image="text_config.cross_attention_layers",
     cross_attention_mask="cross_attention_mask",
     cross_attention="cross_attn",
-    fills_up_tiles=True,
+    pads_tiles=True,
     tile_layout=mllama_tiles,
 )
 
@@ -256,7 +256,7 @@ _ALL = (
         decoder="model",
         image_token="vision_config.image_token_id",  # noqa: S106
         vision_rows="crops",
-        causal_by_mistake=True,
+        wrongly_causal=True,
         needs="torchvision",
     ),
     Family(

@@ -67,7 +67,7 @@ _LAST_PROMPT = Stored("the last token of the prompt", "last_prompt_token")
 _EIGHT_OF_32 = (0, 8, 16, 24, 31)
 _SEVEN_OF_28 = (0, 7, 14, 21, 27)
 
-ORIGINALS = (
+HALP_MODELS = (
     Original(
         title="Llama-3.2-Vision",
         checkpoint="meta-llama/Llama-3.2-11B-Vision-Instruct",
@@ -207,11 +207,13 @@ ORIGINALS = (
 )
 """The eight models, grouped by the convention of their layers."""
 
-BY_FAMILY: Mapping[str, Original] = {each.model_type: each for each in ORIGINALS if each.model_type}
+BY_FAMILY: Mapping[str, Original] = {
+    each.model_type: each for each in HALP_MODELS if each.model_type
+}
 """``config.model_type`` → HALP's way, for the seven models that transformers has."""
 
 
-def original_of(model_type: str, spec: CaptureSpec) -> Original | None:
+def halp_model_for(model_type: str, spec: CaptureSpec) -> Original | None:
     """Return how HALP read a family if the spec asks for it; otherwise None.
 
     Args:
@@ -262,11 +264,13 @@ def stored_at(original: Original, position: str) -> Stored:
     }[position]
 
 
-def place_of(original: Original | None, position: str) -> str:
+def position_in_prompt(original: Original | None, position: str) -> str:
     """Return the position in the prompt that a position's name refers to.
 
-    >>> place_of(BY_FAMILY["fast_vlm"], "last_image_token"), place_of(None, "last_image_token")
-    ('first_image_token', 'last_image_token')
+    >>> position_in_prompt(BY_FAMILY["fast_vlm"], "last_image_token")
+    'first_image_token'
+    >>> position_in_prompt(None, "last_image_token")
+    'last_image_token'
     """
     return position if original is None else stored_at(original, position).place
 
@@ -283,7 +287,7 @@ def with_encoder_of(original: Original | None, vlm: VisionLanguageModel) -> Visi
     return replace(vlm, family=replace(vlm.family, vision_encoder=original.vision_encoder))
 
 
-def notes_of(original: Original | None) -> tuple[str, ...]:
+def halp_notes(original: Original | None) -> tuple[str, ...]:
     """Return notes for the user: whether the vision-only vector differs from HALP's."""
     if original is None or original.vision_only.place:
         return ()

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from vlmscope.model.halp import (
     Original,
-    notes_of,
-    original_of,
-    place_of,
+    halp_model_for,
+    halp_notes,
+    position_in_prompt,
     states_of,
     with_encoder_of,
 )
@@ -65,11 +65,11 @@ class ResolvedSpec:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user on how the vectors were computed."""
-        return notes_of(self.original)
+        return halp_notes(self.original)
 
     def read_at(self, position: str) -> str:
         """Return the position in the prompt at which the vector of ``position`` is read."""
-        return place_of(self.original, position)
+        return position_in_prompt(self.original, position)
 
     def with_encoder(self, vlm: VisionLanguageModel) -> VisionLanguageModel:
         """Return the model with the vision encoder whose output is pooled."""
@@ -102,5 +102,5 @@ def resolve_spec_for(spec: CaptureSpec, model_type: str, num_layers: int) -> Res
         vision_pooling=spec.vision_pooling,
         max_new_tokens=spec.max_new_tokens,
         compat=spec.compat,
-        original=original_of(model_type, spec),
+        original=halp_model_for(model_type, spec),
     )

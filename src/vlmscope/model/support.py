@@ -84,7 +84,7 @@ def decoder_type(config: Any) -> str:
     return str(text.model_type)
 
 
-def is_held(family: Family, config: Any) -> bool:
+def is_tested(family: Family, config: Any) -> bool:
     """Return whether the test suite covers a family with this configuration's decoder."""
     own = f"{family.model_type}/{family.vision_type}".rstrip("/")
     return own in FAMILIES and decoder_type(config) in HELD.get(own, ())
@@ -107,7 +107,7 @@ Record = Mapping[str, Mapping[str, Mapping[str, bool]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class FamilySupport:
     """One family and its test results."""
 
     key: str
@@ -127,13 +127,13 @@ def read_record() -> Record:
     return record
 
 
-def standings(record: Record | None = None) -> Iterator[Standing]:
+def family_support(record: Record | None = None) -> Iterator[FamilySupport]:
     """Yield every described family, in the order of ``FAMILIES``."""
     record = read_record() if record is None else record
     versions = sorted(record, key=lambda version: [int(part) for part in version.split(".")])
     for key, family in FAMILIES.items():
         found = {version: record[version].get(key, {}) for version in versions}
-        yield Standing(
+        yield FamilySupport(
             key=key,
             family=family,
             proven=tuple(

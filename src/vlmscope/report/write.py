@@ -22,11 +22,11 @@ from vlmscope.store import (
     DEFAULT,
     AnyRun,
     alone,
+    as_path,
     as_run,
     check_output_file,
     is_remote,
     make_child_folder,
-    place,
     publish_together,
     remove_file,
 )
@@ -85,7 +85,7 @@ def write_report(
     tell = listener("progress", progress)
     run, spec = as_run(run), _with_model_name(spec or ReportSpec())
     own = REPORT if spec.labels == DEFAULT else f"report-{spec.labels}.html"
-    page = run.path / own if out is None else place(out)
+    page = run.path / own if out is None else as_path(out)
     check_output_file(page, "--out")
     if page.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--out {page}: name it .html")

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from vlmscope.probes.base import BinaryProbe
     from vlmscope.schema import GivenImage
 
-UNDATED = (
+UNDATED_NOTE = (
     "the chat template contains the date, and the probe does not record the date of its training: "
     "today's is used, and risks may differ a little; train the probe again with vlmscope probe"
 )
@@ -136,7 +136,7 @@ class RiskScorer:
         check_match(saved.folder, self.info, vlm)
         time = trained_at(saved.folder, self.info)
         vlm = replace(vlm, processor=at_time(vlm.processor, time))
-        self.note = UNDATED if time is None and reads_clock(vlm.processor) else ""
+        self.note = UNDATED_NOTE if time is None and reads_clock(vlm.processor) else ""
         self.dtype = str(vlm.dtype).removeprefix("torch.")
         self._vlm = vlm
         self._spec = resolve_spec(saved.spec, vlm)

@@ -16,7 +16,7 @@ from vlmscope.score.auto import Auto, left_over
 from vlmscope.score.column import Column, LabelFile, read_label_file
 from vlmscope.score.error_kinds import error_kind, with_error_kinds
 from vlmscope.score.language.text import normalise
-from vlmscope.score.parsing.options import OptionTruths, read_option_truths
+from vlmscope.score.parsing.options import OptionTruths, read_option_targets
 from vlmscope.score.parsing.truth import Code, accepted_answers, read_code
 from vlmscope.score.scorer import Scorer
 from vlmscope.score.stance import Stance, YesNo, read_stance, yes_no_truth
@@ -39,7 +39,7 @@ __all__ = [
     "normalise",
     "read_code",
     "read_label_file",
-    "read_option_truths",
+    "read_option_targets",
     "read_stance",
     "with_error_kinds",
     "yes_no_truth",

@@ -49,9 +49,9 @@ from vlmscope.store.format.naming import (
 )
 from vlmscope.store.halp_files import (
     FAILED_ANSWER,
-    SeedFiles,
-    find_seed_files,
-    open_seed_files,
+    HalpFiles,
+    find_halp_files,
+    open_halp_files,
 )
 from vlmscope.store.in_progress import InProgress
 from vlmscope.store.index import rebuild_index
@@ -78,12 +78,12 @@ from vlmscope.store.storage.locks import (
 from vlmscope.store.storage.object_store import read_document, reading
 from vlmscope.store.storage.paths import (
     FOLDERS,
+    as_path,
     check_output_file,
     check_reachable,
     is_remote,
     make_folder,
     path_of,
-    place,
 )
 from vlmscope.store.storage.removal import (
     is_child_name,
@@ -108,6 +108,7 @@ __all__ = [
     "DataRecord",
     "Description",
     "FailureLog",
+    "HalpFiles",
     "InProgress",
     "Manifest",
     "ModelRecord",
@@ -115,10 +116,10 @@ __all__ = [
     "Run",
     "RunWriter",
     "RunWriterProcess",
-    "SeedFiles",
     "StoreDtype",
     "alone",
     "are_stale",
+    "as_path",
     "as_run",
     "boundary_name",
     "bytes_per_row",
@@ -131,7 +132,7 @@ __all__ = [
     "export_run",
     "failures_shown",
     "find_damage",
-    "find_seed_files",
+    "find_halp_files",
     "frequent_reasons",
     "hash_truths",
     "ids_written_by",
@@ -147,11 +148,10 @@ __all__ = [
     "make_child_folder",
     "make_folder",
     "model_differences",
+    "open_halp_files",
     "open_run",
-    "open_seed_files",
     "parquet_bytes",
     "path_of",
-    "place",
     "publish",
     "publish_together",
     "question_id",

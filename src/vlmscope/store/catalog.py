@@ -23,7 +23,7 @@ from vlmscope.store.format.hdf5_screening import screen_ahead
 from vlmscope.store.format.shard import opened
 from vlmscope.store.format.validation import text_column
 from vlmscope.store.storage.object_store import Identity, identity_of
-from vlmscope.store.storage.paths import is_remote, place, unreachable
+from vlmscope.store.storage.paths import as_path, is_remote, unreachable
 
 SHARDS = "shards"
 """Name of the folder of shards in a run folder."""
@@ -178,7 +178,7 @@ def vanished(path: Path) -> StoreError:
 
 def list_shards(run: Path) -> list[Path]:
     """Return all files named like a shard, superseded or not; hidden files are unpublished."""
-    folder = place(run) / SHARDS
+    folder = as_path(run) / SHARDS
     try:
         return sorted(path for path in folder.glob("*.h5") if _NAME.fullmatch(path.name))
     except Exception as error:

@@ -25,7 +25,7 @@ from vlmscope.store.format.validation import text_column
 from vlmscope.store.index import INDEX
 from vlmscope.store.storage.atomic import cannot_write, sync
 from vlmscope.store.storage.locks import acquire, lock_of
-from vlmscope.store.storage.paths import is_remote, make_folder, place
+from vlmscope.store.storage.paths import as_path, is_remote, make_folder
 from vlmscope.store.storage.removal import move_file
 
 DAMAGED = "damaged"
@@ -71,7 +71,7 @@ def find_damage(run: Path) -> list[Damage]:
             continue  # a writer has packed it in the meantime
         if faults:
             found.append(Damage(path, faults, _ids_of(path)))
-    index = place(run) / INDEX
+    index = as_path(run) / INDEX
     if index.exists() and _seal_is_broken(index):
         found.append(Damage(index, ("damaged",), ()))
     return found
@@ -109,7 +109,7 @@ def set_aside(run: Path, damages: Sequence[Damage]) -> list[Path]:
         RunBusyError: Another process is writing the run.
         StoreError: A file cannot be moved.
     """
-    run, moved = place(run), []
+    run, moved = as_path(run), []
     with ExitStack() as stack:
         shards = [damage.path for damage in damages if damage.path.name != INDEX]
         for writer in sorted({writer_of(path) for path in shards}):

@@ -22,7 +22,7 @@ from vlmscope.store.format.manifest import read_manifest
 from vlmscope.store.format.naming import is_of_image, is_vector
 from vlmscope.store.format.shard import opened
 from vlmscope.store.format.validation import COLUMNS, text_column
-from vlmscope.store.storage.paths import check_reachable, place, size_of_all
+from vlmscope.store.storage.paths import as_path, check_reachable, size_of_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class _Tally:
 
 def describe(path: str | Path) -> Description:
     """Return a summary of a run folder or an HDF5 file."""
-    folder = place(path)
+    folder = as_path(path)
     check_reachable(folder)
     if folder.is_dir():
         manifest = read_manifest(folder)

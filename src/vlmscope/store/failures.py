@@ -31,7 +31,7 @@ from vlmscope.schema import Failure
 from vlmscope.store.storage.atomic import cannot_write, publish, sync_descriptor
 from vlmscope.store.storage.locks import waiting
 from vlmscope.store.storage.object_store import reading
-from vlmscope.store.storage.paths import is_remote, place, unreachable
+from vlmscope.store.storage.paths import as_path, is_remote, unreachable
 
 FAILURES = "failures.jsonl"
 """Name of the file in a run folder."""
@@ -50,7 +50,7 @@ class FailureLog:
     """The failure log of a run, open for appending. Other processes may append to it too."""
 
     def __init__(self, run: Path) -> None:
-        self._path = place(run) / FAILURES
+        self._path = as_path(run) / FAILURES
         self._object: list[str] = []
         self._attempts = {id_: failure.attempt for id_, failure in read_failures(run).items()}
 
@@ -96,7 +96,7 @@ class FailureLog:
 def read_failures(run: Path) -> dict[str, Failure]:
     """Return the last failure of every id, in the order of first appearance."""
     found: dict[str, Failure] = {}
-    for path in _files(place(run)):
+    for path in _files(as_path(run)):
         several = path.name != FAILURES
         for failure in logged_failures(path):
             before = found.get(failure.id)
@@ -111,14 +111,14 @@ def last_failures(run: Path, ids: Container[str], number: int) -> list[Failure]:
     ``read_failures`` cannot distinguish sessions: it returns one failure for each id.
     """
     found: deque[Failure] = deque(maxlen=number)
-    for path in _files(place(run)):
+    for path in _files(as_path(run)):
         found += (failure for failure in logged_failures(path) if failure.id in ids)
     return list(found)
 
 
 def failures_shown(run: Path) -> Path:
     """Return the path of a run's failures for display: a file, or a pattern of objects."""
-    folder = place(run)
+    folder = as_path(run)
     return folder / (_OBJECTS if is_remote(folder) else FAILURES)
 
 

@@ -23,15 +23,15 @@ from vlmscope.errors import InputError
 from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, Progress
 from vlmscope.schema import representation as group_of
 from vlmscope.shown import count
-from vlmscope.store.format.batch import QUESTION_ID, SEED_TEXTS
+from vlmscope.store.format.batch import HALP_TEXTS, QUESTION_ID
 from vlmscope.store.format.hdf5_screening import screen_ahead
 from vlmscope.store.format.naming import vector_path
 from vlmscope.store.halp_rows import (
     IMAGE_HASHES,
-    SeedFacts,
-    SeedRow,
+    HalpFacts,
+    HalpRow,
     VectorKey,
-    opened_seed,
+    opened_halp,
     read_attributes,
     read_rows,
     read_vector,
@@ -55,14 +55,14 @@ _PART = re.compile(r"(?P<prefix>.+)_part_\d+")
 _ORDER = {name: i for i, name in enumerate((VISION_ONLY, *REPRESENTATIONS.values()))}
 
 
-def find_seed_files(path: Path) -> list[Path]:
+def find_halp_files(path: Path) -> list[Path]:
     """Return the HDF5 files of a folder, or the file itself; empty if there is neither."""
     if path.is_dir():
         return sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
     return [path] if path.is_file() else []
 
 
-def open_seed_files(path: str | Path, *, progress: Progress = lambda _: None) -> SeedFiles:
+def open_halp_files(path: str | Path, *, progress: Progress = lambda _: None) -> HalpFiles:
     """Read the files of one extraction of the HALP research code.
 
     Args:
@@ -74,7 +74,7 @@ def open_seed_files(path: str | Path, *, progress: Progress = lambda _: None) ->
             none has a question in the HALP layout.
     """
     source = Path(path)
-    found = find_seed_files(source)
+    found = find_halp_files(source)
     screen_ahead((file, "all") for file in found)
     attributes = {file: read_attributes(file) for file in found}
     if not attributes:
@@ -82,7 +82,7 @@ def open_seed_files(path: str | Path, *, progress: Progress = lambda _: None) ->
             f"{source}: no {' or '.join(SUFFIXES)} file found; give a folder of such files, or one"
         )
     _check_one_extraction(source, attributes)
-    rows: dict[str, SeedRow] = {}
+    rows: dict[str, HalpRow] = {}
     copies = 0
     for file in sorted(attributes, key=lambda file: _age(file, attributes[file])):
         progress(file.name)
@@ -94,18 +94,18 @@ def open_seed_files(path: str | Path, *, progress: Progress = lambda _: None) ->
             f"{source}: no question in the HALP layout, with its text and vectors; give the files "
             "of an extraction"
         )
-    return SeedFiles(source, tuple(attributes), _agreed(attributes), tuple(rows.values()), copies)
+    return HalpFiles(source, tuple(attributes), _agreed(attributes), tuple(rows.values()), copies)
 
 
-class SeedFiles:
-    """The rows of one extraction. Returned by ``open_seed_files``; no file is kept open."""
+class HalpFiles:
+    """The rows of one extraction. Returned by ``open_halp_files``; no file is kept open."""
 
     def __init__(
         self,
         path: Path,
         files: tuple[Path, ...],
         attrs: Mapping[str, Any],
-        rows: tuple[SeedRow, ...],
+        rows: tuple[HalpRow, ...],
         copies: int,
     ) -> None:
         self.path = path
@@ -123,7 +123,7 @@ class SeedFiles:
 
     def __repr__(self) -> str:
         rows = count(len(self), "row")
-        return f"SeedFiles({str(self.path)!r}, {rows}, {', '.join(self.representations)})"
+        return f"HalpFiles({str(self.path)!r}, {rows}, {', '.join(self.representations)})"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -151,7 +151,7 @@ class SeedFiles:
         result = np.full((len(self), width), np.nan, np.float32)
         valid = [(i, row) for i, row in enumerate(self._rows) if not _fault(row, key, width)]
         for path, rows in groupby(valid, key=lambda numbered: numbered[1].file):
-            with opened_seed(path) as file:
+            with opened_halp(path) as file:
                 for i, row in rows:
                     result[i] = read_vector(file, row, key)
         return result
@@ -165,7 +165,7 @@ class SeedFiles:
         """
         import pandas as pd
 
-        texts = {name: [row.texts.get(name, "") for row in self._rows] for name in SEED_TEXTS}
+        texts = {name: [row.texts.get(name, "") for row in self._rows] for name in HALP_TEXTS}
         hashes = {
             name: [row.hashes[name] for row in self._rows]
             for name in IMAGE_HASHES
@@ -184,7 +184,7 @@ class SeedFiles:
         names = dict.fromkeys(name for row in self._rows for name in row.metadata)
         return {name: [row.metadata.get(name) for row in self._rows] for name in names}
 
-    def facts(self) -> tuple[SeedFacts, ...]:
+    def facts(self) -> tuple[HalpFacts, ...]:
         """Return the data on prompt, first token and answer stored with each row."""
         return tuple(row.facts for row in self._rows)
 
@@ -204,7 +204,7 @@ def _age(file: Path, attributes: Mapping[str, Any]) -> tuple[str, int, str]:
     return str(attributes.get("created_at", "")), len(file.name), file.name
 
 
-def _usual_widths(rows: Sequence[SeedRow]) -> dict[VectorKey, int]:
+def _usual_widths(rows: Sequence[HalpRow]) -> dict[VectorKey, int]:
     """Return the most common width of each vector, in the order of representations in a run."""
     counts: dict[VectorKey, Counter[int]] = {}
     for row in rows:
@@ -214,7 +214,7 @@ def _usual_widths(rows: Sequence[SeedRow]) -> dict[VectorKey, int]:
     return {key: counts[key].most_common(1)[0][0] for key in keys}
 
 
-def _fault(row: SeedRow, key: VectorKey, width: int) -> Fault:
+def _fault(row: HalpRow, key: VectorKey, width: int) -> Fault:
     if key not in row.widths:
         return "missing"
     if row.widths[key] != width or not width:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from vlmscope.errors import InputError, StoreError, one_line
 from vlmscope.regular import PointerError
-from vlmscope.store.format.batch import SEED_TEXTS, clean_text, metadata_of
+from vlmscope.store.format.batch import HALP_TEXTS, clean_text, metadata_of
 from vlmscope.store.format.hdf5_links import index_target, member, open_link, walk_links
 from vlmscope.store.format.manifest import check_version
 from vlmscope.store.format.naming import is_vector, question_id, vector_path
@@ -43,7 +43,7 @@ MOST_NUMBERS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SeedFacts:
+class HalpFacts:
     """Data on a row's prompt, first token and answer. None for what the file does not have."""
 
     num_prompt_tokens: float | None = None
@@ -57,7 +57,7 @@ class SeedFacts:
     """NaN if the answer is empty."""
 
 
-def read_facts(group: Any, lists: Mapping[str, Any]) -> SeedFacts:
+def read_facts(group: Any, lists: Mapping[str, Any]) -> HalpFacts:
     """Return the data on a row's prompt, first token and answer.
 
     Args:
@@ -69,7 +69,7 @@ def read_facts(group: Any, lists: Mapping[str, Any]) -> SeedFacts:
     ids = _integers(lists.get("first_token_ids"))
     likeliest = _floats(lists.get("first_token_logprobs"))
     paired = ids is not None and likeliest is not None and len(ids) == len(likeliest) > 0
-    return SeedFacts(
+    return HalpFacts(
         num_prompt_tokens=_number(group, "num_prompt_tokens"),
         first_token_entropy=_number(group, "first_token_entropy"),
         first_token_ids=ids if paired else None,
@@ -138,7 +138,7 @@ _VECTOR = re.compile(r"(?P<name>[^/]+)(?:/layer_(?P<layer>0|[1-9]\d*))?")
 
 
 @dataclass(frozen=True, slots=True)
-class SeedRow:
+class HalpRow:
     """One question: its location, and the data found there."""
 
     id: str
@@ -159,7 +159,7 @@ class SeedRow:
     hashes: Mapping[str, str]
     """The image's hashes, by name; only exports of vlmscope have them."""
 
-    facts: SeedFacts
+    facts: HalpFacts
     """Data on the prompt, the first token and the answer; only in exports of vlmscope."""
 
     metadata: Mapping[str, Any]
@@ -167,7 +167,7 @@ class SeedRow:
 
 
 @contextmanager
-def opened_seed(path: Path) -> Iterator[Any]:
+def opened_halp(path: Path) -> Iterator[Any]:
     """Open a file for reading.
 
     Raises:
@@ -191,17 +191,17 @@ def opened_seed(path: Path) -> Iterator[Any]:
 
 def read_attributes(path: Path) -> dict[str, Any]:
     """Return the root attributes of a file as JSON values; there may be none."""
-    with opened_seed(path) as file:
+    with opened_halp(path) as file:
         return {name: _plain(value) for name, value in file.attrs.items()}
 
 
-def read_rows(path: Path) -> Iterator[SeedRow]:
+def read_rows(path: Path) -> Iterator[HalpRow]:
     """Yield every question of a file, after reading all its vectors once.
 
     For an ``index.h5`` of vlmscope, yield the questions in the shards that it links to.
     """
     shards: dict[Path, dict[bytes, bytes]] = {}
-    with opened_seed(path) as file:
+    with opened_halp(path) as file:
         seen: set[int] = set()
         for link in file.id:
             if (target := index_target(file.id, link)) is not None:
@@ -209,13 +209,13 @@ def read_rows(path: Path) -> Iterator[SeedRow]:
             elif link != COLUMNS.encode():
                 yield from _read_link(path, file, link, seen)
     for shard, links in shards.items():
-        with opened_seed(shard) as file:
+        with opened_halp(shard) as file:
             seen = set()
             for link in links:
                 yield from _read_link(shard, file, link, seen)
 
 
-def _read_link(path: Path, file: Any, link: bytes, seen: set[int]) -> Iterator[SeedRow]:
+def _read_link(path: Path, file: Any, link: bytes, seen: set[int]) -> Iterator[HalpRow]:
     """Yield the question that a link at the root refers to, if it is one."""
     group = open_link(file.id, link)
     if isinstance(group, h5g.GroupID):
@@ -224,13 +224,13 @@ def _read_link(path: Path, file: Any, link: bytes, seen: set[int]) -> Iterator[S
         yield _read_row(path, link, question_id(name) if exported else name, group, seen)
 
 
-def read_vector(file: Any, row: SeedRow, key: VectorKey) -> NDArray[np.float32]:
+def read_vector(file: Any, row: HalpRow, key: VectorKey) -> NDArray[np.float32]:
     """Return a vector of a row, ``[D]``; the row's file must be open."""
     group = h5py.Group(open_link(file.id, row.link))
     return _values(member(group, vector_path(*key)).id)
 
 
-def _read_row(path: Path, link: bytes, id_: str, group: Any, seen: set[int]) -> SeedRow:
+def _read_row(path: Path, link: bytes, id_: str, group: Any, seen: set[int]) -> HalpRow:
     texts: dict[str, str] = {}
     widths: dict[VectorKey, int] = {}
     not_finite = set()
@@ -238,7 +238,7 @@ def _read_row(path: Path, link: bytes, id_: str, group: Any, seen: set[int]) -> 
     for name, dataset in walk_links(group, seen):
         if name in FACT_LISTS:
             lists[name] = dataset
-        elif name in SEED_TEXTS:
+        elif name in HALP_TEXTS:
             texts[name] = _text(path, id_, name, dataset)
         elif is_vector(name):
             key = _vector_key(path, id_, name)
@@ -248,7 +248,7 @@ def _read_row(path: Path, link: bytes, id_: str, group: Any, seen: set[int]) -> 
                 not_finite.add(key)
     hashes = {name: _text_attribute(group, name) for name in IMAGE_HASHES if _has(group, name)}
     facts, metadata = read_facts(group, lists), read_metadata(group)
-    return SeedRow(id_, path, link, texts, widths, frozenset(not_finite), hashes, facts, metadata)
+    return HalpRow(id_, path, link, texts, widths, frozenset(not_finite), hashes, facts, metadata)
 
 
 def _has(group: Any, name: str) -> bool:

@@ -32,7 +32,7 @@ from vlmscope.errors import StoreError
 from vlmscope.jsontext import json_lines
 from vlmscope.store.storage.atomic import publish
 from vlmscope.store.storage.locks import ALONE
-from vlmscope.store.storage.paths import IN_PROGRESS, is_remote, place
+from vlmscope.store.storage.paths import IN_PROGRESS, as_path, is_remote
 
 REWRITTEN_AT = 2**20
 """Size in bytes at which the file is rewritten with the current state only."""
@@ -86,7 +86,7 @@ class InProgress:
     """
 
     def __init__(self, run: Path, writer: str) -> None:
-        self._path = place(run) / f"{IN_PROGRESS}{writer}"
+        self._path = as_path(run) / f"{IN_PROGRESS}{writer}"
         self._writer = writer
         self._state = _State()
         self._found: Set[str] = frozenset()

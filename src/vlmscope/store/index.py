@@ -27,7 +27,7 @@ from vlmscope.store.format.shard import LIBVER, hdf5_file, opened, root_attribut
 from vlmscope.store.format.validation import COLUMNS, columns_of
 from vlmscope.store.storage.atomic import publishing
 from vlmscope.store.storage.locks import waiting
-from vlmscope.store.storage.paths import place
+from vlmscope.store.storage.paths import as_path
 
 INDEX = "index.h5"
 """Name of the file in a run folder."""
@@ -35,7 +35,7 @@ INDEX = "index.h5"
 
 def rebuild_index(run: Path) -> None:
     """Rebuild ``index.h5`` from the packs of a run, atomically."""
-    run = place(run)
+    run = as_path(run)
     with waiting(run, "index"):
         packs = [shard for shard in scan(run)[0] if shard.kind == "pack" and shard.ids]
         image = io.BytesIO()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vlmscope.errors import StoreError
 from vlmscope.schema import Score
 from vlmscope.shown import encodable
-from vlmscope.store.format.batch import QUESTION_ID, SEED_TEXTS, Block, metadata_of
+from vlmscope.store.format.batch import HALP_TEXTS, QUESTION_ID, Block, metadata_of
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -59,7 +59,7 @@ def labels_frame(ids: Sequence[str], scores: Sequence[Score]) -> pd.DataFrame:
 
 def scalar_columns(block: Block) -> dict[str, list[Any]]:
     """Return the columns with one value per row, without metadata."""
-    texts = {name: block.texts[name] for name in (QUESTION_ID, *SEED_TEXTS) if name in block.texts}
+    texts = {name: block.texts[name] for name in (QUESTION_ID, *HALP_TEXTS) if name in block.texts}
     numbers = {name: n.tolist() for name, n in block.numbers.items() if n.ndim == 1}
     if "answer_logprobs" in block.ragged:
         means = [

@@ -18,7 +18,7 @@ from vlmscope.store.format.batch import Block, clean_text
 from vlmscope.store.storage.atomic import publish
 from vlmscope.store.storage.locks import waiting
 from vlmscope.store.storage.object_store import reading
-from vlmscope.store.storage.paths import place
+from vlmscope.store.storage.paths import as_path
 from vlmscope.store.table import parquet_bytes
 
 TRUTHS = "truths.parquet"
@@ -40,7 +40,7 @@ def read_truths(run: str | Path) -> dict[str, str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = place(run) / TRUTHS
+    path = as_path(run) / TRUTHS
     try:
         with reading(path) as file:
             table = pq.read_table(file)
@@ -64,7 +64,7 @@ def write_truths(run: Path, truths: Mapping[str, str]) -> None:
     with waiting(run, "manifest"):
         if read_truths(run) != wanted:
             columns: dict[str, list[Any]] = {"id": list(wanted), _COLUMNS[1]: list(wanted.values())}
-            publish(place(run) / TRUTHS, parquet_bytes(columns))
+            publish(as_path(run) / TRUTHS, parquet_bytes(columns))
 
 
 def hash_truths(truths: Mapping[str, str]) -> str:

@@ -47,7 +47,7 @@ from vlmscope.store.storage.locks import (
     waiting,
     writers_at_work,
 )
-from vlmscope.store.storage.paths import make_folder, place
+from vlmscope.store.storage.paths import as_path, make_folder
 from vlmscope.store.storage.removal import remove_file
 
 PACK_ROWS = 1_000
@@ -83,7 +83,7 @@ class RunWriter:
         pack_rows: int = PACK_ROWS,
         pack_bytes: int = PACK_BYTES,
     ) -> None:
-        self.run = place(run)
+        self.run = as_path(run)
         self.manifest = manifest
         self.writer = writer
         self.done_ids: set[str] = set()

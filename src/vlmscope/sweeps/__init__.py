@@ -9,7 +9,7 @@
 - ``by_column``: results within a column of the table and for each of its values
 - ``halp_protocol``: the HALP paper's own protocol, for comparison (optimistic)
 - ``results``: rows and summary, plain data; ``save`` and ``load``: on disk
-- ``verdict``: the findings of a sweep, in sentences; ``abstaining``, ``unknown_facts``: two parts
+- ``verdict``: the findings of a sweep, in sentences; ``abstaining``, ``missing_facts``: two parts
   of it
 - ``compare``: labelled runs side by side; ``agreement``: two label sets of one run
 - ``transfer/``: probes trained on one run, evaluated on others

@@ -47,7 +47,7 @@ LEAST_PERMUTATIONS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class PlaceChance:
+class LayerChance:
     """One representation and layer compared with the null distribution."""
 
     auroc: float
@@ -74,7 +74,7 @@ class Chance:
     """95th percentile of the best AUROC."""
     p_value: float
     """Share of the permutations whose best reaches ``observed``, which is counted too."""
-    by_place: dict[str, PlaceChance] = field(default_factory=dict)
+    by_place: dict[str, LayerChance] = field(default_factory=dict)
     """Each representation and layer, by name."""
 
 
@@ -152,7 +152,7 @@ class Permutations:
         best = np.nanmax(told, axis=0) if told.size else np.array([0.5])
         top = float(np.nanmax(found[:, 0]))
         places = {
-            name: PlaceChance(float(line[0]), _p_value(line[0], best))
+            name: LayerChance(float(line[0]), _p_value(line[0], best))
             for name, line in self._found.items()
         }
         return Chance(

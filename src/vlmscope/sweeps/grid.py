@@ -31,7 +31,7 @@ from vlmscope.probes import (
 from vlmscope.probes.base import block_numbers
 from vlmscope.probes.baselines import JOINT, Known, baseline_fits
 from vlmscope.schema import ANSWER_POSITIONS, IMAGE_REPRESENTATIONS, REPRESENTATIONS, Progress
-from vlmscope.store import DEFAULT, Run, SeedFiles, vector_path
+from vlmscope.store import DEFAULT, HalpFiles, Run, vector_path
 from vlmscope.sweeps.by_column import by_column
 from vlmscope.sweeps.calibration import calibrated
 from vlmscope.sweeps.chance import LEAST_PERMUTATIONS, Permutations, Recognition
@@ -344,7 +344,7 @@ def _joined(source: Source, labels: LabelTable | str | None, copies: str) -> Pro
     """Return the data: a run with its own labels, or HALP files with the given ones."""
     table = labels if isinstance(labels, LabelTable) else None
     check_labels(source.path, run=isinstance(source, Run), labelled=table is not None)
-    if isinstance(source, SeedFiles) and table is not None:
+    if isinstance(source, HalpFiles) and table is not None:
         return research_data(source, table, copies)
     if isinstance(source, Run):
         name = labels if isinstance(labels, str) else DEFAULT

@@ -23,9 +23,9 @@ from vlmscope.probes.baselines import Facts
 from vlmscope.regular import open_regular
 from vlmscope.score import LabelFile
 from vlmscope.score.column import EMPTY, ID_COLUMNS, LABEL_COLUMNS, find_column
-from vlmscope.store import FAILED_ANSWER, SeedFiles, vector_path
+from vlmscope.store import FAILED_ANSWER, HalpFiles, vector_path
 from vlmscope.store.halp_files import Fault
-from vlmscope.store.halp_rows import SeedFacts
+from vlmscope.store.halp_rows import HalpFacts
 from vlmscope.sweeps.data import (
     LeftOut,
     ProbeData,
@@ -93,7 +93,7 @@ def read_label_table(path: Path) -> LabelTable:
     return LabelTable(path, read.labels, metadata, read.unscorable)
 
 
-def research_data(files: SeedFiles, table: LabelTable, copies: str = "near") -> ProbeData:
+def research_data(files: HalpFiles, table: LabelTable, copies: str = "near") -> ProbeData:
     """Join HALP files with their labels.
 
     Images are identified by ``image_id``: HALP's own files contain no hashes. Exports of vlmscope
@@ -151,14 +151,14 @@ def research_data(files: SeedFiles, table: LabelTable, copies: str = "near") -> 
 
 
 def _columns(
-    files: SeedFiles, rows: NDArray[np.int64], metadata: Mapping[str, Sequence[str]]
+    files: HalpFiles, rows: NDArray[np.int64], metadata: Mapping[str, Sequence[str]]
 ) -> dict[str, Sequence[Any]]:
     """Return the columns of the label file, and those of the HALP files that it lacks."""
     own = {name: [cells[i] for i in rows] for name, cells in files.metadata().items()}
     return {**own, **metadata}
 
 
-def _nothing(files: SeedFiles, table: LabelTable) -> str:
+def _nothing(files: HalpFiles, table: LabelTable) -> str:
     """Return the error for no rows; most often the ids are written differently."""
     one, other = next(iter(table.labels), "none"), files.ids[0]
     return (
@@ -167,7 +167,7 @@ def _nothing(files: SeedFiles, table: LabelTable) -> str:
     )
 
 
-def _without_verdict(files: SeedFiles, table: LabelTable) -> Iterator[LeftOut]:
+def _without_verdict(files: HalpFiles, table: LabelTable) -> Iterator[LeftOut]:
     """Yield what is left out before any answer or vector is checked."""
     name = table.path.name
     unknown = len(table.labels.keys() - set(files.ids))
@@ -207,7 +207,7 @@ def _images(names: Sequence[str], metadata: Mapping[str, Sequence[str]]) -> tupl
 
 
 def _usable(
-    files: SeedFiles, known: Iterable[Place], rows: NDArray[np.int64], left_out: list[LeftOut]
+    files: HalpFiles, known: Iterable[Place], rows: NDArray[np.int64], left_out: list[LeftOut]
 ) -> dict[Place, list[Fault]]:
     """Return the faults of the rows' vectors, of representations and layers that most rows have."""
     usable = {}
@@ -254,7 +254,7 @@ def _whole(
 
 
 def _facts(
-    files: SeedFiles,
+    files: HalpFiles,
     kept: pd.DataFrame,
     rows: NDArray[np.int64],
     metadata: Mapping[str, Sequence[Any]],
@@ -280,7 +280,7 @@ def _facts(
 
 
 def _likeliest(
-    known: Sequence[SeedFacts],
+    known: Sequence[HalpFacts],
 ) -> tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]:
     """Return the likeliest first tokens and their log-probabilities, ``[N, K]``.
 

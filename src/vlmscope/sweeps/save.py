@@ -29,13 +29,13 @@ from vlmscope.store import (
     DEFAULT,
     FOLDERS,
     alone,
+    as_path,
     is_child_name,
     is_remote,
     label_sets,
     make_child_folder,
     make_folder,
     parquet_bytes,
-    place,
     publish_together,
     read_document,
     remove_folder,
@@ -44,6 +44,7 @@ from vlmscope.sweeps.abstaining import abstaining, abstaining_document
 from vlmscope.sweeps.by_column import column_document
 from vlmscope.sweeps.calibration import scale_of
 from vlmscope.sweeps.grid import known_of, vectors
+from vlmscope.sweeps.missing_facts import missing_facts
 from vlmscope.sweeps.results import ProbeResult, SweepResult, without_nan
 from vlmscope.sweeps.source import (
     LABEL_SET,
@@ -54,7 +55,6 @@ from vlmscope.sweeps.source import (
     model_of,
     run_id_of,
 )
-from vlmscope.sweeps.unknown_facts import unknown_facts
 from vlmscope.sweeps.verdict import verdict_document, verdict_of
 from vlmscope.version import __version__
 
@@ -113,7 +113,7 @@ def save_sweep(
     source = as_source(source)
     labels = str(result.data.origin.get(LABEL_SET, DEFAULT))
     own = default_folder(source.path, labels)
-    folder = own if folder is None else place(folder)
+    folder = own if folder is None else as_path(folder)
     check_outside(folder, source.path, labels)
     check_folder(folder, result.data.origin.get(LABEL_SET))
     try:
@@ -205,7 +205,7 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         "unscorable": data.unscorable,
         "unlabelled": data.unlabelled,
         "left_out": [asdict(each) for each in data.left_out],
-        "not_known": list(unknown_facts(data.facts)),
+        "not_known": list(missing_facts(data.facts)),
         "images": data.grouping.images,
         "image_groups": len(np.unique(data.grouping.groups)),
         "groups": len(np.unique(data.groups)),

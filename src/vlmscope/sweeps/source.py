@@ -15,14 +15,14 @@ from vlmscope.schema import Progress
 from vlmscope.store import (
     DEFAULT,
     AnyRun,
+    HalpFiles,
     Run,
-    SeedFiles,
-    find_seed_files,
+    find_halp_files,
     is_remote,
     label_sets,
     labels_file,
+    open_halp_files,
     open_run,
-    open_seed_files,
     path_of,
 )
 from vlmscope.store.format.manifest import MANIFEST
@@ -41,7 +41,7 @@ LABEL_SET = "label_set"
 
 
 class Source(Protocol):
-    """Rows with vectors: the common interface of ``Run`` and ``SeedFiles``."""
+    """Rows with vectors: the common interface of ``Run`` and ``HalpFiles``."""
 
     path: Path
     """The folder or file."""
@@ -84,8 +84,8 @@ def as_source(source: AnySource) -> Source:
     if hasattr(source, "representations"):
         return cast("Source", source)
     path = path_of(source)
-    if not is_run(path) and not is_remote(path) and find_seed_files(path):
-        return open_seed_files(path)
+    if not is_run(path) and not is_remote(path) and find_halp_files(path):
+        return open_halp_files(path)
     return open_run(path)
 
 
@@ -148,11 +148,11 @@ def open_source(path: Path, *, labelled: bool, progress: Progress = lambda _: No
         InputError: It is none of these, or the labels are missing or too many.
     """
     run = is_run(path)
-    if not run and not find_seed_files(path):
+    if not run and not find_halp_files(path):
         found = "no .h5 files there, and no run" if path.exists() else "no such file or folder"
         raise InputError(f"{path}: {found}; give a run folder, or .h5 files of the HALP research")
     check_labels(path, run=run, labelled=labelled)
-    return open_run(path) if run else open_seed_files(path, progress=progress)
+    return open_run(path) if run else open_halp_files(path, progress=progress)
 
 
 def check_labels(path: Path, *, run: bool, labelled: bool) -> None:
@@ -190,7 +190,7 @@ def model_of(source: Source) -> dict[str, Any]:
         capture = {name: getattr(manifest.capture, name) for name in ("vision_pooling", "compat")}
         times = {"prompt_time": manifest.model.prompt_time, "dtype": manifest.dtype}
         return asdict(manifest.model) | capture | times
-    attrs = source.attrs if isinstance(source, SeedFiles) else {}
+    attrs = source.attrs if isinstance(source, HalpFiles) else {}
     return {**attrs, "source": RESEARCH}
 
 
@@ -198,4 +198,4 @@ def run_id_of(source: Source) -> str:
     """Return the id of the run that the rows come from; empty if unknown."""
     if isinstance(source, Run):
         return source.manifest.run_id
-    return str(source.attrs.get("run_id", "")) if isinstance(source, SeedFiles) else ""
+    return str(source.attrs.get("run_id", "")) if isinstance(source, HalpFiles) else ""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vlmscope.metrics import Difference, WithinKinds
-from vlmscope.metrics.small_samples import is_small, too_few_to_draw, worth_of_rarer
+from vlmscope.metrics.small_samples import is_small, too_few_to_resample, worth_of_rarer
 from vlmscope.probes.baselines import JOINT
 from vlmscope.shown import rounded_difference
 from vlmscope.sweeps.abstaining import abstaining, abstaining_sentence
@@ -17,9 +17,9 @@ from vlmscope.sweeps.by_column import column_sentences
 from vlmscope.sweeps.data import LeftOut
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE, QUESTION_ONLY
 from vlmscope.sweeps.halp_protocol import halp_sentences
+from vlmscope.sweeps.missing_facts import SOMETHING_MORE, qualified, unknown_sentence
 from vlmscope.sweeps.results import PlannedTest, SweepResult, penalty_sentence
 from vlmscope.sweeps.splitting import IMAGE, QUESTION
-from vlmscope.sweeps.unknown_facts import SOMETHING_MORE, qualified, unknown_sentence
 
 LEVEL = 0.05
 """Significance level of tests."""
@@ -234,7 +234,7 @@ def _corrected(result: SweepResult) -> Iterator[str]:
 def _too_few_draws(result: SweepResult) -> bool:
     """Return whether no p-value of the draws can be below the corrected level."""
     rows = result.stacked()
-    drawn = not too_few_to_draw(rows.truth, rows.groups, rows.folds)
+    drawn = not too_few_to_resample(rows.truth, rows.groups, rows.folds)
     return drawn and 2 * len(result.tests) / (result.settings["draws"] + 1) > LEVEL
 
 

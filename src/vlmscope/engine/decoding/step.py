@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vlmscope.engine.decoding.slots import Slots
 from vlmscope.engine.device import is_out_of_memory
-from vlmscope.engine.hooks import tap_layer
+from vlmscope.engine.hooks import hook_layer
 from vlmscope.errors import one_line
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention.switch import (
@@ -28,8 +28,8 @@ from vlmscope.model.attention.switch import (
     seeing,
 )
 from vlmscope.model.computing import removing_hooks
-from vlmscope.said_once import warn
 from vlmscope.schema import LayerStates
+from vlmscope.shown_once import warn
 
 ROWS_OF_A_GRAPH = (16, 32, 64)
 """Graphs are recorded for these numbers of rows, and for multiples of the last: recording takes a
@@ -147,7 +147,7 @@ class Stepper:
             if self._slots.states is not None:
                 self._slots.states.add(layer, hidden[:, -1])
 
-        return tap_layer(self._vlm, layer, tap, self._layer_states, imaged=self._imaged)
+        return hook_layer(self._vlm, layer, tap, self._layer_states, imaged=self._imaged)
 
     def _logits(self, rows: int) -> Float[Tensor, "rows vocabulary"]:
         slots = self._slots

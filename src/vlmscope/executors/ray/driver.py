@@ -24,16 +24,16 @@ import ray
 
 from vlmscope.dataset import InMemory, Table, TableScan, UntilChanged, absolute_data
 from vlmscope.errors import InputError, VlmscopeError
-from vlmscope.executors.local import Nobody, Observer, Summary
+from vlmscope.executors.local import NullObserver, Observer, Summary
 from vlmscope.executors.manifest import absolute
-from vlmscope.executors.pending import rows_due
+from vlmscope.executors.pending import pending_rows
 from vlmscope.executors.plan import Outline, as_compared, compare, open_checked
 from vlmscope.executors.ray.actors import Member, WorkerPool, first_loaded
 from vlmscope.executors.ray.cluster import Room, cluster, room
 from vlmscope.executors.ray.scheduler import Dispatcher
 from vlmscope.executors.ray.worker import Loaded, Report
 from vlmscope.executors.request import Request
-from vlmscope.row_identity import RowsHeld, take_truths
+from vlmscope.row_identity import RowComparison, write_ground_truths
 from vlmscope.schema import Failure
 from vlmscope.store import (
     Manifest,
@@ -60,7 +60,7 @@ class RayPlan(Outline):
     family: str
     pool: WorkerPool
     first: tuple[tuple[Member, Loaded], ...]
-    held: RowsHeld = field(default_factory=RowsHeld)
+    held: RowComparison = field(default_factory=RowComparison)
 
     @property
     def title(self) -> str:
@@ -124,8 +124,8 @@ def run_on_ray(
     start = time.perf_counter()
     driver = team_name(plan.pool.team, "driver")
     with RunWriter(plan.request.out, plan.manifest, driver) as own:
-        take_truths(plan.request.out, plan.held)
-        job = _Job(plan, own, observer or Nobody(), stop or Event())
+        write_ground_truths(plan.request.out, plan.held)
+        job = _Job(plan, own, observer or NullObserver(), stop or Event())
         job.run()
     job.rows.raise_error()
     return Summary(
@@ -149,7 +149,7 @@ class _Job:
         self._observer = observer
         self._own = own
         done = frozenset(own.done_ids)
-        self.rows = UntilChanged(rows_due(plan.table, plan.request, done, self._record))
+        self.rows = UntilChanged(pending_rows(plan.table, plan.request, done, self._record))
         self._dispatcher = Dispatcher(self.rows)
         self._at_rest: deque[tuple[Member, Report]] = deque()
         self._at_work: dict[str, Member] = {}

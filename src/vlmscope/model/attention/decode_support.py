@@ -16,7 +16,7 @@ import torch
 
 from vlmscope.model.attention.implementations import implementations
 from vlmscope.model.families import find_family
-from vlmscope.model.support import decoder_type, is_held
+from vlmscope.model.support import decoder_type, is_tested
 from vlmscope.model.vlm import VisionLanguageModel
 
 
@@ -26,7 +26,7 @@ def why_not_stepwise(vlm: VisionLanguageModel) -> str:
         return vlm.one_at_a_time
     if vlm.description is not None or find_family(vlm.model.config) is None:
         return "this architecture was not verified step by step"
-    if not is_held(vlm.family, vlm.model.config):
+    if not is_tested(vlm.family, vlm.model.config):
         decoder = decoder_type(vlm.model.config)
         return f"{vlm.family.title} with this decoder ({decoder}) was not verified step by step"
     if vlm.family.writes_with_generate:

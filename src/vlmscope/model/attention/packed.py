@@ -29,7 +29,7 @@ from vlmscope.errors import one_line
 from vlmscope.model.attention.switch import attending_with
 from vlmscope.model.computing import check_thread
 from vlmscope.model.vlm import VisionLanguageModel
-from vlmscope.said_once import warn
+from vlmscope.shown_once import warn
 
 try:  # since torch 2.10
     from torch.nn.attention.varlen import varlen_attn

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from vlmscope.model.computing import check_thread, undoing
+from vlmscope.model.computing import check_thread, undone_at_exit
 
 GROUPED = "vlmscope_grouped"
 """Name of ``grouped_attention`` in the registry."""
@@ -44,7 +44,7 @@ def attending_with(
         for config in changed:
             config._attn_implementation = "sdpa"
 
-    with undoing(restore):
+    with undone_at_exit(restore):
         for config in changed:
             config._attn_implementation = name
         yield
@@ -134,7 +134,7 @@ def seeing(parts: Iterable[nn.Module], mask: Tensor) -> Iterator[None]:
         for module in modules:
             module.__dict__.pop(_SEEN, None)
 
-    with undoing(remove_masks):
+    with undone_at_exit(remove_masks):
         for module in modules:
             module.__dict__[_SEEN] = mask
         yield

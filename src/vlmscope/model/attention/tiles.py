@@ -30,9 +30,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from vlmscope.errors import one_line
 from vlmscope.model.attention.switch import attending_with
-from vlmscope.model.computing import check_thread, undoing
+from vlmscope.model.computing import check_thread, undone_at_exit
 from vlmscope.model.vlm import VisionLanguageModel
-from vlmscope.said_once import warn
+from vlmscope.shown_once import warn
 
 OLDEST_GPU = (9, 0)
 """Compute capability of the oldest GPU that FlashAttention 4 is used on: Hopper."""
@@ -95,7 +95,7 @@ SPLIT = "vlmscope_split"
 
 
 @contextmanager
-def exact_split(vlm: VisionLanguageModel, inputs: Mapping[str, Tensor]) -> Iterator[None]:
+def splitting_attention(vlm: VisionLanguageModel, inputs: Mapping[str, Tensor]) -> Iterator[None]:
     """Let the vision encoder attend without its mask within the context.
 
     Changes nothing if the family's encoder has no such mask, or if attention is not ``sdpa``.
@@ -105,7 +105,7 @@ def exact_split(vlm: VisionLanguageModel, inputs: Mapping[str, Tensor]) -> Itera
         inputs: The encoder's inputs, on the host: the number of used tiles per image determines
             how the work is split, and reading it from the device would wait for the device.
     """
-    if not vlm.family.fills_up_tiles:
+    if not vlm.family.pads_tiles:
         yield
         return
     encoder: Any = vlm.vision_encoder
@@ -117,7 +117,7 @@ def exact_split(vlm: VisionLanguageModel, inputs: Mapping[str, Tensor]) -> Itera
         for module in attentions:
             module.__dict__.pop(_TILES, None)
 
-    with undoing(remove_tiles), attending_with(SPLIT, split_attention, encoder):
+    with undone_at_exit(remove_tiles), attending_with(SPLIT, split_attention, encoder):
         for module in attentions:
             module.__dict__[_TILES] = tiles
         yield
@@ -141,7 +141,7 @@ def split_attention(
     """Compute attention as with the mask, without using it.
 
     Args:
-        module: The attention module that calls; ``exact_split`` has set its tiles.
+        module: The attention module that calls; ``splitting_attention`` has set its tiles.
         query: ``[images, heads, tiles × padded patches, width]``.
         key: Like ``query``.
         value: Like ``query``.

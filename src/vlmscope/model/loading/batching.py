@@ -59,7 +59,7 @@ Seen = tuple[Tensor, Tensor, dict[str, Tensor]]
 """Output of the encoder, last hidden state of each prompt, inputs."""
 
 
-def prove_batches(vlm: VisionLanguageModel, rules: Sequence[str] = tuple(RULES)) -> str:
+def find_batch_rule(vlm: VisionLanguageModel, rules: Sequence[str] = tuple(RULES)) -> str:
     """Return the first of ``rules`` that is correct for batches of this model, or ``whole``.
 
     Raises:
@@ -97,14 +97,14 @@ def check_rule(vlm: VisionLanguageModel) -> None:
         ModelError: The rule is wrong for this model.
     """
     rule = vlm.family.vision_rows
-    if prove_batches(vlm, [rule]) != rule:
+    if find_batch_rule(vlm, [rule]) != rule:
         raise ModelError(
             f"{vlm.name}: vision_rows = {rule!r} is wrong: questions in a batch and alone "
             'differ; describe it with vision_rows = "whole", one question at a time'
         )
 
 
-def with_proven_packing(vlm: VisionLanguageModel) -> VisionLanguageModel:
+def with_verified_packing(vlm: VisionLanguageModel) -> VisionLanguageModel:
     """Return the model with the verified ``packs_images``.
 
     For models without a description of ours: it is true if images of different sizes give the same
@@ -256,10 +256,10 @@ def _generate(
     return [states[:, -1] for states in calls["norm"]], tokens[:, length:].cpu()
 
 
-def with_proven_rule(vlm: VisionLanguageModel) -> VisionLanguageModel:
+def with_verified_rule(vlm: VisionLanguageModel) -> VisionLanguageModel:
     """Return the model with the verified rule: the described one, or any if undescribed."""
     described = find_family(vlm.model.config)
-    rows = prove_batches(vlm, [vlm.family.vision_rows] if described else tuple(RULES))
+    rows = find_batch_rule(vlm, [vlm.family.vision_rows] if described else tuple(RULES))
     return dataclasses.replace(vlm, family=dataclasses.replace(vlm.family, vision_rows=rows))
 
 

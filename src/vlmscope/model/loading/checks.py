@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vlmscope.errors import ModelError, RowError, one_line
 from vlmscope.model.computing import computing, removing_hooks
-from vlmscope.model.loading.processors import left_to_defaults
+from vlmscope.model.loading.processors import defaulted_settings
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.prompt import count_bos, encode, render
@@ -32,7 +32,7 @@ _WIDTHS = ("vision_output_dim", "embed_dim", "output_channels", "hidden_size")
 """Names that configurations use for the width of a vision encoder's output."""
 
 
-def prove(vlm: VisionLanguageModel) -> int:
+def check_model_parts(vlm: VisionLanguageModel) -> int:
     """Check every accessor of ``vlm`` on one blank image; return the vision encoder's width.
 
     Raises:
@@ -169,7 +169,7 @@ def _check_decoder(
     cap = getattr(config, "final_logit_softcapping", None)
     if not (
         relative_error(scaled_like(raw, logits, cap), logits) <= 10 * TOLERANCE
-        or rises_with(raw, logits)
+        or is_monotonic_in(raw, logits)
     ):
         raise _unexpected(vlm, "lm_head of the last hidden state is not the model's logits")
 
@@ -197,14 +197,14 @@ def scaled_like(raw: Tensor, logits: Tensor, cap: float | None) -> Tensor:
     return cap * torch.tanh(_factor(raw[low], uncapped) * raw / cap)
 
 
-def rises_with(raw: Tensor, logits: Tensor) -> bool:
+def is_monotonic_in(raw: Tensor, logits: Tensor) -> bool:
     """Return whether logits are a non-decreasing function of the head's output.
 
     For a cap that no configuration names, a constant, or log-probabilities, the tokens have the
     head's order, which would not be the order of a wrong head.
 
     >>> raw = torch.tensor([[1.0, -2.0, 0.5]])
-    >>> rises_with(raw, raw.log_softmax(-1)), rises_with(raw, -raw)
+    >>> is_monotonic_in(raw, raw.log_softmax(-1)), is_monotonic_in(raw, -raw)
     (True, False)
     """
     ordered = logits.double().gather(-1, raw.argsort(dim=-1))
@@ -226,7 +226,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 def unexpected(vlm: VisionLanguageModel, what: str, error: Exception) -> ModelError:
     """Return the error for a model whose code raised another error."""
-    left = left_to_defaults(vlm.processor, vlm.name, vlm.revision)
+    left = defaulted_settings(vlm.processor, vlm.name, vlm.revision)
     more = f"; {left}" if left else ""
     return _unexpected(vlm, f"{what}: {type(error).__name__}: {one_line(error)}{more}")
 

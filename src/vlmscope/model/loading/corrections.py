@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 
-def see_both_ways(encoder: nn.Module) -> int:
+def disable_causal_attention(encoder: nn.Module) -> int:
     """Turn off causal attention in all parts of a vision encoder; return how many had it."""
     causal = [module for module in encoder.modules() if getattr(module, "is_causal", False)]
     for module in causal:

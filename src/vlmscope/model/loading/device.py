@@ -79,7 +79,7 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
     return torch.float16 if on_metal else torch.float32
 
 
-def choose_place(device: str, config: Any, dtype: torch.dtype, quantize: str | None) -> str:
+def choose_device_map(device: str, config: Any, dtype: torch.dtype, quantize: str | None) -> str:
     """Return a torch device, or ``spread`` to distribute the layers over all GPUs.
 
     Raises:

@@ -28,8 +28,8 @@ from vlmscope.model.attention.implementations import (
     is_chosen_by_library,
     no_sdpa,
 )
-from vlmscope.model.computing import start_clean, undoing
-from vlmscope.model.encoder_widths import widen_where_it_pays
+from vlmscope.model.computing import start_clean, undone_at_exit
+from vlmscope.model.encoder_widths import pad_encoder_widths
 from vlmscope.model.families import (
     Family,
     check_version,
@@ -45,13 +45,17 @@ from vlmscope.model.loading.adapters import CONFIG, attach_adapter, check_adapte
 from vlmscope.model.loading.batching import (
     check_rule,
     keep_lone_token,
-    with_proven_packing,
-    with_proven_rule,
     with_smallest_image,
+    with_verified_packing,
+    with_verified_rule,
 )
-from vlmscope.model.loading.checks import prove
-from vlmscope.model.loading.corrections import join_tiles, number_images_by_row, see_both_ways
-from vlmscope.model.loading.device import auto_class, check_kind, choose_dtype, choose_place
+from vlmscope.model.loading.checks import check_model_parts
+from vlmscope.model.loading.corrections import (
+    disable_causal_attention,
+    join_tiles,
+    number_images_by_row,
+)
+from vlmscope.model.loading.device import auto_class, check_kind, choose_device_map, choose_dtype
 from vlmscope.model.loading.discovery import with_found_parts
 from vlmscope.model.loading.generation import make_greedy
 from vlmscope.model.loading.processors import complete_processor, load_processor
@@ -62,15 +66,15 @@ from vlmscope.model.loading.quantization import (
     rounding_of,
     settle,
 )
-from vlmscope.model.loading.thinker import settle_thinker, thinker_of
-from vlmscope.model.loading.thresholds import with_proven_lengths
+from vlmscope.model.loading.thinker import prepare_thinker, thinker_of
+from vlmscope.model.loading.thresholds import with_verified_lengths
 from vlmscope.model.loading.weights import check_file, check_files, pickled_only, without_pickles
-from vlmscope.model.support import is_held
+from vlmscope.model.support import is_tested
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.model_options import ModelOptions
 from vlmscope.progress_bars import without_bars
 from vlmscope.prompt import chat_template
-from vlmscope.said_once import forget_said
+from vlmscope.shown_once import forget_shown
 
 
 def load_model(
@@ -153,7 +157,7 @@ def load_with(name: str, options: ModelOptions) -> VisionLanguageModel:
         fingerprint.begin(config, revision, pickles=options.allow_pickle_weights)
         with model_lock():  # loading changes the default dtype, torch.load and more
             start_clean()
-            target = choose_place(options.device, config, kind, quantize)
+            target = choose_device_map(options.device, config, kind, quantize)
             check_device(quantize, name, config, target)
             processor = _load_processor(name, revision)  # cheap, and it may need a package
             model = load_weights(
@@ -221,7 +225,7 @@ def refuse_options(options: ModelOptions) -> None:
 
 def _set_generation(model: Any, tokenizer: Any) -> None:
     """Make a loaded model decode greedily, and set a thinker's end token."""
-    settle_thinker(model, tokenizer.eos_token_id)
+    prepare_thinker(model, tokenizer.eos_token_id)
     make_greedy(model, tokenizer.pad_token_id)
 
 
@@ -250,37 +254,37 @@ def _checked(vlm: VisionLanguageModel) -> VisionLanguageModel:
     Raises:
         ModelError: A check failed.
     """
-    forget_said()  # warnings are repeated for each model
+    forget_shown()  # warnings are repeated for each model
     _correct_library(vlm)
     forget_lengths(vlm.model)
-    with contextlib.suppress(AttributeError):  # an invalid path: ``prove`` reports it
+    with contextlib.suppress(AttributeError):  # an invalid path: ``check_model_parts`` reports it
         complete_processor(vlm.processor, vlm.model.config, vlm.vision_encoder, vlm.name)
     known = find_family(vlm.model.config) is not None
-    tested = is_held(vlm.family, vlm.model.config)
+    tested = is_tested(vlm.family, vlm.model.config)
     if not tested:
         vlm = with_found_parts(vlm, encoder=not known)
-    vlm = replace(vlm, vision_size=prove(vlm))
-    widen_where_it_pays(vlm)
+    vlm = replace(vlm, vision_size=check_model_parts(vlm))
+    pad_encoder_widths(vlm)
     vlm = replace(vlm, lengths=find_bands(vlm.model, without=vlm.vision_encoder))
     if vlm.description is not None or not known:
-        vlm = with_proven_packing(vlm)
+        vlm = with_verified_packing(vlm)
     if vlm.quantization == "8bit":  # 8-bit models are not batched
         return vlm
     verified = tested and is_chosen_by_library(vlm.model)
     if "vision_rows" in (vlm.description or {}):
         check_rule(vlm)
     elif vlm.description is not None or not verified:
-        vlm = with_proven_rule(vlm)
+        vlm = with_verified_rule(vlm)
     if not known:
         vlm = with_smallest_image(vlm)
-    return vlm if verified else with_proven_lengths(vlm)
+    return vlm if verified else with_verified_lengths(vlm)
 
 
 def _correct_library(vlm: VisionLanguageModel) -> None:
     """Correct, in a loaded model, the errors that the library has in its family."""
     family = vlm.family
-    if family.causal_by_mistake:
-        see_both_ways(vlm.vision_encoder)
+    if family.wrongly_causal:
+        disable_causal_attention(vlm.vision_encoder)
     if family.numbers_images_of_batch:
         number_images_by_row(vlm.model.base_model)
     if family.squeezes_tokens and vlm.projector is not None:
@@ -426,7 +430,7 @@ def load_weights(
     try:
         with (
             contextlib.nullcontext() if pickles else without_pickles(name),
-            undoing(partial(torch.set_default_dtype, torch.get_default_dtype())),
+            undone_at_exit(partial(torch.set_default_dtype, torch.get_default_dtype())),
         ):
             model, info = (loader or auto_class(config)).from_pretrained(
                 name,

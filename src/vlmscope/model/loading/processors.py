@@ -90,7 +90,7 @@ def complete_processor(processor: Any, config: Any, encoder: Any, name: str) -> 
         setattr(processor, extra, int(bool(names & _CLASS_TOKENS)))
 
 
-def left_to_defaults(processor: Any, name: str, revision: str | None) -> str:
+def defaulted_settings(processor: Any, name: str, revision: str | None) -> str:
     """Return, for an error message, the numeric settings for which library defaults are used.
 
     Args:

@@ -30,7 +30,7 @@ def thinker_of(config: Any) -> Any:
     return thinker
 
 
-def settle_thinker(model: Any, eos_token_id: int | None) -> None:
+def prepare_thinker(model: Any, eos_token_id: int | None) -> None:
     """Prepare a loaded thinker for questions about images; other models are not changed.
 
     Its audio encoder is removed, which frees its memory: tables contain no audio. An adapter may

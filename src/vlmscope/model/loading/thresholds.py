@@ -72,7 +72,7 @@ def _rope_parameters(config: Any) -> Iterator[Mapping[str, Any]]:
     yield from (own for own in parameters.values() if isinstance(own, Mapping))
 
 
-def with_proven_lengths(vlm: VisionLanguageModel) -> VisionLanguageModel:
+def with_verified_lengths(vlm: VisionLanguageModel) -> VisionLanguageModel:
     """Return the model with the length beyond which its rows are run alone, if there is one."""
     if vlm.one_at_a_time:
         return vlm

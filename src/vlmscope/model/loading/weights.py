@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 import torch
 
 from vlmscope.errors import ModelError, one_line
-from vlmscope.model.computing import undoing
+from vlmscope.model.computing import undone_at_exit
 from vlmscope.regular import PointerError, check_folder
 
 
@@ -173,7 +173,7 @@ def without_pickles(name: str) -> Iterator[None]:
     def restore() -> None:
         torch.load = original
 
-    with undoing(restore):  # the patch is process-wide; ``load_model`` holds the lock
+    with undone_at_exit(restore):  # the patch is process-wide; ``load_model`` holds the lock
         torch.load = refuse  # type: ignore[assignment]
         yield
 

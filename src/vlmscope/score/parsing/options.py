@@ -102,7 +102,7 @@ def _unlettered(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class OptionTruths:
-    """How the truths of a table name options. Made by ``read_option_truths``."""
+    """How the truths of a table name options. Made by ``read_option_targets``."""
 
     numbers: str = ""
     """What a number is: ``index``, ``text``, ``unknown`` or ``base``: an index that counts from 0
@@ -211,14 +211,14 @@ def _says(text: str, number: int) -> bool:
     return words(text) == (str(number),) and text.strip(" .").casefold() not in ("no", "none")
 
 
-def read_option_truths(rows: Iterable[Answered]) -> OptionTruths:
+def read_option_targets(rows: Iterable[Answered]) -> OptionTruths:
     """Return how the truths of a table name options, read from all of its rows.
 
     >>> rows = [
     ...     Answered("a", "Which?", "", "0", {"choices": ["cup", "boat"]}),
     ...     Answered("b", "How many?", "", "1", {"choices": ["1", "2"]}),
     ... ]
-    >>> read_option_truths(rows).summary
+    >>> read_option_targets(rows).summary
     "truth 0 = the first of 'choices' in 2 rows"
     """
     found: dict[str, int] = dict.fromkeys(("index", "text", "either", "neither"), 0)

@@ -96,7 +96,7 @@ _METADATA_LEVELS = DEEPEST + 1  # the object that holds the values is one
 
 _REMEDY = "restore the run from a copy"
 
-SEED_TEXTS = ("image_id", "question", "ground_truth_answer", "answer")
+HALP_TEXTS = ("image_id", "question", "ground_truth_answer", "answer")
 """The specification's strings, in its order. ``answer`` is absent after a prefill-only run."""
 
 

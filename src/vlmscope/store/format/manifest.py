@@ -30,7 +30,7 @@ from vlmscope.schema import (
 from vlmscope.store.format.naming import representation_name, vector_path
 from vlmscope.store.storage.atomic import publish
 from vlmscope.store.storage.object_store import read_document
-from vlmscope.store.storage.paths import check_inside, check_reachable, place
+from vlmscope.store.storage.paths import as_path, check_inside, check_reachable
 
 MANIFEST = "run.json"
 """Name of the file in a run folder."""
@@ -160,12 +160,12 @@ class Manifest:
 def write_manifest(run: Path, manifest: Manifest, *, new: bool = False) -> None:
     """Write ``run.json`` atomically into a run folder; if ``new``, it must not exist yet."""
     data = (json.dumps(asdict(manifest), indent=2) + "\n").encode()
-    publish(place(run) / MANIFEST, data, exclusive=new)
+    publish(as_path(run) / MANIFEST, data, exclusive=new)
 
 
 def read_manifest(run: Path) -> Manifest:
     """Return the manifest of a run folder."""
-    path = place(run) / MANIFEST
+    path = as_path(run) / MANIFEST
     check_reachable(path)
     check_inside(run)
     try:

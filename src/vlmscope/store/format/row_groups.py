@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
-from vlmscope.store.format.batch import NO_BOUNDARY, SEED_TEXTS, Block
+from vlmscope.store.format.batch import HALP_TEXTS, NO_BOUNDARY, Block
 from vlmscope.store.format.naming import boundary_position, is_of_image, link_name
 from vlmscope.store.format.validation import COLUMNS
 
@@ -58,7 +58,7 @@ class RowWriter:
         for i, question_id in enumerate(self._block.ids):
             row = h5g.create(self._file, link_name(question_id).encode(), None, self._group)
             self._write_attributes(row, i)
-            for name in SEED_TEXTS:
+            for name in HALP_TEXTS:
                 if name in self._block.texts:
                     self._write_text(row, name, self._block.texts[name][i])
             for name, values in self._lists.items():

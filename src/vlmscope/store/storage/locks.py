@@ -26,7 +26,7 @@ from filelock import FileLock, SoftFileLock, Timeout
 
 from vlmscope.errors import RunBusyError, StoreError
 from vlmscope.store.storage.atomic import cannot_write
-from vlmscope.store.storage.paths import check_inside, is_remote, place
+from vlmscope.store.storage.paths import as_path, check_inside, is_remote
 from vlmscope.store.storage.removal import remove_file
 
 LOCK_PREFIX = ".lock-"
@@ -297,7 +297,7 @@ def _team(writer: str) -> str:
 
 def _locks(run: Path) -> Iterator[str]:
     """Return the names of the lock files of writers, held or not; an object store has none."""
-    locks = () if is_remote(run) else place(run).glob(f"{LOCK_PREFIX}*")
+    locks = () if is_remote(run) else as_path(run).glob(f"{LOCK_PREFIX}*")
     names = (path.name.removeprefix(LOCK_PREFIX) for path in locks)
     return (name for name in names if name not in _OTHER)
 

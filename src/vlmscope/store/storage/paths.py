@@ -27,7 +27,7 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 """Scheme of a URL → the extra of vlmscope that installs the packages for it."""
 
 
-def place(path: str | PathLike[str] | Path) -> Path:
+def as_path(path: str | PathLike[str] | Path) -> Path:
     """Return a path as a ``Path``, or a URL as a ``UPath`` with the same methods.
 
     >>> place("runs/pope").name, is_remote(place("runs/pope"))
@@ -54,7 +54,7 @@ def path_of(run: Any) -> Path:
         InputError: It is neither, or a URL that nothing installed here can open.
     """
     if isinstance(run, str | PathLike) or is_remote(run):
-        return place(run)
+        return as_path(run)
     path = getattr(run, "path", None)
     if isinstance(path, Path) or is_remote(path):
         return cast("Path", path)

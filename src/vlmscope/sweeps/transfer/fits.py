@@ -56,7 +56,7 @@ class Carried:
     """AUROC inside the training rows of each part, by which choices are made."""
 
 
-def carry_probe(
+def transfer_probe(
     vectors: NDArray[np.float32],
     truth: NDArray[np.bool_],
     groups: NDArray[np.int64],
@@ -90,7 +90,7 @@ def carry_probe(
     return Carried(risk, tuple(inner))
 
 
-def carry_baselines(
+def transfer_baselines(
     facts: Facts,
     truth: NDArray[np.bool_],
     groups: NDArray[np.int64],

@@ -54,9 +54,9 @@ from vlmscope.sweeps.transfer.fits import (
     Carried,
     Part,
     both_facts,
-    carry_baselines,
-    carry_probe,
     take_facts,
+    transfer_baselines,
+    transfer_probe,
 )
 from vlmscope.sweeps.transfer.targets import Target, checked_source, targets
 
@@ -64,7 +64,7 @@ SELECTED = "selected"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CarriedResult:
+class TransferredResult:
     """Metrics of one probe or baseline of the training run on the test run.
 
     The fields are the keys of ``transfer.json``, in this order; ``_low`` and ``_high`` are the ends
@@ -135,7 +135,7 @@ class TransferTest:
     """The results on one test run."""
 
     target: Target
-    rows: tuple[CarriedResult, ...]
+    rows: tuple[TransferredResult, ...]
     """The selected layer, every layer, the baselines."""
     risks: dict[str, NDArray[np.float64]]
     """Name → risk of each judged row, ``[M]``."""
@@ -148,7 +148,7 @@ class TransferTest:
     facts_left_out: tuple[str, ...]
     """Facts that baselines do without, each with its reason."""
 
-    def __getitem__(self, name: str) -> CarriedResult:
+    def __getitem__(self, name: str) -> TransferredResult:
         """Return a row by its name."""
         return next(row for row in self.rows if row.name == name)
 
@@ -224,7 +224,7 @@ def _judged_on(
         path = vector_path(*place)
         progress(f"{path}, on {name}")
         test_vectors = vectors(target.run, target.data, *place)[target.kept]
-        carried[path] = carry_probe(
+        carried[path] = transfer_probe(
             vectors(source, data, *place), data.truth, data.groups, parts, test_vectors,
             folds=spec.folds,
         )  # fmt: skip
@@ -239,7 +239,7 @@ def _judged_on(
         same_tokens=target.relation.same_tokens,
     )
     titles = {}
-    for baseline, risk in carry_baselines(
+    for baseline, risk in transfer_baselines(
         facts, data.truth, data.groups, parts, folds=spec.folds, seed=spec.seed
     ):
         if baseline.name != "majority":  # the same risk for every answer
@@ -347,7 +347,7 @@ def _rows(
     result: SweepResult,
     spec: SweepSpec,
     progress: Progress,
-) -> tuple[CarriedResult, ...]:
+) -> tuple[TransferredResult, ...]:
     """Return a result for each risk: resampled by the images of the test run."""
     truth, groups = target.truth, target.groups
     progress(f"intervals, on {target.run.path.name}")
@@ -366,14 +366,14 @@ def _rows(
     places = {vector_path(*place): place for place in target.places}
     told = _told_in_training(result, places)
 
-    def row(name: str) -> CarriedResult:
+    def row(name: str) -> TransferredResult:
         representation, layer = places.get(name, (None, None))
         other = f"own {name}"
         title = titles.get(name) or "best layer, chosen in training"
         above_joint = None if name in titles else drawn.difference(name, JOINT)
         above_own = both.difference(name, other) if other in within else None
         planned = name == SELECTED
-        return CarriedResult(
+        return TransferredResult(
             name=name,
             title=place_title(representation, layer) if representation else title,
             kind="baseline" if name in titles else ("selected" if planned else "probe"),

@@ -24,9 +24,9 @@ from vlmscope.store import (
     DEFAULT,
     Run,
     alone,
+    as_path,
     make_folder,
     parquet_bytes,
-    place,
     publish_together,
     read_document,
 )
@@ -60,7 +60,7 @@ def save_transfer(found: TransferResult, folder: str | PathLike[str] | None = No
         InputError: A file of the name is there that no transfer wrote.
         StoreError: The disk refuses, or the folder is a symbolic link.
     """
-    folder = default_folder(found.source.path) if folder is None else place(folder)
+    folder = default_folder(found.source.path) if folder is None else as_path(folder)
     labels = str(found.result.data.origin.get(LABEL_SET, DEFAULT))
     check_outside(folder, found.source.path, labels)
     check_replaceable(found.source, folder)

@@ -10,7 +10,7 @@ from vlmscope.metrics.small_samples import is_small
 from vlmscope.probes.baselines import JOINT
 from vlmscope.shown import rounded_difference
 from vlmscope.sweeps.data import LeftOut
-from vlmscope.sweeps.transfer.run import SELECTED, CarriedResult, TransferTest
+from vlmscope.sweeps.transfer.run import SELECTED, TransferredResult, TransferTest
 from vlmscope.sweeps.transfer.targets import Target
 
 
@@ -78,7 +78,7 @@ def _carried(test: TransferTest) -> Iterator[str]:
     yield from _loss(row, test.no_own)
 
 
-def _loss(row: CarriedResult, why: str) -> Iterator[str]:
+def _loss(row: TransferredResult, why: str) -> Iterator[str]:
     """Yield sentences on its AUROC in training, and within the test run."""
     if row.source_auroc == row.source_auroc:
         yield (
@@ -117,7 +117,7 @@ def _joint(test: TransferTest) -> str:
     return f"{text}: whether the probe is better cannot be told, {difference}."
 
 
-def _calibrated(row: CarriedResult) -> str:
+def _calibrated(row: TransferredResult) -> str:
     """Return a sentence on the calibration of the risks."""
     return (
         f"Its risks are off by {row.ece:.3f} on average there (Brier score {row.brier:.3f}, "

@@ -117,7 +117,7 @@ def _handlers() -> list[logging.Handler]:
 _ONCE = _Once()
 
 
-def said_once() -> ContextDecorator:
+def shown_once() -> ContextDecorator:
     """Return a decorator: within the function, this thread's repeated messages are shown once.
 
     Messages that differ only in numbers are the same.
@@ -125,7 +125,7 @@ def said_once() -> ContextDecorator:
     return _ONCE
 
 
-def forget_said() -> None:
+def forget_shown() -> None:
     """Show messages again that were shown before, as for another model."""
     _ONCE.forget()
 
@@ -141,7 +141,7 @@ def warn(message: str, *, stacklevel: int = 1) -> None:
 
 
 @contextmanager
-def saying_once() -> Iterator[None]:
-    """Show this thread's repeated messages once within the context; see ``said_once``."""
+def showing_once() -> Iterator[None]:
+    """Show this thread's repeated messages once within the context; see ``shown_once``."""
     with _ONCE:
         yield

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from vlmscope.probes.baselines import Facts
 
 
-def unknown_facts(facts: Facts) -> tuple[str, ...]:
+def missing_facts(facts: Facts) -> tuple[str, ...]:
     """Return the facts missing before the answer, as text.
 
-    >>> unknown_facts(Facts(["Is it red?"], None, None, None, None, None, None))
+    >>> missing_facts(Facts(["Is it red?"], None, None, None, None, None, None))
     ("the first token's probabilities", "the question's category")
     """
     return (*_of_first_token(facts), *_of_question(facts))
@@ -22,7 +22,7 @@ def unknown_facts(facts: Facts) -> tuple[str, ...]:
 
 def unknown_sentence(facts: Facts) -> Iterator[str]:
     """Yield a sentence on missing facts; nothing if all are known."""
-    if unknown := unknown_facts(facts):
+    if unknown := missing_facts(facts):
         yield (
             f"Not known here: {', '.join(unknown)}: whether hidden states know more than "
             f"{'this' if len(unknown) == 1 else 'these'} cannot be told."
@@ -37,7 +37,7 @@ def qualified(lines: Iterable[str], facts: Facts) -> Iterator[str]:
         facts: The known facts.
     """
     more = SOMETHING_MORE
-    if unknown_facts(facts):
+    if missing_facts(facts):
         more += " than what is known here"
     return (line.replace(SOMETHING_MORE, more) for line in lines)
 
