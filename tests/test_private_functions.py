@@ -29,7 +29,7 @@ SOURCE = Path(vlmscope.__file__).parent
 USED = {
     "model/attention/implementations.py": {"_attn_implementation", "_supports_sdpa"},
     "model/attention/switch.py": {"_attn_implementation"},
-    "model/attention/decode_support.py": {"_eos_token_tensor", "_get_logits_processor"},
+    "engine/decoding/support.py": {"_eos_token_tensor", "_get_logits_processor"},
     "model/loading/corrections.py": {"_process_images"},
     "model/encoder_widths.py": {"_parameters"},
 }
@@ -105,7 +105,7 @@ def test_generate_says_which_processors_it_would_use() -> None:
     """Why: settings of a checkpoint that change logits are found by what they come to."""
     given = {"generation_config", "input_ids_seq_length", "encoder_input_ids", "device"}
     found = inspect.signature(GenerationMixin._get_logits_processor).parameters
-    assert given <= set(found), "model/attention/decode_support.py calls it with these"
+    assert given <= set(found), "engine/decoding/support.py calls it with these"
     others = [each for name, each in found.items() if name not in {*given, "self"}]
     assert all(each.default is not inspect.Parameter.empty for each in others)
     config = GenerationConfig(min_new_tokens=3, eos_token_id=2)

@@ -60,7 +60,8 @@ def test_a_suspect_is_tried_alone_and_then_blamed() -> None:
     assert ids(dispatcher.take("y", 9)) == ["q2", "q3"]
     [failure] = dispatcher.died("x")
     assert failure.id == "q0"
-    assert failure.error.startswith("t.csv line 2: the worker died on this row alone, as 3 had")
+    assert failure.error.startswith("t.csv line 2: the worker died on this row alone, after 3")
+    assert failure.stage == "model", "a later run tries it last, and alone"
     dispatcher.finished("y", ["q2", "q3"])
     assert dispatcher.is_over
 

@@ -32,9 +32,9 @@ from families.conformance import (
 )
 from families.vision_rows import rows_per_image, without_fill
 from vlmscope.engine import capture, capture_batch, prepare
+from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
-from vlmscope.model.attention.decode_support import why_not_stepwise
 from vlmscope.model.computing import full_float32
 from vlmscope.prompt import chat_template, encode
 from vlmscope.reference import reference
@@ -143,7 +143,7 @@ def test_a_batch_equals_each_row_alone(
     family: str, vlm: VisionLanguageModel, generated: list[str]
 ) -> None:
     """With answers that end where the model ends them, written step by step where they can be."""
-    assert bool(why_not_stepwise(vlm)) == (family in GENERATED)
+    assert bool(why_not_in_slots(vlm)) == (family in GENERATED)
     spec = CaptureSpec(layers="all", max_new_tokens=8)
     together = list(capture(ONE_IMAGE, vlm, spec, batch_size=4))
     for item, alone in zip(together, capture(ONE_IMAGE, vlm, spec, batch_size=1), strict=True):

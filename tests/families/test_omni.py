@@ -17,9 +17,9 @@ from families.conformance import NONE, ONE_IMAGE, SEVERAL, WIDE
 from families.omni_checkpoints import build_qwen2_5_omni, build_qwen3_omni_moe, build_whole
 from families.test_conformance import assert_same, error
 from vlmscope.engine import capture
+from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model.attention.decode_support import why_not_stepwise
 from vlmscope.model.chat import load_chat_model
 from vlmscope.model.loading.thinker import thinker_of
 from vlmscope.reference import reference
@@ -50,7 +50,7 @@ def test_a_whole_checkpoint_is_its_thinker(thinker: Path, whole: VisionLanguageM
     assert whole.family == alone.family
     assert whole.family.model_type == whole.model.config.model_type
     assert whole.projector is not None
-    assert why_not_stepwise(whole) == whole.one_at_a_time == ""
+    assert why_not_in_slots(whole) == whole.one_at_a_time == ""
     weights = dict(alone.model.named_parameters())
     for name, parameter in whole.model.named_parameters():
         assert torch.equal(parameter, weights.pop(name)), name

@@ -25,8 +25,8 @@ from families.qwen_checkpoints import build_glm46v
 from families.test_conformance import assert_same
 from families.tile_checkpoints import build_internvl
 from vlmscope.engine import capture, prepare
+from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
-from vlmscope.model.attention.decode_support import why_not_stepwise
 from vlmscope.model.loading import thresholds
 from vlmscope.model.loading.thresholds import named_thresholds, with_verified_lengths
 from vlmscope.model.support import HELD, decoder_type, is_tested
@@ -90,8 +90,8 @@ def test_a_pair_that_is_held(
     vlm = load_model(folder, device="cpu", dtype="float32")
     assert vlm.one_at_a_time == ""
     assert vlm.lengths.alone_beyond is None
-    assert ("'eager'" in why_not_stepwise(vlm)) == (decoder in WITHOUT_SDPA)
-    assert decoder in WITHOUT_SDPA or why_not_stepwise(vlm) == ""
+    assert ("'eager'" in why_not_in_slots(vlm)) == (decoder in WITHOUT_SDPA)
+    assert decoder in WITHOUT_SDPA or why_not_in_slots(vlm) == ""
     generated = answered_by_generate(monkeypatch)
     for item in capture(ROWS, vlm, SPEC, batch_size=5):
         assert_same(item, reference(item.sample, vlm, SPEC))
@@ -130,7 +130,7 @@ def test_llava_with_llama_4(tmp_path: Path, settings: dict[str, int], beyond: in
     folder = build_llava(tmp_path / "model", **LLAMA4, **settings)
     vlm = load_model(folder, device="cpu", dtype="float32")
     assert vlm.lengths.alone_beyond == beyond
-    assert "this decoder (llama4_text) was not verified step by step" in why_not_stepwise(vlm)
+    assert "this decoder (llama4_text) was not verified step by step" in why_not_in_slots(vlm)
     notes = list(vlm.lengths.notes())
     assert notes == [] if beyond is None else "floor_scale: beyond it" in notes[0]
     longest = Sample("longest", make_image(70, 40), "cat " * 280)

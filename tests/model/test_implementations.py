@@ -13,11 +13,11 @@ from families.conformance import ONE_IMAGE, build
 from families.llava_checkpoints import build_llava
 from families.test_conformance import assert_same, error
 from vlmscope.engine import capture
+from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.errors import ModelError
 from vlmscope.executors import make_plan
 from vlmscope.executors.request import Request
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model.attention.decode_support import why_not_stepwise
 from vlmscope.model.attention.implementations import is_chosen_by_library, requested_by
 from vlmscope.model.loading.device import bytes_of
 from vlmscope.reference import reference
@@ -44,7 +44,7 @@ def test_a_decoder_without_sdpa_gets_eager_and_the_encoder_sdpa(
 ) -> None:
     """The same numbers as eager in all parts, in one pass and in three."""
     assert mixed.attention == "eager, vision encoder sdpa"
-    assert why_not_stepwise(mixed)
+    assert why_not_in_slots(mixed)
     eager = load_model(folder, device="cpu", dtype="float32", attention="eager")
     assert eager.attention == "eager"
     for item in capture(ONE_IMAGE, mixed, SPEC, batch_size=4):
@@ -59,7 +59,7 @@ def test_an_encoder_without_sdpa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     vlm = load_model(build("llava", tmp_path / "model"), device="cpu", dtype="float32")
     assert vlm.attention == "sdpa, vision encoder eager"
     assert is_chosen_by_library(vlm.model)
-    assert why_not_stepwise(vlm) == ""
+    assert why_not_in_slots(vlm) == ""
     for item in capture(ONE_IMAGE, vlm, SPEC, batch_size=4):
         assert_same(item, reference(item.sample, vlm, SPEC))
 

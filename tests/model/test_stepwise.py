@@ -22,9 +22,9 @@ from families import strangers
 from families.checkpoints import BUILDERS
 from families.conformance import ONE_IMAGE
 from vlmscope.engine import capture
+from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.executors import Request, make_plan, plan
 from vlmscope.model import VisionLanguageModel, load_model
-from vlmscope.model.attention.decode_support import why_not_stepwise
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
 
@@ -79,7 +79,7 @@ def test_nothing_keeps_the_plain_model_from_it(
     table: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert why_not_stepwise(talkative_vlm) == ""
+    assert why_not_in_slots(talkative_vlm) == ""
     assert_exact(talkative_vlm, samples[:3])
     assert generated == []
     assert note_of(talkative_vlm, table, monkeypatch) == ()
@@ -107,7 +107,7 @@ def test_settings_that_change_the_logits(
     named: str,
 ) -> None:
     vlm, rows = with_settings(settings), samples[:4]
-    assert named in why_not_stepwise(vlm)
+    assert named in why_not_in_slots(vlm)
     assert_exact(vlm, rows)
     assert generated == [sample.id for sample in rows]
     [note] = note_of(vlm, table, monkeypatch)
@@ -121,7 +121,7 @@ def test_a_repetition_penalty(
 ) -> None:
     """It is not run: transformers 5.17 looks for a logit of Mllama's image token; it has none."""
     monkeypatch.setattr(talkative_vlm.model.generation_config, "repetition_penalty", 1.7)
-    assert "RepetitionPenaltyLogitsProcessor" in why_not_stepwise(talkative_vlm)
+    assert "RepetitionPenaltyLogitsProcessor" in why_not_in_slots(talkative_vlm)
 
 
 def test_settings_that_were_only_for_sampling(
@@ -131,14 +131,14 @@ def test_settings_that_were_only_for_sampling(
 ) -> None:
     """Loading makes them greedy; nothing is left of them."""
     vlm = with_settings({"do_sample": True, "temperature": 0.3, "top_p": 0.5, "top_k": 3})
-    assert why_not_stepwise(vlm) == ""
+    assert why_not_in_slots(vlm) == ""
     assert_exact(vlm, samples[:3])
     assert generated == []
 
 
 def test_token_healing(vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vlm.model.generation_config, "token_healing", True)
-    assert "token_healing" in why_not_stepwise(vlm)
+    assert "token_healing" in why_not_in_slots(vlm)
 
 
 def test_another_attention(
@@ -148,7 +148,7 @@ def test_another_attention(
     table: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert why_not_stepwise(eager) == "its attention is 'eager'"
+    assert why_not_in_slots(eager) == "its attention is 'eager'"
     assert_exact(eager, samples[:3])
     assert len(generated) == 3
     slower, note = note_of(eager, table, monkeypatch)
@@ -161,23 +161,23 @@ def test_a_family_that_says_so(
 ) -> None:
     family = dataclasses.replace(talkative_vlm.family, writes_with_generate="counts otherwise")
     vlm = dataclasses.replace(talkative_vlm, family=family)
-    assert why_not_stepwise(vlm) == "Llama-3.2-Vision counts otherwise"
+    assert why_not_in_slots(vlm) == "Llama-3.2-Vision counts otherwise"
     assert_exact(vlm, samples[:3])
     assert len(generated) == 3
 
 
 def test_a_description_of_the_users_own(talkative_vlm: VisionLanguageModel) -> None:
     described = dataclasses.replace(talkative_vlm, description={"title": "Mine"})
-    assert "not verified step by step" in why_not_stepwise(described)
+    assert "not verified step by step" in why_not_in_slots(described)
 
 
 def test_a_model_on_several_gpus(
     talkative_vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(VisionLanguageModel, "cuda_devices", ("cuda:0", "cuda:1"))
-    assert why_not_stepwise(talkative_vlm) == "the model is spread over several GPUs"
+    assert why_not_in_slots(talkative_vlm) == "the model is spread over several GPUs"
     monkeypatch.setattr(VisionLanguageModel, "cuda_devices", ("cuda:0",))
-    assert why_not_stepwise(talkative_vlm) == ""
+    assert why_not_in_slots(talkative_vlm) == ""
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_stranger(
     strangers.register()
     known = BUILDERS["llava"](tmp_path / "known")
     vlm = load_model(strangers.rename(known, tmp_path / "copy", model_type), device="cpu")
-    assert reason in why_not_stepwise(vlm)
+    assert reason in why_not_in_slots(vlm)
     assert_exact(vlm, ONE_IMAGE)
     assert sorted(generated) == sorted(sample.id for sample in ONE_IMAGE)
     [note] = note_of(vlm, table, monkeypatch)
@@ -208,7 +208,7 @@ def test_a_stranger(
 
 def test_rows_that_go_one_at_a_time(talkative_vlm: VisionLanguageModel) -> None:
     rounded = dataclasses.replace(talkative_vlm, quantization="8bit")
-    assert "8-bit" in why_not_stepwise(rounded)
+    assert "8-bit" in why_not_in_slots(rounded)
 
 
 def test_a_prompt_without_an_image_where_blocks_are_skipped(

@@ -29,6 +29,7 @@ from vlmscope.engine.answers import (
 )
 from vlmscope.engine.batch import Batch, bands_of, prepare
 from vlmscope.engine.decoding.scheduler import Decoding
+from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.engine.device import is_dead_device, is_out_of_memory
 from vlmscope.engine.image_cache import ImageEncoder
 from vlmscope.engine.prefill import Prefilled, Ready, make_ready, run, start_copies
@@ -36,7 +37,6 @@ from vlmscope.engine.row_errors import row_errors
 from vlmscope.errors import InputError, RowError, VlmscopeError, one_line
 from vlmscope.locking import model_lock
 from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
-from vlmscope.model.attention.decode_support import why_not_stepwise
 from vlmscope.model.attention.kv_cache import keys_and_values
 from vlmscope.model.computing import computing
 from vlmscope.model.lengths import ALONE
@@ -219,7 +219,7 @@ class CaptureSession:
     def _must_generate(self, batch: Batch) -> bool:
         """Return whether the answers of a batch must be decoded with ``generate``."""
         if self._stepwise is None:
-            self._stepwise = not why_not_stepwise(self._vlm)
+            self._stepwise = not why_not_in_slots(self._vlm)
         # A prompt without an image skips blocks that the other rows do not skip.
         skips = bool(self._vlm.skipped_without_image) and not any(batch.images)
         return not self._stepwise or skips or batch.inputs["input_ids"].shape[1] >= self._too_long

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.attention.decode_support import why_not_stepwise
 
 START = 1
 """Rows in the first batch of ``auto`` on a CPU."""
@@ -152,7 +152,7 @@ def sizer_for(
     """
     if vlm.one_at_a_time:
         return BatchSizer(1)
-    stepwise = answers and not why_not_stepwise(vlm)
+    stepwise = answers and not why_not_in_slots(vlm)
     if wanted == "auto":
         if not vlm.cuda_devices:
             return BatchSizer("auto")

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 
 from vlmscope.arguments import check_batch_size, whole_number
 from vlmscope.dataset import Table, TableScan, open_table, shown_data, table_notes
+from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.errors import InputError, RowError, StoreError
 from vlmscope.executors.manifest import capture_record, make_manifest
 from vlmscope.executors.request import Request
@@ -23,7 +24,6 @@ from vlmscope.model import (
     resolve_spec,
     resolve_spec_for,
 )
-from vlmscope.model.attention.decode_support import why_not_stepwise
 from vlmscope.prompt import at_time, count_after_question, render, takes_images_anywhere
 from vlmscope.row_identity import RowComparison, compare_rows, ids_text, is_same_table
 from vlmscope.store import (
@@ -280,7 +280,7 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
         yield f"one question goes through the model at a time: {vlm.one_at_a_time}"
     else:
         yield from vlm.lengths.notes()
-        if request.spec.max_new_tokens and (why := why_not_stepwise(vlm)):
+        if request.spec.max_new_tokens and (why := why_not_in_slots(vlm)):
             yield f"answers are decoded by the library's generate, which is slower: {why}"
     if request.text_only and scan.without_image:
         have = "has" if scan.without_image == 1 else "have"

@@ -1,4 +1,4 @@
-"""Probes: classifiers that predict hallucinations from hidden states. Arrays in, arrays out.
+"""Probes on hidden states, and the baselines that they have to beat. Arrays in, arrays out.
 
 - ``folds``: folds that keep images together; groups of rows with the same image
 - ``copies``, ``alignment``: detection of near-copies of images by their thumbnails

@@ -1,6 +1,6 @@
 """Baselines: predictions without hidden states, which a probe has to beat.
 
-Facts known about a question before its answer are features of ordinary classifiers. Features are
+Facts known about a question or its answer are features of ordinary classifiers. Features are
 computed on all rows at once, without their labels: word counts or ranks of entropies leak nothing
 about the labels. Rare values cannot be learnt, so kinds with few rows have no column of their own.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from vlmscope.dataset.source import FileSource, Row
-from vlmscope.dataset.tables.quotes import (
+from vlmscope.dataset.tables.dialect import (
     RowShape,
     UndecidedError,
     find_delimiter,

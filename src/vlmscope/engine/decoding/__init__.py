@@ -2,5 +2,6 @@
 
 - ``scheduler``: rows are admitted as slots become free and leave when their answer ends
 - ``slots``: tensors of a fixed size for the rows that are being answered
+- ``support``: whether a model's answers can be decoded in slots, else ``generate`` decodes them
 - ``step``: one decoding step for all slots: a CUDA graph where possible
 """

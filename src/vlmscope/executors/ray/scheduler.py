@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from vlmscope.executors.time_limit import MODEL_STAGE
 from vlmscope.schema import Failure, Sample, failure_of
 
 DEATHS = 3
@@ -77,7 +78,7 @@ class Dispatcher:
                 blamed.append(
                     failure_of(
                         row,
-                        "capture",
+                        MODEL_STAGE,
                         f"the worker died on this row alone, after {deaths - 1} others had died "
                         "with it; memory may have run out, or a library crashed: see Ray's logs",
                     )

@@ -5,5 +5,4 @@
 - ``tiles``: an encoder's attention over padded tiles, without its mask
 - ``packed``: an encoder's attention over packed images, one call per layer
 - ``kv_cache``: caches of keys and values
-- ``decode_support``: whether answers may be decoded step by step
 """

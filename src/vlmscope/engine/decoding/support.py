@@ -20,7 +20,7 @@ from vlmscope.model.support import decoder_type, is_tested
 from vlmscope.model.vlm import VisionLanguageModel
 
 
-def why_not_stepwise(vlm: VisionLanguageModel) -> str:
+def why_not_in_slots(vlm: VisionLanguageModel) -> str:
     """Return why ``generate`` is needed to decode the answers; empty if it is not."""
     if vlm.one_at_a_time:
         return vlm.one_at_a_time
