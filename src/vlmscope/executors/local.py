@@ -22,8 +22,8 @@ from vlmscope.executors.batching import BatchSizer, sizer_for
 from vlmscope.executors.pending import (
     isolated_groups,
     killed_by,
+    killed_or_hung_ids,
     pending_rows,
-    recorded_separately,
     suspects_of,
 )
 from vlmscope.executors.plan import Plan
@@ -144,7 +144,7 @@ def _run_rows(
     """
     table, request, vlm = plan.table, plan.request, plan.vlm
     killers = killed_by(table, journal.blamed if plan.todo else {})
-    left_out = recorded_separately(request) if killers else frozenset()
+    left_out = killed_or_hung_ids(request) if killers else frozenset()
     left_out |= {failure.id for failure in killers}.union(restarts.hung)
     suspects = suspects_of(request, results.done_ids, journal.suspects, left_out)
     try:

@@ -147,17 +147,19 @@ def suspects_of(
         left_out: Ids of rows that must not be tried.
     """
     failed = read_failures(request.out)
-    known = {id_: 1 + failed[id_].attempt for id_ in _apart(failed)}  # each was tried alone
+    known = {
+        id_: 1 + failed[id_].attempt for id_ in _killed_or_hung(failed)
+    }  # each was tried alone
     counts = {**in_work, **known}
     return {i: count for i, count in counts.items() if i not in done and i not in left_out}
 
 
-def recorded_separately(request: Request) -> frozenset[str]:
+def killed_or_hung_ids(request: Request) -> frozenset[str]:
     """Return the recorded rows that hung in the model, or with which a session was killed."""
-    return frozenset(_apart(read_failures(request.out)))
+    return frozenset(_killed_or_hung(read_failures(request.out)))
 
 
-def _apart(failed: Mapping[str, Failure]) -> list[str]:
+def _killed_or_hung(failed: Mapping[str, Failure]) -> list[str]:
     return [id_ for id_, failure in failed.items() if failure.stage in _DIED]
 
 

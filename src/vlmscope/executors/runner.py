@@ -132,7 +132,7 @@ class ResilientRunner:
         batches, failures = list(prepared[0]), list[Capture | Failure](prepared[1])
         del prepared  # its tensors must not outlive the attempt while the halves are tried
         if failures:
-            self._came_out(failures)
+            self._mark_finished(failures)
             yield failures
         while batches:
             yield from self._run_batch(batches.pop(0), asked=len(samples))
@@ -142,7 +142,7 @@ class ResilientRunner:
         while self._session is not None:
             with self._limit.limiting():
                 results = self._session.drain()
-            self._came_out(results)
+            self._mark_finished(results)
             yield results
             lost = self._session.pop_failed()
             if not lost:
@@ -183,8 +183,8 @@ class ResilientRunner:
             yield from self.run(samples)  # with all of the memory
             return
         if len(samples) == 1:
-            failure = self._record(samples[0], trouble)
-            self._came_out([failure])
+            failure = self._failure_from(samples[0], trouble)
+            self._mark_finished([failure])
             yield [failure]
             self._raise_if_a_bug(samples[0], trouble)
             return
@@ -218,14 +218,14 @@ class ResilientRunner:
             results = capture_batch(
                 batch, self._vlm, self._spec, *([self._session] if self._session else [])
             )
-        self._came_out(results)
+        self._mark_finished(results)
         idle, peak = _memory(self._vlm)
         # Extrapolated to all rows of the batch.
         grown = max(0.0, peak - idle) * asked / len(batch.samples)
         self._sizer.learn(rows=asked, memory_used=idle + grown, memory_idle=idle)
         return results
 
-    def _came_out(self, results: Results) -> None:
+    def _mark_finished(self, results: Results) -> None:
         """Record that rows are finished."""
         ids = [item.id if isinstance(item, Failure) else item.sample.id for item in results]
         for id_ in ids:
@@ -233,7 +233,7 @@ class ResilientRunner:
         if ids:
             self._journal.finish(ids)
 
-    def _record(self, sample: Sample, trouble: _Trouble) -> Failure:
+    def _failure_from(self, sample: Sample, trouble: _Trouble) -> Failure:
         return failure_of(sample, "capture", str(row_error(sample, trouble.error)))
 
     def _raise_if_a_bug(self, sample: Sample, trouble: _Trouble) -> None:
