@@ -147,7 +147,7 @@ def suspects_of(
         left_out: Ids of rows that must not be tried.
     """
     failed = read_failures(request.out)
-    known = {
+    known = {id_: 1 + failed[id_].attempt for id_ in _killed_or_hung(failed)}  # each tried alone
         id_: 1 + failed[id_].attempt for id_ in _killed_or_hung(failed)
     }  # each was tried alone
     counts = {**in_work, **known}
