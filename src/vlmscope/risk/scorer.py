@@ -142,6 +142,7 @@ class RiskScorer:
         self._spec = resolve_spec(saved.spec, vlm)
         self._slots = rows_at_once(vlm, batch_size)
         self._sizer = sizer_for(vlm, batch_size)
+        self._went_well = False  # once a row succeeded, errors are caused by rows
 
     def __repr__(self) -> str:
         layer = "" if self.info.layer is None else f" at layer {self.info.layer}"
@@ -220,7 +221,9 @@ class RiskScorer:
     def _scored(self, rows: Iterable[Sample | Failure]) -> Iterator[Risk | Failure]:
         """Yield the risk of each row, in order."""
         session = CaptureSession(self._vlm, self._spec, self._slots)
-        runner = ResilientRunner(self._vlm, self._spec, self._sizer, session=session)
+        runner = ResilientRunner(
+            self._vlm, self._spec, self._sizer, went_well=self._went_well, session=session
+        )
         ahead = batches_to_prepare(self._vlm)
         preparing = ThreadPoolExecutor(ahead, "vlmscope-prepare")
         waiting: deque[tuple[str, str]] = deque()  # key of a row, its id
@@ -288,6 +291,7 @@ class RiskScorer:
             found.append((id_, results.pop(key)))
         path = vector_path(self.info.representation, self.info.layer)
         vectors = [item.vectors[path] for _, item in found if isinstance(item, Capture)]
+        self._went_well = self._went_well or bool(vectors)
         risks = iter(self._risks(vectors))
         for id_, item in found:
             if isinstance(item, Failure):
