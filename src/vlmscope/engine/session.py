@@ -140,8 +140,10 @@ class CaptureSession:
                 self._images.forget()
             if not slots:
                 return False
-            self._collect(self._decoding.drain)
-            return self._decoding.forget()
+            decoding = self._decoding
+            self._collect(decoding.drain)
+            # A step that fails drops the slots itself.
+            return self._decoding.forget() or self._decoding is not decoding
 
     def _ready(self, batch: Batch, states: AnswerStates | None = None) -> Ready:
         """Copy a batch to the device, and encode its images if that is done separately."""
