@@ -231,6 +231,18 @@ def test_leaving_by_an_exception_only_lets_go(tmp_path: Path) -> None:
     assert not (out / "index.h5").exists()
 
 
+@pytest.mark.parametrize("kind", [RunWriter, RunWriterProcess])
+def test_a_released_run_has_its_rows_and_another_writer_may_go_on(
+    kind: type[RunWriter | RunWriterProcess], tmp_path: Path
+) -> None:
+    first = kind(tmp_path, make_manifest()).__enter__()
+    first.add([row("q0")])
+    first.release()
+    assert not writers()
+    with RunWriter(tmp_path, make_manifest()) as second:
+        assert second.done_ids == {"q0"}
+
+
 @pytest.mark.parametrize(("behind_bytes", "handed_over"), [(0, BEHIND), (2**30, BEHIND + 3)])
 def test_the_model_waits_for_a_slow_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behind_bytes: int, handed_over: int

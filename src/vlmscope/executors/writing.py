@@ -53,6 +53,9 @@ class Rows(Protocol):
     def add(self, results: Results) -> None:
         """Record a batch. When this returns, the batch survives a kill."""
 
+    def release(self) -> None:
+        """Let other processes write the run, without packing it."""
+
 
 class WritingThread:
     """Collects results and writes them on a thread. Used by one other thread at a time.
@@ -129,6 +132,10 @@ class WritingThread:
         self.flush()
         while self._waiting:
             self._waiting.popleft()[0].result()
+
+    def release(self) -> None:
+        """Let other processes write the run: this one ends, and adds nothing more."""
+        self._rows.release()
 
     def _are_too_many(self) -> bool:
         waiting = sum(size for _, size in self._waiting)
