@@ -117,6 +117,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "number": ({"samples": 3}, r"^the table is an int"),
     "sample": ({"samples": Sample("q", None, "?")}, r"^the table is"),
     "texts and samples": ({"samples": [3, 4]}, r"^list\[0\] is an int"),
+    "nothing first": ({"samples": [None, Sample("q", None, "?")]}, r"^list\[0\] is a NoneType"),
     "map": ({"map": {"id": "uid"}, "samples": [Sample("q", None, "?")]}, r"^map: samples have"),
 }
 

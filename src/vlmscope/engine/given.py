@@ -44,8 +44,9 @@ def rows_of(
     """
     if not _names_rows(data):
         given = iter(cast("Iterable[Any]", data))
-        first = next(given, None)
-        if first is None:
+        nothing = object()
+        first = next(given, nothing)  # which may be None, and is refused then
+        if first is nothing:
             return iter(())
         if isinstance(first, Sample | Failure):
             if fields != FieldSpec():
