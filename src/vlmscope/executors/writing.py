@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from vlmscope.executors.request import Request
@@ -201,5 +201,10 @@ def writing(
         results = WritingThread(
             rows, thread, published, size=size, strict=request.strict, check=vlm.check_files
         )
-        yield results
+        try:
+            yield results
+        except BaseException:
+            with suppress(Exception):
+                results.flush()
+            raise
         results.wait()
