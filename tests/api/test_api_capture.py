@@ -143,6 +143,18 @@ def test_rows_that_are_none(vlm: VisionLanguageModel, samples: list[Sample]) -> 
         list(vlmscope.capture(broken, vlm, **QUICK))
 
 
+@pytest.mark.parametrize("bad", [Failure("q", "input", "no such row"), Sample("q", "no.png", "?")])
+def test_rows_before_one_that_fails_come_first(
+    bad: Any, vlm: VisionLanguageModel, samples: list[Sample]
+) -> None:
+    """Whatever the batch size."""
+    for size in (1, 2, 8):
+        rows = vlmscope.capture([*samples[:3], bad, samples[4]], vlm, batch_size=size, **QUICK)
+        assert [next(rows).sample for _ in range(3)] == samples[:3]
+        with pytest.raises(RowError, match=r"no such row|no\.png"):
+            next(rows)
+
+
 def test_the_options_are_those_of_extract() -> None:
     theirs, ours = (
         inspect.signature(each).parameters for each in (vlmscope.extract, vlmscope.capture)
