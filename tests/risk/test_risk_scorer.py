@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,20 @@ def test_rows_of_equal_ids_keep_their_own_results(
         assert isinstance(here, Failure)
         assert here.id == "same"
         assert "no.png" in here.error
+
+
+def test_risks_of_rows_before_one_that_cannot_be_read_come_first(
+    tmp_path: Path, vlm: VisionLanguageModel, samples: list[Sample], captures: list[Capture]
+) -> None:
+    def rows() -> Iterator[Sample]:
+        yield from samples[:3]
+        raise ConnectionError("the line is dead")
+
+    save(tmp_path / "probe", vlm, captures)
+    scores = RiskScorer(vlm, tmp_path / "probe", batch_size=2).score(rows())
+    assert [next(scores).id for _ in range(3)] == [sample.id for sample in samples[:3]]
+    with pytest.raises(ConnectionError, match="the line is dead"):
+        next(scores)
 
 
 def test_errors_of_rows_stay_failures_once_a_row_went_well(

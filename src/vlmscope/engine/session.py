@@ -30,6 +30,7 @@ from vlmscope.engine.answers import (
 from vlmscope.engine.batch import Batch, bands_of, prepare
 from vlmscope.engine.decoding.scheduler import Decoding
 from vlmscope.engine.device import is_dead_device, is_out_of_memory
+from vlmscope.engine.given import until_error
 from vlmscope.engine.image_cache import ImageEncoder
 from vlmscope.engine.prefill import Prefilled, Ready, make_ready, run, start_copies
 from vlmscope.engine.row_errors import row_errors
@@ -282,7 +283,7 @@ def capture(
     resolved = resolve_spec(spec or CaptureSpec(), vlm)  # before any image is read
     session = CaptureSession(vlm, resolved, batch_size)
     iterator, errors = iter(samples), list[Exception]()
-    while not errors and (chunk := tuple(_until_error(islice(iterator, batch_size), errors))):
+    while not errors and (chunk := tuple(until_error(islice(iterator, batch_size), errors))):
         found = _captures_together(chunk, session, vlm, resolved)
         if found is not None:
             yield from found
@@ -294,14 +295,6 @@ def capture(
             yield alone
     if errors:
         raise errors[0]
-
-
-def _until_error(samples: Iterator[Sample], errors: list[Exception]) -> Iterator[Sample]:
-    """Yield samples up to an exception while reading; append it to ``errors``."""
-    try:
-        yield from samples
-    except Exception as error:  # noqa: BLE001 - raised after the samples before it
-        errors.append(error)
 
 
 def _captures_together(

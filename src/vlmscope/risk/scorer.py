@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from vlmscope.arguments import check_batch_size
-from vlmscope.engine import CaptureSession, Rows, rows_of
+from vlmscope.engine import CaptureSession, Rows, rows_of, until_error
 from vlmscope.errors import InputError, RowError
 from vlmscope.executors.batching import rows_at_once, sizer_for
 from vlmscope.executors.runner import ResilientRunner, batches_ahead, batches_to_prepare
@@ -228,7 +228,9 @@ class RiskScorer:
         preparing = ThreadPoolExecutor(ahead, "vlmscope-prepare")
         waiting: deque[tuple[str, str]] = deque()  # key of a row, its id
         results: dict[str, Capture | Failure] = {}  # by the key
-        keyed = ((key, self._with_image(row)) for key, row in _keyed(rows))
+        errors: list[Exception] = []  # of reading the rows: raised after the risks of those before
+        read = until_error(rows, errors)
+        keyed = ((key, self._with_image(row)) for key, row in _keyed(read))
         try:
             for chunk, prepared in batches_ahead(
                 keyed, self._sizer, lambda rows: runner.prepare(_samples(rows)), preparing,
@@ -243,6 +245,8 @@ class RiskScorer:
                 yield from self._in_order(waiting, results)
             results |= _by_key(runner.drain())
             yield from self._in_order(waiting, results)
+            if errors:
+                raise errors[0]
         finally:
             # Without waiting: the garbage collector may run this in a thread that has a lock which
             # the preparing threads wait for.
