@@ -208,7 +208,7 @@ def test_no_risk_is_told_once_the_models_files_are_rewritten(
 
 
 def test_a_model_that_nobody_loaded_is_not_described(vlm: VisionLanguageModel) -> None:
-    with pytest.raises(ModelError, match="make it by load_model"):
+    with pytest.raises(ModelError, match="load it by load_model"):
         describe_model(replace(vlm, identity=None))
 
 
