@@ -30,7 +30,9 @@ def is_watched() -> bool:
     ``HF_HUB_DISABLE_PROGRESS_BARS=1`` asks for none.
     """
     asked = os.environ.get(_ASKED, "").lower()
-    return are_wanted() or (_in_notebook() and (asked == "" or asked in _NO))
+    if asked and asked not in _NO:
+        return False
+    return are_wanted() or _in_notebook()
 
 
 def _in_notebook() -> bool:

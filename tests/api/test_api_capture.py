@@ -117,6 +117,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "number": ({"samples": 3}, r"^the table is an int"),
     "sample": ({"samples": Sample("q", None, "?")}, r"^the table is"),
     "texts and samples": ({"samples": [3, 4]}, r"^list\[0\] is an int"),
+    "nothing first": ({"samples": [None, Sample("q", None, "?")]}, r"^list\[0\] is a NoneType"),
     "map": ({"map": {"id": "uid"}, "samples": [Sample("q", None, "?")]}, r"^map: samples have"),
 }
 
@@ -140,6 +141,18 @@ def test_rows_that_are_none(vlm: VisionLanguageModel, samples: list[Sample]) -> 
     broken = pd.DataFrame({"id": ["a"], "image": [None], "question": ["Is it?"]})
     with pytest.raises(RowError, match=r"^DataFrame\.iloc\[0\]: no image"):
         list(vlmscope.capture(broken, vlm, **QUICK))
+
+
+@pytest.mark.parametrize("bad", [Failure("q", "input", "no such row"), Sample("q", "no.png", "?")])
+def test_rows_before_one_that_fails_come_first(
+    bad: Any, vlm: VisionLanguageModel, samples: list[Sample]
+) -> None:
+    """Whatever the batch size."""
+    for size in (1, 2, 8):
+        rows = vlmscope.capture([*samples[:3], bad, samples[4]], vlm, batch_size=size, **QUICK)
+        assert [next(rows).sample for _ in range(3)] == samples[:3]
+        with pytest.raises(RowError, match=r"no such row|no\.png"):
+            next(rows)
 
 
 def test_the_options_are_those_of_extract() -> None:

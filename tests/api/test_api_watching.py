@@ -99,6 +99,11 @@ def test_a_bar_is_shown_where_somebody_watches(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv(ASKED, "1")
     assert not is_watched()
     assert wants_bar(True)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.stderr, "isatty", lambda: True)
+        assert not is_watched(), "on a terminal too"
+        patch.delenv(ASKED)
+        assert is_watched()
     monkeypatch.delenv(ASKED)
     del shell.kernel  # IPython on a terminal that is redirected
     assert not is_watched()

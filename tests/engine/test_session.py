@@ -226,6 +226,20 @@ def test_what_was_finished_before_a_step_of_the_drain_failed_is_there(
     assert_all_same([*found, *again], expected, rows)
 
 
+def test_slots_that_a_failed_step_dropped_count_as_freed(
+    samples: Sequence[Sample],
+    talkative_vlm: VisionLanguageModel,
+    failing_step: Callable[..., list[int]],
+) -> None:
+    """So the row that had no memory beside them is tried again."""
+    session, rows = CaptureSession(talkative_vlm, resolve_spec(SPEC, talkative_vlm), 4), samples[:2]
+    assert not flat(submitted(session, rows, talkative_vlm, SPEC, 2))
+    failing_step(at=[0], error=torch.OutOfMemoryError("CUDA out of memory"))
+    assert session.forget(slots=True)
+    assert session.pop_failed() == rows
+    assert not session.forget(slots=True)
+
+
 @pytest.mark.parametrize("at", [1, 6])
 def test_an_answer_that_cannot_be_decoded_takes_no_other_with_it(
     samples: Sequence[Sample],

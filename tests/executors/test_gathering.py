@@ -31,6 +31,8 @@ class Disk:
         if self.full:
             raise OSError
 
+    def release(self) -> None: ...
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:

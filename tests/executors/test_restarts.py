@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -159,6 +161,28 @@ def test_what_was_captured_before_is_on_the_disk(command: Command) -> None:
     command._process(batch_size=4)
     assert command.exits == ["again"]
     assert command.held == {"q0", "q1", "q2", "q3"}
+    take_restarts()
+
+
+def test_the_run_is_released_before_the_process_begins_again(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A marker, the lock of file systems without flock, names a process; this one goes on."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    free: list[bool] = []
+
+    def end(*given: Any, **options: Any) -> None:
+        free.append(not list(command.out.glob(".marker-*")))
+        end_process(*given, **options)
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(runner, "end_process", end)
+    command.hangs = lambda ids: "q4" in ids
+    command._process(batch_size=4)
+    assert free == [True]
     take_restarts()
 
 

@@ -110,8 +110,8 @@ def files_of(out: Path) -> dict[str, Any]:
     return {str(path.relative_to(out)): content(path) for path in files}
 
 
-def opened(plan: Plan) -> AbstractContextManager[WritingThread]:
-    return writing(plan.request, plan.manifest, plan.vlm, lambda _: None)
+def opened(plan: Plan, size: int = 1) -> AbstractContextManager[WritingThread]:
+    return writing(plan.request, plan.manifest, plan.vlm, lambda _: None, size=lambda: size)
 
 
 def ending(summary: Summary) -> Summary:
@@ -229,6 +229,29 @@ def test_leaving_by_an_exception_only_lets_go(tmp_path: Path) -> None:
     assert not writers()
     assert len(list((out / "shards").glob("part-*.h5"))) == 3
     assert not (out / "index.h5").exists()
+
+
+def test_leaving_by_an_exception_writes_what_waits_for_more_rows(tmp_path: Path) -> None:
+    def write() -> None:
+        with opened(plan_of(tmp_path / "run", "thread"), 100) as results:
+            results.put([row("q0")])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write()
+    assert open_run(tmp_path / "run").ids == ("q0",)
+
+
+@pytest.mark.parametrize("kind", [RunWriter, RunWriterProcess])
+def test_a_released_run_has_its_rows_and_another_writer_may_go_on(
+    kind: type[RunWriter | RunWriterProcess], tmp_path: Path
+) -> None:
+    first = kind(tmp_path, make_manifest()).__enter__()
+    first.add([row("q0")])
+    first.release()
+    assert not writers()
+    with RunWriter(tmp_path, make_manifest()) as second:
+        assert second.done_ids == {"q0"}
 
 
 @pytest.mark.parametrize(("behind_bytes", "handed_over"), [(0, BEHIND), (2**30, BEHIND + 3)])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from PIL import Image
 from probe_on_disk import CALIBRATION, QUERY, save
 from vlmscope.engine import capture
 from vlmscope.errors import InputError, ModelChangedError, ModelError, RowError, StoreError
-from vlmscope.executors import describe_model
+from vlmscope.executors import describe_model, runner
 from vlmscope.metrics import Platt
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.loading.checksums import stamp_of
@@ -123,6 +125,45 @@ def test_rows_of_equal_ids_keep_their_own_results(
         assert "no.png" in here.error
 
 
+def test_risks_of_rows_before_one_that_cannot_be_read_come_first(
+    tmp_path: Path, vlm: VisionLanguageModel, samples: list[Sample], captures: list[Capture]
+) -> None:
+    def rows() -> Iterator[Sample]:
+        yield from samples[:3]
+        raise ConnectionError("the line is dead")
+
+    save(tmp_path / "probe", vlm, captures)
+    scores = RiskScorer(vlm, tmp_path / "probe", batch_size=2).score(rows())
+    assert [next(scores).id for _ in range(3)] == [sample.id for sample in samples[:3]]
+    with pytest.raises(ConnectionError, match="the line is dead"):
+        next(scores)
+
+
+def test_errors_of_rows_stay_failures_once_a_row_went_well(
+    tmp_path: Path,
+    vlm: VisionLanguageModel,
+    samples: list[Sample],
+    captures: list[Capture],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before, the same error on three rows is a bug, and raised."""
+    save(tmp_path / "probe", vlm, captures)
+    original = runner.prepare
+
+    def prepare(rows: Sequence[Sample], *rest: Any) -> Any:
+        if any("strange" in row.question for row in rows):
+            raise ZeroDivisionError("strange words")
+        return original(rows, *rest)
+
+    monkeypatch.setattr(runner, "prepare", prepare)
+    scorer = RiskScorer(vlm, tmp_path / "probe", batch_size=2)
+    strange = [replace(sample, question="How strange?") for sample in samples[:4]]
+    with pytest.raises(ZeroDivisionError):
+        list(scorer.score(strange))
+    assert isinstance(next(iter(scorer.score(samples[:1]))), Risk)
+    assert all(isinstance(item, Failure) for item in scorer.score(strange))
+
+
 def test_another_prompt_is_refused(
     tmp_path: Path, checkpoint: Path, vlm: VisionLanguageModel, captures: list[Capture]
 ) -> None:
@@ -167,7 +208,7 @@ def test_no_risk_is_told_once_the_models_files_are_rewritten(
 
 
 def test_a_model_that_nobody_loaded_is_not_described(vlm: VisionLanguageModel) -> None:
-    with pytest.raises(ModelError, match="make it by load_model"):
+    with pytest.raises(ModelError, match="load it by load_model"):
         describe_model(replace(vlm, identity=None))
 
 

@@ -111,6 +111,18 @@ def test_a_window_of_a_column_that_is_endless(pack: Path) -> None:
         read_run(pack.parent.parent)
 
 
+def test_a_group_with_another_name_in_a_row_that_is_screened_before(tmp_path: Path) -> None:
+    """Under the first name nothing in it is read; a reader may take the rows in another order."""
+    path = write_part(tmp_path / "x_part_001.h5", [research_row(i) for i in range(3)])
+    with h5py.File(path, "a") as file:
+        vectors = file["question_comb_001/query_token_representation"]
+        vectors["layer_0"].attrs["note"] = "N" * 5000
+        file["question_comb_000/attention"] = vectors
+    endless(path, b"N" * 5000)
+    with pytest.raises(StoreError, match="takes too much time"):
+        hdf5_screening.screen(path, "all")
+
+
 def test_values_that_cannot_lie_in_the_file(tmp_path: Path) -> None:
     """HDF5 2.0 refuses them itself."""
     path = write_part(tmp_path / "x_part_001.h5", [research_row(i) for i in range(3)])

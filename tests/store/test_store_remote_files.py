@@ -69,6 +69,19 @@ def test_an_object_that_was_removed_since_is_not_there(bucket: str) -> None:
         read_after_removal(path)
 
 
+def read_after_replacement(path: Any, data: bytes) -> None:
+    with remote_file(path) as file:
+        path.write_bytes(data)
+        file.read()
+
+
+def test_an_object_that_is_shorter_since_is_told_and_not_waited_for() -> None:
+    path = as_path("memory://shorter/part")
+    path.write_bytes(bytes(2 * BLOCK))
+    with pytest.raises(UnreachableError, match=r": 3 of [0-9,]+ bytes; the object was replaced"):
+        read_after_replacement(path, b"new")
+
+
 @pytest.mark.parametrize(
     ("error", "raised"),
     [

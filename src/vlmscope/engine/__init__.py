@@ -11,7 +11,7 @@
 """
 
 from vlmscope.engine.batch import Batch, prepare
-from vlmscope.engine.given import Rows, open_image, rows_of
+from vlmscope.engine.given import Rows, open_image, rows_of, until_error
 from vlmscope.engine.session import CaptureSession, capture, capture_batch
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "open_image",
     "prepare",
     "rows_of",
+    "until_error",
 ]

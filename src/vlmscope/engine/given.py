@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 from PIL import Image
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 else:  # what is none is refused in one line
     Rows = Any
 """Rows, or a table of them."""
+
+RowT = TypeVar("RowT")
 
 
 def rows_of(
@@ -44,8 +46,9 @@ def rows_of(
     """
     if not _names_rows(data):
         given = iter(cast("Iterable[Any]", data))
-        first = next(given, None)
-        if first is None:
+        nothing = object()
+        first = next(given, nothing)  # which may be None, and is refused then
+        if first is nothing:
             return iter(())
         if isinstance(first, Sample | Failure):
             if fields != FieldSpec():
@@ -73,6 +76,17 @@ def _checked(rows: Iterable[Any]) -> Iterator[Sample | Failure]:
                 "rows of one kind"
             )
         yield row
+
+
+def until_error(rows: Iterable[RowT], errors: list[Exception]) -> Iterator[RowT]:
+    """Yield rows up to an exception while they are read; append it to ``errors``.
+
+    Rows are read before they are run: those before the exception are finished first.
+    """
+    try:
+        yield from rows
+    except Exception as error:  # noqa: BLE001 - raised by the caller
+        errors.append(error)
 
 
 def open_image(image: Any) -> Image.Image:

@@ -31,6 +31,7 @@ from vlmscope.engine.batch import Batch, bands_of, prepare
 from vlmscope.engine.decoding.scheduler import Decoding
 from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.engine.device import is_dead_device, is_out_of_memory
+from vlmscope.engine.given import until_error
 from vlmscope.engine.image_cache import ImageEncoder
 from vlmscope.engine.prefill import Prefilled, Ready, make_ready, run, start_copies
 from vlmscope.engine.row_errors import row_errors
@@ -140,8 +141,10 @@ class CaptureSession:
                 self._images.forget()
             if not slots:
                 return False
-            self._collect(self._decoding.drain)
-            return self._decoding.forget()
+            decoding = self._decoding
+            self._collect(decoding.drain)
+            # A step that fails drops the slots itself.
+            return self._decoding.forget() or self._decoding is not decoding
 
     def _ready(self, batch: Batch, states: AnswerStates | None = None) -> Ready:
         """Copy a batch to the device, and encode its images if that is done separately."""
@@ -272,23 +275,16 @@ def capture(
         InputError: ``batch_size`` is below 1, the model has no such layer, or ``compat`` does not
             support it.
         RowError: A sample failed: its image, its prompt, or an exception of the processor or the
-            model. ``extract`` records such rows instead, and continues.
+            model. Those before it are yielded first. ``extract`` records such rows instead, and
+            continues.
     """
     if batch_size < 1:
         raise InputError(f"batch_size {batch_size}: give 1 or more")
     resolved = resolve_spec(spec or CaptureSpec(), vlm)  # before any image is read
     session = CaptureSession(vlm, resolved, batch_size)
-    iterator = iter(samples)
-    while chunk := tuple(islice(iterator, batch_size)):
-        try:
-            found = _captures(chunk, session, vlm, resolved)
-        except VlmscopeError:
-            raise
-        except Exception as error:
-            if len(chunk) == 1 or is_dead_device(error):
-                with row_errors(chunk[0]):
-                    raise
-            found = None
+    iterator, errors = iter(samples), list[Exception]()
+    while not errors and (chunk := tuple(until_error(islice(iterator, batch_size), errors))):
+        found = _captures_together(chunk, session, vlm, resolved)
         if found is not None:
             yield from found
             continue
@@ -297,6 +293,32 @@ def capture(
             with row_errors(sample):
                 (alone,) = _captures((sample,), session, vlm, resolved)
             yield alone
+    if errors:
+        raise errors[0]
+
+
+def _captures_together(
+    chunk: Sequence[Sample], session: CaptureSession, vlm: VisionLanguageModel, spec: ResolvedSpec
+) -> list[Capture] | None:
+    """Return the captures of some samples, or None if one of several failed.
+
+    Each is then to be run alone, so that those before it are captured.
+
+    Raises:
+        RowError: The only one failed.
+    """
+    try:
+        return _captures(chunk, session, vlm, spec)
+    except RowError:
+        if len(chunk) == 1:
+            raise
+    except VlmscopeError:
+        raise
+    except Exception as error:
+        if len(chunk) == 1 or is_dead_device(error):
+            with row_errors(chunk[0]):
+                raise
+    return None
 
 
 def _captures(

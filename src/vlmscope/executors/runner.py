@@ -450,6 +450,10 @@ class Loop:
             self._results.wait()
         if self._journal is not None:
             self._journal.close()
+        # A restart keeps the process id. Where a marker file is the lock, it names a process, and
+        # would keep this one out; so would a writing process that nobody waits for any more.
+        with suppress(Exception):
+            self._results.release()
         end_process(
             self._request,
             self._runner.in_model,

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from vlmscope.executors.request import Request
@@ -52,6 +52,9 @@ class Rows(Protocol):
 
     def add(self, results: Results) -> None:
         """Record a batch. When this returns, the batch survives a kill."""
+
+    def release(self) -> None:
+        """Let other processes write the run, without packing it."""
 
 
 class WritingThread:
@@ -130,6 +133,10 @@ class WritingThread:
         while self._waiting:
             self._waiting.popleft()[0].result()
 
+    def release(self) -> None:
+        """Let other processes write the run: this one ends, and adds nothing more."""
+        self._rows.release()
+
     def _are_too_many(self) -> bool:
         waiting = sum(size for _, size in self._waiting)
         return len(self._waiting) > BEHIND and waiting > BEHIND_BYTES
@@ -194,5 +201,10 @@ def writing(
         results = WritingThread(
             rows, thread, published, size=size, strict=request.strict, check=vlm.check_files
         )
-        yield results
+        try:
+            yield results
+        except BaseException:
+            with suppress(Exception):
+                results.flush()
+            raise
         results.wait()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from vlmscope.arguments import check_batch_size
-from vlmscope.engine import CaptureSession, Rows, rows_of
+from vlmscope.engine import CaptureSession, Rows, rows_of, until_error
 from vlmscope.errors import InputError, RowError
 from vlmscope.executors.batching import rows_at_once, sizer_for
 from vlmscope.executors.runner import ResilientRunner, batches_ahead, batches_to_prepare
@@ -142,6 +142,7 @@ class RiskScorer:
         self._spec = resolve_spec(saved.spec, vlm)
         self._slots = rows_at_once(vlm, batch_size)
         self._sizer = sizer_for(vlm, batch_size)
+        self._went_well = False  # once a row succeeded, errors are caused by rows
 
     def __repr__(self) -> str:
         layer = "" if self.info.layer is None else f" at layer {self.info.layer}"
@@ -220,12 +221,16 @@ class RiskScorer:
     def _scored(self, rows: Iterable[Sample | Failure]) -> Iterator[Risk | Failure]:
         """Yield the risk of each row, in order."""
         session = CaptureSession(self._vlm, self._spec, self._slots)
-        runner = ResilientRunner(self._vlm, self._spec, self._sizer, session=session)
+        runner = ResilientRunner(
+            self._vlm, self._spec, self._sizer, went_well=self._went_well, session=session
+        )
         ahead = batches_to_prepare(self._vlm)
         preparing = ThreadPoolExecutor(ahead, "vlmscope-prepare")
         waiting: deque[tuple[str, str]] = deque()  # key of a row, its id
         results: dict[str, Capture | Failure] = {}  # by the key
-        keyed = ((key, self._with_image(row)) for key, row in _keyed(rows))
+        errors: list[Exception] = []  # of reading the rows: raised after the risks of those before
+        read = until_error(rows, errors)
+        keyed = ((key, self._with_image(row)) for key, row in _keyed(read))
         try:
             for chunk, prepared in batches_ahead(
                 keyed, self._sizer, lambda rows: runner.prepare(_samples(rows)), preparing,
@@ -240,6 +245,8 @@ class RiskScorer:
                 yield from self._in_order(waiting, results)
             results |= _by_key(runner.drain())
             yield from self._in_order(waiting, results)
+            if errors:
+                raise errors[0]
         finally:
             # Without waiting: the garbage collector may run this in a thread that has a lock which
             # the preparing threads wait for.
@@ -288,6 +295,7 @@ class RiskScorer:
             found.append((id_, results.pop(key)))
         path = vector_path(self.info.representation, self.info.layer)
         vectors = [item.vectors[path] for _, item in found if isinstance(item, Capture)]
+        self._went_well = self._went_well or bool(vectors)
         risks = iter(self._risks(vectors))
         for id_, item in found:
             if isinstance(item, Failure):

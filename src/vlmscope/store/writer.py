@@ -116,7 +116,7 @@ class RunWriter:
         if kind is None:
             self.close()
         else:
-            self._lock.release()
+            self.release()
 
     def add(self, results: Sequence[Capture | Failure]) -> None:
         """Record a batch. When this returns, the batch survives a kill or a power cut.
@@ -154,6 +154,10 @@ class RunWriter:
                 indexed = packs
         finally:
             self._lock.release()
+
+    def release(self) -> None:
+        """Release the lock only: every row added is already durable. May be called twice."""
+        self._lock.release()
 
     def _leave(self, indexed: frozenset[str] | None) -> frozenset[str] | None:
         """Release the lock if other writers are active, or no pack was added since indexing.

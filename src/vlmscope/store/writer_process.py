@@ -99,6 +99,10 @@ class RunWriterProcess:
         """
         self._ask([_without_images(item) for item in results])
 
+    def release(self) -> None:
+        """End the other process without packing: every row added is already durable."""
+        self._end(kill=True)
+
     def _ask(self, results: Sequence[Capture | Failure] | None) -> None:
         """Send a batch, or None after the last one, and wait until it is done."""
         try:

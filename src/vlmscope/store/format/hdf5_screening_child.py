@@ -94,7 +94,7 @@ class Screening:
 
     def __init__(self, file: Any, size: int) -> None:
         self._root, self._size = file.id, size
-        self._seen: set[int] = set()
+        self._seen: set[tuple[int, int, bool, bool]] = set()
         self._sources: set[bytes] = set()
 
     def run(self, depth: str) -> None:
@@ -149,10 +149,11 @@ class Screening:
     def _walk(self, group: Any, depth: int, *, contents: bool = True, is_row: bool = False) -> None:
         names: list[bytes] = []
         with tolerated():
-            address = int(h5o.get_info(group).addr)
-            if address in self._seen or depth > DEEPEST:
+            # A group may also be linked where more of it is read, so its address is not enough.
+            visit = (int(h5o.get_info(group).addr), depth, contents, is_row)
+            if visit in self._seen or depth > DEEPEST:
                 return
-            self._seen.add(address)
+            self._seen.add(visit)
             names.extend(group)
         for name in names:
             found = self._open(group, name)

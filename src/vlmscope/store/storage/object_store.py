@@ -101,6 +101,11 @@ class RemoteFile(io.RawIOBase):
     def _fetch(self, start: int, end: int) -> bytes:
         try:
             found: bytes = self._fs.cat_file(cast("Any", self._path).path, start=start, end=end)
+            if len(found) != end - start:  # the process that screens the file waits for all bytes
+                raise OSError(
+                    f"{len(found):,} of {end - start:,} bytes; the object was replaced while it "
+                    "was read"
+                )
         except MemoryError:
             raise
         except Exception as error:
