@@ -57,7 +57,7 @@ def test_it_equals_one_run_on_the_whole_table(
     done = extract("--batch-size", 1, "--json")
     assert done.code == 0
     assert json.loads(done.out)["captured"] == 5
-    assert "of the 5 rows that the run holds 5 are the same questions in it" in done.err
+    assert "of the 5 rows in the run 5 are the same questions in it" in done.err
     assert "ground truth changed, the run uses the new one: 5 rows ('question_comb_4'" in done.err
     assert extract("--batch-size", 1, out="whole").code == 0
     assert_equal(open_run(tmp_path / "run"), open_run(tmp_path / "whole"))

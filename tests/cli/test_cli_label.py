@@ -251,7 +251,7 @@ def test_the_judge_is_asked_only_with_consent(judged: Command, run: Path) -> Non
     assert judged("--scorer", "judge", answer="y").code == 0
     done = judged("--scorer", "judge", "--yes", "--judge-prices", 0.15, 0.6)
     assert done.code == 0, done.err
-    assert "about 0.25 in all" in done.err
+    assert "about 0.25 in total" in done.err
     assert FakeJudge.settings.output_price == 0.6
     assert {score.scorer for score in read_labels(run).values()} == {"judge"}
     assert label_settings(run)["settings"]["judge"]["model"] == "tiny"

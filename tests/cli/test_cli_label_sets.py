@@ -186,7 +186,7 @@ def test_a_report_without_labels_says_which_sets_there_are(vlmscope: Command, ru
     done = vlmscope("report", run)
     assert done.code == 0, done.err
     assert "No labels yet" in done.out
-    assert f"There is the label set rule: vlmscope report {run} --labels rule" in done.out
+    assert f"There is a label set rule: vlmscope report {run} --labels rule" in done.out
 
 
 def test_a_damaged_set_is_shown_as_damaged(vlmscope: Command, run: Path) -> None:

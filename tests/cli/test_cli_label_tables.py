@@ -377,7 +377,7 @@ def test_labels_the_other_way_round_are_told(
     ])  # fmt: skip
     done = vlmscope("label", named, "--out", tmp_path / "n_out.csv", "--column", "is_correct")
     assert "1 → faithful" in done.out.partition("read: is_correct = ")[2]
-    assert ("the other way round" in done.err) == (not wrong_way)
+    assert ("the opposite way" in done.err) == (not wrong_way)
 
 
 OPTIONS = [

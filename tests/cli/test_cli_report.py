@@ -27,7 +27,7 @@ def test_the_way_from_a_run_to_its_page(vlmscope: Command, run: Path) -> None:
     done = vlmscope("report", run)
     assert done.code == 0, done.err
     assert "80 questions in the gallery" in done.out
-    assert f"missing: No labels yet: vlmscope label {run} says" in done.out
+    assert f"missing: No labels yet: vlmscope label {run} determines" in done.out
     assert vlmscope("label", run).code == 0
     assert vlmscope("probe", run, "--folds", 3, "--draws", 100).code == 0
     done = vlmscope("report", run)

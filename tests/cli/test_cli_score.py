@@ -193,7 +193,7 @@ def test_what_cannot_be_scored_is_refused_in_one_line(
 def test_a_missing_probe_costs_no_loading(vlmscope: Command, tmp_path: Path) -> None:
     done = vlmscope("score", "x.png", "What?", "--model", "nowhere", "--probe", tmp_path / "none")
     assert done.code == 2
-    assert "no probe" in done.err
+    assert "is not a probe" in done.err
 
 
 def test_probes_of_older_labels_are_said(vlmscope: Command, demo_run: Path, tmp_path: Path) -> None:

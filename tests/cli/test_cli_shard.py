@@ -18,6 +18,7 @@ import pytest
 
 from faults import child
 from material import QUESTIONS, make_image
+from vlmscope import FailedRowsWarning
 from vlmscope import extract as run_extract
 from vlmscope.schema import CaptureSpec
 from vlmscope.store import Run, open_run, read_failures
@@ -70,7 +71,10 @@ def rank(extract: Command, questions: Path) -> Command:
 def plain(checkpoint: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The same rows from one plain session."""
     out, spec = tmp_path_factory.mktemp("plain") / "run", CaptureSpec(max_new_tokens=5)
-    return run_extract(questions, model=checkpoint, out=out, spec=spec, device="cpu", batch_size=1)
+    with pytest.warns(FailedRowsWarning, match="2 rows failed"):
+        return run_extract(
+            questions, model=checkpoint, out=out, spec=spec, device="cpu", batch_size=1
+        )
 
 
 def assert_same_rows(found: Run, expected: Run) -> None:

@@ -187,7 +187,7 @@ def test_text_only_takes_rows_without_an_image(tmp_path: Path, image: Any) -> No
     samples = list(read_samples(path, text_only=True))
     assert [(s.id, s.images == (), s.image_id) for s in samples][1] == ("bad", True, "")
     assert (samples[1].image, samples[1].metadata) == (None, {})
-    assert "pass --text-only if" in failure(path).error
+    assert "pass --text-only for" in failure(path).error
     scan = open_table(path, text_only=True).scan()
     assert scan == open_table(path).scan()
     assert (scan.without_image, open_table(path, limit=1).scan().without_image) == (1, 0)

@@ -219,7 +219,7 @@ def test_an_accident_is_refused(name: str, position: str, did: str) -> None:
     assert BY_FAMILY[name].title in message
     assert REPRESENTATIONS[position] in message
     [rest] = set(DEFAULT_POSITIONS) - {position}
-    assert f"positions {rest}, or omit compat" in message
+    assert f"positions={rest!r}, or omit compat" in message
     assert halp_model_for(name, CaptureSpec(positions=(rest,), compat="halp")) is BY_FAMILY[name]
     assert halp_model_for(name, replace(spec, compat="")) is None
 

@@ -134,7 +134,7 @@ def test_the_run_goes_on_with_the_changed_table(session: Session) -> None:
 def test_a_row_that_is_stored_by_then_is_refused(session: Session) -> None:
     session.start(limit=6)
     session.rewrite(edit(5, "Is it 5?", "Is it five?"))
-    with pytest.raises(RunMismatchError, match=r"1 row that .* in t\.csv: 'q5' \(question\); "):
+    with pytest.raises(RunMismatchError, match=r"1 row of .* in t\.csv: 'q5' \(question\); "):
         session.start()
 
 

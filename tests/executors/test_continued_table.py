@@ -149,7 +149,7 @@ def test_rows_that_are_gone_stay_and_are_said(any_sessions: Sessions) -> None:
     kept = list(any_sessions.run)
     for round_ in range(2):  # as long as they are gone
         plan = any_sessions.plan([*BEFORE[:2], *BEFORE[4:], *rows(6)])
-        [note] = [note for note in plan.notes if "not in the table any more" in note]
+        [note] = [note for note in plan.notes if "no longer in the table" in note]
         assert "2 rows ('q2', 'q3')" in note
         assert {"q2", "q3"}.isdisjoint(plan.done)
         assert len(plan.done) == 4 + round_
@@ -333,8 +333,8 @@ def test_another_truth_is_taken_and_labels_of_the_old_one_are_said_to_be_stale(
     label(any_sessions.run, Exact(), name="read", settings={"scorer": "file"})
     assert not are_stale(any_sessions.out)
     plan = any_sessions.plan([*rows(0, 1, answer="No"), *BEFORE[2:], *rows(6, answer="Maybe")])
-    [note] = [note for note in plan.notes if "another truth" in note]
-    assert "2 rows ('q0', 'q1'); label sets default are of the old truths" in note
+    [note] = [note for note in plan.notes if "ground truth changed" in note]
+    assert "2 rows ('q0', 'q1'); label sets default were made from the old ground truth" in note
     assert any_sessions.run["q0"].sample.target == "Yes", "a plan changes nothing"
     local.run_plan(plan)
     truths = {row.id: row.target for row in any_sessions.run.answers()}
@@ -353,7 +353,7 @@ def test_another_truth_is_taken_and_labels_of_the_old_one_are_said_to_be_stale(
     assert not are_stale(any_sessions.out, "read")
     label(any_sessions.run, Exact())
     assert not are_stale(any_sessions.out)
-    assert not any("another truth" in note for note in any_sessions.plan().notes)
+    assert not any("ground truth changed" in note for note in any_sessions.plan().notes)
     assert any_sessions.start([*BEFORE, *rows(6, answer="Maybe")]).captured == 0
     assert any_sessions.run["q0"].sample.target == "Yes", "back again"
     assert not any_sessions.run.truths

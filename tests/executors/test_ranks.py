@@ -48,7 +48,7 @@ def test_the_rank_that_is_asked_for(
         ("auto", {}, "RANK and WORLD_SIZE, SLURM_ARRAY_TASK_ID, or SLURM_PROCID and SLURM_NTASKS"),
         ("auto", {"RANK": "0"}, "WORLD_SIZE is not set"),
         ("auto", {"WORLD_SIZE": "2"} | STEP, "RANK is not set"),
-        ("auto", {"RANK": "first", "WORLD_SIZE": "2"}, "RANK is 'first', no number"),
+        ("auto", {"RANK": "first", "WORLD_SIZE": "2"}, "RANK is 'first', not a number"),
         ("auto", {"RANK": "2", "WORLD_SIZE": "2"}, "shard 2/2: there is no such rank"),
         ("auto", {"SLURM_PROCID": "0"}, "SLURM_NTASKS is not set"),
         ("auto", {"SLURM_ARRAY_TASK_ID": "3"}, "SLURM_ARRAY_TASK_MIN is not set"),

@@ -52,7 +52,7 @@ def test_code_of_a_checkpoint_is_never_run(
     )
     (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     monkeypatch.setattr("builtins.input", lambda *_: "y")
-    with pytest.raises(ModelError, match="brings code of its own, which is never run"):
+    with pytest.raises(ModelError, match="code of its own, which is never run"):
         load_model(folder, device="cpu")
     assert not (tmp_path / "ran").exists()
     assert "code" not in capsys.readouterr().out

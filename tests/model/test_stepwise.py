@@ -29,7 +29,7 @@ from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
 
 SPEC = CaptureSpec(layers="0,n-1", max_new_tokens=8)
-NOTE = "decoded by the library's generate"
+NOTE = "answers are decoded by the library's generate"
 
 
 @pytest.fixture

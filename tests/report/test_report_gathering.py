@@ -222,7 +222,7 @@ def test_categories_that_were_not_swept_are_judged_in_the_same_way(home: Path) -
     [
         ("image", "about images it has not seen", "contain the same image"),
         ("question", "to questions it has not seen", "contain the same question"),
-        ("category", "of values of category it has not seen", "its value of category was not"),
+        ("category", "of values of category it has not seen", "contain the same value of category"),
     ],
 )
 def test_captions_say_what_the_folds_held_out(

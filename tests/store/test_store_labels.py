@@ -83,7 +83,7 @@ def test_a_damaged_file_is_refused(run: Path) -> None:
     with pytest.raises(StoreError, match="no record of its settings"):
         read_labels(run)
     pq.write_table(table.replace_schema_metadata({b"vlmscope": b"{"}), path)
-    with pytest.raises(StoreError, match="no JSON"):
+    with pytest.raises(StoreError, match="not JSON"):
         label_settings(run)
 
 

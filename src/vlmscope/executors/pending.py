@@ -147,9 +147,8 @@ def suspects_of(
         left_out: Ids of rows that must not be tried.
     """
     failed = read_failures(request.out)
-    known = {id_: 1 + failed[id_].attempt for id_ in _killed_or_hung(failed)}  # each tried alone
-        id_: 1 + failed[id_].attempt for id_ in _killed_or_hung(failed)
-    }  # each was tried alone
+    # Each of them was tried alone.
+    known = {id_: 1 + failed[id_].attempt for id_ in _killed_or_hung(failed)}
     counts = {**in_work, **known}
     return {i: count for i, count in counts.items() if i not in done and i not in left_out}
 

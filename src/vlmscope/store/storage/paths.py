@@ -30,7 +30,7 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 def as_path(path: str | PathLike[str] | Path) -> Path:
     """Return a path as a ``Path``, or a URL as a ``UPath`` with the same methods.
 
-    >>> place("runs/pope").name, is_remote(place("runs/pope"))
+    >>> as_path("runs/pope").name, is_remote(as_path("runs/pope"))
     ('pope', False)
 
     Raises:
@@ -65,7 +65,7 @@ def path_of(run: Any) -> Path:
 
 
 def is_remote(path: Any) -> bool:
-    """Return whether a path is in an object store: a URL, as returned by ``place``."""
+    """Return whether a path is in an object store: a URL, as returned by ``as_path``."""
     return hasattr(path, "fs") and not isinstance(path, Path)
 
 
