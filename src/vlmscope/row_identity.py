@@ -28,6 +28,7 @@ from vlmscope.dataset import (
     in_memory,
     load_image,
     open_table,
+    with_listed_paths,
 )
 from vlmscope.errors import InputError, RowError, RunMismatchError, shortened
 from vlmscope.schema import FieldSpec
@@ -85,6 +86,7 @@ def table_of_run(
             f"{run.path}: its table was in memory ({record.shown_path}), not in a file; "
             "give it with --data: the table itself in Python, or saved as Parquet with its images"
         )
+    data = with_listed_paths(data)
     table = None if data is None else in_memory(data)
     fields = FieldSpec(**record.fields)  # type: ignore[arg-type]
     try:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from vlmscope.api import extracting
 from vlmscope.dataset import InMemory, in_memory, open_table, read_samples, table_notes
 from vlmscope.errors import InputError, RowError, TableChangedError
 from vlmscope.schema import Failure, FieldSpec, Sample
@@ -225,6 +226,17 @@ def test_what_is_no_table_is_refused_in_a_line(data: Any, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         open_table(data).scan()
     assert "\n" not in str(caught.value)
+
+
+def test_an_iterator_of_paths_is_read_once(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text(f"id,question,image\n{name},Why?,x.png\n")
+    assert sorted(row.id for row in open_table(tmp_path.glob("*.csv")).rows()) == ["a", "b"]
+    paths: Any = extracting._table(tmp_path.glob("*.csv"))
+    assert len(paths) == 2
+    rows = extracting._table(iter([{"id": "a", "question": "Why?"}]))
+    assert isinstance(rows, InMemory)
+    assert rows.name == "rows"
 
 
 def test_paths_in_a_table_in_memory_stay_in_the_image_folder(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 from vlmscope.api.runs import Run, open_run
 from vlmscope.api.watching import check_observer, wants_bar, watching
 from vlmscope.arguments import Layers, check_callable
-from vlmscope.dataset import Data, InMemory, Share, in_memory, parse_mapping
+from vlmscope.dataset import Data, InMemory, Share, in_memory, parse_mapping, with_listed_paths
 from vlmscope.errors import InputError, RowError, option_of, with_arguments
 from vlmscope.executors import (
     Observer,
@@ -204,6 +204,7 @@ def extract(
 
 def _table(table: Data) -> str | tuple[str, ...] | InMemory:
     """Return a table in memory, or what names the table."""
+    table = with_listed_paths(table)
     found = in_memory(table)
     if found is not None:
         return found

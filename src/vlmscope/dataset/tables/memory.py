@@ -219,6 +219,17 @@ def _plain_array(value: Any, hold: Callable[[Image.Image, int], HeldImage]) -> A
     return _plain(plain, hold) if isinstance(plain, list) else plain
 
 
+def with_listed_paths(data: Any) -> Any:
+    """Return an iterator of paths, such as that of ``Path.glob``, as a list; else the data.
+
+    ``in_memory`` reads an iterator to its end, and the paths are needed again.
+    """
+    if not isinstance(data, Iterator):
+        return data
+    items = list(data)
+    return items if items and isinstance(items[0], _PATHS) else iter(items)
+
+
 def in_memory(data: Any) -> InMemory | None:
     """Return a table passed as data; None for its name: paths, patterns, a hub name.
 

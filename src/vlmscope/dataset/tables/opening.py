@@ -14,7 +14,7 @@ from vlmscope.dataset.source import Source
 from vlmscope.dataset.tables.csv import CsvSource
 from vlmscope.dataset.tables.hub import is_saved, open_hub, open_saved
 from vlmscope.dataset.tables.json import open_json
-from vlmscope.dataset.tables.memory import InMemory, in_memory
+from vlmscope.dataset.tables.memory import InMemory, in_memory, with_listed_paths
 from vlmscope.dataset.tables.parquet import ParquetSource
 from vlmscope.dataset.tables.several import SeveralSource, tables_in
 from vlmscope.dataset.tables.text import COMPRESSED, plain_suffix
@@ -69,6 +69,7 @@ def open_source(data: Data, records: str | None = None) -> tuple[Source, Path]:
     Raises:
         InputError: it does not exist, or is of an unknown kind.
     """
+    data = with_listed_paths(data)
     if (table := in_memory(data)) is not None:
         return _open_memory(table, records)
     if not isinstance(data, str | PathLike):
