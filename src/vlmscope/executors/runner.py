@@ -448,8 +448,9 @@ class Loop:
         """
         with suppress(Exception):
             self._results.wait()
-        if self._journal is not None:
-            self._journal.close()
+        with suppress(Exception):  # whatever fails here, the process must end or restart
+            if self._journal is not None:
+                self._journal.close()
         # A restart keeps the process id. Where a marker file is the lock, it names a process, and
         # would keep this one out; so would a writing process that nobody waits for any more.
         with suppress(Exception):
