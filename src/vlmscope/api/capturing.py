@@ -9,7 +9,7 @@ from vlmscope.api.extracting import Columns, fields_of, spec_of
 from vlmscope.arguments import Layers, whole_number
 from vlmscope.engine import Rows, rows_of
 from vlmscope.engine import capture as captures_of
-from vlmscope.errors import InputError, RowError
+from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, given_model, loaded, resolve_spec
 from vlmscope.model_options import ModelOptions
 from vlmscope.schema import (
@@ -78,8 +78,7 @@ def capture(
         ModelError: The checkpoint cannot be used.
         RowError: A row cannot be captured. ``extract`` records such rows instead, and goes on.
     """
-    if whole_number("--batch-size", batch_size) < 1:
-        raise InputError(f"--batch-size {batch_size}: give 1 or more")
+    whole_number("--batch-size", batch_size, least=1)
     wanted = spec_of(spec, layers, positions, vision_pooling, max_new_tokens, compat)
     fields = fields_of(map, records, image_pattern, question_template, number_rows=number_rows)
     given = given_model(vlm)

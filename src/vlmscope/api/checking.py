@@ -100,8 +100,7 @@ def verify(
     check_files(opened.path)
     if files:
         return []
-    if whole_number("--sample", sample) < 1:
-        raise InputError(f"--sample {sample}: give 1 or more")
+    whole_number("--sample", sample, least=1)
     table = table_of_run(
         opened, data, images=images, allow_absolute_paths=allow_absolute_paths
     )  # fmt: skip

@@ -21,6 +21,7 @@ else:  # what is none is refused in one line
 """Rows, or a table of them."""
 
 RowT = TypeVar("RowT")
+ErrorT = TypeVar("ErrorT", bound=Exception)
 
 
 def rows_of(
@@ -78,14 +79,19 @@ def _checked(rows: Iterable[Any]) -> Iterator[Sample | Failure]:
         yield row
 
 
-def until_error(rows: Iterable[RowT], errors: list[Exception]) -> Iterator[RowT]:
+def until_error(rows: Iterable[RowT], errors: list[ErrorT], kind: type[ErrorT]) -> Iterator[RowT]:
     """Yield rows up to an exception while they are read; append it to ``errors``.
 
     Rows are read before they are run: those before the exception are finished first.
+
+    Args:
+        rows: The rows.
+        errors: Where the exception goes, which the caller raises afterwards.
+        kind: Its class; others are raised at once.
     """
     try:
         yield from rows
-    except Exception as error:  # noqa: BLE001 - raised by the caller
+    except kind as error:
         errors.append(error)
 
 

@@ -283,7 +283,9 @@ def capture(
     resolved = resolve_spec(spec or CaptureSpec(), vlm)  # before any image is read
     session = CaptureSession(vlm, resolved, batch_size)
     iterator, errors = iter(samples), list[Exception]()
-    while not errors and (chunk := tuple(until_error(islice(iterator, batch_size), errors))):
+    while not errors and (
+        chunk := tuple(until_error(islice(iterator, batch_size), errors, Exception))
+    ):
         found = _captures_together(chunk, session, vlm, resolved)
         if found is not None:
             yield from found

@@ -357,8 +357,8 @@ def _set_damage_aside(request: Request) -> tuple[str, ...]:
 def _check_options(request: Request) -> None:
     check_time_limit(request)
     check_batch_size(request.batch_size)
-    if request.limit is not None and whole_number("--limit", request.limit) < 1:
-        raise InputError(f"--limit {request.limit}: give 1 or more")
+    if request.limit is not None:
+        whole_number("--limit", request.limit, least=1)
     _check_model(request)
     if request.store_dtype not in {"float32", "float16"}:
         raise InputError(f"--store-dtype {request.store_dtype!r}: choose from float32, float16")

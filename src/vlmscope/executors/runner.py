@@ -23,7 +23,7 @@ from typing import TypeVar
 
 import torch
 
-from vlmscope.engine import Batch, CaptureSession, capture_batch, prepare
+from vlmscope.engine import Batch, CaptureSession, capture_batch, prepare, until_error
 from vlmscope.engine.device import is_dead_device, is_out_of_memory
 from vlmscope.engine.row_errors import has_unusual_shape, row_error
 from vlmscope.executors.batching import BatchSizer, rows_at_once
@@ -400,7 +400,7 @@ class Loop:
         with ThreadPoolExecutor(ahead, "vlmscope-prepare") as preparing:
             try:
                 for samples, prepared in batches_ahead(
-                    _until_strict(rows, ended),
+                    until_error(rows, ended, StrictStop),
                     self._sizer,
                     self._runner.prepare,
                     preparing,
@@ -468,14 +468,3 @@ class Loop:
         for results in self._runner.drain():
             self._results.put(results)
         self._results.flush()
-
-
-def _until_strict(rows: Iterator[Sample], ended: list[StrictStop]) -> Iterator[Sample]:
-    """Yield rows until ``StrictStop`` is raised while reading; keep the exception in ``ended``.
-
-    Rows are read ahead: those before the invalid one are captured first.
-    """
-    try:
-        yield from rows
-    except StrictStop as stop:
-        ended.append(stop)

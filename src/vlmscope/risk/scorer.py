@@ -229,7 +229,7 @@ class RiskScorer:
         waiting: deque[tuple[str, str]] = deque()  # key of a row, its id
         results: dict[str, Capture | Failure] = {}  # by the key
         errors: list[Exception] = []  # of reading the rows: raised after the risks of those before
-        read = until_error(rows, errors)
+        read = until_error(rows, errors, Exception)
         keyed = ((key, self._with_image(row)) for key, row in _keyed(read))
         try:
             for chunk, prepared in batches_ahead(
