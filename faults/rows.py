@@ -52,7 +52,7 @@ def poisoned(setting: Setting, harm: str, tries: int, rng: random.Random) -> Out
             wrong = [] if codes[-1] == 3 and len(codes) > 2 else [f"exit codes {codes}"]
         elif codes != [3]:
             wrong = [f"exit code {codes}"]
-        if limit and log.read_text("utf-8").count("starting again") < 2:
+        if limit and log.read_text("utf-8").count("restarting") < 2:
             wrong += ["the command did not begin again"]
         wrong += _recorded_alone(out, expected, f"q{row}", STAGES.get(harm, "capture"))
         again = finish(start(arguments, log))
@@ -91,7 +91,7 @@ def locked_hang(setting: Setting, tries: int, rng: random.Random) -> Outcome:
         again = finish(start(arguments, log))
         ends = (code, again) == (-signal.SIGABRT, 0)
         wrong = [] if ends else [f"exit codes {code}, {again}"]
-        outcome.add("ended at twice the limit", [*wrong, *differences(out, expected)])
+        outcome.add("ended by SIGABRT", [*wrong, *differences(out, expected)])
         shutil.rmtree(out)
     return outcome
 

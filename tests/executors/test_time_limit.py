@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 import pytest
 
 from threads import Worker
+from vlmscope.executors import time_limit
 from vlmscope.executors.time_limit import TimeLimit
 from vlmscope.locking import model_lock
 
@@ -125,7 +126,10 @@ def child(
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-def test_stops_take_no_time_and_what_hangs_is_still_caught() -> None:
+def test_stops_take_no_time_and_what_hangs_is_still_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time_limit, "_LOCKED", 0.0)
     hangs = {hang_in_python: 124, hang_in_c: 124, hang_with_the_lock: -signal.SIGABRT}
     with ExitStack() as children:
         stopped = {}
@@ -172,3 +176,44 @@ def test_who_asks_to_stop_is_heard_though_no_handler_runs(signum: int, code: int
     os.kill(process.pid or 0, signum)
     process.join(20)
     assert process.exitcode == code
+
+
+def lock_for_a_moment() -> None:
+    """A call of C that keeps the interpreter's lock, and returns."""
+    ctypes.PyDLL(None).usleep(300_000)
+
+
+def end_at_the_limit(ending: Callable[[], object], pipe: Connection) -> None:
+    """Reach a tiny limit, and take much longer than that to end; the exit code says it ended."""
+
+    def expired() -> None:
+        ending()
+        os._exit(124)
+
+    with TimeLimit(0.005, expired).limiting():
+        os.write(pipe.fileno(), b"in")
+        lock_for_a_moment()
+        time.sleep(60)
+
+
+def end_of(ending: Callable[[], object]) -> int | None:
+    """Return the exit code of a process that reaches its limit and then does ``ending``."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=end_at_the_limit, args=(ending, theirs))
+    process.start()
+    assert os.read(ours.fileno(), 2) == b"in"
+    process.join(20)
+    return process.exitcode
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("ending", [lambda: time.sleep(0.3), lock_for_a_moment])
+def test_writing_at_the_limit_may_take_longer_than_the_limit(ending: Callable[[], object]) -> None:
+    assert end_of(ending) == 124
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_an_end_that_never_comes_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time_limit, "_ENDING", 0.1)
+    assert end_of(lambda: time.sleep(60)) == -signal.SIGABRT

@@ -30,7 +30,7 @@ from typing import Protocol
 
 from vlmscope.errors import InputError, VlmscopeError, names_options
 from vlmscope.executors.request import Request
-from vlmscope.executors.watchdog import ALIVE, AT_REST, Watchdog
+from vlmscope.executors.watchdog import ALIVE, AT_REST, EXPIRED, Watchdog
 from vlmscope.locking import model_lock
 from vlmscope.schema import Sample, failure_of
 from vlmscope.store import FailureLog
@@ -77,6 +77,13 @@ TRIES = 10
 
 _TICKS = 50
 """Short waits that make up the limit."""
+
+_LOCKED = 60.0
+"""Seconds beyond the limit at which the watchdog may end the process: a call of C that keeps the
+interpreter's lock for so long may still return."""
+
+_ENDING = 600.0
+"""Seconds for writing what is captured, and recording the rows in the model, after the limit."""
 
 _VARIABLE = "VLMSCOPE_TIME_LIMIT"
 """Name of the environment variable that passes ``Restarts`` to the restarted process."""
@@ -148,7 +155,8 @@ class TimeLimit:
     def _begin(self) -> None:
         with self._turn:
             if self._watchdog is None:
-                self._watchdog = Watchdog(2 * self._seconds)
+                silent = self._seconds + max(self._seconds, _LOCKED)
+                self._watchdog = Watchdog(silent, _ENDING)
                 watch = threading.Thread(target=self._watch, args=(self._watchdog,), daemon=True)
                 watch.name = "vlmscope-time-limit"
                 watch.start()
@@ -174,7 +182,9 @@ class TimeLimit:
                 self._ran += min(time.monotonic() - start, self._tick)
                 if self._ran >= self._seconds:
                     self._ran = 0.0
+                    watchdog.say(EXPIRED)
                     self._expired()
+                    watchdog.say(ALIVE)
 
 
 @dataclass(frozen=True, slots=True)

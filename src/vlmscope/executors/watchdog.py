@@ -19,8 +19,9 @@ import signal
 import subprocess
 import sys
 
-ALIVE, AT_REST = b"+", b"-"
-"""The messages: Python runs, and no limit is active for now."""
+ALIVE, AT_REST, EXPIRED = b"+", b"-", b"!"
+"""The messages: Python runs; no limit is active for now; the limit has expired, and what is
+captured is being written before the process ends or restarts."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that a terminal or scheduler sends to every process of a job; the parent handles them."""
@@ -32,13 +33,15 @@ class Watchdog:
     Args:
         seconds: Time without a message after which this process is ended by SIGABRT, with the
             stacks of its threads on stderr.
+        ending: The same, after the message ``EXPIRED``.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, ending: float) -> None:
         if sys.__stderr__ is not None and not faulthandler.is_enabled():
             with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
                 faulthandler.enable(sys.__stderr__)
-        command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(seconds)]
+        given = [str(os.getpid()), str(seconds), str(ending)]
+        command = [sys.executable, "-I", "-S", __file__, *given]
         self._process: subprocess.Popen[bytes] | None = None
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # inherited by the process
         try:
@@ -53,7 +56,7 @@ class Watchdog:
             os.set_blocking(self._process.stdin.fileno(), False)
 
     def say(self, word: bytes) -> None:
-        """Send ``ALIVE`` or ``AT_REST``."""
+        """Send ``ALIVE``, ``AT_REST`` or ``EXPIRED``."""
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError, ValueError):
                 self._process.stdin.write(word)
@@ -66,19 +69,20 @@ class Watchdog:
             self._process.wait()
 
 
-def watch(process: int, seconds: float) -> None:
+def watch(process: int, seconds: float, ending: float) -> None:
     """Wait for messages of the parent process, and end it if they stop."""
     tick = min(max(seconds / 60, 0.01), 0.25)
-    limited, silent = False, 0.0
+    allowed = {ALIVE: seconds, EXPIRED: ending}
+    limit, silent = None, 0.0
     while os.getppid() == process:
         if select.select([0], [], [], tick)[0]:
             messages = os.read(0, 65_536)
             if not messages:
                 return
-            limited, silent = messages.endswith(ALIVE), 0.0
-        elif limited and not _is_stopped(process):
+            limit, silent = allowed.get(messages[-1:]), 0.0
+        elif limit is not None and not _is_stopped(process):
             silent += tick
-            if silent >= seconds:
+            if silent >= limit:
                 os.kill(process, signal.SIGABRT)
                 return
 
@@ -93,4 +97,4 @@ def _is_stopped(process: int) -> bool:
 
 
 if __name__ == "__main__":
-    watch(int(sys.argv[1]), float(sys.argv[2]))
+    watch(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]))
