@@ -89,9 +89,8 @@ class Command:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(runner, "prepare", prepare)
             patch.setattr(runner, "capture_batch", capture_batch)
-            patch.setattr(
-                time_limit, "os", SimpleNamespace(execv=execv, _exit=exit_, environ=os.environ)
-            )
+            ends = {"execv": execv, "_exit": exit_}
+            patch.setattr(time_limit, "os", SimpleNamespace(**(vars(os) | ends)))
             with contextlib.suppress(Killed):
                 return local.run_plan(plan, stop=self.stop)
         return None
@@ -232,26 +231,56 @@ def test_from_python_a_limit_is_refused_before_anything_is_done(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"hung": 3}', '{"hung": [], "in_vain": "x"}'])
-def test_an_environment_that_says_nothing(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_that_says_nothing(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state"
+    path.write_text(text)
+    descriptor = os.open(path, os.O_RDONLY)
+    monkeypatch.setenv(time_limit._VARIABLE, f"{os.getpid()}:{descriptor}")
+    assert take_restarts() == Restarts()
+    assert time_limit._VARIABLE not in os.environ
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
+@pytest.mark.parametrize("text", ["", "x", ":", f"{os.getpid()}:", f"{os.getpid()}:987654", "{"])
+def test_an_environment_that_names_no_state(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(time_limit._VARIABLE, text)
     assert take_restarts() == Restarts()
     assert time_limit._VARIABLE not in os.environ
 
 
+def test_a_state_of_another_process_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = os.pipe()
+    monkeypatch.setenv(time_limit._VARIABLE, f"{os.getppid()}:{ours}")
+    assert take_restarts() == Restarts()
+    for descriptor in (ours, theirs):
+        os.close(descriptor)  # neither read, which would block, nor closed
+
+
 ROW = Sample("q7", "7.png", "Why?", origin="t.csv line 9")
+
+
+LONG = tuple(f"{i}{'x' * 15_999}" for i in range(40))
+"""Ids that do not fit into an environment."""
 
 
 def hang(out: Path, program: str, in_vain: int) -> None:
     """Be a command whose model hangs."""
     sys.orig_argv = ["python", "-S", "-c", program]
     request = Request("t", "m", out, time_limit=3.0)
-    end_process(request, [ROW], Restarts(("q1",), in_vain), captured=False, stopping=False)
+    end_process(request, [ROW], Restarts(LONG, in_vain), captured=False, stopping=False)
 
 
 SAYS = """
 import os, sys
+process, descriptor = os.environ["VLMSCOPE_TIME_LIMIT"].split(":")
+assert int(process) == os.getpid()
+state = open(int(descriptor))
+state.seek(0)
 with open({path!r}, "w") as file:
-    file.write(str(os.getpid()) + os.environ["VLMSCOPE_TIME_LIMIT"])
+    file.write(str(os.getpid()) + state.read())
 sys.exit(7)
 """
 
@@ -271,10 +300,34 @@ def test_the_process_begins_again_as_itself(tmp_path: Path, in_vain: int, code: 
         told = said.read_text()
         assert told.startswith(str(process.pid))
         now = json.loads(told.removeprefix(str(process.pid)))
-        assert now == {"hung": ["q1", "q7"], "in_vain": 1}
+        assert now == {"hung": [*LONG, "q7"], "in_vain": 1}
     failure: Failure = read_failures(out)["q7"]
     assert failure.stage == "model"
     assert failure.error.startswith("t.csv line 9: the model took longer than ")
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_command_that_cannot_be_restarted_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "removed"))
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=hang, args=(tmp_path, "", 0))
+    process.start()
+    process.join(20)
+    assert process.exitcode == 124
+    said = capfd.readouterr().err
+    assert "error: the command cannot be restarted: No such file or directory; run the" in said
+    assert list(read_failures(tmp_path)) == ["q7"]
+
+
+def test_the_state_needs_no_memfd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every system has anonymous files in memory."""
+    before = Restarts(("q1",), 3)
+    without = {name: value for name, value in vars(os).items() if name != "memfd_create"}
+    monkeypatch.setattr(time_limit, "os", SimpleNamespace(**without))
+    time_limit._leave_restarts(before)
+    assert take_restarts() == before
 
 
 def test_rows_that_cannot_be_recorded_end_it(

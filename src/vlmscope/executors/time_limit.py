@@ -24,8 +24,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from tempfile import TemporaryFile
 from typing import Protocol
 
 from vlmscope.errors import InputError, VlmscopeError, names_options
@@ -86,7 +87,9 @@ _ENDING = 600.0
 """Seconds for writing what is captured, and recording the rows in the model, after the limit."""
 
 _VARIABLE = "VLMSCOPE_TIME_LIMIT"
-"""Name of the environment variable that passes ``Restarts`` to the restarted process."""
+"""Name of the environment variable that tells the restarted process where its ``Restarts`` are: the
+process id and the descriptor of an open file without a name. The environment itself has room for
+128 KiB, which is eight ids; a file of the run folder could be somebody else's."""
 
 
 class TimeLimit:
@@ -199,12 +202,32 @@ class Restarts:
 
 
 def take_restarts() -> Restarts:
-    """Return the state that the previous process left in the environment, and remove it there."""
-    text = os.environ.pop(_VARIABLE, "")
-    with suppress(ValueError, TypeError, KeyError):
-        found = json.loads(text)
+    """Return the state that this process left before it restarted, and remove it."""
+    process, _, descriptor = os.environ.pop(_VARIABLE, "").partition(":")
+    if process != str(os.getpid()):  # else the number is that of some other open file
+        return Restarts()
+    with suppress(OSError, ValueError, TypeError, KeyError), open(int(descriptor), "rb") as file:  # noqa: PTH123 - a descriptor
+        file.seek(0)
+        found = json.load(file)
         return Restarts(tuple(map(str, found["hung"])), int(found["in_vain"]))
     return Restarts()
+
+
+def _leave_restarts(restarts: Restarts) -> None:
+    """Leave the state for ``take_restarts``, which reads it after the restart.
+
+    Raises:
+        OSError: There is no room for it.
+    """
+    with ExitStack() as opened:
+        if hasattr(os, "memfd_create"):
+            descriptor = os.memfd_create("vlmscope-restarts")
+        else:
+            descriptor = os.dup(opened.enter_context(TemporaryFile()).fileno())
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(json.dumps(asdict(restarts)).encode())
+    os.set_inheritable(descriptor, True)
+    os.environ[_VARIABLE] = f"{os.getpid()}:{descriptor}"
 
 
 def end_process(
@@ -233,11 +256,22 @@ def end_process(
             _print(f"error: {error}")
         _report(request, samples, again=again, in_vain=now.in_vain)
         if again:
-            os.environ[_VARIABLE] = json.dumps(asdict(now))
-            command = [sys.executable, *sys.orig_argv[1:]]
-            os.execv(sys.executable, command)  # noqa: S606 - the command line of this process
+            _restart(now)
     finally:
         os._exit(EXIT_CODE)
+
+
+def _restart(now: Restarts) -> None:
+    """Execute the command line of this process again; return only if that is refused."""
+    try:
+        _leave_restarts(now)
+        command = [sys.executable, *sys.orig_argv[1:]]
+        os.execv(sys.executable, command)  # noqa: S606 - the command line of this process
+    except OSError as error:
+        _print(
+            f"error: the command cannot be restarted: {error.strerror or error}; run the same "
+            "command again"
+        )
 
 
 def _record(request: Request, samples: Sequence[Sample]) -> None:
