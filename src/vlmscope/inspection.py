@@ -80,7 +80,10 @@ def inspect_sample(sample: Sample, vlm: VisionLanguageModel, spec: ResolvedSpec)
     [batch] = batches
     session = CaptureSession(vlm, spec, 1)
     with row_errors(sample):
-        [result] = [*session.submit(batch), *session.drain()]
+        results = [*session.submit(batch), *session.drain()]
+        if session.pop_failed():  # after a failed step ``generate`` decodes the answer
+            results = [*session.submit(batch), *session.drain()]
+        [result] = results
     if isinstance(result, Failure):
         raise RowError(result.stage, result.error)
     layout = vlm.family.tile_layout

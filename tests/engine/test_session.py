@@ -22,6 +22,8 @@ from vlmscope.engine import CaptureSession, capture, prepare
 from vlmscope.engine.decoding import scheduler
 from vlmscope.engine.decoding.slots import Slots
 from vlmscope.engine.decoding.step import Stepper
+from vlmscope.engine.prefill import Prefilled
+from vlmscope.inspection import inspect_sample
 from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.schema import Capture, CaptureSpec, Sample
 
@@ -274,10 +276,92 @@ def test_prompts_alone_take_no_steps(
     generated: list[str],
 ) -> None:
     steps = failing_step(at=(), error=ValueError())
-    spec = CaptureSpec(max_new_tokens=0)
-    pieces = run_session(samples[:4], talkative_vlm, spec, rows=2, size=2)
+    pieces = run_session(samples[:4], talkative_vlm, PROMPT, rows=2, size=2)
     assert [len(piece) for piece in pieces] == [2, 2, 0]  # a CPU leaves nothing on its way
     assert steps == generated == []
+
+
+PROMPT = CaptureSpec(max_new_tokens=0)
+
+
+@pytest.fixture
+def failing_copy(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let the copy of a row's tensors to the host fail, so many times."""
+    original = Prefilled.capture
+
+    def fail(id_: str, error: BaseException, times: int = 1000) -> None:
+        left = [times]
+
+        def copied(self: Prefilled) -> Capture:
+            if self.sample.id == id_ and left[0]:
+                left[0] -= 1
+                raise error
+            return original(self)
+
+        monkeypatch.setattr(Prefilled, "capture", copied)
+
+    return fail
+
+
+def prompts(vlm: VisionLanguageModel) -> CaptureSession:
+    """A session that copies the tensors of a batch during the next one, as on a GPU."""
+    session = CaptureSession(vlm, resolve_spec(PROMPT, vlm), 2)
+    session._copies_later = True
+    return session
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("what strange numbers")], ids=repr)
+def test_a_copy_that_fails_is_an_error_of_its_own_row(
+    samples: Sequence[Sample],
+    talkative_vlm: VisionLanguageModel,
+    failing_copy: Callable[..., None],
+    error: Exception,
+) -> None:
+    failing_copy(samples[0].id, error)
+    session = prompts(talkative_vlm)
+    found = flat(submitted(session, samples[:4], talkative_vlm, PROMPT, 2))  # nothing is raised
+    found += session.drain()
+    lost = session.pop_failed()
+    assert [sample.id for sample in lost] == [samples[0].id]
+    assert_all_same(found, expected_of(samples[1:4], talkative_vlm, PROMPT), samples[1:4])
+    with pytest.raises(type(error)):  # when it is submitted again, not for ever
+        submitted(session, lost, talkative_vlm, PROMPT, 2)
+    assert (session.drain(), session.pop_failed()) == ([], [])
+
+
+def test_a_copy_that_fails_once_is_made_again(
+    samples: Sequence[Sample],
+    talkative_vlm: VisionLanguageModel,
+    failing_copy: Callable[..., None],
+) -> None:
+    failing_copy(samples[1].id, MemoryError(), times=1)
+    session = prompts(talkative_vlm)
+    found = flat(submitted(session, samples[:4], talkative_vlm, PROMPT, 2)) + session.drain()
+    found += flat(submitted(session, session.pop_failed(), talkative_vlm, PROMPT, 2))
+    assert_all_same(found, expected_of(samples[:4], talkative_vlm, PROMPT), samples[:4])
+
+
+def test_a_dead_device_is_raised_whosever_copy_finds_it(
+    samples: Sequence[Sample],
+    talkative_vlm: VisionLanguageModel,
+    failing_copy: Callable[..., None],
+) -> None:
+    failing_copy(samples[0].id, RuntimeError("CUDA error: an illegal memory access"))
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        submitted(prompts(talkative_vlm), samples[:4], talkative_vlm, PROMPT, 2)
+
+
+def test_of_a_batch_whose_own_copy_fails_nothing_is_returned(
+    samples: Sequence[Sample],
+    talkative_vlm: VisionLanguageModel,
+    failing_copy: Callable[..., None],
+) -> None:
+    """It is run again in pieces: a row that was returned besides would come twice."""
+    failing_copy(samples[1].id, ValueError("what strange numbers"))
+    session = CaptureSession(talkative_vlm, resolve_spec(PROMPT, talkative_vlm), 3)
+    with pytest.raises(ValueError, match="strange"):
+        submitted(session, samples[:3], talkative_vlm, PROMPT, 3)
+    assert (session.drain(), session.pop_failed()) == ([], [])
 
 
 def test_capture_returns_every_row_though_a_step_fails(
@@ -292,3 +376,15 @@ def test_capture_returns_every_row_though_a_step_fails(
         found = list(capture(samples, talkative_vlm, SPEC, batch_size=4))
     assert [item.sample.id for item in found] == [sample.id for sample in samples]
     assert_all_same(found, expected, samples)
+
+
+def test_inspect_returns_its_row_though_a_step_fails(
+    samples: Sequence[Sample],
+    talkative_vlm: VisionLanguageModel,
+    expected: Mapping[str, Capture],
+    failing_step: Callable[..., list[int]],
+) -> None:
+    failing_step(at=[0], error=ValueError("a kernel that is not there"))
+    with pytest.warns(RuntimeWarning, match="generate"):
+        found = inspect_sample(samples[0], talkative_vlm, resolve_spec(SPEC, talkative_vlm))
+    assert_all_same([found.capture], expected, samples[:1])

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from vlmscope.engine import session
+from vlmscope.engine import CaptureSession, session
 from vlmscope.engine.decoding.step import Stepper
-from vlmscope.engine.prefill import Ready
+from vlmscope.engine.prefill import Prefilled, Ready
 from vlmscope.executors import Request, Summary, make_plan, plan, run_plan
 from vlmscope.model import VisionLanguageModel
-from vlmscope.schema import CaptureSpec, Sample
+from vlmscope.schema import Capture, CaptureSpec, Sample
 from vlmscope.store import Run, open_run, read_failures
 
 SPEC = CaptureSpec(
@@ -141,3 +141,28 @@ def test_where_memory_runs_out_in_a_prefill_the_rows_in_the_slots_go_on(
 
     monkeypatch.setattr(session, "run", small_device)
     assert_same_runs(run(questions, tmp_path / "run"), undisturbed)
+
+
+def test_a_row_that_is_never_copied_to_the_host_is_the_one_that_fails(
+    questions: Path, samples: Sequence[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where a batch is copied while the next one is in the model."""
+    bad, init, copied = samples[1].id, CaptureSession.__init__, Prefilled.capture
+
+    def as_on_a_gpu(self: CaptureSession, *given: object) -> None:
+        init(self, *given)  # type: ignore[arg-type]
+        self._copies_later = True
+
+    def copy(self: Prefilled) -> Capture:
+        if self.sample.id == bad:
+            raise ValueError("what strange numbers")
+        return copied(self)
+
+    monkeypatch.setattr(CaptureSession, "__init__", as_on_a_gpu)
+    monkeypatch.setattr(Prefilled, "capture", copy)
+    spec = CaptureSpec(layers="0,4", max_new_tokens=0)
+    request = Request(str(questions), "model", tmp_path / "run", spec=spec, batch_size=2)
+    summary = run_plan(make_plan(request))
+    assert (summary.captured, summary.failed) == (len(samples) - 1, 1)
+    assert set(open_run(tmp_path / "run").ids) == {sample.id for sample in samples} - {bad}
+    assert list(read_failures(tmp_path / "run")) == [bad]

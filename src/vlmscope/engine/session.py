@@ -70,6 +70,8 @@ class CaptureSession:
         self._decoding = Decoding(vlm, spec, rows)
         self._images: ImageEncoder | None = None
         self._prefilled: list[Prefilled] = []
+        self._copies_later = bool(self._gpus)
+        self._not_copied: set[str] = set()
         self._stepwise: bool | None = None
         self._too_long = sys.maxsize
         self._lost: list[Sample] = []
@@ -122,7 +124,7 @@ class CaptureSession:
             yield
 
     def pop_failed(self) -> list[Sample]:
-        """Return the rows that were being answered when a step failed; submit them again."""
+        """Return the rows of earlier batches whose step or copy failed; submit them again."""
         with model_lock():
             lost, self._lost = self._lost, []
         return lost
@@ -172,9 +174,11 @@ class CaptureSession:
         if self._spec.max_new_tokens:
             self._answer(ready, output.past_key_values, batch, band)
             return
-        self._prefilled += start_copies(ready)
-        if not self._gpus:
-            self._finish_prefilled()
+        rows = start_copies(ready)
+        if self._copies_later and self._not_copied.isdisjoint(row.sample.id for row in rows):
+            self._prefilled += rows
+        else:  # all or none: an error is one of this batch, which is run again in pieces
+            self._finished += [check_finite(row.capture()) for row in rows]
 
     def _answer(self, ready: Ready, cache: Any, batch: Batch, band: int) -> None:
         tokens = batch.inputs["input_ids"].shape[1]
@@ -188,14 +192,20 @@ class CaptureSession:
         self._decoding.admit(ready, start_copies(ready), layers, band)
 
     def _finish_prefilled(self) -> None:
-        """Finish the rows without answers whose tensors are being copied to the host."""
+        """Finish the rows without answers whose tensors are being copied to the host.
+
+        The batch that is being submitted is not to blame if that fails: the rows are returned by
+        ``pop_failed``, and next time they are copied before ``submit`` returns.
+        """
         while self._prefilled:
             row = self._prefilled.pop(0)
             try:
                 self._finished.append(check_finite(row.capture()))
-            except BaseException:
+            except BaseException as error:
                 self._lost.append(row.sample)
-                raise
+                self._not_copied.add(row.sample.id)
+                if not isinstance(error, Exception) or is_dead_device(error):
+                    raise
 
     def _collect(self, work: Callable[[], Results | Iterator[Capture | Failure]]) -> None:
         """Run decoding steps and keep the finished rows.
