@@ -274,6 +274,28 @@ def test_memory_is_limited(
         open_halp_files(path)
 
 
+def test_a_large_file_has_time_for_its_size(
+    pack: Path, alone: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file of 100 GB: the time for its bytes is beyond the limit for sparse files."""
+    monkeypatch.setattr(hdf5_screening, "SECONDS", 0.0)
+    monkeypatch.setattr(hdf5_screening, "_SPARSE_SECONDS", 1e-6)
+    monkeypatch.setattr(hdf5_screening, "_SECONDS_PER_BYTE", 20 / pack.stat().st_size)
+    replace(pack, pack.read_bytes())
+    read_run(pack.parent.parent)
+    assert alone
+
+
+def test_a_sparse_file_has_no_time_for_what_it_does_not_hold(
+    pack: Path, alone: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless_root(pack)
+    monkeypatch.setattr(hdf5_screening, "_SPARSE_SECONDS", 0.3)
+    os.truncate(pack, 2**40)
+    with pytest.raises(StoreError, match="takes too much time"):
+        open_run(pack.parent.parent)
+
+
 def test_threads_share_the_process(pack: Path, alone: list[Any]) -> None:
     replace(pack, pack.read_bytes())
     workers = [Worker(lambda: len(open_run(pack.parent.parent).to_pandas())) for _ in range(8)]

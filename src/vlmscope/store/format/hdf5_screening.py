@@ -50,7 +50,8 @@ START_SECONDS = 120
 """Seconds that the process may take to start, also on a busy machine with a slow disk."""
 
 _SECONDS_PER_BYTE = 1 / (4 * 2**20)
-_MOST_SECONDS = 600.0
+_SPARSE_SECONDS = 600.0
+"""Most CPU time for what a file declares as its size, and does not take on the disk."""
 _FAULTS = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
 _ATTEMPTS = 3
 _AHEAD = 8
@@ -72,9 +73,33 @@ class _Request:
 
     def as_json(self) -> dict[str, Any]:
         size = int(self.identity[-1])
-        seconds = min(SECONDS + size * _SECONDS_PER_BYTE, _MOST_SECONDS)
-        limits = {"seconds": seconds, "memory": MEMORY}
+        limits = {"seconds": _seconds_for(size, _stored(self.path, size)), "memory": MEMORY}
         return {"path": self.path, "depth": self.depth, "size": size, **limits}
+
+
+def _stored(path: str, size: int) -> int:
+    """Return how many bytes of a file are stored; those of a remote file are, as far as is known."""
+    if not path:
+        return size
+    try:
+        return min(size, 512 * Path(path).stat().st_blocks)
+    except OSError:
+        return 0
+
+
+def _seconds_for(size: int, stored: int) -> float:
+    """Return the CPU time that HDF5 may take for a file.
+
+    In proportion to the size without an upper limit, so that no file is refused because it is
+    large; but a sparse file of terabytes costs its sender nothing.
+
+    >>> _seconds_for(40 * 2**20, 40 * 2**20), _seconds_for(40 * 2**20, 0)
+    (20.0, 20.0)
+    >>> _seconds_for(2**40, 2**40), _seconds_for(2**40, 4096)
+    (262154.0, 600.0)
+    """
+    most = max(_SPARSE_SECONDS, SECONDS + stored * _SECONDS_PER_BYTE)
+    return min(SECONDS + size * _SECONDS_PER_BYTE, most)
 
 
 class _DiedError(Exception):
