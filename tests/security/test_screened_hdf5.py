@@ -229,15 +229,33 @@ def test_a_process_that_dies(
     assert not alone
 
 
+@pytest.mark.parametrize(
+    ("prints", "found"),
+    [
+        ("", r"does not answer; check that .* is a Python interpreter"),
+        ("usage: file -I", r"does not answer; check that .* is a Python interpreter"),
+        ('\\xff{"rea', r"does not answer; check that .* is a Python interpreter"),
+        ("7", r"does not answer; check that .* is a Python interpreter"),
+        ('{"ready": true}\\nusage: file -I', r"answers 'usage: file -I', expected a JSON object"),
+        ('{"ready": true}\\n[]', r"answers '\[\]', expected a JSON object"),
+    ],
+)
 def test_a_program_that_is_no_interpreter(
-    pack: Path, alone: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    pack: Path,
+    alone: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    prints: str,
+    found: str,
 ) -> None:
+    line = f"sys.stdout.buffer.write(b'{prints}' + b\"\\n\"), sys.stdout.flush()"
     script = tmp_path / "script.py"
-    script.write_text("import sys; sys.stdin.read()")
+    script.write_text(f"import sys\n{line if prints else ''}\nsys.stdin.read()")
     monkeypatch.setattr(hdf5_screening, "_SCRIPT", script)
-    monkeypatch.setattr(hdf5_screening, "START_SECONDS", 0.1)
+    if not prints:
+        monkeypatch.setattr(hdf5_screening, "START_SECONDS", 0.1)
     replace(pack, pack.read_bytes())
-    with pytest.raises(StoreError, match=r"does not answer; check that .* is a Python interpreter"):
+    with pytest.raises(StoreError, match=found):
         open_run(pack.parent.parent)
     assert not alone
 

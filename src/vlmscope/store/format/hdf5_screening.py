@@ -21,6 +21,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
@@ -28,7 +29,7 @@ from typing import Any, NoReturn, TypeAlias
 import h5py
 import numpy as np
 
-from vlmscope.errors import StoreError
+from vlmscope.errors import StoreError, shortened
 from vlmscope.store.storage.atomic import is_published_here
 from vlmscope.store.storage.object_store import Identity, RemoteFile, identity_of
 from vlmscope.store.storage.paths import is_remote
@@ -56,6 +57,7 @@ _FAULTS = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.S
 _ATTEMPTS = 3
 _AHEAD = 8
 _REMEMBERED = 2**16
+_READY = {"ready": True}
 _SCRIPT = Path(__file__).with_name("hdf5_screening_child.py")
 _START = (
     "import runpy, sys; sys.path[:0] = sys.argv[2:]; runpy.run_path(sys.argv[1], None, '__main__')"
@@ -78,7 +80,7 @@ class _Request:
 
 
 def _stored(path: str, size: int) -> int:
-    """Return how many bytes of a file are stored; those of a remote file are, as far as is known."""
+    """Return how many bytes of a file are stored; of a remote file, as far as is known, all."""
     if not path:
         return size
     try:
@@ -128,10 +130,15 @@ class _Child:
         """Requests without an answer yet."""
 
     def is_ready(self) -> bool:
-        """Wait for its first line; an executable that is not Python never writes one."""
+        """Wait for its first line; an executable that is not Python writes none, or another."""
         poll = select.poll()
         poll.register(self._from, select.POLLIN)
-        return bool(poll.poll(START_SECONDS * 1000)) and bool(self.receive())
+        if not poll.poll(START_SECONDS * 1000):
+            return False
+        try:
+            return self.receive() == _READY
+        except StoreError:
+            return False
 
     def send(self, request: _Request) -> None:
         """Request the screening of a file; answers arrive in the same order."""
@@ -151,11 +158,12 @@ class _Child:
         except BrokenPipeError:
             self.died()
 
-    def receive(self) -> Any:
+    def receive(self) -> dict[str, Any]:
         """Return the next line.
 
         Raises:
             _DiedError: The process died.
+            StoreError: The line is none of the script's: something else writes to its stdout.
         """
         while b"\n" not in self._read:
             data = os.read(self._from, 2**16)
@@ -163,7 +171,15 @@ class _Child:
                 self.died()
             self._read += data
         line, _, self._read = self._read.partition(b"\n")
-        return json.loads(line)
+        with suppress(ValueError):
+            reply = json.loads(line)
+            if isinstance(reply, dict):
+                return reply
+        raise StoreError(
+            "the process that reads HDF5 files first answers "
+            f"{shortened(repr(line.decode(errors='replace')))}, expected a JSON object; check that "
+            f"{sys.executable} is a Python interpreter, and that importing h5py prints nothing"
+        )
 
     def died(self) -> NoReturn:
         """Raise the cause of the process's death; an empty message if no file was the cause."""
