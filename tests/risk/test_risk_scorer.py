@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -123,6 +125,37 @@ def test_rows_of_equal_ids_keep_their_own_results(
         assert isinstance(here, Failure)
         assert here.id == "same"
         assert "no.png" in here.error
+
+
+class Id(str):
+    """An id that can be counted."""
+
+    __slots__ = ("__weakref__",)
+
+
+def test_nothing_is_kept_of_the_rows_of_an_endless_stream(
+    tmp_path: Path, vlm: VisionLanguageModel, samples: list[Sample], captures: list[Capture]
+) -> None:
+    ids: list[weakref.ref[Id]] = []
+    read = 0
+
+    def endless() -> Iterator[Sample]:
+        nonlocal read
+        while True:
+            read += 1
+            id_ = Id(f"q{read // 2}")  # each comes twice
+            ids.append(weakref.ref(id_))
+            image = samples[0].image if read % 3 else tmp_path / "no.png"
+            yield replace(samples[0], id=id_, image=image)
+
+    save(tmp_path / "probe", vlm, captures)
+    risks = RiskScorer(vlm, tmp_path / "probe", batch_size=2).score(endless())
+    found = [next(risks).id for _ in range(24)]
+    assert found == [f"q{i // 2}" for i in range(1, 25)]
+    found.clear()
+    gc.collect()
+    assert len([None for id_ in ids if id_() is not None]) <= read - 24 + 4
+    risks.close()
 
 
 def test_risks_of_rows_before_one_that_cannot_be_read_come_first(

@@ -179,6 +179,7 @@ class CaptureSession:
             self._prefilled += rows
         else:  # all or none: an error is one of this batch, which is run again in pieces
             self._finished += [check_finite(row.capture()) for row in rows]
+            self._not_copied.difference_update(row.sample.id for row in rows)
 
     def _answer(self, ready: Ready, cache: Any, batch: Batch, band: int) -> None:
         tokens = batch.inputs["input_ids"].shape[1]

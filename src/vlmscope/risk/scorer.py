@@ -230,7 +230,8 @@ class RiskScorer:
         results: dict[str, Capture | Failure] = {}  # by the key
         errors: list[Exception] = []  # of reading the rows: raised after the risks of those before
         read = until_error(rows, errors, Exception)
-        keyed = ((key, self._with_image(row)) for key, row in _keyed(read))
+        keys: set[str] = set()  # of the rows that are waiting, or are read ahead
+        keyed = ((key, self._with_image(row)) for key, row in _keyed(read, keys))
         try:
             for chunk, prepared in batches_ahead(
                 keyed, self._sizer, lambda rows: runner.prepare(_samples(rows)), preparing,
@@ -242,9 +243,9 @@ class RiskScorer:
                 del prepared  # the runner can then free it if memory runs out
                 results |= _by_key(pieces)
                 self._vlm.check_files()
-                yield from self._in_order(waiting, results)
+                yield from self._in_order(waiting, results, keys)
             results |= _by_key(runner.drain())
-            yield from self._in_order(waiting, results)
+            yield from self._in_order(waiting, results, keys)
             if errors:
                 raise errors[0]
         finally:
@@ -286,13 +287,20 @@ class RiskScorer:
         )
 
     def _in_order(
-        self, waiting: deque[tuple[str, str]], results: dict[str, Capture | Failure]
+        self,
+        waiting: deque[tuple[str, str]],
+        results: dict[str, Capture | Failure],
+        keys: set[str],
     ) -> Iterator[Risk | Failure]:
-        """Yield the results of the first waiting rows, up to one that is not finished."""
+        """Yield the results of the first waiting rows, up to one that is not finished.
+
+        Their keys are removed from ``keys``: later rows may have them.
+        """
         found: list[tuple[str, Capture | Failure]] = []
         while waiting and waiting[0][0] in results:
             key, id_ = waiting.popleft()
             found.append((id_, results.pop(key)))
+            keys.remove(key)
         path = vector_path(self.info.representation, self.info.layer)
         vectors = [item.vectors[path] for _, item in found if isinstance(item, Capture)]
         self._went_well = self._went_well or bool(vectors)
@@ -395,14 +403,19 @@ def _samples(rows: _Rows) -> list[Sample]:
     return [replace(row, id=key) for key, row in rows if isinstance(row, Sample)]
 
 
-def _keyed(rows: Iterable[Sample | Failure]) -> Iterator[tuple[str, Sample | Failure]]:
-    """Yield rows, each with a unique key: its id, with a suffix if the id is not unique."""
-    seen: set[str] = set()
+def _keyed(
+    rows: Iterable[Sample | Failure], keys: set[str]
+) -> Iterator[tuple[str, Sample | Failure]]:
+    """Yield rows, each with a key that none of ``keys`` is, and add the key to them.
+
+    The key is the row's id, with a suffix if another row in work has that id. A stream may have no
+    end, so the keys of all rows are not kept.
+    """
     for number, row in enumerate(rows, 1):
         key = row.id
-        while key in seen:
+        while key in keys:
             key = f"{key} (row {number})"
-        seen.add(key)
+        keys.add(key)
         yield key, row
 
 
