@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect as inspection
 import json
 import threading
@@ -21,7 +22,7 @@ from vlmscope.errors import InputError, ModelError, RowError, RunMismatchError
 from vlmscope.executors import Request
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model_options import ModelOptions
-from vlmscope.schema import CaptureSpec, FieldSpec, Sample
+from vlmscope.schema import DEFAULT_LAYERS, CaptureSpec, FieldSpec, Sample
 
 QUICK: dict[str, Any] = {"layers": [0, 2], "max_new_tokens": 3, "batch_size": 4}
 
@@ -232,8 +233,24 @@ def test_a_specification_is_given_whole_or_not_at_all(
     spec = CaptureSpec(layers=1, max_new_tokens=0)
     run = vlmscope.extract(frame.head(1), vlm, tmp_path / "run", spec=spec)
     assert run.manifest.capture.layers == (1,)
-    with pytest.raises(InputError, match=r"^spec: give it, or layers"):
-        vlmscope.extract(frame, vlm, tmp_path / "run", spec=spec, layers=1)
+    options: dict[str, Any] = {
+        "layers": "all", "positions": "last_prompt_token", "vision_pooling": "valid",
+        "max_new_tokens": 7, "compat": "halp",
+    }  # fmt: skip
+    either = pytest.raises(InputError, match=r"^spec: give it, or layers")
+    for name, value in [*options.items(), ("layers", 1)]:
+        with either:
+            vlmscope.extract(frame, vlm, tmp_path / "new", spec=spec, **{name: value})
+        with either:
+            vlmscope.capture(frame, vlm, spec, **{name: value})
+        with contextlib.nullcontext() if value == "all" else either:  # the default there
+            vlmscope.inspect(frame, vlm, spec=spec, **{name: value})
+    with either:
+        vlmscope.inspect(frame, vlm, spec=spec, layers=DEFAULT_LAYERS)
+    wrong: Any = "0,1"
+    with pytest.raises(InputError, match=r"^spec '0,1': expected a CaptureSpec"):
+        vlmscope.capture(frame, vlm, wrong)
+    assert not (tmp_path / "new").exists()
 
 
 def test_every_option_of_the_command_is_an_argument() -> None:

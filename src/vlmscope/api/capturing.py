@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from os import PathLike
 
-from vlmscope.api.extracting import Columns, fields_of, spec_of
+from vlmscope.api.options import Columns, fields_of, spec_of
 from vlmscope.arguments import Layers, whole_number
 from vlmscope.engine import Rows, rows_of
 from vlmscope.engine import capture as captures_of

@@ -8,7 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from vlmscope.api.extracting import Columns, Note, fields_of, spec_of
+from vlmscope.api.extracting import Note
+from vlmscope.api.options import Columns, fields_of, spec_of
 from vlmscope.arguments import Layers, check_callable, whole_number
 from vlmscope.dataset import Data, Table, open_table
 from vlmscope.errors import (
@@ -284,7 +285,9 @@ def inspect(
         RowError: The row cannot be captured.
         UnknownIdError: The table has no such question; a ``KeyError`` too.
     """
-    wanted = spec_of(spec, layers, positions, vision_pooling, max_new_tokens, compat)
+    wanted = spec_of(
+        spec, layers, positions, vision_pooling, max_new_tokens, compat, all_layers=True
+    )
     mapped = fields_of(map, records, image_pattern, question_template, number_rows=number_rows)
     opened = open_table(
         table, images=images, fields=mapped, text_only=text_only,

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from os import PathLike
 from typing import Any, Literal, cast
 
+from vlmscope.api.options import Columns, fields_of, spec_of
 from vlmscope.api.runs import Run, open_run
 from vlmscope.api.watching import check_observer, wants_bar, watching
 from vlmscope.arguments import Layers, check_callable
-from vlmscope.dataset import Data, InMemory, Share, in_memory, parse_mapping, with_listed_paths
-from vlmscope.errors import InputError, RowError, option_of, with_arguments
+from vlmscope.dataset import Data, InMemory, Share, in_memory, with_listed_paths
+from vlmscope.errors import RowError, with_arguments
 from vlmscope.executors import (
     Observer,
     Outline,
@@ -42,9 +43,6 @@ from vlmscope.schema import (
 from vlmscope.shown import count
 from vlmscope.store import AnyRun, StoreDtype, frequent_reasons, path_of
 from vlmscope.store.failures import FAILURES
-
-Columns = Mapping[str, str | int | Sequence[str]]
-"""Field (``id``, ``image``, ``question``, ``target``) → its column, or several."""
 
 Note = Callable[[str], None]
 """Told what the user should know and is no error."""
@@ -210,53 +208,6 @@ def _table(table: Data) -> str | tuple[str, ...] | InMemory:
         return found
     named = cast("str | PathLike[str] | Sequence[str]", table)
     return str(named) if isinstance(named, str | PathLike) else tuple(str(name) for name in named)
-
-
-def fields_of(
-    columns: Columns | FieldSpec | None,
-    records: str | None,
-    image_pattern: str | None,
-    question_template: str | None,
-    *,
-    number_rows: bool,
-) -> FieldSpec:
-    """Return the mapping of columns."""
-    options = {
-        "records": records, "image_pattern": image_pattern, "question_template": question_template,
-        "number_rows": number_rows,
-    }  # fmt: skip
-    if isinstance(columns, FieldSpec):
-        if given := [name for name, value in options.items() if value]:
-            raise InputError(
-                f"{option_of(given[0])}: give it in the FieldSpec, or --map as a dictionary"
-            )
-        return columns
-    if not isinstance(columns, Mapping | None):
-        raise InputError(f"--map {columns!r}: expected a dictionary such as {{'id': 'uid'}}")
-    items = [f"{field}={_column(column)}" for field, column in (columns or {}).items()]
-    return parse_mapping(items, **options)  # type: ignore[arg-type]
-
-
-def _column(column: str | int | Sequence[str]) -> str:
-    """Return a column, or several, as the command line writes them."""
-    return str(column) if isinstance(column, str | int) else ",".join(column)
-
-
-def spec_of(
-    spec: CaptureSpec | None,
-    layers: Layers,
-    positions: Positions,
-    vision_pooling: VisionPooling,
-    max_new_tokens: int,
-    compat: Compat,
-) -> CaptureSpec:
-    """Return what to record; a specification is given whole, or not at all."""
-    made = CaptureSpec(layers, positions, vision_pooling, max_new_tokens, compat)
-    if spec is None:
-        return made
-    if made not in (CaptureSpec(), CaptureSpec(layers="all")):
-        raise InputError("spec: give it, or layers, positions and the like, and not both")
-    return spec
 
 
 def _in_python(note: Note | None) -> Note | None:
