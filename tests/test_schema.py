@@ -168,3 +168,25 @@ def test_names_may_be_one_text() -> None:
     assert vlmscope.SweepSpec(estimators=["logistic"], by="domain").by == ("domain",)
     with pytest.raises(ValueError, match=r"^estimators: 'forest' is not a probe"):
         vlmscope.SweepSpec(estimators="forest")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id": 5}, "Sample: id is 5 of the type int, expected text"),
+        ({"question": None}, "Sample: question is None of the type NoneType, expected text"),
+        ({"target": ["Yes"]}, r"Sample: target is \['Yes'\] of the type list, expected text"),
+        ({"image_id": 7}, "Sample: image_id is 7"),
+        ({"origin": b"t.csv"}, "Sample: origin is b't.csv'"),
+        ({"metadata": None}, "Sample: metadata is None of the type NoneType, expected a"),
+        ({"metadata": [("a", 1)]}, "Sample: metadata is"),
+        ({"id": "x" * 9, "target": np.arange(9999)}, "Sample: target is array"),
+    ],
+)  # fmt: skip
+def test_a_field_of_another_type_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}") as caught:
+        Sample(**{"id": "q1", "image": "a.png", "question": "?", **changes})
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=f"^{message}"):
+        replace(Sample("q1", "a.png", "?"), **changes)
+    assert Sample(np.str_("q1"), None, "?").id == "q1"

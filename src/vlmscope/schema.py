@@ -158,6 +158,31 @@ class Sample:
     origin: str = ""
     """Location of the row, for messages: ``questions.csv line 41``."""
 
+    def __post_init__(self) -> None:
+        """Raise an error for fields of another type; the image is checked when it is opened."""
+        if not (
+            isinstance(self.id, str)
+            and isinstance(self.question, str)
+            and isinstance(self.target, str)
+            and isinstance(self.image_id, str)
+            and isinstance(self.origin, str)
+            and isinstance(self.metadata, dict | Mapping)
+        ):
+            self._refuse_types()
+
+    def _refuse_types(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            kind, expected = (str, "text")
+            if each.name == "metadata":
+                kind, expected = (Mapping, "a dictionary")
+            if each.name != "image" and not isinstance(value, kind):
+                shown = shortened(" ".join(repr(value).split()))
+                raise InputError(
+                    f"Sample: {each.name} is {shown} of the type {type(value).__name__}, expected "
+                    f"{expected}"
+                )
+
     @property
     def images(self) -> tuple[ImageLike, ...]:
         """The images, in the order in which the prompt names them; empty if there are none.

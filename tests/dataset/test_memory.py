@@ -13,7 +13,15 @@ import pytest
 from PIL import Image
 
 from vlmscope.api import extracting
-from vlmscope.dataset import InMemory, in_memory, open_table, read_samples, table_notes
+from vlmscope.dataset import (
+    InMemory,
+    hash_image,
+    in_memory,
+    load_image,
+    open_table,
+    read_samples,
+    table_notes,
+)
 from vlmscope.errors import InputError, RowError, TableChangedError
 from vlmscope.schema import Failure, FieldSpec, Sample
 
@@ -184,15 +192,77 @@ def test_a_broken_image_fails_its_own_row(tmp_path: Path) -> None:
     assert len(found.scan().ids) == 2
     _, row = found.rows()
     assert isinstance(row, Sample)
-    from vlmscope.dataset import load_image
-
     with pytest.raises(RowError, match="cannot be decoded"):
         load_image(row.image)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("grey", [False, True])
+def test_an_array_of_pixels_is_an_image(grey: bool) -> None:
+    image = RED.convert("L") if grey else RED
+    pixels = np.asarray(image)
+    own = {**records()[0], "image": pixels}
+    tables: dict[str, Any] = {
+        "records": [own],
+        "frame": pd.DataFrame([own]),
+        "not contiguous": [{**own, "image": pixels[:, ::-1]}],
+        "several": [{**own, "image": [pixels, pixels]}],
+        "sample": [Sample("a", pixels, "?")],  # type: ignore[arg-type]
+        "several of a sample": [Sample("a", [pixels, RED], "?", image_id="x")],  # type: ignore[list-item]
+    }  # fmt: skip
+    for name, data in tables.items():
+        [row] = samples(data)
+        for found in row.images:
+            assert hash_image(load_image(found)) in (hash_image(load_image(image)), hash_image(RED))
+        assert len(row.images) == 1 + ("several" in name)
+    other = pixels.copy()
+    other[0, 0] = 7
+    assert fingerprint([own]) == fingerprint([own])
+    assert fingerprint([own]) != fingerprint([{**own, "image": other}])
+
+
 @pytest.mark.parametrize(
-    "image", [np.zeros((4, 4, 3), np.uint8), 3.5j, [[RED]], {"pixels": RED}, object()]
-)
+    "pixels",
+    [np.zeros((4, 5, 3)), np.zeros((4, 5, 4), np.uint8), np.zeros((2, 4, 5, 3), np.uint8),
+     np.zeros((0, 3), np.uint8), np.array([["a.png"]])],
+)  # fmt: skip
+def test_an_array_that_is_no_image_fails_its_row(pixels: Any) -> None:
+    for data in ([{**records()[0], "image": pixels}], [Sample("a", pixels, "?")]):
+        [row] = open_table(data).rows()
+        assert isinstance(row, Failure)
+        found = f"the image is an array of {pixels.dtype} of the shape {pixels.shape}, expected "
+        assert found in row.error
+
+
+def test_arrays_in_other_cells() -> None:
+    pixels = np.zeros((4, 5, 3), np.uint8)
+    rows = [{**records()[0], "image": {"bytes": pixels}}, records()[1]]
+    failed, _ = open_table(rows).rows()
+    assert isinstance(failed, Failure)
+    assert "is a ndarray instead of the bytes of a file" in failed.error
+    torch = pytest.importorskip("torch")
+    [row] = samples([{**records()[0], "answer": np.array(["a", "b"]), "n": torch.arange(3)}])
+    assert (row.target, row.metadata) == ('["a", "b"]', {"n": [0, 1, 2]})
+
+
+def test_a_path_that_is_not_utf_8_is_told_in_text_that_is() -> None:
+    for name in ("x\udcff.png", "x\ud83d.png"):
+        with pytest.raises(RowError, match=r"^image x\?\.png: not found") as caught:
+            load_image(name)
+        assert str(caught.value).encode()
+
+
+def test_a_large_array_that_changed_is_another_row() -> None:
+    """Its text leaves out the middle."""
+    numbers = np.zeros((40, 50))
+    table = open_table([{**records()[0], "n": numbers}])
+    table = table.as_scanned(table.scan())
+    assert [type(row) for row in table.rows()] == [Sample]
+    numbers[20, 20] = 1
+    with pytest.raises(TableChangedError):
+        list(table.rows())
+
+
+@pytest.mark.parametrize("image", [3.5j, [[RED]], {"pixels": RED}, object()])
 def test_what_is_no_image_fails_its_row(image: Any) -> None:
     row, _ = open_table([{**records()[0], "image": image}, records()[1]]).rows()
     assert isinstance(row, Failure)

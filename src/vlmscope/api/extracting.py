@@ -108,7 +108,7 @@ def extract(
         table: The path of a table, a pattern of paths, a hub id, or several paths that are one
             table together. Or the table itself: a ``pandas.DataFrame``, a ``datasets.Dataset``, a
             list of dictionaries, or an iterable of ``Sample``; an image in it is a path, the bytes
-            of a file, or a PIL image, or a list of these.
+            of a file, a PIL image, or a NumPy array of uint8, or a list of these.
         model: Folder of a checkpoint, a hub id, or what ``load_model`` returned.
         out: The run folder, its URL in an object store, or the run itself; what is there is
             continued.

@@ -18,6 +18,7 @@ from vlmscope.dataset.answers import (
     parse_answer_mapping,
     read_answers,
 )
+from vlmscope.dataset.images.arrays import image_of_array
 from vlmscope.dataset.images.image import difference_hash, hash_image, load_image
 from vlmscope.dataset.images.locate import read_images
 from vlmscope.dataset.images.thumbnail import Thumbnails, image_thumbnail, read_thumbnails
@@ -48,6 +49,7 @@ __all__ = [
     "absolute_name",
     "difference_hash",
     "hash_image",
+    "image_of_array",
     "image_thumbnail",
     "in_memory",
     "load_image",

@@ -18,6 +18,7 @@ from vlmscope.dataset.encoded import holds_image
 from vlmscope.errors import shortened
 from vlmscope.jsontext import DEEPEST, MOST_DIGITS, is_long, load_json, nests_deeper
 from vlmscope.locking import warnings_lock
+from vlmscope.shown import encodable
 
 DIGEST_BYTES = 16
 """Size of the hash of a row, or of bytes in a cell; 16 MB for a million rows."""
@@ -66,7 +67,7 @@ _LONGEST_PATH = 200
 
 def shown_path(path: Path) -> str:
     """Return a path for a message: a long one without its middle."""
-    text = str(path)
+    text = encodable(str(path))
     return text if len(text) <= _LONGEST_PATH else f"{text[:60]}…{text[-(_LONGEST_PATH - 60) :]}"
 
 
@@ -245,4 +246,6 @@ def _without_bytes(value: Any) -> Any:
         return {name: _without_bytes(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_without_bytes(each) for each in value]
+    if hasattr(value, "tolist"):  # the text of a large array has no middle
+        return [type(value).__name__, value.tolist()]
     return value

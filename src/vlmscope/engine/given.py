@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 import numpy as np
 from PIL import Image
 
-from vlmscope.dataset import Data, InMemory, load_image, open_table
+from vlmscope.dataset import Data, InMemory, image_of_array, load_image, open_table
 from vlmscope.errors import InputError, RowError
 from vlmscope.schema import Failure, FieldSpec, Sample
 
@@ -106,7 +106,7 @@ def open_image(image: Any) -> Image.Image:
         RowError: It is none of these, or cannot be decoded.
     """
     if isinstance(image, np.ndarray):
-        return load_image(_of_array(image))
+        return load_image(image_of_array(image))
     if isinstance(image, bytearray | memoryview):
         return load_image(bytes(image))
     if not isinstance(image, str | PathLike | bytes | Image.Image):
@@ -116,20 +116,3 @@ def open_image(image: Any) -> Image.Image:
             "of one, a PIL image, or a NumPy array",
         )
     return load_image(image)
-
-
-def _of_array(pixels: np.ndarray) -> Image.Image:
-    """Return pixels as an image.
-
-    Raises:
-        RowError: They are of another type or shape.
-    """
-    is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
-    if pixels.dtype != np.uint8 or not is_image or not pixels.size:
-        raise RowError(
-            "image",
-            f"the image is an array of {pixels.dtype} of the shape {pixels.shape}, expected uint8 "
-            "of the shape (height, width, 3), in the order red, green, blue, or (height, width); "
-            "convert it, or give a PIL image",
-        )
-    return Image.fromarray(np.ascontiguousarray(pixels))

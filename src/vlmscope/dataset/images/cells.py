@@ -1,9 +1,9 @@
 """Parsing of image cells: from a cell of a table to no, one or several images.
 
-An image is a name, the bytes of a file, a text that holds them, or ``{bytes, path}``, as
-``datasets`` stores one. Several are a list of these, in text a list of names as JSON or Python
-writes it. A video or a sound is recognised by its name or its struct and refused: read as an image
-it would fail with a misleading message.
+An image is a name, the bytes of a file, a text that holds them, an array of pixels, or ``{bytes,
+path}``, as ``datasets`` stores one. Several are a list of these, in text a list of names as JSON or
+Python writes it. A video or a sound is recognised by its name or its struct and refused: read as an
+image it would fail with a misleading message.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from hashlib import blake2b
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from vlmscope.dataset.encoded import EncodedError, decode_image, is_base64, is_encoded, of_base64
 from vlmscope.dataset.image_formats import IMAGE_SUFFIXES
+from vlmscope.dataset.images.arrays import file_of_array, flaw_of_array
 from vlmscope.dataset.images.held import HeldImage
 from vlmscope.dataset.values import DIGEST_BYTES, is_blank, kind_name, printed_list, to_text
 
@@ -253,6 +255,10 @@ def _image(value: Any, missing: frozenset[str]) -> ImageCell:
         return value
     if isinstance(value, list | tuple):
         return ImageCell("", None, other="a list")
+    if isinstance(value, np.ndarray) and value.ndim > 1:
+        if flaw := flaw_of_array(value):
+            return ImageCell("", None, flaw=flaw)
+        return ImageCell("", file_of_array(value))
     if isinstance(value, dict) and value and not value.keys() & _OF_IMAGES:
         return ImageCell("", None, other=kind_name(value))
     try:
@@ -282,7 +288,8 @@ def _data_and_name(value: Any) -> tuple[Any, Any]:
         data, name = value.get("bytes"), value.get("path")
         if isinstance(data, str) and data:  # in JSON
             data = decode_image(data)[0] if is_encoded(data) else of_base64(data)
-        if data and not isinstance(data, bytes):
+        is_filled = data.size > 0 if isinstance(data, np.ndarray) else bool(data)
+        if is_filled and not isinstance(data, bytes):
             raise EncodedError(f"is {kind_name(data)} instead of the bytes of a file")
         return data, name
     if isinstance(value, HeldImage):

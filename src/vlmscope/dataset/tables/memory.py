@@ -1,23 +1,24 @@
 """Readers of tables in memory: a data frame, a dataset, rows as dictionaries, samples.
 
-They are read by the same rules as files. An image may be a path, the bytes of a file, or a PIL
-image; one in memory is identified by its content even if it has a name, because a change would go
-unnoticed otherwise.
+They are read by the same rules as files. An image may be a path, the bytes of a file, a PIL image,
+or an array of pixels; one in memory is identified by its content even if it has a name, because a
+change would go unnoticed otherwise.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 from PIL import Image
 
-from vlmscope.dataset.images.cells import ImageCell
+from vlmscope.dataset.images.cells import ImageCell, split_cell
 from vlmscope.dataset.images.held import HeldImage, ImageHashes
 from vlmscope.dataset.source import Row, Source
 from vlmscope.dataset.tables.hub import DatasetSource
@@ -179,6 +180,10 @@ class SamplesSource(_MemorySource):
                 cells.append(ImageCell(name if own else str(path), None, path=path))
             else:
                 plain = self.plain(image, number, f"image {nth}")
+                if isinstance(plain, np.ndarray):
+                    [cell] = split_cell(plain, frozenset())
+                    cells.append(replace(cell, name=name))
+                    continue
                 held = isinstance(plain, bytes | HeldImage)
                 other = "" if held else kind_name(plain)
                 cells.append(ImageCell(name, plain if held else None, other=other))
@@ -213,7 +218,7 @@ def _plain_array(value: Any, hold: Callable[[Image.Image, int], HeldImage]) -> A
     """Return a NumPy scalar as a Python value, a one-dimensional array as a list."""
     if value.ndim > 1:  # pixels, not a list
         return value
-    if value.dtype.kind in "mM":
+    if getattr(value.dtype, "kind", "") in ("m", "M"):  # torch's have no kind
         value = value.astype(f"{value.dtype.kind}8[us]")
     plain = value.tolist()
     return _plain(plain, hold) if isinstance(plain, list) else plain
