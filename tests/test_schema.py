@@ -174,7 +174,6 @@ def test_names_may_be_one_text() -> None:
     ("changes", "message"),
     [
         ({"id": 5}, "Sample: id is 5 of the type int, expected text"),
-        ({"question": None}, "Sample: question is None of the type NoneType, expected text"),
         ({"target": ["Yes"]}, r"Sample: target is \['Yes'\] of the type list, expected text"),
         ({"image_id": 7}, "Sample: image_id is 7"),
         ({"origin": b"t.csv"}, "Sample: origin is b't.csv'"),

@@ -159,10 +159,13 @@ class Sample:
     """Location of the row, for messages: ``questions.csv line 41``."""
 
     def __post_init__(self) -> None:
-        """Raise an error for fields of another type; the image is checked when it is opened."""
+        """Raise an error for fields of another type.
+
+        Image and question are checked when the row is prepared: what is wrong there is a failure of
+        the row.
+        """
         if not (
             isinstance(self.id, str)
-            and isinstance(self.question, str)
             and isinstance(self.target, str)
             and isinstance(self.image_id, str)
             and isinstance(self.origin, str)
@@ -176,7 +179,7 @@ class Sample:
             kind, expected = (str, "text")
             if each.name == "metadata":
                 kind, expected = (Mapping, "a dictionary")
-            if each.name != "image" and not isinstance(value, kind):
+            if each.name not in ("image", "question") and not isinstance(value, kind):
                 shown = shortened(" ".join(repr(value).split()))
                 raise InputError(
                     f"Sample: {each.name} is {shown} of the type {type(value).__name__}, expected "
