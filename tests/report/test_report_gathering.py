@@ -205,8 +205,6 @@ def test_one_quantity_has_one_number(home: Path) -> None:
     tiles = {number.label: number for number in document_of(home).numbers}
     assert tiles["abstaining"].value == "50.0% → 25.0%"
     assert "-25.0 points (95% interval -30.0 to -20.0)" in tiles["abstaining"].note
-    change(home, abstaining={"share": "0.1"})
-    assert "→" in {number.label: number for number in document_of(home).numbers}["abstaining"].value
 
 
 def test_categories_that_were_not_swept_are_judged_in_the_same_way(home: Path) -> None:

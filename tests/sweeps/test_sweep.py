@@ -15,12 +15,21 @@ import pandas as pd
 import pytest
 
 from store_support import make_capture, make_manifest
+from vlmscope import metrics
 from vlmscope.errors import InputError, StoreError
 from vlmscope.metrics import Platt
 from vlmscope.probes import load_probe
 from vlmscope.schema import Capture, Score
 from vlmscope.store import RunWriter, open_run, write_labels
-from vlmscope.sweeps import SweepResult, SweepSpec, probe_data, save_sweep, sweep
+from vlmscope.sweeps import (
+    SweepResult,
+    SweepSpec,
+    abstaining,
+    probe_data,
+    results,
+    save_sweep,
+    sweep,
+)
 from vlmscope.sweeps.grouping import Grouping
 from vlmscope.sweeps.verdict import verdict
 
@@ -380,6 +389,24 @@ def test_abstaining_is_said_as_it_turned_out(
         fold_of=np.zeros((1, 240), dtype=np.int64),
     )
     assert any(f"Abstaining from the riskiest 10% {said}" in line for line in verdict(result))
+
+
+def test_abstaining_is_computed_once(
+    found: tuple[Path, SweepResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    original = metrics.abstention
+    for module in (results, abstaining):
+        if hasattr(module, "abstention"):
+            monkeypatch.setattr(
+                module, "abstention", lambda *a, **k: calls.append("") or original(*a, **k)
+            )
+    result = replace(found[1])
+    lines = verdict(result)
+    folder = save_sweep(open_run(found[0]), result, tmp_path / "probes")
+    assert len(calls) == 1
+    saved = json.loads((folder / "results.json").read_text())["abstaining"]["change"]
+    assert any(f"{abs(100 * saved):.1f} points" in line for line in lines)
 
 
 def test_a_share_that_abstaining_does_not_change_is_left(found: tuple[Path, SweepResult]) -> None:

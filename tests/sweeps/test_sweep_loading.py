@@ -113,6 +113,14 @@ DAMAGES = [
     ("has a result without title", {"results": [{"name": "selected"}]}),
     ("has no result 'tea leaves'", {"best_baseline": "tea leaves"}),
     ("is from another sweep than results.json", {"hallucinated": 1}),
+    ("has no group_by", {"group_by": None}),
+    ("has no label_set", {"label_set": 3}),
+    ("has no compared", {"compared": None}),
+    ("has no left_out", {"left_out": None}),
+    ("has something left out without a count", {"left_out": [{"what": "row"}]}),
+    ("has something left out without a count", {"left_out": [7]}),
+    ("has no effect of abstaining", {"abstaining": {"share": 0.1}}),
+    ("has no before of abstaining", {"abstaining": {"share": 0.1, "interval": {}}}),
     ("has a by_column that is not an object", {"by_column": []}),
     ("has no usable entry for the column 'source'", {"by_column": {"source": []}}),
     (
@@ -145,6 +153,9 @@ def test_a_summary_that_is_none_is_refused(run: Run, text: str) -> None:
 def test_predictions_that_are_gone_cut_or_of_another_sweep_are_refused(run: Run) -> None:
     path = run.path / "probes" / "predictions.parquet"
     table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["group"]), path)
+    with pytest.raises(StoreError, match="has no column group"):
+        read_sweep(run)
     pq.write_table(table.drop_columns(["risk/combined"]), path)
     with pytest.raises(StoreError, match="has no column risk/combined"):
         read_sweep(run)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from vlmscope.errors import InputError
-from vlmscope.metrics import Abstention, abstention, share_bounds
+from vlmscope.metrics import share_bounds
 from vlmscope.plots import Plot
 from vlmscope.plots.canvas import NOTHING
 from vlmscope.probes.baselines import JOINT
@@ -38,7 +38,7 @@ from vlmscope.report.transfers import Transfers, transfers
 from vlmscope.schema import ErrorKind, Progress, Score
 from vlmscope.store import DEFAULT, Run, are_stale, label_sets, label_settings, read_labels
 from vlmscope.sweeps import ProbeResult, SavedSweep, read_sweep
-from vlmscope.sweeps.abstaining import ABSTAIN, abstaining_of, rounded_change
+from vlmscope.sweeps.abstaining import abstaining_of, rounded_change
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE
 from vlmscope.sweeps.source import of_set
 from vlmscope.sweeps.verdict import Verdict
@@ -178,9 +178,9 @@ def _of_probes(sweep: SavedSweep) -> Iterator[Number]:
     yield Number("best single baseline", _auroc(baseline), note)
     if selected.found_nothing:
         return
-    found = _abstention(sweep)
+    found = abstaining_of(sweep.summary)
     low, high = 100 * found.interval.low, 100 * found.interval.high
-    note = f"hallucinated, without the riskiest {ABSTAIN:.0%} of answers"
+    note = f"hallucinated, without the riskiest {found.share:.0%} of answers"
     if low == low:
         change = rounded_change(found)
         note += f": {change:+.1f} points (95% interval {low:+.1f} to {high:+.1f})"
@@ -200,15 +200,6 @@ def _joint(sweep: SavedSweep) -> Number:
 
 def _auroc(row: ProbeResult) -> str:
     return NOTHING if row.found_nothing else f"{row.auroc:.3f}"
-
-
-def _abstention(sweep: SavedSweep) -> Abstention:
-    """Return the effect of abstaining from the sweep, or computed if an older sweep lacks it."""
-    if (saved := abstaining_of(sweep.summary)) is not None:
-        return saved
-    rows, seed = sweep.stacked("selected"), int(sweep.summary["settings"].get("seed", 0))
-    risk = rows.risks["selected"]
-    return abstention(rows.truth, risk, rows.groups, ABSTAIN, rows.folds, seed=seed)
 
 
 def results(sweep: SavedSweep) -> Iterator[ProbeResult]:

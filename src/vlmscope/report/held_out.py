@@ -7,13 +7,10 @@ from vlmscope.sweeps.splitting import IMAGE, QUESTION
 
 
 def held_out(sweep: SavedSweep | None) -> str:
-    """Return the group that folds do not split: ``image``, ``question``, ``value of source``.
-
-    Sweeps of earlier versions group by image.
-    """
+    """Return the group that folds do not split: ``image``, ``question``, ``value of source``."""
     if sweep is None:
         return IMAGE
-    by = str(sweep.summary.get("group_by", IMAGE))
+    by = str(sweep.summary["group_by"])
     if by == IMAGE and not sweep.summary["images"]:
         return QUESTION
     return by if by in (IMAGE, QUESTION) else f"value of {by}"

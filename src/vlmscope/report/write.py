@@ -37,8 +37,8 @@ REPORT, PLOTS = "report.html", "plots"
 _FIGURE_FILES = tuple(f"{name}{suffix}" for name in NAMES for suffix in (".svg", ".png", ".csv"))
 """Every file that a report may write into its folder of figures."""
 
-_MARKS = (b'<meta name="generator" content="vlmscope">', " – vlmscope report</title>".encode())
-"""Texts at the beginning of pages written by this or earlier versions of ``write_report``."""
+_MARK = b'<meta name="generator" content="vlmscope">'
+"""Text at the beginning of every page that ``write_report`` wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +142,7 @@ def _is_report(page: Path) -> bool:
     """Return whether a file is a page that this module wrote."""
     try:
         with open_regular(page) as file:
-            beginning = file.read(4096)
-            return any(mark in beginning for mark in _MARKS)
+            return _MARK in file.read(4096)
     except OSError:
         return False
 

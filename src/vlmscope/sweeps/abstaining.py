@@ -8,19 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from vlmscope.metrics import Abstention, Interval, abstention
+from vlmscope.metrics import Abstention, Interval
 from vlmscope.shown import rounded_difference
-from vlmscope.sweeps.results import SweepResult
-
-ABSTAIN = 0.10
-"""Share of the answers to abstain from."""
-
-
-def abstaining(result: SweepResult) -> Abstention:
-    """Return the change of the hallucination rate by abstaining by the selected probe's risk."""
-    rows, seed = result.stacked("selected"), int(result.settings["seed"])
-    risk = rows.risks["selected"]
-    return abstention(rows.truth, risk, rows.groups, ABSTAIN, rows.folds, seed=seed)
 
 
 def abstaining_document(found: Abstention) -> dict[str, Any]:
@@ -28,15 +17,23 @@ def abstaining_document(found: Abstention) -> dict[str, Any]:
     return {"abstaining": asdict(found)}
 
 
-def abstaining_of(document: Mapping[str, Any]) -> Abstention | None:
-    """Return the content of an ``abstaining_document``; None if it is incomplete."""
-    found = document.get("abstaining")
+_SHARES = ("share", "before", "after", "change")
+
+
+def lack_of_abstaining(found: Any) -> str:
+    """Return what is missing in the entry of ``abstaining_document``, or an empty text."""
     if not isinstance(found, Mapping) or not isinstance(found.get("interval"), Mapping):
-        return None
-    names = ("share", "before", "after", "change")
-    share, before, after, change = (_number(found.get(name)) for name in names)
-    if np.isnan([share, before, after, change]).any():
-        return None
+        return "has no effect of abstaining"
+    for name in _SHARES:
+        if not np.isfinite(_number(found.get(name))):
+            return f"has no {name} of abstaining"
+    return ""
+
+
+def abstaining_of(document: Mapping[str, Any]) -> Abstention:
+    """Return the content of an ``abstaining_document`` that lacks nothing."""
+    found = document["abstaining"]
+    share, before, after, change = (_number(found[name]) for name in _SHARES)
     low, high = (_number(found["interval"].get(end)) for end in ("low", "high"))
     return Abstention(share, before, after, change, Interval(low, high))
 

@@ -43,7 +43,7 @@ _SETTINGS: Mapping[str, str] = {
 def not_alike(one: SavedSweep, other: SavedSweep) -> Iterator[str]:
     """Yield the differences between two sweeps, as phrases with both values.
 
-    Fields that an older summary lacks are not compared.
+    Settings that a summary lacks are not compared.
 
     Args:
         one: The sweep mentioned first.

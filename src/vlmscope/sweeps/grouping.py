@@ -40,7 +40,7 @@ class Grouping:
     by: str
     """How groups are identified: ``content``, ``content and near-copies`` (by thumbnails),
     ``content
-    and likeness`` (by the hashes of earlier versions), ``image_id`` or ``question``."""
+    and likeness`` (by hashes, where an image has no thumbnail), ``image_id`` or ``question``."""
     images: int
     """Number of different images; at least that of the groups, or 0."""
     exact: NDArray[np.int64] | None = None
@@ -105,7 +105,7 @@ def group_by_content(table: pd.DataFrame, copies: str = "near") -> Grouping:
     """Group rows by the content of their images, including near-copies.
 
     A question about several images belongs to the group of each of them. Near-copies are detected
-    by thumbnails; in runs of earlier versions, which lack them, by perceptual hashes.
+    by thumbnails; where an image has none, by the perceptual hashes of all.
 
     Args:
         table: Rows with ``image_sha256``, and thumbnails or hashes if there are any.

@@ -21,12 +21,12 @@ from vlmscope.metrics import measure
 from vlmscope.probes.baselines import JOINT
 from vlmscope.shown import count
 from vlmscope.store import DEFAULT, Run, as_run, read_document, read_labels, reading
+from vlmscope.sweeps.abstaining import lack_of_abstaining
 from vlmscope.sweeps.by_column import lack_of_columns
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE, QUESTION_ONLY
 from vlmscope.sweeps.grouping import comparable
 from vlmscope.sweeps.results import ProbeResult
 from vlmscope.sweeps.save import (
-    COMPARED,
     PREDICTIONS,
     PROBES,
     RESULTS,
@@ -52,6 +52,11 @@ _SUMMARY: Mapping[str, type] = {
     "chosen": dict,
     "verdict": list,
     "results": list,
+    "label_set": str,
+    "left_out": list,
+    "compared": str,
+    "group_by": str,
+    "abstaining": dict,
 }
 """Required fields of a summary, and their types."""
 
@@ -63,7 +68,7 @@ _ROW = (
 """Required fields of a result."""
 
 _GAINS = ("above_joint", "above_joint_low", "above_joint_high")
-"""Required fields of a result since answers are compared within folds."""
+"""Required fields of a result: its gain over the joint baseline."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,13 +112,12 @@ class SavedSweep:
     @property
     def groups(self) -> NDArray[np.int64]:
         """Number of each row's group, ``[N]``: by default its image."""
-        name = "group" if "group" in self.predictions else "image_group"
-        return np.asarray(self.predictions[name], dtype=np.int64)
+        return np.asarray(self.predictions["group"], dtype=np.int64)
 
     @property
     def label_set(self) -> str:
         """Name of the label set that was probed."""
-        return str(self.summary.get(LABEL_SET, DEFAULT))
+        return str(self.summary[LABEL_SET])
 
     @property
     def repeats(self) -> int:
@@ -195,12 +199,14 @@ def _lack_of_summary(found: Any) -> str:
             return f"has a result without {name}"
     names = {row["name"] for row in results}
     needed = ["selected", "combined", QUESTION_ONLY, found["best_baseline"]]
-    needed += [JOINT, JOINT_AND_PROBE] if found.get("compared") == COMPARED else []
+    needed += [JOINT, JOINT_AND_PROBE]
     if lack := next((f"has no result {name!r}" for name in needed if name not in names), ""):
         return lack
-    if lack := lack_of_columns(found.get("by_column", {})):
-        return lack
-    return _lack_of_gains(results) if found.get("compared") == COMPARED else ""
+    for each in found["left_out"]:
+        if not isinstance(each, dict) or not isinstance(each.get("count"), int):
+            return "has something left out without a count"
+    lacks = lack_of_columns(found.get("by_column", {})), lack_of_abstaining(found["abstaining"])
+    return next(filter(None, lacks), "") or _lack_of_gains(results)
 
 
 def _lack_of_gains(results: Sequence[Mapping[str, Any]]) -> str:
@@ -231,7 +237,7 @@ def _lack_of_predictions(found: SavedSweep) -> str:
     starts = list(map(repeat_prefix, range(found.repeats)))
     risks = [f"{start}risk/{row.name}" for start in starts for row in found.results]
     numbered = [f"{start}fold" for start in starts]
-    for name in ("id", "hallucinated", "image_group", *numbered, *risks):
+    for name in ("id", "hallucinated", "image_group", "group", *numbered, *risks):
         if name not in found.predictions:
             return f"has no column {name}"
     numbers = found.predictions[risks].to_numpy(np.float64)
@@ -240,11 +246,10 @@ def _lack_of_predictions(found: SavedSweep) -> str:
     # A kill between writing the two files leaves predictions and summary of different sweeps.
     told = found["selected"].auroc
     rows = found.stacked("selected")
-    folds = rows.folds if found.summary.get("compared") == COMPARED else None
     same = (
         len(found.predictions) == found.summary["rows"]
         and int(found.truth.sum()) == found.summary["hallucinated"]
-        and abs(measure(rows.truth, rows.risks["selected"], folds).auroc - told) < 1e-6
+        and abs(measure(rows.truth, rows.risks["selected"], rows.folds).auroc - told) < 1e-6
     )
     return "" if same else f"is from another sweep than {RESULTS}"
 
@@ -254,8 +259,6 @@ def _stale(found: SavedSweep, run: Run, name: str) -> str:
     summary = found.summary
     if summary["run_id"] != run.manifest.run_id:
         return f"they are of another run (run_id {summary['run_id'][:8]}…)"
-    if summary.get("compared") != COMPARED:
-        return "they rank answers of different folds against each other, as earlier versions did"
     if found.label_set != name:
         return f"they are of the label set {shortened(found.label_set)!r}, not {name!r}"
     then = summary["rows"] + _left_out(summary)
@@ -274,9 +277,8 @@ def _stale(found: SavedSweep, run: Run, name: str) -> str:
 
 
 def _left_out(summary: Mapping[str, Any]) -> int:
-    """Return how many rows of the run a sweep left out; older summaries have fewer fields."""
-    rows = [each for each in summary.get("left_out", ()) if each["what"] == "row"]
-    return sum(each["count"] for each in rows) if rows else int(summary["unscorable"])
+    """Return how many rows of the run a sweep left out."""
+    return sum(each["count"] for each in summary["left_out"] if each.get("what") == "row")
 
 
 def _damaged(path: Path, finding: str, run: Run) -> StoreError:

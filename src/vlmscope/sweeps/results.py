@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cached_property
 from math import nan
 from typing import Any, Literal
 
@@ -12,7 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import shortened
-from vlmscope.metrics import Difference, Interval, Resamples, WithinKinds
+from vlmscope.metrics import (
+    Abstention,
+    Difference,
+    Interval,
+    Resamples,
+    WithinKinds,
+    abstention,
+)
 from vlmscope.metrics.weighted import NAMES
 from vlmscope.probes import GRID
 from vlmscope.shown import count, rounded_difference
@@ -347,7 +355,11 @@ class PlannedTest:
     """Its p-value, corrected for the number of comparisons in the verdict."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+ABSTAIN = 0.10
+"""Share of the answers to abstain from."""
+
+
+@dataclass(frozen=True, eq=False)
 class SweepResult:
     """All results of a sweep."""
 
@@ -406,6 +418,13 @@ class SweepResult:
     def selected_place(self) -> str:
         """Name of the probe chosen inside training in the most folds."""
         return most_chosen(self.chosen["selected"])
+
+    @cached_property
+    def abstaining(self) -> Abstention:
+        """The change of the hallucination rate by abstaining by the selected probe's risk."""
+        rows, seed = self.stacked("selected"), int(self.settings["seed"])
+        risk = rows.risks["selected"]
+        return abstention(rows.truth, risk, rows.groups, ABSTAIN, rows.folds, seed=seed)
 
 
 def most_chosen(places: Sequence[str]) -> str:

@@ -40,7 +40,7 @@ from vlmscope.store import (
     read_document,
     remove_folder,
 )
-from vlmscope.sweeps.abstaining import abstaining, abstaining_document
+from vlmscope.sweeps.abstaining import abstaining_document
 from vlmscope.sweeps.by_column import column_document
 from vlmscope.sweeps.calibration import scale_of
 from vlmscope.sweeps.grid import known_of, vectors
@@ -71,8 +71,7 @@ _PLACE = re.compile(
 
 
 COMPARED = "within folds"
-"""The answers that are ranked against each other. Earlier versions ranked those of different folds.
-"""
+"""The answers that are ranked against each other, in results.json."""
 
 
 def default_folder(path: Path, labels: str = DEFAULT) -> Path:
@@ -221,7 +220,7 @@ def _summary(result: SweepResult) -> dict[str, Any]:
             {"of": each.of, "over": each.over, **asdict(each.gap)} for each in result.within_gaps
         ],
         **column_document(result.by_column),
-        **abstaining_document(abstaining(result)),
+        **abstaining_document(result.abstaining),
         "tests": _tests(result),
         "permutations": None if result.chance is None else asdict(result.chance),
         "recognition": None if result.recognition is None else asdict(result.recognition),

@@ -37,7 +37,7 @@ RESEARCH = "research files"
 """Name of HALP files in results and probes."""
 
 LABEL_SET = "label_set"
-"""Key in results.json of the label set that was probed. Earlier versions had one set only."""
+"""Key in results.json of the label set that was probed; files in the HALP layout have none."""
 
 
 class Source(Protocol):

@@ -12,7 +12,7 @@ from vlmscope.metrics import Difference, WithinKinds
 from vlmscope.metrics.small_samples import is_small, too_few_to_resample, worth_of_rarer
 from vlmscope.probes.baselines import JOINT
 from vlmscope.shown import rounded_difference
-from vlmscope.sweeps.abstaining import abstaining, abstaining_sentence
+from vlmscope.sweeps.abstaining import abstaining_sentence
 from vlmscope.sweeps.by_column import column_sentences
 from vlmscope.sweeps.data import LeftOut
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE, QUESTION_ONLY
@@ -343,7 +343,7 @@ def _within_and_abstaining(result: SweepResult) -> Iterator[str]:
     """Return a sentence on the results within categories, and on abstaining."""
     if result["selected"].found_nothing:
         return
-    said = abstaining_sentence(abstaining(result))
+    said = abstaining_sentence(result.abstaining)
     found = _within_selected(result)
     if found is None:
         yield said
