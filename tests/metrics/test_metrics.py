@@ -23,6 +23,7 @@ from vlmscope.metrics import (
     measure,
     reliability,
     threshold_at,
+    wilson,
 )
 
 # Risks in 64ths are exact, so a monotone map of them keeps every tie and makes none.
@@ -138,16 +139,20 @@ def test_bins_keep_ties_together_and_every_row(rows: list[tuple[bool, int]], bin
     assert len(ends) <= bins
     assert all(ordered[end - 1] < ordered[end] for end in ends[:-1])
     assert (curve.mean_risk * curve.count).sum() == pytest.approx(risk.sum())
-    assert (curve.low <= curve.rate).all()
-    assert (curve.rate <= curve.high).all()
+    assert np.bincount(curve.bin_of).tolist() == curve.count.tolist()
+    np.testing.assert_allclose(
+        np.bincount(curve.bin_of, weights=risk) / curve.count, curve.mean_risk
+    )
 
 
-def test_the_reliability_interval_is_wilsons() -> None:
+def test_the_interval_of_independent_answers_is_wilsons() -> None:
     truth, risk = simulated(200, 1, decimals=1)
     curve = reliability(truth, risk)
-    for rate, count, low, high in zip(curve.rate, curve.count, curve.low, curve.high, strict=True):
-        wilson = binomtest(round(rate * count), int(count)).proportion_ci(method="wilson")
-        assert (low, high) == pytest.approx((wilson.low, wilson.high))
+    ends = wilson(curve.rate, curve.count)
+    for rate, count, low, high in zip(curve.rate, curve.count, *ends, strict=True):
+        found = binomtest(round(rate * count), int(count)).proportion_ci(method="wilson")
+        assert (low, high) == pytest.approx((found.low, found.high))
+        assert low <= rate <= high
 
 
 def test_the_calibration_error_tells_a_true_risk_from_a_false_one() -> None:

@@ -13,6 +13,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from vlmscope import extract
 from vlmscope.dataset import hash_image
 from vlmscope.errors import InputError, StoreError
 from vlmscope.metrics import measure
-from vlmscope.report import Document, ReportSpec, write_report
+from vlmscope.report import Document, ReportSpec, figures, write_report
 from vlmscope.report.build import Gathered, gather
 from vlmscope.report.figures import NAMES
 from vlmscope.report.render import render
@@ -40,7 +41,7 @@ from vlmscope.store import (
     write_labels,
     write_manifest,
 )
-from vlmscope.sweeps import SavedSweep, SweepSpec, read_sweep, save_sweep, sweep
+from vlmscope.sweeps import SavedSweep, SweepSpec, read_sweep, save_sweep, splitting, sweep
 
 IMAGES = 20
 ROWS = 3 * IMAGES
@@ -205,6 +206,25 @@ def test_one_quantity_has_one_number(home: Path) -> None:
     tiles = {number.label: number for number in document_of(home).numbers}
     assert tiles["abstaining"].value == "50.0% → 25.0%"
     assert "-25.0 points (95% interval -30.0 to -20.0)" in tiles["abstaining"].note
+
+
+def test_bars_of_the_reliability_curve_are_wider_where_images_repeat() -> None:
+    rng = np.random.default_rng(0)
+    risk = rng.random(150).repeat(10)
+    truth = rng.random(150).repeat(10) < risk  # ten questions about an image, one outcome
+    folds = np.zeros((1, len(risk)), dtype=np.int64)
+
+    def widths(groups: np.ndarray) -> np.ndarray:
+        rows = splitting.stacked(truth, groups, folds, {"selected": risk[None]})
+        sweep: Any = SimpleNamespace(stacked=lambda _: rows, repeats=1)
+        bars = figures._reliability(sweep).columns
+        assert all(low <= rate <= high for low, rate, high in zip(
+            bars["low"], bars["rate"], bars["high"], strict=True))  # fmt: skip
+        return np.subtract(bars["high"], bars["low"])
+
+    alone, repeated = widths(np.arange(len(risk))), widths(np.arange(len(risk)) // 10)
+    assert np.all(repeated > 1.5 * alone)
+    assert np.all(widths(np.zeros(len(risk), dtype=np.int64)) > 0.7), "one image tells little"
 
 
 def test_categories_that_were_not_swept_are_judged_in_the_same_way(home: Path) -> None:

@@ -24,8 +24,7 @@ _NORMAL_95 = float(ndtri(0.975))
 class ReliabilityCurve:
     """Predicted against observed share of hallucinations, in bins of ascending risk.
 
-    All arrays have one element a bin. The interval treats answers as independent: it is for plots,
-    and too narrow where questions share images.
+    All arrays but ``bin_of`` have one element a bin.
     """
 
     mean_risk: Floats
@@ -34,10 +33,8 @@ class ReliabilityCurve:
     """Share of its answers that are hallucinated: the observed share."""
     count: NDArray[np.int64]
     """Answers in the bin."""
-    low: Floats
-    """Lower end of the 95% interval of ``rate`` (Wilson, 1927)."""
-    high: Floats
-    """Upper end."""
+    bin_of: NDArray[np.int64]
+    """Bin of each answer."""
 
     @property
     def error(self) -> float:
@@ -79,12 +76,13 @@ def reliability(truth: ArrayLike, risk: ArrayLike, *, bins: int = BINS) -> Relia
     count = count[kept]
     rate = np.bincount(place, weights=flags, minlength=bins)[kept] / count
     mean = np.bincount(place, weights=risks, minlength=bins)[kept] / count
-    low, high = wilson(rate, count)
-    return ReliabilityCurve(mean, rate, count, low, high)
+    return ReliabilityCurve(mean, rate, count, (np.cumsum(kept) - 1)[place])
 
 
 def wilson(rate: Floats, count: NDArray[np.int64]) -> tuple[Floats, Floats]:
     """Return the ends of Wilson's 95% interval, which stays within [0, 1] at rates of 0 and 1.
+
+    Answers are taken as independent; ``rates.rate`` gives the interval for groups of answers.
 
     Args:
         rate: Shares, of any shape.

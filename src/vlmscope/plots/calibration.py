@@ -79,8 +79,8 @@ def reliability_plot(
         title="Calibration",
         caption=(
             "The points of a calibrated risk are on the dotted diagonal: of the answers with a "
-            "risk of 0.3, three in ten are hallucinated. Bars are 95% intervals (Wilson). Below: "
-            "the number of answers in each bin."
+            "risk of 0.3, three in ten are hallucinated. Bars are 95% intervals over the groups "
+            "that folds keep together. Below: the number of answers in each bin."
         ),
         description=_describe_bins(promised, observed, counts, ece),
         columns={

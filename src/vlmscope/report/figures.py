@@ -7,8 +7,18 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vlmscope.metrics import coverage_band, reliability, risk_coverage, roc, threshold_at, wilson
+from vlmscope.metrics import (
+    Interval,
+    coverage_band,
+    rate,
+    reliability,
+    risk_coverage,
+    roc,
+    threshold_at,
+    wilson,
+)
 from vlmscope.plots import (
     CategoryRate,
     CoverageLine,
@@ -169,13 +179,26 @@ def _coverage(sweep: SavedSweep) -> Plot:
 def _reliability(sweep: SavedSweep) -> Plot:
     """Draw the risks of all splits, so that the calibration error equals the reported one.
 
-    An answer counts once, whatever the number of splits.
+    An answer counts once, whatever the number of splits: intervals are over groups, and those of
+    an answer's copies are the same.
     """
     rows = sweep.stacked("selected")
     curve = reliability(rows.truth, rows.risks["selected"])
     count = np.maximum(np.rint(curve.count / sweep.repeats), 1).astype(np.int64)
-    ends = *wilson(curve.rate, count), curve.error
-    return reliability_plot(curve.mean_risk, curve.rate, count, *ends)
+    spans = [
+        _interval(rows.truth[curve.bin_of == place], rows.groups[curve.bin_of == place])
+        for place in range(len(curve.rate))
+    ]
+    low, high = np.array([(span.low, span.high) for span in spans]).reshape(-1, 2).T
+    return reliability_plot(curve.mean_risk, curve.rate, count, low, high, curve.error)
+
+
+def _interval(truth: NDArray[np.bool_], groups: NDArray[np.int64]) -> Interval:
+    """Return the interval of the share of hallucinations; of a single group as of one answer."""
+    if len(np.unique(groups)) > 1:
+        return rate(truth, groups).interval
+    low, high = wilson(np.array([truth.mean()]), np.array([1]))
+    return Interval(float(low[0]), float(high[0]))
 
 
 def _histogram(sweep: SavedSweep) -> Plot:
