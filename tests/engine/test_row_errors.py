@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageFile
 
 from families.checkpoints import BUILDERS
 from vlmscope import FailedRowsWarning, extract
 from vlmscope.cli import main
+from vlmscope.dataset import load_image
 from vlmscope.engine import capture, session
-from vlmscope.engine.row_errors import row_errors
+from vlmscope.engine.row_errors import has_unusual_shape, row_error, row_errors
 from vlmscope.errors import ModelChangedError, RowError
 from vlmscope.executors import runner
 from vlmscope.inspection import inspect_sample
@@ -275,3 +276,36 @@ def test_other_threads_say_what_they_like(shown: list[str]) -> None:
     assert shown == ["ours", "theirs", "theirs"]
     assert handler.filters == before
     assert not hasattr(warnings.showwarning, "__self__"), "what was there is put back"
+
+
+FILES = ["a.png", "a.jpg", "turned.jpg", "turned.png", "a.webp", "turned.webp", "a.gif", "a.bmp",
+         "turned.tiff", "a.ppm"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_image_is_decoded_for_the_size_in_an_error(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / name
+    saved = Image.new("RGB", (90, 4), (200, 10, 10))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    saved.save(path, **({"exif": exif} if name.startswith("turned") else {}))
+    opened = load_image(path)
+    assert opened.size == ((4, 90) if name.startswith("turned") else (90, 4))
+    decoded: list[str] = []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(
+        ImageFile.ImageFile, "load", lambda self: decoded.append(name) or load(self)
+    )
+    for given in (path, path.read_bytes()):
+        sample = Sample("q1", given, "?", image_id=name)
+        error = row_error(sample, ValueError("what a shape"))
+        shown = (
+            f"image '{name}' of {opened.width} × {opened.height} pixels: ValueError: what a shape"
+        )
+        assert str(error).startswith(shown)
+        assert has_unusual_shape(sample)
+    assert not decoded
+    cut = Sample("q1", path.read_bytes()[:3], "?")
+    assert str(row_error(cut, ValueError("no"))) == "ValueError: no; remove the row"

@@ -19,7 +19,7 @@ from vlmscope.dataset.answers import (
     read_answers,
 )
 from vlmscope.dataset.images.arrays import image_of_array
-from vlmscope.dataset.images.image import difference_hash, hash_image, load_image
+from vlmscope.dataset.images.image import difference_hash, hash_image, image_size, load_image
 from vlmscope.dataset.images.locate import read_images
 from vlmscope.dataset.images.thumbnail import Thumbnails, image_thumbnail, read_thumbnails
 from vlmscope.dataset.notes import table_notes
@@ -50,6 +50,7 @@ __all__ = [
     "difference_hash",
     "hash_image",
     "image_of_array",
+    "image_size",
     "image_thumbnail",
     "in_memory",
     "load_image",

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 import numpy as np
 from PIL import Image
 
-from vlmscope.dataset import Data, InMemory, image_of_array, load_image, open_table
+from vlmscope.dataset import (
+    Data,
+    InMemory,
+    image_of_array,
+    image_size,
+    load_image,
+    open_table,
+)
 from vlmscope.errors import InputError, RowError
 from vlmscope.schema import Failure, FieldSpec, Sample
 
@@ -105,14 +112,32 @@ def open_image(image: Any) -> Image.Image:
     Raises:
         RowError: It is none of these, or cannot be decoded.
     """
+    return load_image(_plain_image(image))
+
+
+def size_of(image: Any) -> tuple[int, int]:
+    """Return width and height of what ``open_image`` returns, without decoding a file.
+
+    Raises:
+        RowError: As ``open_image``, as far as the header tells it.
+    """
+    return image_size(_plain_image(image))
+
+
+def _plain_image(image: Any) -> str | PathLike[str] | bytes | Image.Image:
+    """Return an image as one of the types that ``load_image`` takes.
+
+    Raises:
+        RowError: It is no image.
+    """
     if isinstance(image, np.ndarray):
-        return load_image(image_of_array(image))
+        return image_of_array(image)
     if isinstance(image, bytearray | memoryview):
-        return load_image(bytes(image))
+        return bytes(image)
     if not isinstance(image, str | PathLike | bytes | Image.Image):
         raise RowError(
             "image",
             f"the image is {type(image).__name__}, expected the path of an image file, the bytes "
             "of one, a PIL image, or a NumPy array",
         )
-    return load_image(image)
+    return image

@@ -12,10 +12,8 @@ from os import PathLike, fspath
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from PIL.Image import Image
-
 from vlmscope.engine.device import is_dead_device, is_out_of_memory
-from vlmscope.engine.given import open_image
+from vlmscope.engine.given import size_of
 from vlmscope.errors import RowError, VlmscopeError, one_line, shortened
 from vlmscope.schema import Sample, failure_of
 
@@ -119,8 +117,7 @@ def _remedy(sizes: list[tuple[int, int]]) -> str:
 def _sizes_of(sample: Sample) -> list[tuple[int, int]]:
     """Return width and height of every image; empty if one cannot be read any more."""
     try:
-        opened = (i if isinstance(i, Image) else open_image(i) for i in sample.images)
-        return [image.size for image in opened]
+        return [size_of(image) for image in sample.images]
     except RowError:
         return []
 

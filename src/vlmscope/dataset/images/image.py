@@ -39,6 +39,11 @@ the same
 table, but also rewrites the EXIF block, which fails on blocks that other programs wrote.)"""
 
 
+_TIFF_WIDTH, _TIFF_HEIGHT = ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength
+_TURNED = frozenset(_UPRIGHT[number] for number in (5, 6, 7, 8))
+"""Transpositions that swap width and height."""
+
+
 def load_image(image: str | PathLike[str] | bytes | Image.Image) -> Image.Image:
     """Decode an image and convert it to RGB, upright, on white where it is transparent.
 
@@ -76,6 +81,40 @@ def load_image(image: str | PathLike[str] | bytes | Image.Image) -> Image.Image:
             f"{what}: cannot be decoded ({named_line(error)}); it is truncated, damaged or of a "
             "rare kind: fetch it again, or save it as PNG",
         ) from error
+
+
+def image_size(image: str | PathLike[str] | bytes | Image.Image) -> tuple[int, int]:
+    """Return width and height of what ``load_image`` returns, from the header: nothing is decoded.
+
+    Args:
+        image: As for ``load_image``; of a PIL image its own size.
+
+    Raises:
+        RowError: As ``load_image``, if the header tells it.
+    """
+    what = _describe(image)
+    try:
+        if isinstance(image, Image.Image):
+            return image.size
+        data = image if isinstance(image, bytes) else read_image_file(Path(image), what)
+        with opened_image(data, what) as opened:
+            return _upright_size(opened)
+    except RowError:
+        raise
+    except Exception as error:  # Pillow's readers raise anything on damaged files
+        raise RowError("image", f"{what}: cannot be read ({named_line(error)})") from error
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    # Pillow decodes a PNG to look for an EXIF block behind its pixels.
+    known = image.format != "PNG" or "exif" in image.info
+    turn = _UPRIGHT.get(_orientation(image)) if known else None
+    tags = getattr(image, "tag_v2", {})  # the size of a TIFF is turned when it is opened, or loaded
+    width, height = (
+        tags.get(tag, side)
+        for tag, side in zip((_TIFF_WIDTH, _TIFF_HEIGHT), image.size, strict=True)
+    )
+    return (height, width) if turn in _TURNED else (width, height)
 
 
 def _describe(image: str | PathLike[str] | bytes | Image.Image) -> str:
