@@ -18,15 +18,27 @@ import numpy as np
 import pytest
 
 from store_support import make_capture, make_manifest
+from vlmscope.cli.places import check_file
 from vlmscope.errors import InputError, StoreError, VlmscopeError
+from vlmscope.executors import plan
 from vlmscope.labelling import label
 from vlmscope.report import write_report
 from vlmscope.risk.probe_of import find_probe
 from vlmscope.schema import Failure, Score
 from vlmscope.score.judge import Verdict, VerdictCache
-from vlmscope.store import FailureLog, RunWriter, find_damage, open_run, set_aside, write_labels
+from vlmscope.store import (
+    ALONE,
+    FailureLog,
+    RunWriter,
+    export_run,
+    find_damage,
+    open_run,
+    set_aside,
+    write_labels,
+)
 from vlmscope.store.format.checksums import seal_on
 from vlmscope.sweeps import SweepResult, SweepSpec, save_sweep, sweep
+from vlmscope.sweeps.save import check_outside
 
 ROWS = 60
 PROBES = ("probe", "--draws", "100", "--folds", "3")
@@ -256,6 +268,42 @@ def test_a_result_of_somebody_elses_is_not_replaced(
     assert "is not a result of vlmscope probe" in found.err
     assert (home / "photos" / name).read_text() == text
     assert not list((home / "photos").glob("*.parquet"))
+
+
+WRITERS: dict[str, Command] = {
+    "report": lambda run, folder: write_report(run, out=folder / "page.html"),
+    "export": lambda run, folder: export_run(run, folder / "rows.h5"),
+    "export as parquet": lambda run, folder: export_run(run, folder / "rows.parquet"),
+    "a table of risks or labels": lambda _, folder: check_file(folder / "risks.csv"),
+    "probe": lambda run, folder: check_outside(folder, run),
+    "probe, deeper": lambda run, folder: check_outside(folder / "deeper", run),
+    "extract": lambda _, folder: plan._check_folder(folder / "run", ALONE, 0),
+    "extract, the folder": lambda _, folder: plan._check_folder(folder, ALONE, 0),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_nothing_is_written_among_the_own_files_of_a_run(home: Path, name: str) -> None:
+    run = home / "run"
+    for folder in ("plots", "damaged", "probes-mine"):
+        (run / folder).mkdir()
+    (home / "link").symlink_to(run / "shards")
+    folders = [run / "shards", run / "plots", run / "damaged", home / "link"]
+    folders += [] if name.startswith("probe") else [run / "probes-mine"]  # its own, if so named
+    before = sorted(home.rglob("*"))
+    for folder in folders:
+        with pytest.raises(InputError, match=r"is a part of the run .*; give another"):
+            WRITERS[name](run, folder)
+    assert sorted(home.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["index.h5", "labels.parquet", "labels-mine.parquet"])
+def test_an_export_is_no_file_of_the_run(home: Path, name: str) -> None:
+    before = kept(home), (home / "run" / "labels.parquet").read_bytes()
+    with pytest.raises(InputError, match=r"is a part of the run .*; give another name"):
+        export_run(home / "run", home / "run" / name, overwrite=True)
+    assert (kept(home), (home / "run" / "labels.parquet").read_bytes()) == before
+    export_run(home / "run", home / "run" / f"my-{name}")
 
 
 def test_a_report_replaces_only_a_report(vlmscope: Command, home: Path) -> None:

@@ -30,6 +30,7 @@ from vlmscope.store import (
     Manifest,
     bytes_per_row,
     check_free,
+    check_outside_runs,
     check_reachable,
     check_same,
     find_damage,
@@ -367,6 +368,7 @@ def _check_options(request: Request) -> None:
 def _check_folder(out: Path, writer: str, patience: float) -> None:
     """Refuse an ``--out`` that cannot be a run folder, or that another process is writing."""
     check_reachable(out)
+    check_outside_runs(out, "--out")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; give a folder")
     if not out.is_dir() or (out / "run.json").exists():

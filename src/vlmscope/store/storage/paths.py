@@ -22,6 +22,7 @@ from typing import Any, cast
 from vlmscope.errors import InputError, StoreError, UnreachableError, one_line, shortened
 from vlmscope.regular import NotRegularError, check_regular
 
+_MANIFEST = "run.json"
 _LOCAL = ("file://", "local://")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 """Scheme of a URL → the extra of vlmscope that installs the packages for it."""
@@ -77,13 +78,36 @@ def check_output_file(path: Path, option: str = "") -> None:
         option: The option that specified it, for the message: ``--out``.
 
     Raises:
-        InputError: It is a folder, or its folder does not exist.
+        InputError: It is a folder or a part of a run, or its folder does not exist.
     """
     named = f"{option} {path}".strip()
+    check_outside_runs(path, option)
+    if path.suffix != ".html" and _is_ours(path.name) and (path.parent / _MANIFEST).exists():
+        raise InputError(f"{named}: is a part of the run {path.parent}; give another name")
     if path.is_dir():
         raise InputError(f"{named}: is a folder; name a file in it")
     if not path.parent.is_dir():
         raise InputError(f"{named}: the folder {path.parent} does not exist; make it first")
+
+
+def check_outside_runs(path: Path, option: str = "") -> None:
+    """Refuse a path within a folder that belongs to a run: ``shards``, ``probes`` and so on.
+
+    Args:
+        path: A file or folder to write, which need not exist.
+        option: The option that specified it, for the message.
+
+    Raises:
+        InputError: It is such a folder, or in one.
+    """
+    found = path if is_remote(path) else Path(os.path.realpath(path))
+    for folder in (found, *found.parents):
+        if _is_folder_of_ours(folder.name) and (folder.parent / _MANIFEST).exists():
+            named = f"{option} {path}".strip()
+            raise InputError(
+                f"{named}: is a part of the run {folder.parent}, in its folder {folder.name}; give "
+                "another path"
+            )
 
 
 def make_folder(path: Path, *, parents: bool = False) -> None:
