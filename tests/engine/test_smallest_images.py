@@ -11,7 +11,7 @@ import pytest
 from engine.against_reference import assert_same
 from families import strangers
 from families.conformance import WIDE, build, make_image
-from vlmscope.engine import capture
+from vlmscope.engine import CaptureSession, capture
 from vlmscope.executors.batching import BatchSizer
 from vlmscope.executors.runner import ResilientRunner
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
@@ -39,13 +39,15 @@ def outcomes(
     rows: Sequence[Sample], vlm: VisionLanguageModel, size: int
 ) -> dict[str, Capture | Failure]:
     """Return what ``extract`` would record of each row, in batches of a size."""
-    runner = ResilientRunner(vlm, resolve_spec(SPEC, vlm), BatchSizer(size), went_well=True)
+    spec = resolve_spec(SPEC, vlm)
+    session = CaptureSession(vlm, spec, size)
+    runner = ResilientRunner(vlm, spec, BatchSizer(size), session, went_well=True)
     pieces = [
         piece
         for start in range(0, len(rows), size)
         for piece in runner.run(rows[start : start + size])
     ]
-    found = [item for piece in pieces for item in piece]
+    found = [item for piece in (*pieces, *runner.drain()) for item in piece]
     return {item.id if isinstance(item, Failure) else item.sample.id: item for item in found}
 
 

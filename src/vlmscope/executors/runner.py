@@ -74,8 +74,8 @@ class ResilientRunner:
         vlm: The model.
         spec: What to record.
         sizer: The batch size, updated after every batch.
-        went_well: Whether rows of this run succeeded before, so that errors are caused by rows.
         session: Session in which rows of a batch may finish during later ones; call ``drain`` last.
+        went_well: Whether rows of this run succeeded before, so that errors are caused by rows.
         limit: Time limit of the model for a batch; none by default.
         journal: Records which rows are in progress.
     """
@@ -85,9 +85,9 @@ class ResilientRunner:
         vlm: VisionLanguageModel,
         spec: ResolvedSpec,
         sizer: BatchSizer,
+        session: CaptureSession,
         *,
         went_well: bool = False,
-        session: CaptureSession | None = None,
         limit: TimeLimit | None = None,
         journal: Journal | None = None,
     ) -> None:
@@ -139,7 +139,7 @@ class ResilientRunner:
 
     def drain(self) -> Iterator[Results]:
         """Yield the remaining results."""
-        while self._session is not None:
+        while True:
             with self._limit.limiting():
                 results = self._session.drain()
             self._mark_finished(results)
@@ -164,19 +164,17 @@ class ResilientRunner:
         if isinstance(outcome, _Trouble):
             yield from self._after(outcome, samples)
         else:
-            # A session returns the rows later; that it accepted the batch counts as success.
-            taken = self._session is not None or any(isinstance(o, Capture) for o in outcome)
-            self._went_well = self._went_well or taken
+            # The session returns the rows later; that it accepted the batch counts as success.
+            self._went_well = True
             yield outcome
-        if self._session is not None and (lost := self._session.pop_failed()):
+        if lost := self._session.pop_failed():
             yield from self._in_pieces(lost, self._sizer.size)
 
     def _after(self, trouble: _Trouble, samples: Sequence[Sample]) -> Iterator[Results]:
         """Try the halves of a failed batch; record a row that fails alone."""
         if trouble.out_of_memory:
             with model_lock():
-                if self._session is not None:
-                    self._session.forget()
+                self._session.forget()
                 _free_memory()
                 self._sizer.shrink(len(samples))
         if len(samples) == 1 and trouble.out_of_memory and self._empty_slots():
@@ -193,7 +191,7 @@ class ResilientRunner:
     def _empty_slots(self) -> bool:
         """Drop the rows being decoded and free their memory; return whether there were any."""
         with self._limit.limiting():
-            freed = self._session is not None and self._session.forget(slots=True)
+            freed = self._session.forget(slots=True)
         if freed:
             _free_memory()
         return freed
@@ -215,9 +213,7 @@ class ResilientRunner:
         self._in_model |= {sample.id: sample for sample in batch.samples}
         self._journal.begin(MODEL_STAGE, [sample.id for sample in batch.samples])
         with self._limit.limiting():
-            results = capture_batch(
-                batch, self._vlm, self._spec, *([self._session] if self._session else [])
-            )
+            results = capture_batch(batch, self._vlm, self._spec, self._session)
         self._mark_finished(results)
         idle, peak = _memory(self._vlm)
         # Extrapolated to all rows of the batch.
@@ -387,8 +383,8 @@ class Loop:
             vlm,
             spec,
             sizer,
+            CaptureSession(vlm, spec, rows_at_once(vlm, request.batch_size)),
             went_well=went_well,
-            session=CaptureSession(vlm, spec, rows_at_once(vlm, request.batch_size)),
             limit=self._limit,
             journal=journal,
         )

@@ -222,7 +222,7 @@ class RiskScorer:
         """Yield the risk of each row, in order."""
         session = CaptureSession(self._vlm, self._spec, self._slots)
         runner = ResilientRunner(
-            self._vlm, self._spec, self._sizer, went_well=self._went_well, session=session
+            self._vlm, self._spec, self._sizer, session, went_well=self._went_well
         )
         ahead = batches_to_prepare(self._vlm)
         preparing = ThreadPoolExecutor(ahead, "vlmscope-prepare")
