@@ -8,6 +8,7 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import h5py
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from store_support import assert_same, leave_parts, make_capture, make_captures, make_manifest
 from vlmscope.errors import InputError, RunBusyError, RunMismatchError, StoreError
-from vlmscope.store import RunWriter, check_free, open_run
+from vlmscope.store import RunWriter, RunWriterProcess, check_free, open_run
 from vlmscope.store import writer as writer_module
 from vlmscope.store.format import checksums
 
@@ -44,6 +45,22 @@ def test_packs_are_made_on_the_way(tmp_path: Path, limits: dict[str, int]) -> No
             assert all(name.startswith("pack") for name in shard_names(tmp_path))
     assert shard_names(tmp_path) == ["pack-000-000001.h5", "pack-000-000003.h5"]
     assert len(open_run(tmp_path)) == 8
+
+
+@pytest.mark.parametrize("opened", [RunWriter, RunWriterProcess])
+def test_a_writer_is_closed_or_released_once(tmp_path: Path, opened: Any) -> None:
+    """Whether it writes here or in another process."""
+    run = tmp_path / "run"
+    with pytest.raises(ZeroDivisionError), opened(run, make_manifest()) as rows:  # noqa: PT012
+        rows.add(make_captures(range(2)))
+        raise ZeroDivisionError
+    assert [path.name[:4] for path in (run / "shards").glob("*.h5")] == ["part"]
+    with opened(run, make_manifest()) as rows:
+        rows.add(make_captures(range(2, 4)))
+        rows.close()
+        check_free(run, "000")
+    assert [path.name[:4] for path in (run / "shards").glob("*.h5")] == ["pack"]
+    assert len(open_run(run)) == 4
 
 
 def test_nothing_is_remembered_of_parts_that_were_packed(tmp_path: Path) -> None:

@@ -66,7 +66,30 @@ class _Part:
     size: int
 
 
-class RunWriter:
+class OpenRun:
+    """A run that is open for writing: leaving it closes it, or after an exception releases it."""
+
+    def close(self) -> None:
+        """Pack and index what was added, and release the run."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Release the run only: every row added is already durable."""
+        raise NotImplementedError
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.release()
+
+
+class RunWriter(OpenRun):
     """Adds results to a run. A context manager; see ``locks`` for which writers may run at once.
 
     Entering creates the folder and ``run.json``, or checks that the existing run has the same
@@ -106,17 +129,6 @@ class RunWriter:
             self._lock.release()
             raise
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.release()
 
     def add(self, results: Sequence[Capture | Failure]) -> None:
         """Record a batch. When this returns, the batch survives a kill or a power cut.

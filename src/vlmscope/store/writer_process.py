@@ -27,20 +27,20 @@ from dataclasses import replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
 from vlmscope.errors import StoreError
 from vlmscope.schema import Capture, Failure
 from vlmscope.store.format.manifest import Manifest
 from vlmscope.store.storage.locks import ALONE
-from vlmscope.store.writer import RunWriter
+from vlmscope.store.writer import OpenRun, RunWriter
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that a terminal or scheduler sends to every process of a job; the parent handles them."""
 
 
-class RunWriterProcess:
+class RunWriterProcess(OpenRun):
     """A ``RunWriter`` in a separate process, to be used by one thread at a time.
 
     A context manager; leaving it waits until the run is packed. Leaving it with an exception only
@@ -77,20 +77,6 @@ class RunWriterProcess:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        finished = False
-        try:
-            if kind is None:
-                self._ask(None)
-                finished = True
-        finally:
-            self._end(kill=not finished)  # safe during packing: published files never change
-
     def add(self, results: Sequence[Capture | Failure]) -> None:
         """Record a batch. When this returns, the batch survives a kill or a power cut.
 
@@ -98,6 +84,17 @@ class RunWriterProcess:
             StoreError: As ``RunWriter.add``; or the other process died.
         """
         self._ask([_without_images(item) for item in results])
+
+    def close(self) -> None:
+        """Wait until the other process has packed and indexed the run. May be called twice."""
+        if self._pipe.closed:
+            return
+        finished = False
+        try:
+            self._ask(None)
+            finished = True
+        finally:
+            self._end(kill=not finished)  # safe during packing: published files never change
 
     def release(self) -> None:
         """End the other process without packing: every row added is already durable."""
