@@ -164,26 +164,28 @@ class Sample:
         Image and question are checked when the row is prepared: what is wrong there is a failure of
         the row.
         """
+        given: tuple[Any, ...] = (self.id, self.target, self.image_id, self.origin, self.metadata)
+        id_, target, image_id, origin, metadata = given
         if not (
-            isinstance(self.id, str)
-            and isinstance(self.target, str)
-            and isinstance(self.image_id, str)
-            and isinstance(self.origin, str)
-            and isinstance(self.metadata, dict | Mapping)
+            isinstance(id_, str)
+            and isinstance(target, str)
+            and isinstance(image_id, str)
+            and isinstance(origin, str)
+            and isinstance(metadata, dict | Mapping)
         ):
             self._refuse_types()
 
     def _refuse_types(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
-            kind, expected = (str, "text")
+            kind: tuple[type, str] = (str, "text")
             if each.name == "metadata":
-                kind, expected = (Mapping, "a dictionary")
-            if each.name not in ("image", "question") and not isinstance(value, kind):
+                kind = (Mapping, "a dictionary")
+            if each.name not in ("image", "question") and not isinstance(value, kind[0]):
                 shown = shortened(" ".join(repr(value).split()))
                 raise InputError(
                     f"Sample: {each.name} is {shown} of the type {type(value).__name__}, expected "
-                    f"{expected}"
+                    f"{kind[1]}"
                 )
 
     @property
