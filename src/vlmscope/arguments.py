@@ -11,7 +11,7 @@ from functools import partial
 from operator import index
 from typing import Any
 
-from vlmscope.errors import InputError
+from vlmscope.errors import InputError, shortened
 
 Layers = str | int | Iterable[str | int]
 """A choice of decoder layers: a text, a number, or several numbers and terms of such a text."""
@@ -75,6 +75,18 @@ def whole_number(option: str, value: Any, *, least: int | None = None) -> int:
     if least is not None and number < least:
         raise InputError(f"{option} {number}: give {least} or more")
     return number
+
+
+def wrong_type(owner: str, name: str, value: Any, expected: str) -> InputError:
+    """Return the error for a field of another type.
+
+    >>> print(wrong_type("Sample", "id", 5, "text"))
+    Sample: id is 5 of the type int, expected text
+    """
+    shown = shortened(" ".join(repr(value).split()))
+    return InputError(
+        f"{owner}: {name} is {shown} of the type {type(value).__name__}, expected {expected}"
+    )
 
 
 def listener(option: str, given: Any) -> Callable[[str], None]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from vlmscope.arguments import Layers, layers_text, several_names, whole_number
+from vlmscope.arguments import Layers, layers_text, several_names, whole_number, wrong_type
 from vlmscope.errors import InputError, shortened
 
 if TYPE_CHECKING:
@@ -159,34 +159,12 @@ class Sample:
     """Location of the row, for messages: ``questions.csv line 41``."""
 
     def __post_init__(self) -> None:
-        """Raise an error for fields of another type.
-
-        Image and question are checked when the row is prepared: what is wrong there is a failure of
-        the row.
-        """
-        given: tuple[Any, ...] = (self.id, self.target, self.image_id, self.origin, self.metadata)
-        id_, target, image_id, origin, metadata = given
-        if not (
-            isinstance(id_, str)
-            and isinstance(target, str)
-            and isinstance(image_id, str)
-            and isinstance(origin, str)
-            and isinstance(metadata, dict | Mapping)
-        ):
-            self._refuse_types()
-
-    def _refuse_types(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            kind: tuple[type, str] = (str, "text")
-            if each.name == "metadata":
-                kind = (Mapping, "a dictionary")
-            if each.name not in ("image", "question") and not isinstance(value, kind[0]):
-                shown = shortened(" ".join(repr(value).split()))
-                raise InputError(
-                    f"Sample: {each.name} is {shown} of the type {type(value).__name__}, expected "
-                    f"{kind[1]}"
-                )
+        """Raise an error for a field of another type; of image and question, the row fails."""
+        for name in ("id", "target", "image_id", "origin"):
+            if not isinstance(value := getattr(self, name), str):
+                raise wrong_type("Sample", name, value, "text")
+        if not isinstance(value := getattr(self, "metadata"), dict | Mapping):  # noqa: B009 - typed
+            raise wrong_type("Sample", "metadata", value, "a dictionary")
 
     @property
     def images(self) -> tuple[ImageLike, ...]:

@@ -86,9 +86,9 @@ def write_report(
     run, spec = as_run(run), _with_model_name(spec or ReportSpec())
     own = REPORT if spec.labels == DEFAULT else f"report-{spec.labels}.html"
     page = run.path / own if out is None else as_path(out)
-    check_output_file(page, "--out")
     if page.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--out {page}: name it .html")
+    check_output_file(page, "--out")
     plots = PLOTS if page.name == REPORT else f"{page.stem}-{PLOTS}"
     if page != run.path / REPORT:
         _check_ours(page, page.with_name(plots))
