@@ -316,7 +316,7 @@ def test_questions_without_an_image_are_told_apart_by_their_words(tmp_path: Path
     imaged = other(tmp_path / "D")
     [target] = targets(runs[0], [imaged])
     assert not target.overlap.shared.any()
-    assert all(place[0] == QUERY for place in target.places)
+    assert all(place[0] == QUERY for place in target.layers)
 
 
 def test_runs_that_hang_together_by_their_images_are_refused_before_anything_is_trained(

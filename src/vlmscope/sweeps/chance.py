@@ -135,10 +135,10 @@ class Permutations:
         self._labels = np.concatenate([told[None], permuted])
         self._found: dict[str, NDArray[np.float64]] = {}
 
-    def add(self, place: str, matrix: NDArray[np.float32]) -> None:
+    def add(self, name: str, matrix: NDArray[np.float32]) -> None:
         """Probe a representation and layer on every permutation; the matrix has all rows."""
         scores = ridge_scores(matrix[self._rows], self._labels, self._folds)
-        self._found[place] = auroc_of_lines(self._labels, scores, self._folds)
+        self._found[name] = auroc_of_lines(self._labels, scores, self._folds)
 
     def chance(self) -> Chance | None:
         """Return the result for all matrices that were added.
@@ -151,7 +151,7 @@ class Permutations:
         told = found[:, 1:][:, np.isfinite(found[:, 1:]).any(axis=0)]  # skips one class
         best = np.nanmax(told, axis=0) if told.size else np.array([0.5])
         top = float(np.nanmax(found[:, 0]))
-        places = {
+        by_name = {
             name: LayerChance(float(line[0]), _p_value(line[0], best))
             for name, line in self._found.items()
         }
@@ -162,7 +162,7 @@ class Permutations:
             median=float(np.median(best)),
             high=float(np.quantile(best, 0.95)),
             p_value=_p_value(top, best),
-            by_place=places,
+            by_place=by_name,
         )
 
     def recognition(

@@ -36,9 +36,9 @@ from vlmscope.sweeps.grouping import (
     comparable,
     group_by_content,
     has_image,
-    without_image_places,
+    without_image_layers,
 )
-from vlmscope.sweeps.source import LABEL_SET, Place, of_set, places
+from vlmscope.sweeps.source import LABEL_SET, LayerKey, layer_keys, of_set
 
 NEVER = frozenset(
     {"question_id", "id", "question", "image", "image_id", "image_name", "answer", "model_answer",
@@ -136,7 +136,7 @@ class ProbeData:
     """Number of rows left out without a verdict: unscorable or unlabelled."""
     unlabelled: int = 0
     """How many of these are unlabelled, so that it is unknown whether they are scorable."""
-    places: tuple[Place, ...] = ()
+    places: tuple[LayerKey, ...] = ()
     """The vectors to probe; every row has all of them."""
     left_out: tuple[LeftOut, ...] = ()
     """What is left out, including the unscorable rows."""
@@ -205,7 +205,7 @@ def probe_data(run: Run, copies: str = "near", *, labels: str = DEFAULT) -> Prob
         categories=_texts(kept, "category"),
         unscorable=int((~scorable).sum()),
         unlabelled=sum(score.outcome == "unlabelled" for score in scores),
-        places=_places(run, grouping),
+        places=_layer_keys(run, grouping),
         columns=columns_of_run(run, kept),
         left_out=(
             *_unlabelled(scores),
@@ -242,11 +242,11 @@ def _scores(run: Run, labels: str) -> list[Score]:
     return [score for score in found if score is not None]
 
 
-def _places(run: Run, grouping: Grouping) -> tuple[Place, ...]:
+def _layer_keys(run: Run, grouping: Grouping) -> tuple[LayerKey, ...]:
     """Return the representations and layers that every row has."""
     if grouping.images:
-        return tuple(places(run))
-    found = tuple(without_image_places(places(run)))
+        return tuple(layer_keys(run))
+    found = tuple(without_image_layers(layer_keys(run)))
     if not found:
         raise InputError(
             f"{run.path}: no question has an image, and the run holds only vectors of images; "

@@ -155,7 +155,7 @@ def sweep(
     if spec.protocol != "halp":
         return result
     network, options = network_of(model_of(source)), {"draws": spec.draws, "seed": spec.seed}
-    halp = halp_protocol(data, matrix, network, title=place_title, progress=tell, **options)
+    halp = halp_protocol(data, matrix, network, title=layer_title, progress=tell, **options)
     return replace(result, halp=halp)
 
 
@@ -325,10 +325,10 @@ def vectors(
     return matrix if len(data.rows) == len(matrix) else matrix[data.rows]
 
 
-def place_title(representation: str, layer: int | None) -> str:
+def layer_title(representation: str, layer: int | None) -> str:
     """Return a representation and layer as readable text.
 
-    >>> place_title("query_token_representation", 9)
+    >>> layer_title("query_token_representation", 9)
     'query token, layer 9'
     """
     words = representation.removesuffix("_representation").replace("_", " ")
@@ -369,7 +369,7 @@ def _probes(
         common = (known_of(representation), representation, layer)
         raw = crossfit_logistic(matrix, data.truth, folds, data.groups)
         fit = calibrated(raw, data.truth, folds)
-        title = place_title(representation, layer)
+        title = layer_title(representation, layer)
         strengths = tuple(fit.chosen_c.tolist())
         if permuted is not None and known_of(representation) == "before":
             permuted.add(place, matrix)

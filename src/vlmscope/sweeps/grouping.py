@@ -18,7 +18,7 @@ from vlmscope.dataset import read_thumbnails
 from vlmscope.errors import InputError
 from vlmscope.probes import image_groups, largest_count, near_copies
 from vlmscope.schema import IMAGE_REPRESENTATIONS
-from vlmscope.sweeps.source import Place
+from vlmscope.sweeps.source import LayerKey
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -96,9 +96,9 @@ def comparable(imaged: Sequence[bool] | NDArray[np.bool_]) -> NDArray[np.bool_]:
     return found if found.any() else ~found
 
 
-def without_image_places(places: Iterable[Place]) -> Iterator[Place]:
+def without_image_layers(keys: Iterable[LayerKey]) -> Iterator[LayerKey]:
     """Yield the representations and layers of a question without an image."""
-    return (place for place in places if place[0] not in IMAGE_REPRESENTATIONS)
+    return (key for key in keys if key[0] not in IMAGE_REPRESENTATIONS)
 
 
 def group_by_content(table: pd.DataFrame, copies: str = "near") -> Grouping:

@@ -40,7 +40,7 @@ from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS, Progress
 from vlmscope.shown import rounded_difference
 from vlmscope.store import vector_path
 from vlmscope.sweeps.data import ProbeData
-from vlmscope.sweeps.source import Place
+from vlmscope.sweeps.source import LayerKey
 
 RANDOM_STATE = 42
 """Random state of the published split."""
@@ -168,19 +168,19 @@ def halp_protocol(
             those of ``RANDOM_STATE`` and ``OTHER_STATES``, whatever the seed.
         progress: Called with a line of text about each step.
     """
-    jobs = [_Job(number, place, RANDOM_STATE) for number, place in enumerate(data.places)]
+    jobs = [_Job(number, key, RANDOM_STATE) for number, key in enumerate(data.places)]
 
     def run(jobs: Sequence[_Job]) -> tuple[HalpResult, ...]:
         trained = _trained(jobs, data, matrix, network, seed, progress)
         return tuple(
-            _judged(job, risk, data, title(*job.place), draws, seed)
+            _evaluated(job, risk, data, title(*job.key), draws, seed)
             for job, risk in zip(jobs, trained, strict=True)
         )
 
     found = HalpReport(run(jobs), (), network)
     if (best := found.best) is None:
         return found
-    chosen = next(job for job in jobs if vector_path(*job.place) == best.name)
+    chosen = next(job for job in jobs if vector_path(*job.key) == best.name)
     return replace(found, other_splits=run([replace(chosen, state=s) for s in OTHER_STATES]))
 
 
@@ -200,7 +200,7 @@ class _Job:
     """One network to train."""
 
     number: int
-    place: Place
+    key: LayerKey
     state: int
 
 
@@ -242,13 +242,13 @@ def _trained(
                 )
                 yield from [
                     future.result()
-                    for future in [pool.submit(train, job, matrix(*job.place)) for job in some]
+                    for future in [pool.submit(train, job, matrix(*job.key)) for job in some]
                 ]
         finally:
             stop.set()  # after Ctrl-C, the others end after their epoch
 
 
-def _judged(
+def _evaluated(
     job: _Job,
     risk: NDArray[np.float64] | None,
     data: ProbeData,
@@ -257,7 +257,7 @@ def _judged(
     seed: int,
 ) -> HalpResult:
     """Return the metrics that the paper reports, on the test rows; NaN without a risk."""
-    representation, layer = job.place
+    representation, layer = job.key
     train, test = split_rows(data.truth, job.state)
     truth, images = data.truth[test], data.grouping.groups
     nothing = float("nan")

@@ -408,10 +408,10 @@ class SweepResult:
         return most_chosen(self.chosen["selected"])
 
 
-def most_chosen(places: Sequence[str]) -> str:
+def most_chosen(names: Sequence[str]) -> str:
     """Return the name that was chosen most often; the first in a tie.
 
     >>> most_chosen(["a", "b", "b"])
     'b'
     """
-    return Counter(places).most_common(1)[0][0]
+    return Counter(names).most_common(1)[0][0]

@@ -213,7 +213,7 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         "hallucinated": int(data.truth.sum()),
         "settings": dict(result.settings),
         "best_baseline": result.best_baseline,
-        "chosen": {name: list(places) for name, places in result.chosen.items()},
+        "chosen": {name: list(layers) for name, layers in result.chosen.items()},
         "grid_edge": result[result.selected_place].grid_edge,
         "compared": COMPARED,
         "within_category": {name: asdict(w) for name, w in result.within_category.items()},

@@ -30,7 +30,7 @@ from vlmscope.store.format.manifest import MANIFEST
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 
-Place = tuple[str, int | None]
+LayerKey = tuple[str, int | None]
 """Representation and layer."""
 
 RESEARCH = "research files"
@@ -173,7 +173,7 @@ def check_labels(path: Path, *, run: bool, labelled: bool) -> None:
         )
 
 
-def places(source: Source) -> Iterator[Place]:
+def layer_keys(source: Source) -> Iterator[LayerKey]:
     """Yield every representation with each of its layers."""
     for representation in source.representations:
         for layer in source.layers(representation) or (None,):

@@ -156,7 +156,7 @@ def _inner_folds(
     folds: int,
     seed: int,
 ) -> list[Fold]:
-    """Return folds of some rows, as numbers of their places among these rows."""
+    """Return folds of some rows, as positions among these rows."""
     count = inner_count(truth[train], groups[train], folds)
     return grouped_folds(truth[train], groups[train], count=count, seed=seed)
 

@@ -40,7 +40,7 @@ from vlmscope.shown import count
 from vlmscope.store import DEFAULT, AnyRun, Run, vector_path
 from vlmscope.sweeps.calibration import calibrated
 from vlmscope.sweeps.data import ProbeData
-from vlmscope.sweeps.grid import SweepSpec, known_of, place_title, sweep, vectors
+from vlmscope.sweeps.grid import SweepSpec, known_of, layer_title, sweep, vectors
 from vlmscope.sweeps.results import (
     CONSTANT,
     ProbeResult,
@@ -49,7 +49,7 @@ from vlmscope.sweeps.results import (
     difference_fields,
     measured,
 )
-from vlmscope.sweeps.source import LABEL_SET, AnySource, Place
+from vlmscope.sweeps.source import LABEL_SET, AnySource, LayerKey
 from vlmscope.sweeps.transfer.fits import (
     Carried,
     Part,
@@ -220,17 +220,17 @@ def _judged_on(
     name = target.run.path.name
     own = _OwnFits.begin(target, spec)
     carried: dict[str, Carried] = {}
-    for place in target.places:
-        path = vector_path(*place)
+    for key in target.layers:
+        path = vector_path(*key)
         progress(f"{path}, on {name}")
-        test_vectors = vectors(target.run, target.data, *place)[target.kept]
+        test_vectors = vectors(target.run, target.data, *key)[target.kept]
         carried[path] = transfer_probe(
-            vectors(source, data, *place), data.truth, data.groups, parts, test_vectors,
+            vectors(source, data, *key), data.truth, data.groups, parts, test_vectors,
             folds=spec.folds,
         )  # fmt: skip
         own.add(path, test_vectors)
     chosen = _selected(carried, target, result, len(parts))
-    risks = {SELECTED: _put_together(carried, chosen, parts, len(target.kept))} if chosen else {}
+    risks = {SELECTED: _assembled(carried, chosen, parts, len(target.kept))} if chosen else {}
     risks |= {path: each.risk for path, each in carried.items()}
     progress(f"baselines, on {name}")
     facts, lacking = both_facts(
@@ -270,7 +270,7 @@ def _selected(
     A single fit takes what the sweep selected, which is what is saved; unless the test run lacks
     it. Then, and in folds, it is the layer that does best inside training.
     """
-    before = [vector_path(*p) for p in target.places if known_of(p[0]) == "before"]
+    before = [vector_path(*p) for p in target.layers if known_of(p[0]) == "before"]
     if not before:
         return ()
     if not target.paired and result.selected_place in before:
@@ -279,7 +279,7 @@ def _selected(
     return tuple(before[inner[:, part].argmax()] for part in range(parts))
 
 
-def _put_together(
+def _assembled(
     carried: dict[str, Carried], chosen: Sequence[str], parts: Sequence[Part], count: int
 ) -> NDArray[np.float64]:
     """Return the risks of the layer that each fit selected."""
@@ -363,11 +363,11 @@ def _rows(
         {**sides, **within}, groups, draws=spec.draws, seed=spec.seed, metrics=("auroc",),
         correct=True,
     )  # fmt: skip
-    places = {vector_path(*place): place for place in target.places}
-    told = _told_in_training(result, places)
+    keys = {vector_path(*key): key for key in target.layers}
+    trained = _training_results(result, keys)
 
     def row(name: str) -> TransferredResult:
-        representation, layer = places.get(name, (None, None))
+        representation, layer = keys.get(name, (None, None))
         other = f"own {name}"
         title = titles.get(name) or "best layer, chosen in training"
         above_joint = None if name in titles else drawn.difference(name, JOINT)
@@ -375,12 +375,12 @@ def _rows(
         planned = name == SELECTED
         return TransferredResult(
             name=name,
-            title=place_title(representation, layer) if representation else title,
+            title=layer_title(representation, layer) if representation else title,
             kind="baseline" if name in titles else ("selected" if planned else "probe"),
             known=known_of(representation) if representation else "before",
             representation=representation,
             layer=layer,
-            **_source_fields(told.get(name)),
+            **_source_fields(trained.get(name)),
             **measured(drawn, name, len(truth)),
             **constant_fields(constant_pairs(truth, risks[name], part_of)),
             own_auroc=both.whole[other]["auroc"] if other in within else nan,
@@ -400,13 +400,13 @@ def _source_fields(found: ProbeResult | None) -> dict[str, Any]:
     }
 
 
-def _told_in_training(result: SweepResult, places: dict[str, Place]) -> dict[str, ProbeResult]:
+def _training_results(result: SweepResult, keys: dict[str, LayerKey]) -> dict[str, ProbeResult]:
     """Return what the sweep found of the training run, by name.
 
     Its number for the selected layer is of what was carried over if every layer that a fold chose
     can be carried over: leaving out the others would have changed no choice.
     """
-    told = {row.name: row for row in result.rows if not row.found_nothing}
-    if not set(result.chosen[SELECTED]) <= places.keys():
-        told.pop(SELECTED, None)
-    return told
+    found = {row.name: row for row in result.rows if not row.found_nothing}
+    if not set(result.chosen[SELECTED]) <= keys.keys():
+        found.pop(SELECTED, None)
+    return found

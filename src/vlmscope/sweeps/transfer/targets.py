@@ -32,7 +32,7 @@ from vlmscope.store import (
 from vlmscope.sweeps.data import LeftOut, ProbeData, probe_data
 from vlmscope.sweeps.grid import SweepSpec
 from vlmscope.sweeps.grouping import content_groups, plain_question
-from vlmscope.sweeps.source import AnySource, Place, as_source
+from vlmscope.sweeps.source import AnySource, LayerKey, as_source
 from vlmscope.sweeps.transfer.fits import Part
 
 
@@ -114,9 +114,9 @@ def overlap_of(
     )
 
 
-def common_places(
+def common_layers(
     source: Run, learnt: ProbeData, test: Run, judged: ProbeData
-) -> tuple[tuple[Place, ...], tuple[LeftOut, ...]]:
+) -> tuple[tuple[LayerKey, ...], tuple[LeftOut, ...]]:
     """Return the vectors that a probe can be carried over on, and those left out, with the reason.
 
     Raises:
@@ -130,16 +130,16 @@ def common_places(
                 f"--test {test.path}: its layers are read as capture.{name} {other!r} says, those "
                 f"of {source.path} as {one!r}: they are not the same vectors; extract one again"
             )
-    there = set(judged.places)
+    available = set(judged.places)
     found, lacking, widths = [], [], []
-    for place in learnt.places:
-        path = vector_path(*place)
-        if place not in there or _pools_otherwise(place, mine, theirs):
+    for key in learnt.places:
+        path = vector_path(*key)
+        if key not in available or _pools_differently(key, mine, theirs):
             lacking.append(path)
         elif mine.widths()[path] != theirs.widths()[path]:
             widths.append((path, mine.widths()[path], theirs.widths()[path]))
         else:
-            found.append(place)
+            found.append(key)
     left_out = tuple(_not_carried(lacking, widths, [vector_path(*p) for p in judged.places
                                                     if p not in set(learnt.places)]))  # fmt: skip
     if not found:
@@ -151,10 +151,10 @@ def common_places(
     return tuple(found), left_out
 
 
-def _pools_otherwise(place: Place, mine: Manifest, theirs: Manifest) -> bool:
+def _pools_differently(key: LayerKey, mine: Manifest, theirs: Manifest) -> bool:
     """Return whether a vector is a mean over other positions in the two runs."""
     pooled = mine.capture.vision_pooling != theirs.capture.vision_pooling
-    return place[0] == VISION_ONLY and pooled
+    return key[0] == VISION_ONLY and pooled
 
 
 def _not_carried(
@@ -196,8 +196,8 @@ class Target:
     """Its labelled rows, those about shared images among them."""
     relation: Relation
     overlap: Overlap
-    places: tuple[Place, ...]
-    """The vectors that both runs have, as wide in both."""
+    layers: tuple[LayerKey, ...]
+    """The representations and layers that both runs have, with the same width."""
     left_out: tuple[LeftOut, ...]
     """What is not carried over, and the rows that are not judged."""
     paired: bool
@@ -205,7 +205,7 @@ class Target:
     kept: NDArray[np.int64]
     """The rows of ``data`` that are judged."""
     parts: tuple[Part, ...] = ()
-    """Who learns and who is judged: rows of the training run, and places in ``kept``."""
+    """Rows to train and to test on: rows of the training run, and positions in ``kept``."""
 
     @property
     def truth(self) -> NDArray[np.bool_]:
@@ -273,7 +273,7 @@ def _check_other(source: Run, test: Run, before: Sequence[Run]) -> None:
 def _target(source: Run, learnt: ProbeData, test: Run, spec: SweepSpec) -> Target:
     """Join a test run with its labels and with what it shares with the training run."""
     data = probe_data(test, spec.copies)
-    places, left_out = common_places(source, learnt, test, data)
+    layers, left_out = common_layers(source, learnt, test, data)
     overlap = overlap_of(source, learnt, test, data, spec.copies)
     shared = int(overlap.shared.sum())
     paired = shared * 2 > len(overlap.shared)
@@ -287,7 +287,7 @@ def _target(source: Run, learnt: ProbeData, test: Run, spec: SweepSpec) -> Targe
         data=data,
         relation=relation_of(source.manifest, test.manifest),
         overlap=overlap,
-        places=places,
+        layers=layers,
         left_out=(*data.left_out, *left_out),
         paired=paired,
         kept=kept,
@@ -332,7 +332,7 @@ def _parts(learnt: ProbeData, target: Target, spec: SweepSpec) -> tuple[Part, ..
     fold_of = {int(g): n for n, fold in enumerate(folds) for g in np.unique(groups[fold.test])}
     new = [int(g) for g in np.unique(target.groups) if int(g) not in fold_of]
     order = np.random.default_rng(spec.seed).permutation(len(new))
-    fold_of |= {new[place]: turn % len(folds) for turn, place in enumerate(order)}
+    fold_of |= {new[key]: turn % len(folds) for turn, key in enumerate(order)}
     judged_by = np.array([fold_of[int(g)] for g in target.groups])
     parts = tuple(
         Part(np.asarray(fold.train), np.flatnonzero(judged_by == number))
