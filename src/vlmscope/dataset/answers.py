@@ -26,7 +26,7 @@ from vlmscope.dataset.values import (
     to_target,
     to_text,
 )
-from vlmscope.errors import InputError, listed, shortened
+from vlmscope.errors import InputError, join_names, shortened
 from vlmscope.schema import LONGEST_ID, Answered
 
 ANSWER_TABLES = tuple(READERS)
@@ -169,7 +169,7 @@ def _roles(
     """
     if looks_like_data(found) and not _role(KNOWN["question"], found):
         raise InputError(
-            f"{table}: the first line looks like data ({listed(found, 4)}), not like names of "
+            f"{table}: the first line looks like data ({join_names(found, 4)}), not like names of "
             "columns; write a line with their names above it, such as id,question,truth,answer"
         )
     if twice := [name for name, times in Counter(found).items() if times > 1]:
@@ -193,7 +193,7 @@ def _roles(
         maps = " ".join(f"--map {field}=COLUMN" for field in missing)
         raise InputError(
             f"{table}: no column for {lack}: give {maps}; columns found: "
-            f"{listed(found, SHOWN_COLUMNS) or 'none'}"
+            f"{join_names(found, SHOWN_COLUMNS) or 'none'}"
         )
     return roles
 

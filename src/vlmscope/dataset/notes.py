@@ -23,7 +23,7 @@ from vlmscope.dataset.tables.csv import CsvSource
 from vlmscope.dataset.tables.json import JsonListSource
 from vlmscope.dataset.tables.several import SeveralSource
 from vlmscope.dataset.values import shown_name
-from vlmscope.errors import RowError, listed
+from vlmscope.errors import RowError, join_names
 
 FIRST_ROWS = 2_000
 """Number of rows whose image files are looked up one by one."""
@@ -91,7 +91,7 @@ def _no_truth(columns: Columns, source: Source) -> str:
         )
     if others:
         return (
-            f"{lacks}; if one of {listed(others, 20)} is it, pass --map target=COLUMN, or "
+            f"{lacks}; if one of {join_names(others, 20)} is it, pass --map target=COLUMN, or "
             "afterwards vlmscope label --target COLUMN"
         )
     return (
@@ -105,8 +105,9 @@ def _on_columns(columns: Columns) -> Iterator[str]:
     if others:
         each = ",".join(("image", *others))
         yield (
-            f"{listed(others, 10)} {'is' if len(others) == 1 else 'are'} not shown, the images are "
-            f"taken from {listed(columns.images)}; pass --map image={each} to show all of them"
+            f"{join_names(others, 10)} {'is' if len(others) == 1 else 'are'} not shown, the images "
+            f"are taken from {join_names(columns.images)}; pass --map image={each} to show all of "
+            "them"
         )
 
 

@@ -28,7 +28,7 @@ from scipy.stats import t as student  # type: ignore[import-untyped,unused-ignor
 from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, strata, whole_part
 from vlmscope.metrics.curves import abstain, risk_coverage
 from vlmscope.metrics.resampling import Interval, image_numbers
-from vlmscope.metrics.small_samples import error_of, worth
+from vlmscope.metrics.small_samples import effective_images, error_of
 from vlmscope.metrics.weighted import Tally, tally
 
 FEW_LEFT_OUT = 5
@@ -131,7 +131,7 @@ def abstention(
 
     error = float(np.nanstd(change(_resamples(images, draws, seed)), ddof=1)) if draws > 1 else 0.0
     riskiest = image[_riskiest(risks, stratum, 1 - kept[0])]
-    left_out = worth(riskiest)
+    left_out = effective_images(riskiest)
     if left_out < FEW_LEFT_OUT and images <= MOST_TO_LEAVE_OUT:
         error = max(error, error_of(change(_without_each(images, range(images)))))
     elif left_out < FEW_LEFT_OUT:  # the others have little influence, and there are too many

@@ -32,11 +32,11 @@ from vlmscope.metrics.answers import Floats, answers, strata
 from vlmscope.metrics.small_samples import (
     Jackknife,
     compare,
+    effective_images_of_rarer,
     error_of,
     interval_of_auroc,
     jackknife,
     too_few_to_resample,
-    worth_of_rarer,
 )
 from vlmscope.metrics.weighted import NAMES, measure_draw, tally
 
@@ -257,7 +257,7 @@ def resample_sides(
     if not correct or not any(too_few_to_resample(*each) for each in rows):
         return Resamples(whole, found, crossfitted=crossfitted)
     jackknives = {name: jackknife(each) for name, each in tallies.items()}
-    least = min(worth_of_rarer(*each) for each in rows)
+    least = min(effective_images_of_rarer(*each) for each in rows)
     return Resamples(whole, found, jackknives, least, crossfitted)
 
 

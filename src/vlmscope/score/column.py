@@ -15,7 +15,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
-from vlmscope.errors import InputError, listed, shortened
+from vlmscope.errors import InputError, join_names, shortened
 from vlmscope.regular import PointerError, open_regular
 from vlmscope.schema import NOT_IN_FILE, Answered, Outcome, Score, outcome_of
 from vlmscope.score.scorer import Finding, excerpt
@@ -250,7 +250,7 @@ class Column:
             others |= row.metadata.keys()
             yield finding.score(row, self.name)
         if total and self.column not in others:
-            have = listed(sorted(others)) or "none"
+            have = join_names(sorted(others)) or "none"
             raise InputError(f"--column {self.column}: no such column; there are: {have}")
         check.refuse_truth(f"--column {self.column}")
         if total and bad == total:
@@ -434,5 +434,5 @@ def _column(
         return found
     raise InputError(
         f"{path}: no column {requested or ' or '.join(candidates)} in the header, found "
-        f"{listed(header) or 'none'}; rename a column"
+        f"{join_names(header) or 'none'}; rename a column"
     )

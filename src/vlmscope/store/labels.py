@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmscope.errors import InputError, StoreError, listed, one_line, shortened
+from vlmscope.errors import InputError, StoreError, join_names, one_line, shortened
 from vlmscope.jsontext import load_json
 from vlmscope.regular import PointerError
 from vlmscope.schema import Score
@@ -225,5 +225,5 @@ def _missing(run: Path, name: str) -> str:
     sets = label_sets(run)
     asked = f"vlmscope label {run}" + (f" --name {name}" if name != DEFAULT else "")
     what = "labels" if name == DEFAULT else f"label set {name!r}"
-    known = f", there are label sets {listed(sets)}" if sets else ""
+    known = f", there are label sets {join_names(sets)}" if sets else ""
     return f"{run}: no {what} yet{known}; run '{asked}' first"

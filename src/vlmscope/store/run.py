@@ -29,8 +29,8 @@ from vlmscope.errors import (
     StoreError,
     UnknownIdError,
     VlmscopeError,
-    names_there,
     shortened,
+    suggest_names,
 )
 from vlmscope.schema import Answered, Capture, Failure, Outcome, Score
 from vlmscope.schema import representation as group_of
@@ -186,7 +186,7 @@ class Run:
         if id_ not in self._locations:
             raise UnknownIdError(
                 f"{self.path}: no question {shortened(id_)!r} among {len(self)} rows; "
-                f"{names_there(id_, self.ids)}"
+                f"{suggest_names(id_, self.ids)}"
             )
         shard, row = self._locations[id_]
         block = read_shard(shard.path, slice(row, row + 1))

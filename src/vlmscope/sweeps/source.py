@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.errors import InputError, listed, shortened
+from vlmscope.errors import InputError, join_names, shortened
 from vlmscope.schema import Progress
 from vlmscope.store import (
     DEFAULT,
@@ -129,7 +129,7 @@ def check_label_set(run: Path, name: str) -> None:
             "without --labels"
         )
     labels_file(name)
-    have = f"there are {listed(sets)}" if sets else "there are none"
+    have = f"there are {join_names(sets)}" if sets else "there are none"
     raise InputError(
         f"--labels {name}: {run} has no label set of that name, {have}; run 'vlmscope label {run} "
         f"--name {name}' first"

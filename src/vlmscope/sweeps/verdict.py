@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vlmscope.metrics import Difference, WithinKinds
-from vlmscope.metrics.small_samples import is_small, too_few_to_resample, worth_of_rarer
+from vlmscope.metrics.small_samples import effective_images_of_rarer, is_small, too_few_to_resample
 from vlmscope.probes.baselines import JOINT
 from vlmscope.shown import rounded_difference
 from vlmscope.sweeps.abstaining import abstaining, abstaining_sentence
@@ -312,7 +312,7 @@ def _warnings(result: SweepResult) -> Iterator[str]:
     """Yield warnings about the results."""
     data = result.data
     images = len(np.unique(data.groups))
-    rarer = worth_of_rarer(data.truth, data.groups)
+    rarer = effective_images_of_rarer(data.truth, data.groups)
     if is_small(data.truth, data.groups):
         yield (
             f"Warning: {images:,} groups of answers are little data (those with the rarer label "

@@ -19,7 +19,7 @@ from PIL import Image
 
 from vlmscope.dataset.encoded import EncodedError, decode_image, is_base64, is_encoded, of_base64
 from vlmscope.dataset.image_formats import IMAGE_SUFFIXES
-from vlmscope.dataset.images.held import HeldImage
+from vlmscope.dataset.images.in_memory import InMemoryImage
 from vlmscope.dataset.values import DIGEST_BYTES, is_blank, kind_name, printed_list, to_text
 
 MEDIA: Mapping[str, str] = {
@@ -64,7 +64,7 @@ class ImageCell:
 
     name: str
     """Name or path; empty if there is none."""
-    data: bytes | HeldImage | None
+    data: bytes | InMemoryImage | None
     """The image file's bytes, or the decoded image, if the table contains it."""
     medium: str = ""
     """``a video`` or ``a sound``, if it is not an image."""
@@ -85,7 +85,7 @@ class ImageCell:
     @property
     def opened(self) -> bytes | Path | Image.Image | None:
         """Argument for ``load_image``, if more than a name is known."""
-        return self.data.image if isinstance(self.data, HeldImage) else self.data or self.path
+        return self.data.image if isinstance(self.data, InMemoryImage) else self.data or self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +115,12 @@ class ImageCells:
         return keys if len(keys) > 1 else next(iter(keys), "")
 
 
-def _hash(data: bytes | HeldImage) -> list[Any]:
+def _hash(data: bytes | InMemoryImage) -> list[Any]:
     """Return the size and a hash of an image file, as a list, which equals no name.
 
     For a decoded image, whose file is unknown: the hash of its pixels.
     """
-    if isinstance(data, HeldImage):
+    if isinstance(data, InMemoryImage):
         return ["pixels", data.sha256]
     return [len(data), blake2b(data, digest_size=DIGEST_BYTES).hexdigest()]
 
@@ -260,7 +260,7 @@ def _image(value: Any, missing: frozenset[str]) -> ImageCell:
     except EncodedError as error:
         return ImageCell("", None, flaw=f"{error}; write the whole image file there")
     text = "" if is_blank(name) else name if isinstance(name, str) else to_text(name)
-    data = data if isinstance(data, bytes | HeldImage) and data else None
+    data = data if isinstance(data, bytes | InMemoryImage) and data else None
     other = kind_name(name) if text is None and data is None else ""
     text = "" if text is None or text in missing else text
     decoded_sound = isinstance(value, dict) and {"array", "sampling_rate"} <= value.keys()
@@ -285,7 +285,7 @@ def _data_and_name(value: Any) -> tuple[Any, Any]:
         if data and not isinstance(data, bytes):
             raise EncodedError(f"is {kind_name(data)} instead of the bytes of a file")
         return data, name
-    if isinstance(value, HeldImage):
+    if isinstance(value, InMemoryImage):
         return value, None
     if isinstance(value, bytes):
         return (of_base64(value.decode("latin-1")) if is_base64(value) else value), None

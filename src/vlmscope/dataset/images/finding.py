@@ -20,7 +20,7 @@ from typing import Any
 
 from vlmscope.dataset.image_formats import IMAGE_SUFFIXES
 from vlmscope.dataset.values import shown_name
-from vlmscope.errors import listed
+from vlmscope.errors import join_names
 
 _DRIVE = re.compile(r"[A-Za-z]:(?=[\\/])")
 _NUMBER = re.compile(r"\d+$")
@@ -181,7 +181,7 @@ def near_file(path: Path) -> str:
         )
     near = finder.near(path.name)
     if len(near) > 1:
-        return f"it may be {listed(near, 3)}: write the exact name"
+        return f"it may be {join_names(near, 3)}: write the exact name"
     return f"there is {shown_name(near[0], _SHOWN)}: correct the path" if near else ""
 
 

@@ -21,7 +21,7 @@ from vlmscope.dataset.values import (
     shown_name,
     to_text,
 )
-from vlmscope.errors import InputError, listed
+from vlmscope.errors import InputError, join_names
 
 _IMAGE = frozenset(KNOWN["image"])
 _PART = re.compile(r"\{\{|\}\}|\{(?P<inside>[^{}]*)\}|[{}]")
@@ -174,7 +174,9 @@ def _slot(
     name, _, spec = inside.rpartition(":") if ":" in inside else (inside, "", "")
     column = name if name in found else roles.get("image" if name in _IMAGE else name)
     if column is None:
-        raise InputError(f"{what}: {table} has no column {name!r}; columns found: {listed(found)}")
+        raise InputError(
+            f"{what}: {table} has no column {name!r}; columns found: {join_names(found)}"
+        )
     if re.fullmatch(r"0\d{1,3}", spec):
         spec += "d"
     if spec and spec != _LETTERS and not _NUMBER.fullmatch(spec):

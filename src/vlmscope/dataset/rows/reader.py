@@ -25,7 +25,7 @@ from vlmscope.dataset.images.cells import (
     split_cell,
 )
 from vlmscope.dataset.images.finding import ImageFinder, shared_folders
-from vlmscope.dataset.images.held import HeldImage
+from vlmscope.dataset.images.in_memory import InMemoryImage
 from vlmscope.dataset.images.locate import EXPECTED, locate_images
 from vlmscope.dataset.rows.columns import Columns
 from vlmscope.dataset.source import Row, Source
@@ -241,7 +241,7 @@ class RowReader:
         if not all(cell.data and (counts or not cell.name) for cell in image.images):
             return ()
         return tuple(
-            cell.data.image if isinstance(cell.data, HeldImage) else cell.data or b""
+            cell.data.image if isinstance(cell.data, InMemoryImage) else cell.data or b""
             for cell in image.images
         )
 
