@@ -45,10 +45,10 @@ from vlmscope.store.format.manifest import Manifest, read_manifest
 from vlmscope.store.format.naming import shown_layers, vector_path
 from vlmscope.store.format.shard import opened
 from vlmscope.store.format.validation import COLUMNS
+from vlmscope.store.ground_truths import read_ground_truths, with_ground_truths
 from vlmscope.store.labels import DEFAULT, label_sets, read_labels
 from vlmscope.store.storage.paths import path_of
 from vlmscope.store.table import frame, labels_frame
-from vlmscope.store.truths import read_truths, with_truths
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -152,7 +152,7 @@ class Run:
         """Return the first rows for display: the texts, and the label if there is one."""
         blocks = []
         for shard in self._shards:
-            blocks.append(with_truths(read_rows(shard, vectors=False), self.truths))
+            blocks.append(with_ground_truths(read_rows(shard, vectors=False), self.truths))
             if sum(map(len, blocks)) >= count:
                 break
         table = frame(blocks).head(count)
@@ -190,7 +190,7 @@ class Run:
             )
         shard, row = self._locations[id_]
         block = read_shard(shard.path, slice(row, row + 1))
-        return next(captures_of(with_truths(block, self.truths)))
+        return next(captures_of(with_ground_truths(block, self.truths)))
 
     @property
     def iloc(self) -> RowsByNumber:
@@ -211,7 +211,7 @@ class Run:
             first = min(rows)
             block = read_shard(shard.path, slice(first, max(rows) + 1))
             wanted = take(block, [row - first for row in rows])
-            yield from captures_of(with_truths(wanted, self.truths))
+            yield from captures_of(with_ground_truths(wanted, self.truths))
 
     def __iter__(self) -> Iterator[Capture]:
         """Yield every capture; one shard is in memory at a time."""
@@ -222,7 +222,7 @@ class Run:
         """Yield the rows as columns, shard by shard."""
         self._screen_ahead()
         for shard in self._shards:
-            yield with_truths(read_rows(shard, vectors=vectors), self.truths)
+            yield with_ground_truths(read_rows(shard, vectors=vectors), self.truths)
 
     def _screen_ahead(self, depth: str = "columns") -> None:
         """Start screening the shards that will be read."""
@@ -234,7 +234,7 @@ class Run:
 
         They replace the shards' ``ground_truth_answer`` everywhere except in ``texts``.
         """
-        return read_truths(self.path)
+        return read_ground_truths(self.path)
 
     def texts(self, *names: str, skip_damaged: bool = False) -> Iterator[tuple[str, ...]]:
         """Yield columns of strings as stored in the shards, one tuple per row.
