@@ -19,7 +19,7 @@ from sklearn.metrics import (  # type: ignore[import-untyped,unused-ignore]
 from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, strata, whole_part
 from vlmscope.metrics.calibration import reliability
 
-FALSE_ALARMS = 0.05
+FALSE_POSITIVE_RATE = 0.05
 """The false positive rate of ``recall_at_5``."""
 
 
@@ -142,7 +142,9 @@ def constant_pairs(truth: ArrayLike, risk: ArrayLike, folds: ArrayLike | None = 
     return constant / pairs if pairs else float("nan")
 
 
-def threshold_at(truth: ArrayLike, risk: ArrayLike, *, false_alarms: float = FALSE_ALARMS) -> float:
+def threshold_at(
+    truth: ArrayLike, risk: ArrayLike, *, false_alarms: float = FALSE_POSITIVE_RATE
+) -> float:
     """Return the lowest risk that at most this share of the faithful answers exceeds.
 
     An answer is flagged where ``risk > threshold``. Answers of equal risk are flagged together or
@@ -166,6 +168,8 @@ def threshold_at(truth: ArrayLike, risk: ArrayLike, *, false_alarms: float = FAL
         raise ValueError(f"false_alarms must be from 0 to below 1, found {false_alarms}")
     faithful = np.sort(risks[~flags])[::-1]
     if not faithful.size:
-        raise ValueError(f"all {flags.size} answers are hallucinated: no false alarm is possible")
+        raise ValueError(
+            f"all {flags.size} answers are hallucinated: no false positive is possible"
+        )
     allowed = min(whole_part(false_alarms, faithful.size), faithful.size - 1)
     return float(faithful[allowed])

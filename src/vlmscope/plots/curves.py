@@ -50,7 +50,7 @@ class RocLine:
     """The ROC curve of one risk; arrays have one element per threshold, from (0, 0) to (1, 1)."""
 
     title: str
-    false_alarms: ArrayLike
+    false_positive_rate: ArrayLike
     """Share of the faithful answers that are flagged."""
     recall: ArrayLike
     """Share of the hallucinated answers that are flagged."""
@@ -86,7 +86,7 @@ def roc_curves(curves: Sequence[RocLine]) -> Plot:
 
     A curve of many points is thinned to ``MOST_POINTS``, evenly along its length.
     """
-    looks = [look(row.meaning, place) for place, row in enumerate(curves)]
+    looks = [look(row.meaning, index) for index, row in enumerate(curves)]
     thin = [(row, own, *_thin_roc(row)) for row, own in _drawn(curves, looks, "auroc")]
     keys = [
         KeyRow(own, row.title, known(row.auroc)) for own, row in zip(looks, curves, strict=True)
@@ -96,16 +96,16 @@ def roc_curves(curves: Sequence[RocLine]) -> Plot:
     line(axes, [0, 1], [0, 1], CHANCE)
     axes.axvline(_FLAGGED, color=PALETTE["axis"], linewidth=0.7)
     axes.text(0.075, 0.015, "5% of the faithful", color=PALETTE["muted"], fontsize=SMALL)
-    for row, own, false_alarms, recall in thin:
-        line(axes, false_alarms, recall, own, marker="", zorder=3)
-        place = _last_allowed(row)
-        x, y = _floats(row.false_alarms)[[place]], _floats(row.recall)[[place]]
+    for row, own, false_positive_rate, recall in thin:
+        line(axes, false_positive_rate, recall, own, marker="", zorder=3)
+        index = _last_allowed(row)
+        x, y = _floats(row.false_positive_rate)[[index]], _floats(row.recall)[[index]]
         line(axes, x, y, own, zorder=4, clip_on=False)
     title_axes(figure, box, "faithful answers flagged", "hallucinated answers flagged")
     columns: dict[str, list[Any]] = {"title": [], "false_alarms": [], "recall": []}
-    for row, _, false_alarms, recall in thin:
+    for row, _, false_positive_rate, recall in thin:
         columns["title"] += [row.title] * len(recall)
-        columns["false_alarms"] += false_alarms.tolist()
+        columns["false_alarms"] += false_positive_rate.tolist()
         columns["recall"] += recall.tolist()
     return Plot(
         name="roc_curves",
@@ -131,7 +131,7 @@ def risk_coverage_plot(curves: Sequence[CoverageLine], prevalence: float) -> Plo
         curves: One a risk.
         prevalence: Hallucination rate where every question is answered.
     """
-    looks = [look(row.meaning, place) for place, row in enumerate(curves)]
+    looks = [look(row.meaning, index) for index, row in enumerate(curves)]
     drawn = _drawn(curves, looks, "aurc")
     thin = [(row, *_thin_coverage(row)) for row, _ in drawn]
     titled = zip(looks, curves, strict=True)
@@ -211,19 +211,19 @@ def _keyed(rows: Sequence[KeyRow], heading: str) -> tuple[Figure, Axes, Box]:
 
 def _thin_roc(row: RocLine) -> tuple[Floats, Floats]:
     """Return the curve at points evenly far from each other, its ends and its mark among them."""
-    false_alarms, recall = _floats(row.false_alarms), _floats(row.recall)
+    false_positive_rate, recall = _floats(row.false_positive_rate), _floats(row.recall)
     if recall.size > MOST_POINTS:
-        steps = np.abs(np.diff(false_alarms)) + np.abs(np.diff(recall))
+        steps = np.abs(np.diff(false_positive_rate)) + np.abs(np.diff(recall))
         length = np.concatenate([[0], np.cumsum(steps)])
         evenly = np.searchsorted(length, np.linspace(0, length[-1], MOST_POINTS - 1))
         kept = np.unique(np.append(evenly, _last_allowed(row)))
-        false_alarms, recall = false_alarms[kept], recall[kept]
-    return false_alarms, recall
+        false_positive_rate, recall = false_positive_rate[kept], recall[kept]
+    return false_positive_rate, recall
 
 
 def _last_allowed(row: RocLine) -> int:
     """Return the index of the last point with at most 5% of the faithful answers flagged."""
-    return int(np.searchsorted(_floats(row.false_alarms), _FLAGGED, side="right")) - 1
+    return int(np.searchsorted(_floats(row.false_positive_rate), _FLAGGED, side="right")) - 1
 
 
 def _thin_coverage(row: CoverageLine) -> tuple[Floats, Floats]:

@@ -75,7 +75,7 @@ def _element(
         figure.savefig(drawn, format="svg", facecolor=background, metadata=nothing)
     # What is parsed is what matplotlib has just written and escaped.
     old = ET.fromstring(drawn.getvalue())  # noqa: S314
-    ids = {old_id: f"{name}-{place}" for place, old_id in enumerate(_references(old), 1)}
+    ids = {old_id: f"{name}-{number}" for number, old_id in enumerate(_references(old), 1)}
     title, description = f"{name}-title", f"{name}-desc"
     root = ET.Element("svg", {"xmlns": _SVG, "viewBox": old.get("viewBox", ""), "role": "img"})
     root.set("aria-labelledby", f"{title} {description}")

@@ -88,7 +88,7 @@ def auroc_by_layer(
         unseen: The description of held-out answers, for the caption.
     """
     rows: list[LayerLine | Reference] = [*lines, *references]
-    looks = [look(row.meaning, place) for place, row in enumerate(rows)]
+    looks = [look(row.meaning, index) for index, row in enumerate(rows)]
     labels = [Label(0.5, "chance", "0.500", CHANCE), *map(_label, rows, looks)]
     high = max(4.0, 0.85 + LINE * len(labels))
     figure = sheet(WIDE, high)
@@ -248,4 +248,4 @@ def _columns(lines: Sequence[LayerLine], references: Sequence[Reference]) -> dic
         rows += [(row.title, "representation", *cells) for cells in layers]
     rows += [(ref.title, ref.kind, None, ref.auroc, ref.low, ref.high) for ref in references]
     names = ("title", "kind", "layer", "auroc", "low", "high")
-    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
+    return {name: [row[index] for row in rows] for index, name in enumerate(names)}

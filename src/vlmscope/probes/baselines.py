@@ -128,8 +128,8 @@ def kinds_and_numbers(known: KnownFacts) -> Matrix:
     """Return ``few_facts``, pairs of kinds, and interactions of numbers with question kinds."""
     parts = [few_facts(known)]
     names = list(known.kinds)
-    for place, one in enumerate(names):
-        for other in names[place + 1 :]:
+    for index, one in enumerate(names):
+        for other in names[index + 1 :]:
             pairs = zip(known.kinds[one], known.kinds[other], strict=True)
             parts.append(one_hot([f"{a}\n{b}" for a, b in pairs], MOST_PAIRS))
     parts += _pairs_with_columns(known)

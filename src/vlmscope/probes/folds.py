@@ -218,8 +218,8 @@ def _near_pairs(
         order = np.argsort(band, kind="stable")
         cuts = np.flatnonzero(np.diff(band[order])) + 1
         for bucket in np.split(order, cuts):
-            for place in range(len(bucket) - 1):
-                one, others = bucket[place], bucket[place + 1 :]
+            for index in range(len(bucket) - 1):
+                one, others = bucket[index], bucket[index + 1 :]
                 close = others[_count_bits(codes[others] ^ codes[one]) <= distance]
                 if len(close):
                     yield np.stack([np.full(len(close), one), close])

@@ -55,7 +55,7 @@ def permute_groups(
     start, first = np.cumsum(size) - size, np.cumsum(held) - held
     position = np.empty(len(truth), dtype=np.int64)
     position[np.argsort(block, kind="stable")] = np.arange(len(truth))
-    within, place = position - start[block], np.arange(len(size)) - first[group_of]
+    within, offset = position - start[block], np.arange(len(size)) - first[group_of]
     labels = np.empty((count, len(truth)), dtype=bool)
     for line in labels:
         giver = generator.permutation(len(held))[group_of]
@@ -65,7 +65,7 @@ def permute_groups(
             if blocks is None
             else np.lexsort((generator.random(len(size)), group_of))
         )
-        source = mixed[first[giver] + place % held[giver]][block]
+        source = mixed[first[giver] + offset % held[giver]][block]
         line[:] = truth[shuffled[start[source] + within % size[source]]]
     return labels
 
