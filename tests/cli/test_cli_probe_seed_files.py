@@ -51,7 +51,7 @@ def test_they_cannot_be_learnt_from_for_another_run(
 ) -> None:
     done = vlmscope("probe", data, "--labels", labels, "--test", tmp_path / "run")
     assert done.code == 2
-    assert "holds research files, which know neither their model nor the content" in done.err
+    assert "contains HALP files, which identify neither their model" in done.err
     assert not (data / "probes").exists()
 
 
@@ -62,7 +62,7 @@ def test_a_folder_of_parts(vlmscope: Command, data: Path, labels: Path) -> None:
     text = " ".join(done.out.split())
     assert "chosen inside training: query token, layer 3 in 15 of 15 folds (3 splits)" in text
     assert "1 row is left out: generation failed, there is no answer." in text
-    assert "Images are told apart by their image_id" in text
+    assert "Images are identified by their image_id" in text
     assert f"results, predictions and probes are in {data / 'probes'}" in text
     assert (data / "probes" / "query_token_representation-layer_3" / "probe.json").exists()
 

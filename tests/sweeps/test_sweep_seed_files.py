@@ -152,7 +152,7 @@ def test_what_is_left_out_is_counted_and_said(found: tuple[Path, SweepResult]) -
     assert "2 earlier copies are left out: the question is repeated in a later file." in lines
     assert "1 label is left out: the files do not have the question." in lines
     assert f"{AT_IMAGE}/layer_0 is left out: of 176 vectors 21 missing." in lines
-    assert any("told apart by their image_id: there are no hashes" in line for line in lines)
+    assert any("identified by their image_id: there are no hashes" in line for line in lines)
     assert f"{AT_IMAGE}/layer_0" not in {row.name for row in result.rows}
 
 

@@ -129,7 +129,7 @@ def _rates(
         high,
         "it hallucinates more often",
         "it hallucinates less often",
-        "which hallucinates more often cannot be told",
+        "the difference is not significant",
     )
     yield (
         f"{names}: on {count(pair.compared, 'question')} in common {says}, {_points(pair)}"
@@ -174,11 +174,11 @@ def _probes(names: str, pair: PairSummary, number: int) -> Iterator[str]:
         yield (
             f"{names}: on {count(pair.probe_compared, 'question')} that both probes judged, its "
             f"probe's AUROC differs by {pair.probe_difference:+.3f} (95% interval "
-            f"{_span(low, high, '+.3f')}), but not like for like: {pair.probe_not_alike}; which "
-            "probe is better cannot be told."
+            f"{_span(low, high, '+.3f')}), but the probes are not comparable: "
+            f"{pair.probe_not_alike}."
         )
         return
-    says = _says(low, high, "is better", "is worse", "cannot be told from the other")
+    says = _says(low, high, "is better", "is worse", "is not significantly different")
     p_values = pair.probe_difference_p, pair.probe_difference_p_holm
     yield (
         f"{names}: on {count(pair.probe_compared, 'question')} that both probes judged, its probe "

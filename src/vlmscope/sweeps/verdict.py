@@ -107,7 +107,7 @@ def _found(result: SweepResult) -> str:
     elif high < CHANCE:
         text = f"has an {found}: it is worse than chance"
     else:
-        text = f"has an {found}: that it predicts hallucinations better than chance is not shown"
+        text = f"has an {found}: it is not significantly better than chance"
     return (
         f"Before the answer is written, a linear probe on hidden states {text}; chosen inside "
         f"training: {result[place].title} in {chosen.count(place)} of {len(chosen)} "
@@ -199,7 +199,7 @@ def _chance(result: SweepResult) -> Iterator[str]:
     if found.rows < len(result.data.truth):
         text += f", on {found.rows:,} of the rows"
     if found.p_value > LEVEL:
-        yield f"{text}: chance alone may give as much."
+        yield f"{text}: this is not significant."
         return
     known = sum(each.p_value <= LEVEL for each in found.by_place.values())
     text += f": {known} of {layers} are above chance, corrected for their number."
@@ -226,8 +226,8 @@ def _corrected(result: SweepResult) -> Iterator[str]:
         )
         return
     yield (
-        f"Differences are corrected for the {count} that are compared here (Holm); one that does "
-        "not hold at 5% after it is marked."
+        f"Differences are corrected for the {count} that are compared here (Holm); those that "
+        "are not significant at 5% afterwards are marked."
     )
 
 
@@ -301,8 +301,11 @@ def _correction(result: SweepResult, of: str, over: str, *, within: bool) -> str
         draws = result.settings["draws"]
         return f", which {draws} draws are too few to correct for {count} comparisons"
     if count == 1:
-        return f", which does not hold at 5% (p = {test.p_holm:.3f})"
-    return f", which does not hold after correction for {count} comparisons (p = {test.p_holm:.3f})"
+        return f", which is not significant at 5% (p = {test.p_holm:.3f})"
+    return (
+        f", which is not significant after correction for {count} comparisons "
+        f"(p = {test.p_holm:.3f})"
+    )
 
 
 _ADDED = (JOINT_AND_PROBE, JOINT)
@@ -334,7 +337,7 @@ def _images_by(result: SweepResult) -> Iterator[str]:
     """Yield how images are identified, if not by their content."""
     if result.data.grouped_by.startswith("image_id"):
         yield (
-            f"Images are told apart by their {result.data.grouped_by}: there are no hashes, so a "
+            f"Images are identified by their {result.data.grouped_by}: there are no hashes, so a "
             "copy of an image under another name counts as another image."
         )
 
@@ -353,7 +356,7 @@ def _within_and_abstaining(result: SweepResult) -> Iterator[str]:
         f"{_span(found, '95% interval ')}"
     )
     if found.interval.low <= CHANCE:
-        text += ", so that it knows more than the category is not shown"
+        text += ", not significantly better than chance"
     yield f"{text}; {said[0].lower()}{said[1:]}"
 
 
@@ -417,7 +420,7 @@ def _comparison(result: SweepResult, over: str, gap: Difference | None, *, withi
         return f"the probe is better by {_signed(value, gap, '')}{counted}"
     if gap.interval.high < 0:
         return f"the probe is worse by {_signed(-value, gap, '', -1)}{counted}"
-    return f"no difference to the probe is shown, {_signed(value, gap)}"
+    return f"the difference to the probe is not significant, {_signed(value, gap)}"
 
 
 def _gain(result: SweepResult, gap: Difference | None, *, within: bool) -> str:
@@ -436,7 +439,7 @@ def _gain(result: SweepResult, gap: Difference | None, *, within: bool) -> str:
     text = f"changes it by {_signed(value, gap)}{counted}"
     if little:
         return f"{text}: less than {NEGLIGIBLE:g} either way"
-    return f"{text}: whether hidden states know more cannot be told"
+    return text if counted else f"{text}, which is not significant"
 
 
 def _rounded(result: SweepResult, of: str, over: str, gap: Difference, *, within: bool) -> float:
