@@ -92,8 +92,8 @@ def listener(option: str, given: Any) -> Callable[[str], None]:
     if given is True:
         return partial(print, file=sys.stderr)
     check_callable(option, given)
-    told: Callable[[str], None] = given
-    return told
+    function: Callable[[str], None] = given
+    return function
 
 
 def check_callable(option: str, given: Any) -> None:

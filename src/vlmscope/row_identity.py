@@ -133,13 +133,13 @@ def compare_rows(
             images.clear()
     rows.note_changed(_with_other_images(images))
     rows.check(table.reader.source.name)
-    return rows.held()
+    return rows.result()
 
 
-def write_ground_truths(run: Path, held: RowComparison) -> None:
-    """Write the ground truth of the table to the run."""
-    if held.ground_truths is not None:
-        replace_ground_truths(run, held.ground_truths)
+def write_ground_truths(run: Path, comparison: RowComparison) -> None:
+    """Write the ground truths of the table to the run."""
+    if comparison.ground_truths is not None:
+        replace_ground_truths(run, comparison.ground_truths)
 
 
 def ids_text(ids: Sequence[str]) -> str:
@@ -190,7 +190,7 @@ class _Rows:
             others.append("image")
         if others:
             self._changed[row.id] = " and ".join(others)
-        elif row.held:
+        elif row.embedded:
             images.append((row, stored.sha256))
         if row.target is not None:
             self._has_ground_truths = True
@@ -226,7 +226,7 @@ class _Rows:
                 f"{ids_text(self._first_of_table)}; give the table of this run, or another --out"
             )
 
-    def held(self) -> RowComparison:
+    def result(self) -> RowComparison:
         """Return the result of the comparison."""
         gone = tuple(self._unmatched)
         kept = {
@@ -259,6 +259,6 @@ def _with_other_images(rows: Sequence[tuple[Identity, str]]) -> list[str]:
 def _hash(row: Identity) -> str:
     """Return the hash of a row's images, as in ``Capture.image_sha256``."""
     try:
-        return "+".join(hash_image(load_image(data)) for data in row.held)
+        return "+".join(hash_image(load_image(data)) for data in row.embedded)
     except RowError:
         return ""  # an image that cannot be read differs from the one in the run

@@ -172,9 +172,12 @@ class LocalModel:
         for request, reply in self._replies(requests):
             verdict = None if reply.failed else read_verdict(reply.text, sent=request.messages)
             if verdict is None and not reply.failed:
-                said = {"role": "assistant", "content": reply.text[:2000].strip() or "(nothing)"}
+                previous = {
+                    "role": "assistant",
+                    "content": reply.text[:2000].strip() or "(nothing)",
+                }
                 nudge = {"role": "user", "content": NUDGE}
-                request.messages = [*request.messages, said, nudge]
+                request.messages = [*request.messages, previous, nudge]
                 again.append(request)
                 continue
             self._settle(request, verdict, reply)

@@ -118,9 +118,11 @@ def abstention(
     before, after = abstain(truth, risk, share, folds)
     flags, risks = answers(truth, risk)
     stratum, names = strata(flags.size, folds), np.asarray(groups)
-    told = Abstention(share, before, after, after - before, Interval(float("nan"), float("nan")))
+    estimate = Abstention(
+        share, before, after, after - before, Interval(float("nan"), float("nan"))
+    )
     if len(np.unique(names)) < 2:
-        return told
+        return estimate
     image, images = image_numbers(names, flags.size)
     counted = tally(flags, risks, image, images, stratum)
     kept = np.array([max(1, flags.size - whole_part(share, flags.size)) / flags.size, 1.0])
@@ -137,13 +139,13 @@ def abstention(
     elif left_out < FEW_LEFT_OUT:  # the others have little influence, and there are too many
         count = np.bincount(riskiest, minlength=images)
         largest = np.argsort(-count, kind="stable")[: min(MOST_TO_LEAVE_OUT, (count > 0).sum())]
-        moved = change(_without_each(images, largest.tolist())) - told.change
-        error = max(error, float(np.sqrt(np.nansum(moved**2))))
+        changes = change(_without_each(images, largest.tolist())) - estimate.change
+        error = max(error, float(np.sqrt(np.nansum(changes**2))))
     half = float(student.ppf((1 + level) / 2, max(left_out - 1, 1))) * error
-    low, high = max(told.change - half, -before), min(told.change + half, 1 - before)
-    if folds is not None and abs(told.change) <= SHARED * half:
+    low, high = max(estimate.change - half, -before), min(estimate.change + half, 1 - before)
+    if folds is not None and abs(estimate.change) <= SHARED * half:
         low, high = min(low, 0.0), max(high, 0.0)
-    return Abstention(share, before, after, told.change, Interval(low, high))
+    return Abstention(share, before, after, estimate.change, Interval(low, high))
 
 
 def coverage_band(

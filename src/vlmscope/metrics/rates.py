@@ -114,8 +114,8 @@ def _draws(values: Floats, image: Numbers, images: int, draws: int, seed: int) -
 
 def _error(values: Floats, image: Numbers, images: int) -> float:
     """Return the standard error of a mean over images (the linearised ratio)."""
-    apart = np.bincount(image, weights=values - values.mean(), minlength=images)
-    return float(np.sqrt(images / (images - 1) * np.square(apart).sum()) / values.size)
+    deviations = np.bincount(image, weights=values - values.mean(), minlength=images)
+    return float(np.sqrt(images / (images - 1) * np.square(deviations).sum()) / values.size)
 
 
 def _least_error(values: Floats) -> float:

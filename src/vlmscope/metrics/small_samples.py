@@ -203,9 +203,9 @@ def interval_of_auroc(
         [float(expit(centre + side * quantile * error)) for side in (-1, 1)]
         for centre, error in _log_odds(found, images, wider)
     ]
-    told = found.wins / found.pairs
-    low, high = (max(each) if told > 0.5 else min(each) for each in zip(*ends, strict=True))
-    return min(low, told), max(high, told)
+    auroc = found.wins / found.pairs
+    low, high = (max(each) if auroc > 0.5 else min(each) for each in zip(*ends, strict=True))
+    return min(low, auroc), max(high, auroc)
 
 
 def compare(

@@ -171,8 +171,8 @@ def each_kind(
         own = names == name
         found[str(name)] = _left_out(flags[own], risks[own], image[own], stratum[own])
     fitted = folds is not None
-    told = sum(np.isfinite(_interval(each, LEVEL, fitted).low) for each in found.values())
-    level = 1 - (1 - LEVEL) / max(told, 1)
+    shown = sum(np.isfinite(_interval(each, LEVEL, fitted).low) for each in found.values())
+    level = 1 - (1 - LEVEL) / max(shown, 1)
     return {
         name: KindAuroc(
             _auroc(each[0]), _interval(each, LEVEL, fitted), _interval(each, level, fitted)

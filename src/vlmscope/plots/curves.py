@@ -139,9 +139,9 @@ def risk_coverage_plot(curves: Sequence[CoverageLine], prevalence: float) -> Plo
     figure, axes, box = _keyed(keys, "AURC, less is better")
     axes.set(xlim=(-0.01, 1.01), ylim=(0, _highest(thin, prevalence)))
     axes.axhline(prevalence, color=PALETTE["axis"], linewidth=0.7)
-    said = f"all answered: {prevalence:.1%}"
+    label = f"all answered: {prevalence:.1%}"
     axes.annotate(
-        said, (0, prevalence), (2, 3), textcoords="offset points", fontsize=SMALL,
+        label, (0, prevalence), (2, 3), textcoords="offset points", fontsize=SMALL,
         color=PALETTE["muted"],
     )  # fmt: skip
     for index, ((row, coverage, rate), (_, own)) in enumerate(zip(thin, drawn, strict=True)):
@@ -254,34 +254,34 @@ def _highest(thin: Sequence[tuple[Any, ...]], prevalence: float) -> float:
 
 def _describe_roc(curves: Sequence[RocLine]) -> str:
     """Return a description with the share of hallucinated answers that each risk flags."""
-    said = ["Hallucinated answers flagged, against faithful answers flagged."]
+    parts = ["Hallucinated answers flagged, against faithful answers flagged."]
     for row in curves:
         if np.isnan(row.auroc):
-            said.append(f"{row.title} ({row.style}): {NOTHING}.")
+            parts.append(f"{row.title} ({row.style}): {NOTHING}.")
             continue
         found = _floats(row.recall)[_last_allowed(row)]
-        said.append(
+        parts.append(
             f"{row.title} ({row.style}): AUROC {row.auroc:.3f}, flags {found:.1%} where no more "
             "than 5% of the faithful are flagged."
         )
-    return " ".join(said)
+    return " ".join(parts)
 
 
 def _describe_coverage(
     curves: Sequence[CoverageLine], thin: Sequence[tuple[Any, ...]], prevalence: float
 ) -> str:
     """Return a description of the effect of abstaining."""
-    said = [f"Hallucination rate by share answered; {prevalence:.1%} where all are answered."]
+    parts = [f"Hallucination rate by share answered; {prevalence:.1%} where all are answered."]
     for row, coverage, rate in thin:
         if len(rate):
             at_half, at_most = (np.interp(share, coverage, rate) for share in (0.5, 0.9))
-            said.append(
+            parts.append(
                 f"{row.title} ({row.style}): {at_most:.1%} at 90% answered, {at_half:.1%} at 50%, "
                 f"AURC {row.aurc:.3f}."
             )
     nothing = [row for row in curves if np.isnan(row.aurc)]
-    said += [f"{row.title} ({row.style}): {NOTHING}." for row in nothing]
-    return " ".join(said)
+    parts += [f"{row.title} ({row.style}): {NOTHING}." for row in nothing]
+    return " ".join(parts)
 
 
 def _floats(values: ArrayLike) -> Floats:

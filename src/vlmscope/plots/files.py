@@ -142,9 +142,9 @@ def _style(value: str, ids: dict[str, str], *, on_page: bool) -> str:
     # Older releases of matplotlib write one declaration for size and family.
     if size := re.search(r"[\d.]+px", found.pop("font", "")):
         found["font-size"] = size[0]
-    said = ";".join(f"{name}:{_LONG_NUMBER.sub(_short, said)}" for name, said in found.items())
-    said = _REFERENCE.sub(lambda reference: f"url(#{ids[reference[1]]})", said)
-    return _COLOUR.sub(_named, said) if on_page else said
+    style = ";".join(f"{name}:{_LONG_NUMBER.sub(_short, value)}" for name, value in found.items())
+    style = _REFERENCE.sub(lambda reference: f"url(#{ids[reference[1]]})", style)
+    return _COLOUR.sub(_named, style) if on_page else style
 
 
 def _named(found: re.Match[str]) -> str:

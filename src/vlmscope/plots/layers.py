@@ -220,24 +220,24 @@ def _arrays(row: LayerLine) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], N
 
 def _describe(lines: Sequence[LayerLine], references: Sequence[Reference]) -> str:
     """Return a description of the plot."""
-    said = []
+    parts = []
     for row in lines:
         layers, auroc, low, high = _arrays(row)
         if np.isfinite(auroc).any():
             best = int(np.nanargmax(auroc))
-            said.append(
+            parts.append(
                 f"{row.title}, {layers.size} layers recorded: best at layer {layers[best]}, "
                 f"{auroc[best]:.3f} ({low[best]:.3f} to {high[best]:.3f})."
             )
             if nothing := ", ".join(map(str, layers[np.isnan(auroc)])):
-                said.append(f"{row.title} finds nothing at layer {nothing}.")
+                parts.append(f"{row.title} finds nothing at layer {nothing}.")
         else:
-            said.append(f"{row.title}: {NOTHING}.")
+            parts.append(f"{row.title}: {NOTHING}.")
     for ref in references:
         has_ends = ref.low is not None and ref.high is not None and not np.isnan(ref.auroc)
         ends = f" ({ref.low:.3f} to {ref.high:.3f})" if has_ends else ""
-        said.append(f"{ref.title} ({ref.kind}): {known(ref.auroc)}{ends}.")
-    return " ".join(["AUROC by decoder layer; chance is 0.5.", *said])
+        parts.append(f"{ref.title} ({ref.kind}): {known(ref.auroc)}{ends}.")
+    return " ".join(["AUROC by decoder layer; chance is 0.5.", *parts])
 
 
 def _columns(lines: Sequence[LayerLine], references: Sequence[Reference]) -> dict[str, list[Any]]:

@@ -399,9 +399,9 @@ def _number(values: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
     """
     if values is None or not np.isfinite(values).any():
         return None
-    told = np.clip(values[np.isfinite(values)], -LARGEST, LARGEST)
-    bounded = np.clip(values, told.min(), told.max())
-    return np.where(np.isnan(values), told.mean(), bounded)[:, None]
+    finite = np.clip(values[np.isfinite(values)], -LARGEST, LARGEST)
+    bounded = np.clip(values, finite.min(), finite.max())
+    return np.where(np.isnan(values), finite.mean(), bounded)[:, None]
 
 
 def _answer_types(facts: Facts) -> Sequence[str]:

@@ -72,8 +72,8 @@ def read_info(path: Path, found: Any) -> ProbeInfo:
         )
     names = {each.name for each in fields(ProbeInfo)}
     if set(found) != names:
-        odd = ", ".join(sorted(set(found) ^ names))
-        raise InputError(f"{path}: fields missing or unknown: {odd}; train the probe again")
+        unexpected = ", ".join(sorted(set(found) ^ names))
+        raise InputError(f"{path}: fields missing or unknown: {unexpected}; train the probe again")
     lists = {name: found.get(name) for name in ("calibration", "chosen_c")}
     tuples = {name: tuple(v) if isinstance(v, list) else v for name, v in lists.items()}
     info = ProbeInfo(**{**found, **tuples})

@@ -440,12 +440,12 @@ def _read_column(shard: Shard, path: str, out: NDArray[np.float32]) -> None:
         with opened(shard.path, f"column {path}") as file:
             column = member(file, f"{COLUMNS}/{path}")
             _check_shape(shard, path, column, out.shape[1])
-            if shard.whole and column.dtype == out.dtype and column.shape == out.shape:
+            if shard.complete and column.dtype == out.dtype and column.shape == out.shape:
                 column.read_direct(out)
                 confirm(column, out)
             else:  # NumPy turns float16 into float32 three times faster than HDF5
                 values = read_column(column)
-                out[:] = values if shard.whole else values[list(shard.rows)]
+                out[:] = values if shard.complete else values[list(shard.rows)]
     except FileNotFoundError as error:
         raise vanished(shard.path) from error
 
@@ -455,7 +455,7 @@ def _check_shape(shard: Shard, path: str, column: Any, width: int) -> None:
     shape = column.shape if isinstance(column, h5py.Dataset) else None
     last = max(shard.rows, default=-1)
     shape = shape or (0,)
-    enough = shape[0] == len(shard) if shard.whole else shape[0] > last
+    enough = shape[0] == len(shard) if shard.complete else shape[0] > last
     if not enough or shape[1:] != (width,) or column.dtype.kind != "f":
         raise StoreError(
             f"{shard.path}: damaged, column {path} has the shape {shape}, expected "

@@ -189,16 +189,16 @@ def column_sentences(found: Mapping[str, ColumnResult], *, joint: bool = True) -
         found: Column → its results.
         joint: Whether the joint baseline found something: otherwise it has no AUROC.
     """
-    told = [
+    parts = [
         f"{shown(name)} {_span(column.within['selected'])}"
         + (f", everything known {_span(column.within[JOINT])}" if joint else "")
         for name, column in found.items()
         if name != "category" and {"selected", JOINT} <= column.within.keys()
     ]
-    if told:
+    if parts:
         yield (
             "Comparing only answers of the same value of another column, the AUROC of the probe "
-            f"is, by column (intervals not corrected for their number): {'; '.join(told)}."
+            f"is, by column (intervals not corrected for their number): {'; '.join(parts)}."
         )
 
 

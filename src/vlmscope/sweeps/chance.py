@@ -127,12 +127,12 @@ class Permutations:
         self._capped = _capped(groups, seed)
         self._rows = _drawn(truth, groups, self._capped, seed)
         self._folds = [_within(fold, self._rows) for fold in folds]
-        told = truth[self._rows]
+        labels = truth[self._rows]
         permuted = permute_groups(
-            told, groups[self._rows], count=count, seed=seed,
+            labels, groups[self._rows], count=count, seed=seed,
             blocks=None if images is None else images[self._rows],
         )  # fmt: skip
-        self._labels = np.concatenate([told[None], permuted])
+        self._labels = np.concatenate([labels[None], permuted])
         self._found: dict[str, NDArray[np.float64]] = {}
 
     def add(self, name: str, matrix: NDArray[np.float32]) -> None:
@@ -148,8 +148,8 @@ class Permutations:
         found = np.stack(list(self._found.values()))
         if not np.isfinite(found[:, 0]).any():
             return None
-        told = found[:, 1:][:, np.isfinite(found[:, 1:]).any(axis=0)]  # skips one class
-        best = np.nanmax(told, axis=0) if told.size else np.array([0.5])
+        two_classes = found[:, 1:][:, np.isfinite(found[:, 1:]).any(axis=0)]  # skips one class
+        best = np.nanmax(two_classes, axis=0) if two_classes.size else np.array([0.5])
         top = float(np.nanmax(found[:, 0]))
         by_name = {
             name: LayerChance(float(line[0]), _p_value(line[0], best))
@@ -238,8 +238,8 @@ def _drawn(
     if len(groups) <= MOST_ROWS:
         return np.arange(len(groups))
     _, number, count = np.unique(groups[capped], return_inverse=True, return_counts=True)
-    told = truth[capped]
-    rarer = np.bincount(number, weights=told == (told.mean() < 0.5)) > 0
+    labels = truth[capped]
+    rarer = np.bincount(number, weights=labels == (labels.mean() < 0.5)) > 0
     order = np.random.default_rng(seed).permutation(len(count))
     first = order[rarer[order]][:HELD_FIRST]
     first = first[np.cumsum(count[first]) <= MOST_ROWS // 2]

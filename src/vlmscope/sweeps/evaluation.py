@@ -252,15 +252,15 @@ def planned_tests(found: Judgement, gaps: Sequence[WithinGap]) -> tuple[PlannedT
     pairs = [("selected", JOINT), (JOINT_AND_PROBE, JOINT), ("selected", found.best_baseline)]
     if found.best_baseline != QUESTION_ONLY:
         pairs.append(("selected", QUESTION_ONLY))
-    told = [(*pair, False, found.differences.get(pair)) for pair in pairs]
-    told += [
+    candidates = [(*pair, False, found.differences.get(pair)) for pair in pairs]
+    candidates += [
         (each.of, each.over, True, each.gap)
         for each in gaps
         if each.of == "selected" or (each.of, each.over) == (JOINT_AND_PROBE, JOINT)
     ]
     finite = [
         (of, over, within, gap)
-        for of, over, within, gap in told
+        for of, over, within, gap in candidates
         if gap is not None and np.isfinite(gap.p_value)
     ]
     corrected = holm([gap.p_value for *_, gap in finite])

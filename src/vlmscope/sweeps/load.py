@@ -238,13 +238,13 @@ def _lack_of_predictions(found: SavedSweep) -> str:
     if not ((numbers >= 0) & (numbers <= 1)).all():  # NaN is neither
         return "has a risk that is not a number from 0 to 1"
     # A kill between writing the two files leaves predictions and summary of different sweeps.
-    told = found["selected"].auroc
+    stored = found["selected"].auroc
     rows = found.stacked("selected")
     folds = rows.folds if found.summary.get("compared") == COMPARED else None
     same = (
         len(found.predictions) == found.summary["rows"]
         and int(found.truth.sum()) == found.summary["hallucinated"]
-        and abs(measure(rows.truth, rows.risks["selected"], folds).auroc - told) < 1e-6
+        and abs(measure(rows.truth, rows.risks["selected"], folds).auroc - stored) < 1e-6
     )
     return "" if same else f"is from another sweep than {RESULTS}"
 

@@ -132,8 +132,8 @@ def save_sweep(
         files: dict[Path, bytes] = {}
         saved = []
         for row in _kept(result):
-            told, made = _fitted_probe(source, result, row, folder)
-            saved.append(told)
+            entry, made = _fitted_probe(source, result, row, folder)
+            saved.append(entry)
             files |= made
         files |= {
             folder / "results.parquet": parquet_bytes(_table(result)),
@@ -142,10 +142,10 @@ def save_sweep(
         }
         if folder != default_folder(source.path):
             _check_ours(folder, files)
-        for told in saved:
-            make_child_folder(folder, told["folder"])
+        for entry in saved:
+            make_child_folder(folder, entry["folder"])
         publish_together(files)
-        for name in older - {told["folder"] for told in saved}:
+        for name in older - {entry["folder"] for entry in saved}:
             remove_folder(folder, name, files=PROBE_FILES)
     return folder
 
@@ -299,13 +299,13 @@ def _fitted_probe(
 
 def _auroc_of(result: SweepResult, row: ProbeResult) -> dict[str, float]:
     """Return the AUROC in the description of a saved probe; none if it found nothing."""
-    told = result["selected"] if row.name == result.selected_place else row
-    name = "auroc" if told is not row else "auroc_of_best_layer"
-    return {} if told.found_nothing else {name: told.auroc}
+    source = result["selected"] if row.name == result.selected_place else row
+    name = "auroc" if source is not row else "auroc_of_best_layer"
+    return {} if source.found_nothing else {name: source.auroc}
 
 
-def _folder_name(place: str) -> str:
-    return place.replace("/", "-")
+def _folder_name(name: str) -> str:
+    return name.replace("/", "-")
 
 
 def _older_probes(folder: Path) -> set[str]:
@@ -345,7 +345,9 @@ def check_outside(folder: Path, source: Path, labels: str = DEFAULT) -> None:
     if folder == source and not is_run(source):
         return  # HALP files, with nothing that a sweep could overwrite
     parents = (source,) if is_remote(folder) else (folder, *folder.parents)
-    run = next((place for place in parents if folder.is_relative_to(place) and is_run(place)), None)
+    run = next(
+        (parent for parent in parents if folder.is_relative_to(parent) and is_run(parent)), None
+    )
     if run is None:
         return
     inside = folder.relative_to(run).parts

@@ -99,7 +99,7 @@ def _found(result: SweepResult) -> str:
             "answer the same risk, so there is no AUROC."
         )
     low, high = selected.auroc_low, selected.auroc_high
-    place = result.selected_place
+    layer = result.selected_place
     chosen = result.chosen["selected"]
     found = f"AUROC of {selected.auroc:.3f} (95% interval {low:.3f} to {high:.3f}), on {where}"
     if low > CHANCE:
@@ -110,7 +110,7 @@ def _found(result: SweepResult) -> str:
         text = f"has an {found}: it is not significantly better than chance"
     return (
         f"Before the answer is written, a linear probe on hidden states {text}; chosen inside "
-        f"training: {result[place].title} in {chosen.count(place)} of {len(chosen)} "
+        f"training: {result[layer].title} in {chosen.count(layer)} of {len(chosen)} "
         f"folds{_of_repeats(result)}."
     )
 
@@ -191,7 +191,7 @@ def _chance(result: SweepResult) -> Iterator[str]:
     layers = len(found.by_place)
     best = "the best representation and layer" if layers > 1 else "the probe"
     text = (
-        f"Permutation test: with the labels of whole {_whole(result)} permuted "
+        f"Permutation test: with the labels of whole {_permuted_groups(result)} permuted "
         f"{found.permutations} times, {best} reaches a median AUROC of {found.median:.3f} and a "
         f"95th percentile of {found.high:.3f}; with the labels as they are {found.observed:.3f} "
         f"(ridge probe, p = {found.p_value:.3f})"
@@ -208,7 +208,7 @@ def _chance(result: SweepResult) -> Iterator[str]:
     yield text
 
 
-def _whole(result: SweepResult) -> str:
+def _permuted_groups(result: SweepResult) -> str:
     if result.data.split is None:
         return "images" if result.data.grouping.images else "questions"
     return "questions" if result.data.split_by == QUESTION else f"values of {result.data.split_by}"
@@ -328,8 +328,9 @@ def _warnings(result: SweepResult) -> Iterator[str]:
             f"Warning: groups whose vectors are each other's nearest ({seen.pairs:,} pairs) got "
             f"labels of other pairs, and the probe is right above chance in {seen.above:.0%} of "
             f"{result.settings['permutations']} such permutations (mean AUROC {seen.auroc:.3f}, "
-            f"{seen.low:.3f} to {seen.high:.3f}): it recognises {_whole(result)} across folds. Is "
-            "one there under two names, or in two versions? Then these numbers cannot be trusted."
+            f"{seen.low:.3f} to {seen.high:.3f}): it recognises {_permuted_groups(result)} across "
+            "folds. Is one there under two names, or in two versions? Then these numbers are "
+            "not reliable."
         )
 
 
@@ -346,10 +347,10 @@ def _within_and_abstaining(result: SweepResult) -> Iterator[str]:
     """Return a sentence on the results within categories, and on abstaining."""
     if result["selected"].found_nothing:
         return
-    said = abstaining_sentence(abstaining(result))
+    on_abstaining = abstaining_sentence(abstaining(result))
     found = _within_selected(result)
     if found is None:
-        yield said
+        yield on_abstaining
         return
     text = (
         "Within categories (pairs of answers of one category), the probe's AUROC is "
@@ -357,7 +358,7 @@ def _within_and_abstaining(result: SweepResult) -> Iterator[str]:
     )
     if found.interval.low <= CHANCE:
         text += ", not significantly better than chance"
-    yield f"{text}; {said[0].lower()}{said[1:]}"
+    yield f"{text}; {on_abstaining[0].lower()}{on_abstaining[1:]}"
 
 
 def _within_selected(result: SweepResult) -> WithinKinds | None:

@@ -143,12 +143,12 @@ def find_images(
     'a.png, b.png'
     """
     cells = {column: split_cell(values.get(column), missing) for column in columns}
-    said = [column for column in columns if cells[column]]
-    if len(said) == 1:  # almost every row of almost every table: nothing to choose
-        return ImageCells(cells[said[0]], frozenset(said))
-    named = _best_named([c for c in said if any(p.name for p in cells[c])], cells)
-    held = next((c for c in said if any(p.data for p in cells[c])), None)
-    chosen = held or named or next(iter(said), None)
+    filled = [column for column in columns if cells[column]]
+    if len(filled) == 1:  # almost every row of almost every table: nothing to choose
+        return ImageCells(cells[filled[0]], frozenset(filled))
+    named = _best_named([c for c in filled if any(p.name for p in cells[c])], cells)
+    embedded = next((c for c in filled if any(p.data for p in cells[c])), None)
+    chosen = embedded or named or next(iter(filled), None)
     if chosen is None:
         return ImageCells((), frozenset())
     images = cells[chosen]

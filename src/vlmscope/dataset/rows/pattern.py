@@ -64,17 +64,17 @@ class Pattern:
         Raises:
             CellError: A value does not fit the format.
         """
-        said = False
+        has_value = False
         texts = []
         for part in self.parts:
             if isinstance(part, Slot):
                 value = values.get(part.column)
                 gap = _is_gap(value, missing)
-                said |= not gap
+                has_value |= not gap
                 texts.append("" if gap else _written(value, part))
             else:
                 texts.append(part)
-        return "".join(texts) if said else None
+        return "".join(texts) if has_value else None
 
     def fill_each(self, values: Mapping[str, Any], missing: frozenset[str]) -> list[str]:
         """Return the texts for a row: one for each item, if a column holds a list.

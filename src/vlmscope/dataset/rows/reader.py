@@ -63,7 +63,7 @@ class Identity:
     """
     target: str | None
     """As ``Sample.target``; None if the table has no ground-truth column."""
-    held: tuple[bytes | Image.Image, ...] = ()
+    embedded: tuple[bytes | Image.Image, ...] = ()
     """Content of the images, if the table contains them and has no names for them or is in memory.
     """
 

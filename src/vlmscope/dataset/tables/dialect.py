@@ -112,12 +112,12 @@ def _holds_lines(lines: Callable[[], Iterable[str]], delimiter: str) -> bool:
     except csv.Error:
         return False
     table = _Rows(shape, frozenset(ids), len(set(ids)) == len(ids), question_of(header))
-    said = [table.holds_rows(fields, delimiter) for fields in long]
-    if not said:
+    verdicts = [table.holds_rows(fields, delimiter) for fields in long]
+    if not verdicts:
         return False
-    if {True, False} <= set(said) or set(said) == {None}:
+    if {True, False} <= set(verdicts) or set(verdicts) == {None}:
         raise UndecidedError(long[0][shape.id])
-    return False in said
+    return False in verdicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +160,9 @@ class _Rows:
         if self.shape.image is None:
             return None
         known = first[self.shape.image]
-        said = {_is_image(row[self.shape.image], known) for row in others}
-        if False in said or True in said:
-            return False not in said
+        verdicts = {_is_image(row[self.shape.image], known) for row in others}
+        if False in verdicts or True in verdicts:
+            return False not in verdicts
         # Gaps, or numbers, which are not images beside the name of a file.
         is_file = bool(known.strip('"').strip()) and not known.strip('"').isdecimal()
         gaps = not all(row[self.shape.image].strip('"').strip() for row in others)
@@ -246,8 +246,8 @@ def swallowed_ids(fields: Sequence[str], delimiter: str, shape: RowShape) -> tup
 
 def _are_images(cells: Sequence[str], first: str) -> bool:
     """Return whether a cell is certainly an image, and none is certainly something else."""
-    said = [_is_image(cell, first) for cell in cells]
-    return any(said) and False not in said
+    verdicts = [_is_image(cell, first) for cell in cells]
+    return any(verdicts) and False not in verdicts
 
 
 def _is_image(cell: str, first: str) -> bool | None:

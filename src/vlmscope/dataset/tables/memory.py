@@ -164,8 +164,8 @@ class SamplesSource(_MemorySource):
         names = [self._column(name) for name in _FIELDS]
         for number, sample in enumerate(self.samples):
             cells = (sample.id, self._images(sample, number), sample.question, sample.target)
-            told = {str(key): value for key, value in sample.metadata.items()}
-            plain = {key: self.plain(value, number, key) for key, value in told.items()}
+            metadata = {str(key): value for key, value in sample.metadata.items()}
+            plain = {key: self.plain(value, number, key) for key, value in metadata.items()}
             yield Row(number, {**plain, **dict(zip(names, cells, strict=True))})
 
     def _images(self, sample: Sample, number: int) -> list[ImageCell]:

@@ -63,10 +63,10 @@ class SeveralSource(Source):
             if in_json:
                 every.update(dict.fromkeys(found))
             elif set(found) != set(names):
-                odd = sorted(set(found) ^ set(names))
+                differing = sorted(set(found) ^ set(names))
                 raise InputError(
                     f"{self.name}: {first.name} and {part.name} do not have the same columns: "
-                    f"{join_names(odd)} in only one of them; name tables of the same columns"
+                    f"{join_names(differing)} in only one of them; name tables of the same columns"
                 )
         return tuple(every)
 
