@@ -114,7 +114,7 @@ def test_what_cannot_be_judged_is_refused_before_anything_is_done(
         (("--test", home / "A"), "is the training run"),
         (("--test", home / "B", "--test", home / "B"), "the run is given twice"),
         (("--test", tmp_path), "not a run folder"),
-        (("--test", home / "B", "-o", taken), "is no transfer of vlmscope probe"),
+        (("--test", home / "B", "-o", taken), "is not a transfer of vlmscope probe"),
     ):
         out = () if "-o" in arguments else ("-o", tmp_path / "out")
         done = vlmscope("probe", home / "A", *FEW, *out, *arguments)

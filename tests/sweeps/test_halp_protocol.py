@@ -190,7 +190,7 @@ def test_one_risk_for_all_test_rows_finds_nothing(capsys: pytest.CaptureFixture[
     assert told.count("finds nothing") == 2
     assert not re.search(r"\d\.\d{3}–\d\.\d{3}", told)
     assert (report.best, report.other_splits) == (None, ())
-    assert next(halp_sentences(report, 0.6)).endswith("no network tells its test rows apart.")
+    assert next(halp_sentences(report, 0.6)).endswith("no network distinguishes its test rows.")
 
 
 def test_training_that_diverges_is_no_result() -> None:

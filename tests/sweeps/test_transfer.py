@@ -486,11 +486,11 @@ def test_a_file_of_somebody_elses_is_not_replaced(
     result, folder = shared, tmp_path / "out"
     folder.mkdir()
     (folder / "transfer.json").write_text(text)
-    with pytest.raises(InputError, match="is no transfer of vlmscope probe; give another out"):
+    with pytest.raises(InputError, match="is not a transfer of vlmscope probe; give another out"):
         save_transfer(result, folder)
     (folder / "transfer.json").unlink()
     (folder / "transfer_predictions.parquet").write_text("mine")
-    with pytest.raises(InputError, match="is there and no transfer beside it"):
+    with pytest.raises(InputError, match="exists without a transfer in the same folder"):
         save_transfer(result, folder)
     assert (folder / "transfer_predictions.parquet").read_text() == "mine"
 

@@ -312,7 +312,7 @@ def find_row(table: Table, id_: str | None) -> Sample:
             raise InputError(f"{name}: 0 rows; expected at least one")
         ids = (row.id for row in table.rows())
         raise UnknownIdError(
-            f"--id {shortened(id_)!r}: {name} holds no such question; {suggest_names(id_, ids)}"
+            f"--id {shortened(id_)!r}: {name} contains no such question; {suggest_names(id_, ids)}"
         )
     if isinstance(row, Failure):
         raise RowError(row.stage, row.error)

@@ -126,8 +126,8 @@ class Run(StoredRun):
             )
         if are_stale(self.path, labels):
             warnings.warn(
-                f"{self.path}: truths have changed in the table since the label set {labels!r} was "
-                "made; run 'vlmscope label' again",
+                f"{self.path}: ground truths have changed in the table since the label set "
+                f"{labels!r} was made; run 'vlmscope label' again",
                 StaleLabelsWarning,
                 stacklevel=3,
             )

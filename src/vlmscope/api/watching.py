@@ -57,8 +57,8 @@ def wants_bar(progress: Any) -> bool:
         return is_watched()
     if not isinstance(progress, bool):
         raise InputError(
-            f"progress: found {type(progress).__name__}, expected True, False or None; give "
-            "observer an object that is told of every batch"
+            f"progress: found {type(progress).__name__}, expected True, False or None; pass "
+            "observer an object to be notified of every batch"
         )
     return progress
 

@@ -173,7 +173,7 @@ def _probes(names: str, pair: PairSummary, number: int) -> Iterator[str]:
     low, high = pair.probe_difference_low, pair.probe_difference_high
     if pair.probe_not_alike:
         yield (
-            f"{names}: on {count(pair.probe_compared, 'question')} that both probes judged, its "
+            f"{names}: on {count(pair.probe_compared, 'question')} that both probes predicted, its "
             f"probe's AUROC differs by {pair.probe_difference:+.3f} (95% interval "
             f"{_span(low, high, '+.3f')}), but the probes are not comparable: "
             f"{pair.probe_not_alike}."
@@ -182,8 +182,8 @@ def _probes(names: str, pair: PairSummary, number: int) -> Iterator[str]:
     conclusion = _conclusion(low, high, "is better", "is worse", "is not significantly different")
     p_values = pair.probe_difference_p, pair.probe_difference_p_holm
     yield (
-        f"{names}: on {count(pair.probe_compared, 'question')} that both probes judged, its probe "
-        f"{conclusion}, {pair.probe_difference:+.3f} (95% interval {_span(low, high, '+.3f')}"
+        f"{names}: on {count(pair.probe_compared, 'question')} that both probes predicted, its "
+        f"probe {conclusion}, {pair.probe_difference:+.3f} (95% interval {_span(low, high, '+.3f')}"
         f"{_significance(low, high, *p_values, number)}, each on the hallucinations of its own "
         "model."
     )

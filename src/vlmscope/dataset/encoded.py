@@ -167,5 +167,5 @@ def _literal(text: str) -> Any:
 
 def _too_large(size: int) -> EncodedError:
     return EncodedError(
-        f"holds an image file of about {size:,} bytes, the limit is {MAX_IMAGE_BYTES:,}"
+        f"contains an image file of about {size:,} bytes, the limit is {MAX_IMAGE_BYTES:,}"
     )

@@ -117,7 +117,7 @@ def _on_placeholders(scan: TableScan) -> Iterator[str]:
     if marks.nameless:
         yield (
             f"{_questions(marks.nameless, scan)} a placeholder such as {marks.first_nameless!r} "
-            "and will fail: it does not say which image it stands for, and the images stand before "
+            "and will fail: it does not number its image, and the images come before "
             "the question; remove it, or number it as in '<image 1>'"
         )
     if marks.missing:
@@ -129,7 +129,7 @@ def _on_placeholders(scan: TableScan) -> Iterator[str]:
 
 def _questions(count: int, scan: TableScan) -> str:
     number = "1 question" if count == 1 else f"{count:,} questions"
-    return f"{number} of {scan.rows:,} {'holds' if count == 1 else 'hold'}"
+    return f"{number} of {scan.rows:,} {'contains' if count == 1 else 'contain'}"
 
 
 def _on_images(table: Table, scan: TableScan) -> Iterator[str]:

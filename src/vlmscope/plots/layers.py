@@ -99,9 +99,9 @@ def auroc_by_layer(
         name="auroc_by_layer",
         title="AUROC by layer",
         caption=(
-            f"How well a probe of each layer tells hallucinated from faithful answers {unseen} "
-            "it has not seen; bands are 95% simultaneous bands over all layers. The grey dashed "
-            "lines need no hidden states: a probe is useful if it is above them."
+            f"How well a probe of each layer distinguishes hallucinated from faithful answers "
+            f"{unseen} it has not seen; bands are 95% simultaneous bands over all layers. The grey "
+            "dashed lines need no hidden states: a probe is useful if it is above them."
             + " A layer that finds nothing has no point."
             * any(np.isnan(_arrays(row)[1]).any() for row in lines)
         ),

@@ -177,13 +177,13 @@ def probe_files(path: Path, probe: BinaryProbe, info: ProbeInfo) -> dict[Path, b
         raise InputError(f"{path}: {name} cannot be saved; use one of {', '.join(_ESTIMATORS)}")
     if info.estimator != name or info.width != probe.n_features_in_:
         raise InputError(
-            f"{path}: the description says {info.estimator} of width {info.width}, the probe is "
-            f"{name} of width {probe.n_features_in_}; describe the probe that is saved"
+            f"{path}: the description has {info.estimator} of width {info.width}, the probe is "
+            f"{name} of width {probe.n_features_in_}; give the description of the saved probe"
         )
     if probe.classes_.tolist() != [False, True]:
         raise InputError(
             f"{path}: the probe's classes are {probe.classes_.tolist()}, not False and True; "
-            "fit it on truth values"
+            "fit it on boolean labels"
         )
     check_info(path, info)
     data = save({key: np.ascontiguousarray(value) for key, value in _tensors(probe).items()})

@@ -383,7 +383,7 @@ def _with_probes(
     pair = replace(pair, probe_compared=len(ids))
     joined = _joined(ids, groups, both)
     if len(set(joined.values())) < 2:
-        return replace(pair, pair_note="the probes judged no questions in common")
+        return replace(pair, pair_note="the probes predicted no common questions")
     sides = {
         name: _side(sweep, joined) for name, sweep in zip(("first", "this"), both, strict=True)
     }

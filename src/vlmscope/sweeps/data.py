@@ -249,7 +249,7 @@ def _layer_keys(run: Run, grouping: Grouping) -> tuple[LayerKey, ...]:
     found = tuple(without_image_layers(layer_keys(run)))
     if not found:
         raise InputError(
-            f"{run.path}: no question has an image, and the run holds only vectors of images; "
+            f"{run.path}: no question has an image, and the run contains only vectors of images; "
             "extract again into another folder with --positions last_prompt_token"
         )
     return found

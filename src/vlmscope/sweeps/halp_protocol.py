@@ -333,7 +333,7 @@ def halp_sentences(found: HalpReport, grouped: float | None) -> Iterator[str]:
     best = found.best
     if best is None:
         constant = any(each.found_nothing for each in found.results)
-        problem = "tells its test rows apart" if constant else "has an AUROC on its test rows"
+        problem = "distinguishes its test rows" if constant else "has an AUROC on its test rows"
         yield f"{start}: no network {problem}."
         return
     low, high = best.interval.low, best.interval.high

@@ -264,7 +264,7 @@ def _stale(found: SavedSweep, run: Run, name: str) -> str:
     try:
         labels = read_labels(run.path, name)
     except InputError:
-        return "the labels that they were trained on are gone"
+        return "the labels that they were trained on no longer exist"
     learnt = dict(zip(found.predictions["id"], found.truth.tolist(), strict=True))
     fit = comparable([has for block in run.blocks(vectors=False) for has in block.has_image])
     probed = [id_ for id_, one in zip(run.ids, fit, strict=True) if one and id_ in labels]

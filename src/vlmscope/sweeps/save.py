@@ -381,8 +381,8 @@ def check_folder(folder: Path, labels: str | None) -> None:
     there = found.get(LABEL_SET) if isinstance(found, dict) else None
     if labels is not None and isinstance(there, str) and there != labels:
         raise InputError(
-            f"{folder}: holds the probes of the label set {shortened(there)!r}, and these are of "
-            f"{labels!r}; give another --out"
+            f"{folder}: contains the probes of the label set {shortened(there)!r}, and these are "
+            f"of {labels!r}; give another --out"
         )
 
 
@@ -407,4 +407,4 @@ def _check_ours(folder: Path, files: Iterable[Path]) -> None:
         if not isinstance(summary, dict) or not summary.keys() >= {"vlmscope_version", "results"}:
             raise InputError(f"{path}: is not a result of vlmscope probe; give another --out")
     elif taken := next((file for file in files if file.exists()), None):
-        raise InputError(f"{taken}: exists without a sweep beside it; give another --out")
+        raise InputError(f"{taken}: exists without a sweep in the same folder; give another --out")

@@ -258,7 +258,7 @@ def _image(value: Any, missing: frozenset[str]) -> ImageCell:
     try:
         data, name = _data_and_name(value)
     except EncodedError as error:
-        return ImageCell("", None, flaw=f"{error}; write the whole image file there")
+        return ImageCell("", None, flaw=f"{error}; write the complete image file there")
     text = "" if is_blank(name) else name if isinstance(name, str) else to_text(name)
     data = data if isinstance(data, bytes | InMemoryImage) and data else None
     other = kind_name(name) if text is None and data is None else ""

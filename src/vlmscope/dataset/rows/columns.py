@@ -253,14 +253,14 @@ def check_images(columns: Columns, media: Mapping[str, str], table: str) -> None
         table: the table's name, for messages.
 
     Raises:
-        InputError: it holds videos or sounds.
+        InputError: it contains videos or sounds.
     """
     for column in columns.images:
         if column in media:
             kind = media[column]
             raise InputError(
-                f"{table}: column {column!r} holds {FEATURES[kind]} ({kind}), and vlmscope reads "
-                "images only; name a column of images with --map image=COLUMN"
+                f"{table}: column {column!r} contains {FEATURES[kind]} ({kind}), and vlmscope "
+                "reads images only; name a column of images with --map image=COLUMN"
             )
 
 

@@ -129,7 +129,7 @@ class RowReader:
         elif text is None:
             found = f"is {kind_name(value)}, expected text or a number"
         elif flaw := unstorable(text):
-            found = f"{shown_name(text)} holds {flaw}"
+            found = f"{shown_name(text)} contains {flaw}"
         elif (size := len(text.encode())) > LONGEST_ID:
             found = f"{shown_name(text)} has {size:,} bytes, expected at most {LONGEST_ID:,}"
         else:
@@ -283,7 +283,7 @@ class RowReader:
         image = self._chosen_image(row)
         for what, text in (("question", question), ("target", target), ("image name", image.name)):
             if flaw := unstorable(text):
-                raise self._error(row, f"the {what} holds {flaw}", "plain text")
+                raise self._error(row, f"the {what} contains {flaw}", "plain text")
         images = self._images(row, image)
         self._check_numbers(row, question, len(images))
         return Sample(

@@ -253,7 +253,7 @@ def with_shared_images(source: Source, columns: Columns) -> Source:
 
 def _several_rows(key: str, column: str) -> str:
     return (
-        f"refers to row {shown_name(key)}, and several rows with that {shown_name(column)} hold "
+        f"refers to row {shown_name(key)}, and several rows with that {shown_name(column)} contain "
         "different images; write the image itself there"
     )
 

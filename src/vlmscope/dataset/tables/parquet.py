@@ -78,7 +78,7 @@ class ParquetSource(FileSource):
     def _unreadable(self, error: Exception, after: int = 0) -> InputError:
         position = f"{self.name} after row {after}" if after else self.name
         if self.path.suffix.lower() in COMPRESSED:
-            return InputError(f"{position}: is compressed as a whole; expand it once")
+            return InputError(f"{position}: is a compressed file; decompress it once")
         return InputError(
             f"{position}: cannot be read as Parquet ({named_line(error)}); write the file again, "
             "or give it the extension of its format"

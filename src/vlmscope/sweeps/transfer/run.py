@@ -200,7 +200,7 @@ def transfer(
     resolved = [each if isinstance(each, Target) else next(opened) for each in made]
     result = result or sweep(run, spec, labels=labels, progress=report)
     if (trained_on := result.data.origin.get(LABEL_SET, DEFAULT)) != labels:
-        raise InputError(f"transfer: the sweep learnt the label set {trained_on!r}, not {labels!r}")
+        raise InputError(f"transfer: the sweep used the label set {trained_on!r}, not {labels!r}")
     return TransferResult(
         run,
         result,

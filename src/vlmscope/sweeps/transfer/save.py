@@ -103,11 +103,11 @@ def check_replaceable(source: Run, folder: Path) -> None:
     document = folder / TRANSFER
     if document.exists():
         if not _is_ours(document):
-            raise InputError(f"{document}: is no transfer of vlmscope probe; give another --out")
+            raise InputError(f"{document}: is not a transfer of vlmscope probe; give another --out")
     elif (folder / TRANSFER_PREDICTIONS).exists():
         raise InputError(
-            f"{folder / TRANSFER_PREDICTIONS}: is there and no transfer beside it; give another "
-            "--out"
+            f"{folder / TRANSFER_PREDICTIONS}: exists without a transfer in the same folder; give "
+            "another --out"
         )
 
 
