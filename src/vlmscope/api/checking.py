@@ -74,10 +74,11 @@ def verify(
         seed: Decides which.
         files: Check the files only: no model, no table.
         tolerance: Largest relative error (default: by the dtype).
-        model: Where the model is now, or the loaded model (default: as the run says).
+        model: Current path of the model, or the loaded model (default: the one recorded in the
+            run).
         adapter: Where its LoRA adapter is now.
-        data: The table, or where it is now (default: as the run says). Of a run that was made from
-            a table in memory it must be given.
+        data: The table, or its current path (default: the one recorded in the run). Of a run that
+            was made from a table in memory it must be given.
         images: Where its images are now.
         device: As in ``load_model``.
         attention: As in ``load_model`` (default: that of the run).

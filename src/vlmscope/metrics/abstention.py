@@ -12,7 +12,7 @@ is larger.
 Without any signal, an interval below 0 was found in 0.7 to 2.0% of 300 data sets of each of ten
 kinds, before ``SHARED`` was allowed for; where a signal was planted, intervals held the true change
 in 92 to 97%. Of data sets without a signal that went through folds and selection it is 0.4% of 891
-with one split and 1.9% of 594 with three; the sign of the change says "lowers" of 29%.
+with one split and 1.9% of 594 with three; the sign of the change means "lowers" for 29%.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ answers.
 SHARED = 2**0.5
 """How much larger the error of out-of-fold risks is where there is no signal.
 
-A chance similarity of two folds counts twice: each is judged by a fit on the other. Their sum has
-twice the variance that resamples show, because those keep the fits fixed. So 0 is within the
+A chance similarity of two folds counts twice: each is predicted by a fit on the other. Their sum
+has twice the variance that resamples show, because those keep the fits fixed. So 0 is within the
 interval unless the change is that much further away from it.
 """
 

@@ -118,7 +118,7 @@ class Resamples:
     images: float = 0
     """For a small sample: effective number of images of the rarer class."""
     crossfitted: frozenset[str] = frozenset()
-    """Risks whose folds are judged by fits on each other: see ``widening``."""
+    """Risks whose folds are predicted by fits on each other: see ``widening``."""
 
     def widening(self, *names: str) -> float:
         """Return the factor by which cross-validation widens an AUROC's interval: √2 at chance.
@@ -220,7 +220,7 @@ def resample_sides(
     two have in common. The same applies to one ground truth and risks of different folds.
 
     Args:
-        sides: By name, risks with their truths.
+        sides: By name, risks with their ground truths.
         groups: The image of each row, for sides without their own: anything that can be sorted. One
             value means the same image on all sides.
         draws: Resamples of the images, the same for all sides.

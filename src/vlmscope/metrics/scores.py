@@ -63,18 +63,18 @@ def measure(truth: ArrayLike, risk: ArrayLike, folds: ArrayLike | None = None) -
     """Return the metrics of a risk.
 
     With ``folds``, the rank metrics compare answers of one fold only. Out-of-fold risks of two
-    folds come from two fits: where training has more hallucinations, the fold that is judged has
-    fewer, so a risk that is only the training share would order pairs across folds wrongly and look
-    worse than chance. ``auroc`` is then the share of the pairs *within a fold* in the right order;
-    ``auprc`` and ``recall_at_5`` are the folds' own numbers, averaged over the hallucinated
-    answers. A fold of one class is left out of all three. ``brier`` and ``ece`` are pooled: they
-    compare a risk with its own answer, not with another's risk, and a risk of 30% should be right
-    whichever fit made it.
+    folds come from two fits: where training has more hallucinations, the test fold has fewer, so a
+    risk that is only the training share would order pairs across folds wrongly and look worse than
+    chance. ``auroc`` is then the share of the pairs *within a fold* in the right order; ``auprc``
+    and ``recall_at_5`` are the folds' own numbers, averaged over the hallucinated answers. A fold
+    of one class is left out of all three. ``brier`` and ``ece`` are pooled: they compare a risk
+    with its own answer, not with another's risk, and a risk of 30% should be right whichever fit
+    made it.
 
     Args:
         truth: Booleans, one an answer; true where it is hallucinated.
         risk: Numbers from 0 to 1, one an answer.
-        folds: The fold in which each answer was judged; without it all answers are compared.
+        folds: The fold in which each answer was tested; without it all answers are compared.
 
     Raises:
         ValueError: The arrays are empty, of different shapes, or the risk is not within [0, 1].

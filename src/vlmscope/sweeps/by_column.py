@@ -44,7 +44,7 @@ def by_column(
         data: Truth, images and columns of the rows.
         risks: By name, the risks to measure, ``[R, N]``; ``selected`` among them.
         pairs: Names of a risk and of the one to compare it with.
-        fold_of: Fold in which each row is judged, ``[R, N]``.
+        fold_of: Fold in which each row is tested, ``[R, N]``.
         draws: Resamples of the images.
         seed: Seed of the resamples.
     """

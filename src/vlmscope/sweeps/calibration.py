@@ -2,8 +2,8 @@
 
 Each fold chooses its own form and penalty, so its log-odds have their own scale. Rank metrics
 compare answers of one fold and are not affected; a risk that is read as a probability is. Platt's
-sigmoid, fitted on the fold's inner out-of-fold log-odds, corrects that without using the judged
-rows; it is applied to probes and baselines alike.
+sigmoid, fitted on the fold's inner out-of-fold log-odds, corrects that without using the test rows;
+it is applied to probes and baselines alike.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProbeData:
-    """The rows that probes are trained and judged on, aligned, ``[N]``."""
+    """The rows that probes are trained and tested on, aligned, ``[N]``."""
 
     rows: NDArray[np.int64]
     """Their numbers in the source."""

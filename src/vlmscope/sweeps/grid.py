@@ -1,7 +1,7 @@
 """The sweep: every representation and layer on the same folds, one matrix in memory at a time.
 
 The result to report is ``selected``: the layer is chosen inside each fold's training rows, without
-the rows it is judged on. The best of the single layers is chosen on the test rows and is
+the rows it is tested on. The best of the single layers is chosen on the test rows and is
 optimistic.
 """
 
@@ -39,7 +39,7 @@ from vlmscope.sweeps.data import ProbeData, probe_data, with_columns
 from vlmscope.sweeps.evaluation import (
     JOINT_AND_PROBE,
     Entry,
-    judge,
+    evaluate,
     planned_tests,
     within_category,
 )
@@ -190,7 +190,7 @@ def sweep_rows(
     progress("permuted labels")
     recognition = _recognition(data, matrix, permuted, most_chosen(chosen))
     progress("intervals")
-    found = judge(entries, data, fold_of, draws=spec.draws, seed=spec.seed)
+    found = evaluate(entries, data, fold_of, draws=spec.draws, seed=spec.seed)
     best = found.best_baseline
     columns, within, gaps = _by_columns(data, entries, best, fold_of, spec)
     return SweepResult(

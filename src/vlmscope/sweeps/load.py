@@ -123,7 +123,7 @@ class SavedSweep:
 
     @property
     def folds(self) -> NDArray[np.int64]:
-        """Number of the fold in which each row was judged in the first repeat, ``[N]``."""
+        """Number of the fold in which each row was tested in the first repeat, ``[N]``."""
         return np.asarray(self.predictions["fold"], dtype=np.int64)
 
     def risk(self, name: str) -> NDArray[np.float64]:

@@ -285,7 +285,7 @@ def _fitted_probe(
         chosen_c=row.chosen_c,
         metrics={
             # The AUROC given for the selected probe is that of the selection, which used none of
-            # the rows it was judged on.
+            # the rows it was tested on.
             **_auroc_of(result, row),
             "prevalence": row.prevalence,
             "recall": float((risk[data.truth] > threshold).mean()),
