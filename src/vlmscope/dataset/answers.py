@@ -113,11 +113,11 @@ def read_answers(
     *,
     question_template: str | None = None,
 ) -> AnswerTable:
-    """Read a table of questions, truths and answers: CSV, TSV, JSON, JSONL or Parquet.
+    """Read a table of questions, ground truths and answers: CSV, TSV, JSON, JSONL or Parquet.
 
     Args:
         path: The file.
-        spec: Which column holds what.
+        spec: The columns of each field.
         question_template: Question with columns in braces, as it was asked: ``{question}
             {options}``.
 
@@ -281,7 +281,7 @@ def _plain(source: Source, row: Row, name: str) -> Any:
 
 
 def _is_vectors(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
-    """Return whether a column holds vectors, as in an export of a run, which are not copied."""
+    """Return whether a column contains vectors, as in an export of a run, which are not copied."""
     first = next((row[name] for row in rows if row.get(name) is not None), None)
     return isinstance(first, list) and len(first) > 4 and isinstance(first[0], float)
 

@@ -39,7 +39,7 @@ _BETWEEN = re.compile(r"\s*\{\s*,?\s*\}\s*")
 
 
 class EncodedError(ValueError):
-    """A text that encodes an image cannot be decoded; the message says why, without the text."""
+    """A text that encodes an image cannot be decoded; the message omits the text."""
 
 
 def is_encoded(text: str) -> bool:

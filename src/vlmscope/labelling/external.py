@@ -66,7 +66,7 @@ def is_answers(path: Path) -> bool:
 def read_answer_files(
     path: Path, fields: Sequence[str] = (), question_template: str | None = None
 ) -> AnswerTable:
-    """Read questions, truths and answers of another tool.
+    """Read questions, ground truths and answers of another tool.
 
     Args:
         path: A table (``read_answers``), or ``.h5`` files in the HALP layout, such as an export

@@ -163,7 +163,7 @@ def _is_kept(old: Score, new: Score | None) -> bool:
 
 
 def _source(run: Run, lost: Mapping[str, int], name: str) -> str:
-    """Return the source of labels as text, as far as it is known."""
+    """Return the source of labels as text, if known."""
     try:
         settings = label_settings(run.path, name)["settings"]
         if settings.get("labels"):

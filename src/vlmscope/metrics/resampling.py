@@ -250,7 +250,7 @@ def resample_sides(
             for metric, value in measure_draw(counted, weights, metrics).items():
                 found[name][metric][draw] = value
     crossfitted = frozenset(name for name, side in sides.items() if side.folds is not None)
-    # Most sides share their truth, and the effective number of images is slow to compute.
+    # Most sides share their labels, and the effective number of images is slow to compute.
     rows = {tuple(part.tobytes() for part in each): each
             for name, (flags, _) in checked.items()
             for each in [(flags, image[name], stratum[name])]}.values()  # fmt: skip

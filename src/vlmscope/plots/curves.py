@@ -75,7 +75,7 @@ class CoverageLine:
     style: Literal["probe", "baseline", "optimal"]
     """What it is, for the description and the data; ``optimal`` is what no risk can beat."""
     band: tuple[ArrayLike, ArrayLike, ArrayLike] | None = None
-    """Shares answered, and the ends of a band there that holds the whole curve in 95%."""
+    """Shares answered, and the ends of a band there that contains the complete curve in 95%."""
     meaning: str = ""
     """Its name in ``palette.LOOKS``."""
 
@@ -194,7 +194,7 @@ def _band_at(row: CoverageLine, coverage: Floats) -> tuple[list[float | None], l
 
 
 def _keyed(rows: Sequence[KeyRow], heading: str) -> tuple[Figure, Axes, Box]:
-    """Return a figure of half width with a key above its axes; without rows, one that says so."""
+    """Return a figure of half width with a key above its axes; without rows, one with a note."""
     figure = sheet(HALF, 0.55 + _HIGH + room_for_key(max(len(rows), 2)))
     box = Box(0.52, 0.55, HALF - 0.15, 0.55 + _HIGH)
     axes = axes_in(figure, box)

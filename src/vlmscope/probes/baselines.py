@@ -2,7 +2,7 @@
 
 Facts known about a question or its answer are features of ordinary classifiers. Features are
 computed on all rows at once, without their labels: word counts or ranks of entropies leak nothing
-about the labels. Rare values cannot be learnt, so kinds with few rows have no column of their own.
+about the labels. Rare values cannot be learned, so kinds with few rows have no separate column.
 
 Each baseline uses the same folds as the probes, with its form and penalty likewise chosen inside
 training. Some are known before the first token of the answer is written, like the probes' vectors;

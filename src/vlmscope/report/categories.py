@@ -1,6 +1,6 @@
 """Categories of questions: their hallucination rate, and the AUROC within each.
 
-Numbers in the saved sweep are used as they are, so that a number is the same wherever it is shown;
+Numbers in the saved sweep are used unchanged, so that a number is the same wherever it is shown;
 only missing ones are computed, in the same way.
 """
 

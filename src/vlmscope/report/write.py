@@ -125,7 +125,7 @@ def _check_ours(page: Path, plots: Path) -> None:
     """Refuse to replace a page, or figures, that no report wrote.
 
     Raises:
-        InputError: There is such a page, or such a figure without a report beside it.
+        InputError: There is such a page, or such a figure without a report in the same folder.
     """
     if is_remote(page) or _is_report(page):
         return

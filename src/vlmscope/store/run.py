@@ -67,7 +67,7 @@ def open_run(path: AnyRun) -> Run:
 
     Args:
         path: The run folder, or its URL in an object store, such as ``s3://bucket/run``; or a run,
-            which is opened anew.
+            which is opened again.
 
     Raises:
         InputError: It is not a run, or the URL cannot be opened.
@@ -78,7 +78,7 @@ def open_run(path: AnyRun) -> Run:
 
 
 def as_run(run: AnyRun) -> Run:
-    """Return a run: as it is, or opened where its folder is given.
+    """Return a run unchanged, or opened if its folder is given.
 
     Raises:
         InputError: It is neither, or there is no run in the folder.

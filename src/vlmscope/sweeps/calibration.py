@@ -42,7 +42,7 @@ def calibrated(fit: Fit, truth: NDArray[np.bool_], folds: Sequence[Fold]) -> Fit
 def rising_platt(truth: NDArray[np.bool_], logit: NDArray[np.float64]) -> Platt:
     """Return Platt's sigmoid, or the constant training share if the sigmoid would decrease.
 
-    Log-odds without a signal are anticorrelated with the truth as often as correlated; inverting
+    Log-odds without a signal are anticorrelated with the label as often as correlated; inverting
     them would create a signal from noise.
     """
     platt = fit_platt(truth, logit)

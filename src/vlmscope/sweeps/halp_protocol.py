@@ -1,4 +1,4 @@
-"""The HALP paper's own protocol, run beside the grouped one to compare with published numbers.
+"""The HALP paper's own protocol, run in addition to the grouped one to compare with publications.
 
 Rows are split at random, 80 to 20 and stratified by label, with ``random_state=42``: an image has
 questions on both sides. A network (``probe.halp_network``) is trained for each representation and
@@ -59,7 +59,7 @@ OPTIMISTIC = "optimistic: not grouped by image; best layer chosen on the test se
 """Mark of every number of this protocol."""
 
 MOST_WORKERS = 8
-"""Most networks trained at once; each holds a matrix in memory."""
+"""Most networks trained at once; each keeps a matrix in memory."""
 
 SAME = 1e-5
 """Risks of test rows this close count as equal: they differ by float32 rounding."""

@@ -59,7 +59,7 @@ from vlmscope.sweeps.verdict import verdict_document, verdict_of
 from vlmscope.version import __version__
 
 PROBES = "probes"
-"""Folder in a run, or beside HALP files."""
+"""Folder in a run, or next to HALP files."""
 
 RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
 """The summary, which is written last, and the risks, in that folder."""
@@ -76,7 +76,7 @@ COMPARED = "within folds"
 
 
 def default_folder(path: Path, labels: str = DEFAULT) -> Path:
-    """Return the default folder for the sweep of a source: in its folder, or beside its file.
+    """Return the default folder for the sweep of a source: in its folder, or next to its file.
 
     Each label set of a run has its own folder: ``probes``, ``probes-human``.
 

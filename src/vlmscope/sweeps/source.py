@@ -75,7 +75,7 @@ AnySource: TypeAlias = "Source | AnyRun"
 
 
 def as_source(source: AnySource) -> Source:
-    """Return what can be probed: as it is, or opened where its path is given.
+    """Return a source unchanged, or opened if a path is given.
 
     Raises:
         InputError: It is neither a run nor files in the HALP layout, nor the path of either.

@@ -1,6 +1,6 @@
 """Parsing of image cells: from a cell of a table to no, one or several images.
 
-An image is a name, the bytes of a file, a text that holds them, or ``{bytes, path}``, as
+An image is a name, the bytes of a file, a text that contains them, or ``{bytes, path}``, as
 ``datasets`` stores one. Several are a list of these, in text a list of names as JSON or Python
 writes it. A video or a sound is recognised by its name or its struct and refused: read as an image
 it would fail with a misleading message.
@@ -39,7 +39,7 @@ _MAYBE_MEDIUM = re.compile(rf"(?:{'|'.join(map(re.escape, MEDIA))})[/.]*\Z", re.
 """Quick test for these suffixes: splitting a path costs more than everything else about a cell."""
 
 FEATURES: Mapping[str, str] = {"Audio": "sounds", "Video": "videos"}
-"""Feature type of the ``datasets`` library → what such a column holds instead of images."""
+"""Feature type of the ``datasets`` library → content of such a column instead of images."""
 
 _PLAIN_LENGTH = 60
 """Most characters of a text taken for a name without a closer look; a longer one may be an image.
@@ -69,7 +69,7 @@ class ImageCell:
     medium: str = ""
     """``a video`` or ``a sound``, if it is not an image."""
     other: str = ""
-    """What the cell holds instead of an image: ``a list``."""
+    """Content of the cell instead of an image: ``a list``."""
     flaw: str = ""
     """Why it is not a valid image, and the remedy, as the end of a sentence."""
     path: Path | None = None
@@ -110,7 +110,7 @@ class ImageCells:
 
     @property
     def content_key(self) -> Any:
-        """The same, with the hash beside the name for images contained in the table."""
+        """The same, with the hash in addition to the name for images contained in the table."""
         keys = [[p.name, *_hash(p.data)] if p.data else p.name for p in self.images]
         return keys if len(keys) > 1 else next(iter(keys), "")
 

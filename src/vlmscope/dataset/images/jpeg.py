@@ -1,6 +1,6 @@
 """Checks of a JPEG's segments and scans before it is decoded.
 
-Pillow joins EXIF data segment by segment, and libjpeg goes over all pixels once for each scan, of
+Pillow joins EXIF data segment by segment, and libjpeg processes all pixels once for each scan, of
 which a file of a few hundred kilobytes can have thousands: both may take hours.
 """
 

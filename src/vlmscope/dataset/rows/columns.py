@@ -127,7 +127,7 @@ def _columns(
 
 
 def _kept(spec: FieldSpec, target: str | None) -> frozenset[str]:
-    """Return POPE's ground-truth column, which may hold labels too."""
+    """Return POPE's ground-truth column, which may also contain labels."""
     is_label = target is not None and plain_header(target) == "label" and spec.target is None
     return frozenset([str(target)]) if is_label else frozenset()
 

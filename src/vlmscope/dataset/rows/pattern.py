@@ -59,7 +59,7 @@ class Pattern:
 
         Args:
             values: The row.
-            missing: Texts that stand for a gap in this format.
+            missing: Texts that mean "no value" in this format.
 
         Raises:
             CellError: A value does not fit the format.
@@ -77,7 +77,7 @@ class Pattern:
         return "".join(texts) if has_value else None
 
     def fill_each(self, values: Mapping[str, Any], missing: frozenset[str]) -> list[str]:
-        """Return the texts for a row: one for each item, if a column holds a list.
+        """Return the texts for a row: one for each item, if a column contains a list.
 
         Raises:
             CellError: A value does not fit the format, or several columns hold lists.

@@ -210,7 +210,7 @@ class SharedImages(Source):
     def _names_of(self, row: Row) -> dict[str, str]:
         """Return column → the row that it may refer to.
 
-        Empty for a row with its own image, unless each column holds one of several.
+        Empty for a row with its own image, unless each column contains one of several.
         """
         named = {column: self._named(row, column) for column in self.columns_of_images}
         if not any(named.values()) or (not self.is_together and self._stored(row)):

@@ -1,6 +1,6 @@
 """Detection of the delimiter and of quoting in a delimited text.
 
-pandas and Excel quote a field that holds a quotation mark; other programs write TSV as it comes,
+pandas and Excel quote a field that contains a quotation mark; other programs write TSV unquoted,
 where a mark at the beginning of a field is part of the text. Read with quoting, such a mark would
 swallow everything up to the next one, including rows, without an error. Which of the two a file is
 gets decided once, from the complete file; if it cannot be decided, the file is refused.
@@ -163,7 +163,7 @@ class _Rows:
         verdicts = {_is_image(row[self.shape.image], known) for row in others}
         if False in verdicts or True in verdicts:
             return False not in verdicts
-        # Gaps, or numbers, which are not images beside the name of a file.
+        # Gaps, or numbers, which are not images if another row has the name of a file.
         is_file = bool(known.strip('"').strip()) and not known.strip('"').isdecimal()
         gaps = not all(row[self.shape.image].strip('"').strip() for row in others)
         return False if is_file and not gaps else None
@@ -217,7 +217,7 @@ def swallowed_ids(fields: Sequence[str], delimiter: str, shape: RowShape) -> tup
     images. A table of numbers in a question does not count.
 
     Args:
-        fields: The fields of the row, one of which holds a line break.
+        fields: The fields of the row, one of which contains a line break.
         delimiter: What stands between fields.
         shape: The shape of the table's rows.
 

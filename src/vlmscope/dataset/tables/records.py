@@ -1,6 +1,6 @@
 """Search for the rows in a JSON document, in the shapes in which benchmarks are published.
 
-A list of objects; an object of records by id (GQA, ScienceQA); records under a key beside notes on
+A list of objects; an object of records by id (GQA, ScienceQA); records under a key next to notes on
 the dataset (VQA v2, TextVQA); columns, as pandas and ``datasets`` write them; one record alone.
 """
 
