@@ -64,7 +64,7 @@ def wants_bar(progress: Any) -> bool:
 
 
 class Bar:
-    """A bar on stderr that counts rows, and tells another observer too."""
+    """A bar on stderr that counts rows, and notifies another observer too."""
 
     def __init__(self, total: int, other: Observer | None) -> None:
         self._bar = tqdm(

@@ -204,9 +204,9 @@ def _role(names: Iterable[str], found: Sequence[str]) -> str | None:
     if here is not None:
         return here
     for name in names:
-        alike = [column for column in found if plain_header(column) == plain_header(name)]
-        if len(alike) == 1:
-            return alike[0]
+        matching = [column for column in found if plain_header(column) == plain_header(name)]
+        if len(matching) == 1:
+            return matching[0]
     return None
 
 

@@ -280,8 +280,8 @@ def _score_overlap(case: Case, phrase: Words) -> Finding | None:
 
 def _contradicts_itself(case: Case) -> bool:
     """Return whether an answer of several sentences contradicts itself."""
-    said = sentences(case.answer)
-    return len(said) > 1 and any(_TURN.search(sentence) for sentence in said[1:])
+    parts = sentences(case.answer)
+    return len(parts) > 1 and any(_TURN.search(sentence) for sentence in parts[1:])
 
 
 def _near_votes(case: Case, phrase: Words) -> bool:

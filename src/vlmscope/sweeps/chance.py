@@ -174,10 +174,10 @@ class Permutations:
             matrix: Vectors of all rows, to be probed.
             seen: Vectors by which the similarity of groups is measured; by default the same.
         """
-        alike = matrix if seen is None else seen
-        rows = self._look_alikes(alike)
+        reference = matrix if seen is None else seen
+        rows = self._similar_rows(reference)
         groups = self._groups[rows]
-        pairs = nearest_pairs(alike[rows], groups)
+        pairs = nearest_pairs(reference[rows], groups)
         count = sum(len(each) == 2 for each in pairs)
         if count < 2:
             return None
@@ -193,13 +193,13 @@ class Permutations:
         above = float(((found > 0.5) + 0.5 * (found == 0.5)).mean())
         return Recognition(float(found.mean()), float(low), float(high), above, count)
 
-    def _look_alikes(self, alike: NDArray[np.float32]) -> NDArray[np.int64]:
+    def _similar_rows(self, reference: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return all rows; if too many, those of some groups and of their nearest groups."""
         if len(self._truth) <= MOST_ROWS:
             return np.arange(len(self._truth))
         each = len(self._capped) / len(np.unique(self._groups))
         count = max(2, int(MOST_ROWS / each / 2))
-        rows = neighbouring_groups(alike, self._groups, count=count, seed=self._seed)
+        rows = neighbouring_groups(reference, self._groups, count=count, seed=self._seed)
         return np.intersect1d(rows, self._capped, assume_unique=True)
 
 

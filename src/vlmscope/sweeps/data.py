@@ -339,14 +339,17 @@ def with_columns(data: ProbeData, by: Sequence[str] | None = None) -> ProbeData:
         names = list(dict.fromkeys(by))
         for name in names:
             _check(name, data)
-    tells = [n for n in names if n != "category" and _tells_label(data.columns[n], data)]
-    known = ("category", "answer_type", *tells)
+    revealing = [n for n in names if n != "category" and _reveals_label(data.columns[n], data)]
+    known = ("category", "answer_type", *revealing)
     extra = {name: data.columns[name] for name in names if name not in known}
     return replace(
         data,
         by=tuple(names),
         facts=replace(data.facts, columns=extra),
-        left_out=(*data.left_out, *(_told(name, data) for name in tells if name != "answer_type")),
+        left_out=(
+            *data.left_out,
+            *(_left_out_column(name, data) for name in revealing if name != "answer_type"),
+        ),
     )
 
 
@@ -355,7 +358,7 @@ def _check(name: str, data: ProbeData) -> None:
     usable = [other for other, cells in data.columns.items() if not _fault(cells)]
     fault = _fault(data.columns[name]) if name in data.columns else "is not a column of the table"
     if name in NEVER:
-        fault = "says the question, its image, the answer or the label"
+        fault = "is the question, its image, the answer or the label"
     if fault:
         there = ", ".join(map(shown, usable)) or "none"
         raise InputError(f"--by: {name!r} {fault}; columns that can be used: {there}")
@@ -380,7 +383,7 @@ def _fault(cells: Sequence[str]) -> str:
     return ""
 
 
-def _tells_label(cells: Sequence[str], data: ProbeData) -> bool:
+def _reveals_label(cells: Sequence[str], data: ProbeData) -> bool:
     """Return whether each value has one outcome only, as a column made of the labels would."""
     seen: dict[str, set[bool]] = {}
     for cell, truth in zip(cells, data.truth.tolist(), strict=True):
@@ -388,7 +391,7 @@ def _tells_label(cells: Sequence[str], data: ProbeData) -> bool:
     return all(len(outcomes) == 1 for outcomes in seen.values())
 
 
-def _told(name: str, data: ProbeData) -> LeftOut:
+def _left_out_column(name: str, data: ProbeData) -> LeftOut:
     return LeftOut(
         f"column {shown(name)}",
         int(np.sum([bool(cell) for cell in data.columns[name]])),

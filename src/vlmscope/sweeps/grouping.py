@@ -124,8 +124,8 @@ def group_by_content(table: pd.DataFrame, copies: str = "near") -> Grouping:
         pairs = _copies(hashes, list(table["image_thumbnail"]))
         groups, by = np.asarray(image_groups(hashes, copies=pairs)), "content and near-copies"
     elif copies == "near" and "image_dhash" in table and all(table["image_dhash"]):
-        likeness = [[int(part, 16) for part in text.split("+")] for text in table["image_dhash"]]
-        groups, by = np.asarray(image_groups(hashes, likeness)), "content and likeness"
+        perceptual = [[int(part, 16) for part in text.split("+")] for text in table["image_dhash"]]
+        groups, by = np.asarray(image_groups(hashes, perceptual)), "content and likeness"
     return Grouping(groups, by, len({part for parts in hashes for part in parts}), exact)
 
 

@@ -265,11 +265,11 @@ def _stale(found: SavedSweep, run: Run, name: str) -> str:
         labels = read_labels(run.path, name)
     except InputError:
         return "the labels that they were trained on no longer exist"
-    learnt = dict(zip(found.predictions["id"], found.truth.tolist(), strict=True))
+    trained_on = dict(zip(found.predictions["id"], found.truth.tolist(), strict=True))
     fit = comparable([has for block in run.blocks(vectors=False) for has in block.has_image])
     probed = [id_ for id_, one in zip(run.ids, fit, strict=True) if one and id_ in labels]
     now = {id_: labels[id_].hallucinated for id_ in probed}
-    other = sum(learnt.get(id_) != now.get(id_) for id_ in learnt.keys() | now.keys())
+    other = sum(trained_on.get(id_) != now.get(id_) for id_ in trained_on.keys() | now.keys())
     return f"{other:,} of {len(run):,} rows have another label now" if other else ""
 
 

@@ -208,8 +208,8 @@ def _digits(value: Any, slot: Slot) -> str:
     number = value if isinstance(value, int) else None
     if isinstance(value, float) and value.is_integer():
         number = int(value)
-    if isinstance(value, str) and (whole := _WHOLE.fullmatch(value)):
-        number = int(whole[1])
+    if isinstance(value, str) and (found := _WHOLE.fullmatch(value)):
+        number = int(found[1])
     if number is None or isinstance(value, bool) or abs(number) >= 10**30:
         shown = shown_name(value) if isinstance(value, str) else kind_name(value)
         raise CellError(

@@ -233,9 +233,9 @@ class RowReader:
             return Identity(sample_id, question, (name,), target)
         image = self.image(row)
         names = dict.fromkeys((self._image_id(image, sample_id), *others))
-        return Identity(sample_id, question, tuple(names), target, self._held(image))
+        return Identity(sample_id, question, tuple(names), target, self._embedded(image))
 
-    def _held(self, image: ImageCells) -> tuple[bytes | Image.Image, ...]:
+    def _embedded(self, image: ImageCells) -> tuple[bytes | Image.Image, ...]:
         """Return a row's images if their content is part of the row's identity."""
         counts = self.source.by_content
         if not all(cell.data and (counts or not cell.name) for cell in image.images):
