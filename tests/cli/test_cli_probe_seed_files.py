@@ -92,7 +92,7 @@ def test_columns_of_the_label_file_and_the_papers_protocol(
     asked = ("probe", data, "--labels", labels, "--draws", 100, "--repeats", 1, "--folds", 3,
              "--permutations", 100)  # fmt: skip
     error = refused(vlmscope(*asked, "--by", "is_hallucinating_manual"))
-    assert "says the question, its image, the answer or the label; columns that can be" in error
+    assert "is the question, its image, the answer or the label; columns that can be" in error
     done = vlmscope(*asked, "--protocol", "halp", "--json")
     assert done.code == 0, done.err
     summary = json.loads(done.out)
