@@ -32,7 +32,7 @@ def jobs(setting: Setting, kills: int, tries: int, seed: int) -> list[Job]:
     def rng(number: int) -> random.Random:
         return random.Random(seed * 1000 + number)  # noqa: S311 - moments, no secrets
 
-    ways = ("driver", "process group", "writer", "driver beside its writer")
+    ways = ("driver", "process group", "writer", "driver with a separate writer")
     found: list[Job] = [
         lambda way=way, i=i: killing.killed(setting, way, -(-kills // 4), rng(i))  # type: ignore[misc]
         for i, way in enumerate(ways)

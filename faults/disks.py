@@ -199,7 +199,7 @@ def damaged(
         outcome.add("set aside and captured again, equal", [*wrong, *differences(out, expected)])
         [shard] = (out / "shards").glob("*.h5")
         original = shard.read_bytes()
-    outcome.note = f"{tries - read} reads refused, {read} hit nothing that a reader reads"
+    outcome.note = f"{tries - read} reads refused, {read} without effect on readers"
     return outcome
 
 

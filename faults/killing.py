@@ -42,7 +42,7 @@ def undisturbed(setting: Setting, table: Path) -> Run:
 def killed(
     setting: Setting, how: str, tries: int, rng: random.Random, *, name: str = "", lane: int = 0
 ) -> Outcome:
-    """SIGKILL ``driver``, ``group``, ``writer`` or ``driver beside its writer``, and resume.
+    """SIGKILL ``driver``, ``group``, ``writer`` or ``driver with a separate writer``, and resume.
 
     Whenever a session comes to its end the run is compared and begun anew.
     """
@@ -98,7 +98,7 @@ def _ways(
         "driver": (command, _kill),
         "process group": (python, _kill_group),
         "writer": (python, _kill_writer),
-        "driver beside its writer": (python, _kill),
+        "driver with a separate writer": (python, _kill),
     }
 
 

@@ -58,7 +58,7 @@ def poisoned(setting: Setting, harm: str, tries: int, rng: random.Random) -> Out
         again = finish(start(arguments, log))
         wrong += [f"exit code {again} afterwards"] if again else []
         wrong += differences(out, expected)
-        outcome.add(f"recorded, others unharmed{_sessions(codes)}", wrong)
+        outcome.add(f"recorded, other rows not affected{_sessions(codes)}", wrong)
         shutil.rmtree(out)
     return outcome
 
@@ -116,7 +116,7 @@ def vanishing(setting: Setting, tries: int, rng: random.Random) -> Outcome:
         wrong += differences(out, expected, without=list(failures))
         again = finish(start(arguments, log))
         wrong += [f"exit code {again} afterwards"] if again else []
-        what = "recorded, and captured when they were back" if failures else "after the last read"
+        what = "recorded, and captured once available again" if failures else "after the last read"
         outcome.add(what, [*wrong, *differences(out, expected)])
         shutil.rmtree(out)
     return outcome
@@ -138,7 +138,7 @@ def two_writers(setting: Setting, tries: int, rng: random.Random) -> Outcome:
             outcome.add("one after the other", differences(out, expected))
         else:
             wrong = [] if codes == [0, 2] else [f"exit codes {codes}"]
-            outcome.add("one refused, the other whole", [*wrong, *differences(out, expected)])
+            outcome.add("one refused, the other complete", [*wrong, *differences(out, expected)])
         shutil.rmtree(out)
     return outcome
 

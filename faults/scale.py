@@ -45,7 +45,7 @@ def million(setting: Setting, rows: int = 1_000_000, bad: int = 10_000) -> Outco
     found = read_failures(folder / "run")
     wrong = [f"{len(found):,} recorded"] if len(found) != bad else []
     wrong += [f"{good:,} good rows"] if good != rows - bad else []
-    outcome.add("every bad row recorded, every good one passed on", wrong)
+    outcome.add("every bad row recorded, every good one captured", wrong)
     times = f"checked in {scan:.0f} s, read and recorded in {record:.0f} s"
     outcome.note = f"{times}, {memory:.0f} MiB more memory"
     return outcome

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vlmscope.model.halp import ENCODER, HALP_MODELS, Original, Stored
+from vlmscope.model.halp import ENCODER, HALP_MODELS, HalpModel, Stored
 
 PAGE = Path(__file__).parent.parent / "docs" / "halp.md"
 BEGIN = "<!-- Begin of what scripts/halp_table.py wrote -->"
@@ -36,13 +36,13 @@ OURS = {
 """Representation → the position at which vlmscope reads it, and its description."""
 
 
-def stored(original: Original, representation: str) -> Stored:
+def stored(original: HalpModel, representation: str) -> Stored:
     """Return what HALP stored under a name."""
     found: Stored = getattr(original, representation.removesuffix("_representation"))
     return found
 
 
-def effect(original: Original, representation: str) -> str:
+def effect(original: HalpModel, representation: str) -> str:
     """Return the effect of ``--compat halp`` on one representation."""
     place, own = (
         stored(original, representation).place,
@@ -69,7 +69,7 @@ def overview() -> Iterator[str]:
         yield f"| {original.title} | {layers} | {' | '.join(effects)} |"
 
 
-def section(original: Original) -> Iterator[str]:
+def section(original: HalpModel) -> Iterator[str]:
     """Yield the lines about one model."""
     family = f"`{original.model_type}`" if original.model_type else "none: remote code"
     numbers = ", ".join(map(str, original.layers))

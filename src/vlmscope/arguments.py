@@ -90,26 +90,26 @@ def wrong_type(owner: str, name: str, value: Any, expected: str) -> InputError:
 
 
 def listener(option: str, given: Any) -> Callable[[str], None]:
-    """Return what is told in a line each: a function as it is; True prints to stderr.
+    """Return a callback for lines of text: a given function, or printing to stderr for True.
 
     Args:
         option: The option of the command line, or the argument, for the message.
-        given: What was given; None and False tell nobody.
+        given: The given value; None and False are silent.
 
     Raises:
-        InputError: It is nothing of that.
+        InputError: It is none of these.
     """
     if given is None or given is False:
         return lambda _: None
     if given is True:
         return partial(print, file=sys.stderr)
     check_callable(option, given)
-    told: Callable[[str], None] = given
-    return told
+    function: Callable[[str], None] = given
+    return function
 
 
 def check_callable(option: str, given: Any) -> None:
-    """Refuse what is no function of one text.
+    """Raise for a value that is not a function of one text.
 
     Raises:
         InputError: It cannot be called.

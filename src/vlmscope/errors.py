@@ -211,10 +211,10 @@ def _without_middle(message: str) -> str:
     return f"{message[:half]} … {message[-half:]}"
 
 
-def listed(names: Iterable[str], most: int = 50) -> str:
+def join_names(names: Iterable[str], most: int = 50) -> str:
     r"""Return names from a file as one line for a message: the first ones, shortened.
 
-    >>> listed(["a", "b\n", "c"]), listed("abc", 2)
+    >>> join_names(["a", "b\n", "c"]), join_names("abc", 2)
     ("a, 'b\\n', c", 'a, b and 1 more')
     """
     every = list(names)
@@ -223,14 +223,14 @@ def listed(names: Iterable[str], most: int = 50) -> str:
     return ", ".join(name if name.isprintable() else repr(name) for name in shown) + more
 
 
-def names_there(wanted: str, known: Iterable[str]) -> str:
+def suggest_names(wanted: str, known: Iterable[str]) -> str:
     """Return the existing names closest to an unknown one, else the first few, for a message.
 
     Args:
         wanted: The name.
         known: All names, of which the first ``MOST_COMPARED`` are compared.
 
-    >>> names_there("demo_11", ["demo_1", "tree"]), names_there("x", ["a", "b", "c", "d"])
+    >>> suggest_names("demo_11", ["demo_1", "tree"]), suggest_names("x", ["a", "b", "c", "d"])
     ("did you mean 'demo_1'?", "there are 'a', 'b', 'c' …")
     """
     names = list(islice(known, MOST_COMPARED))

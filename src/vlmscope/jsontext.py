@@ -64,13 +64,13 @@ def json_lines(file: IO[bytes], longest: int) -> Iterator[Any]:
     >>> list(json_lines(BytesIO(b'{"a": 1}\n{"a": 2\n[3]\n{"a'), 100))
     [{'a': 1}, [3]]
     """
-    whole = True
+    complete = True
     while line := file.readline(longest):
         ends = line.endswith(b"\n")
-        if whole and (ends or len(line) < longest):
+        if complete and (ends or len(line) < longest):
             with suppress(ValueError):
                 yield load_json(line.decode())
-        whole = ends
+        complete = ends
 
 
 def line_break(file: IO[bytes]) -> bytes:

@@ -32,7 +32,7 @@ from vlmscope.dataset import (
 )
 from vlmscope.errors import InputError, RowError, RunMismatchError, shortened
 from vlmscope.schema import FieldSpec
-from vlmscope.store import DataRecord, Run, clean_text, write_truths
+from vlmscope.store import DataRecord, Run, clean_text, replace_ground_truths
 
 SHOWN_IDS = 10
 """Number of ids that a message lists."""
@@ -58,7 +58,7 @@ class RowComparison:
     """Ids of rows that are not in the table any more."""
     retold: tuple[str, ...] = ()
     """Ids of rows whose ground truth in the table differs from the run's."""
-    truths: Mapping[str, str] | None = field(default=None, repr=False)
+    ground_truths: Mapping[str, str] | None = field(default=None, repr=False)
     """Ground truth that replaces that of the shards; None for no change."""
 
 
@@ -133,13 +133,13 @@ def compare_rows(
             images.clear()
     rows.note_changed(_with_other_images(images))
     rows.check(table.reader.source.name)
-    return rows.held()
+    return rows.result()
 
 
-def write_ground_truths(run: Path, held: RowComparison) -> None:
-    """Write the ground truth of the table to the run."""
-    if held.truths is not None:
-        write_truths(run, held.truths)
+def write_ground_truths(run: Path, comparison: RowComparison) -> None:
+    """Write the ground truths of the table to the run."""
+    if comparison.ground_truths is not None:
+        replace_ground_truths(run, comparison.ground_truths)
 
 
 def ids_text(ids: Sequence[str]) -> str:
@@ -168,15 +168,15 @@ class _Rows:
 
     def __init__(self, run: Run, *, skip_damaged: bool, by_content: bool) -> None:
         self._path = run.path
-        self._known_truths = run.truths
+        self._known_ground_truths = run.truths
         self._unmatched = dict(_stored(run, skip_damaged=skip_damaged, by_content=by_content))
         self._count = len(self._unmatched)
         self._first = tuple(islice(self._unmatched, SHOWN_IDS))
         self._first_of_table: list[str] = []
         self._changed: dict[str, str] = {}
         self._retold: list[str] = []
-        self._truths: dict[str, str] = {}
-        self._has_truths = False
+        self._ground_truths: dict[str, str] = {}
+        self._has_ground_truths = False
 
     def compare(self, row: Identity, images: list[tuple[Identity, str]]) -> None:
         """Compare a row of the table; append to ``images`` if the pixels must be compared too."""
@@ -190,18 +190,18 @@ class _Rows:
             others.append("image")
         if others:
             self._changed[row.id] = " and ".join(others)
-        elif row.held:
+        elif row.embedded:
             images.append((row, stored.sha256))
         if row.target is not None:
-            self._has_truths = True
+            self._has_ground_truths = True
             self._compare_truth(row.id, clean_text(row.target), stored.truth)
 
     def _compare_truth(self, id_: str, truth: str, stored: bytes) -> None:
-        known, now = self._known_truths.get(id_), _digest(truth)
+        known, now = self._known_ground_truths.get(id_), _digest(truth)
         if now != (stored if known is None else _digest(known)):
             self._retold.append(id_)
         if now != stored:
-            self._truths[id_] = truth
+            self._ground_truths[id_] = truth
 
     def note_changed(self, ids: Iterable[str]) -> None:
         """Record rows that are about another image."""
@@ -226,12 +226,14 @@ class _Rows:
                 f"{ids_text(self._first_of_table)}; give the table of this run, or another --out"
             )
 
-    def held(self) -> RowComparison:
+    def result(self) -> RowComparison:
         """Return the result of the comparison."""
         gone = tuple(self._unmatched)
-        kept = {id_: self._known_truths[id_] for id_ in gone if id_ in self._known_truths}
-        truths = {**kept, **self._truths} if self._has_truths else None
-        return RowComparison(True, self._count, gone, tuple(self._retold), truths)
+        kept = {
+            id_: self._known_ground_truths[id_] for id_ in gone if id_ in self._known_ground_truths
+        }
+        ground_truths = {**kept, **self._ground_truths} if self._has_ground_truths else None
+        return RowComparison(True, self._count, gone, tuple(self._retold), ground_truths)
 
 
 def _stored(run: Run, *, skip_damaged: bool, by_content: bool) -> Iterator[tuple[str, _Stored]]:
@@ -257,6 +259,6 @@ def _with_other_images(rows: Sequence[tuple[Identity, str]]) -> list[str]:
 def _hash(row: Identity) -> str:
     """Return the hash of a row's images, as in ``Capture.image_sha256``."""
     try:
-        return "+".join(hash_image(load_image(data)) for data in row.held)
+        return "+".join(hash_image(load_image(data)) for data in row.embedded)
     except RowError:
         return ""  # an image that cannot be read differs from the one in the run

@@ -131,7 +131,7 @@ def test_one_question_is_inspected(frame: pd.DataFrame, vlm: VisionLanguageModel
     assert asked.capture.vector("last_prompt_token", 1).shape == (64,)
     assert repr(asked).startswith(f"Inspection('{frame['question_id'][2]}', ")
     assert "\n" not in repr(asked)
-    with pytest.raises(KeyError, match="id 'gone': DataFrame holds no such question") as caught:
+    with pytest.raises(KeyError, match="id 'gone': DataFrame contains no such question") as caught:
         vlmscope.inspect(frame, vlm, "gone")
     assert isinstance(caught.value, UnknownIdError)
     with pytest.raises(InputError, match=r"^attention: the model is loaded already"):

@@ -19,7 +19,7 @@ from store_support import make_capture, make_manifest
 from vlmscope.api.runs import StaleLabelsWarning
 from vlmscope.errors import InputError, RowNumberError, UnknownIdError
 from vlmscope.schema import Score
-from vlmscope.store import RunWriter, write_labels, write_truths
+from vlmscope.store import RunWriter, replace_ground_truths, write_labels
 from vlmscope.sweeps import SweepSpec, probe_data, save_sweep, sweep
 
 ROWS = 90
@@ -153,7 +153,7 @@ def test_stale_labels_are_said(folder: Path, tmp_path: Path) -> None:
     write_labels(copy, [Score("q1", True, "auto", ""), Score("q2", False, "auto", "")], {})
     run = vlmscope.open_run(copy)
     assert len(run.Xy("last_prompt_token", 3).y) == 2
-    write_truths(copy, {"q1": "another"})
+    replace_ground_truths(copy, {"q1": "another"})
     with pytest.warns(StaleLabelsWarning, match="truths have changed") as caught:
         vlmscope.open_run(copy).Xy("last_prompt_token", 3)
     assert caught[0].filename == __file__

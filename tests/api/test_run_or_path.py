@@ -111,7 +111,7 @@ def test_every_function_that_reads_a_run_is_asked() -> None:
 def test_one_test_run_need_not_be_in_a_list(labelled: Path, other: Path, found: Any) -> None:
     told = vlmscope.transfer(labelled, other, SPEC, result=found)
     assert len(told.tests) == 1
-    assert repr(told) == f"TransferResult('{labelled}', judged on 1 run)"
+    assert repr(told) == f"TransferResult('{labelled}', tested on 1 run)"
 
 
 def test_the_probe_of_a_run(

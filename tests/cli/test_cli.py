@@ -153,7 +153,7 @@ def test_inspect_names_questions_that_are_there(
     ):
         done = vlmscope("inspect", table, "--model", checkpoint, "--id", asked)
         assert done.code == 2
-        assert f"--id '{asked}': {table.name} holds no such question; {said}" in done.err
+        assert f"--id '{asked}': {table.name} contains no such question; {said}" in done.err
 
 
 def test_export_names_the_option_that_overwrites(

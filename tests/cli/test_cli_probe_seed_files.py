@@ -51,7 +51,7 @@ def test_they_cannot_be_learnt_from_for_another_run(
 ) -> None:
     done = vlmscope("probe", data, "--labels", labels, "--test", tmp_path / "run")
     assert done.code == 2
-    assert "holds research files, which know neither their model nor the content" in done.err
+    assert "contains HALP files, which identify neither their model" in done.err
     assert not (data / "probes").exists()
 
 
@@ -62,7 +62,7 @@ def test_a_folder_of_parts(vlmscope: Command, data: Path, labels: Path) -> None:
     text = " ".join(done.out.split())
     assert "chosen inside training: query token, layer 3 in 15 of 15 folds (3 splits)" in text
     assert "1 row is left out: generation failed, there is no answer." in text
-    assert "Images are told apart by their image_id" in text
+    assert "Images are identified by their image_id" in text
     assert f"results, predictions and probes are in {data / 'probes'}" in text
     assert (data / "probes" / "query_token_representation-layer_3" / "probe.json").exists()
 
@@ -92,7 +92,7 @@ def test_columns_of_the_label_file_and_the_papers_protocol(
     asked = ("probe", data, "--labels", labels, "--draws", 100, "--repeats", 1, "--folds", 3,
              "--permutations", 100)  # fmt: skip
     error = refused(vlmscope(*asked, "--by", "is_hallucinating_manual"))
-    assert "says the question, its image, the answer or the label; columns that can be" in error
+    assert "is the question, its image, the answer or the label; columns that can be" in error
     done = vlmscope(*asked, "--protocol", "halp", "--json")
     assert done.code == 0, done.err
     summary = json.loads(done.out)

@@ -66,7 +66,7 @@ def test_images_stand_where_a_question_names_them(
     options = ("--question-template", "{question}\\n{options:A}", "--images", IMAGES)
     done = extract(*options, data=data)
     assert done.code == 3, done.err
-    assert "1 question of 4 holds a placeholder such as '<image 2>' and will fail" in done.err
+    assert "1 question of 4 contains a placeholder such as '<image 2>' and will fail" in done.err
     failures = read_failures(tmp_path / "run")
     assert "names image 2 by a placeholder, and the row has 1 image" in failures["c"].error
     assert "gone.jpg: not found" in failures["d"].error

@@ -43,7 +43,7 @@ def test_it_shows_a_table_and_says_what_it_means(
     assert "\x1b" not in done.out, "a name out of a file moves no cursor"
     text = " ".join(done.out.split())
     assert "AUROC in" in text
-    assert "no image judged was in training" in text
+    assert "no tested image was in training" in text
     assert "better than chance" in text
     names = {path.relative_to(one) for path in one.rglob("*") if path.is_file()}
     added = {path.name for path in other.rglob("*") if path.relative_to(other) not in names}
@@ -111,10 +111,10 @@ def test_what_cannot_be_judged_is_refused_before_anything_is_done(
     (taken / "transfer.json").write_text("{}")
     for arguments, said in (
         (("--test", bare), f"no labels yet; run 'vlmscope label {bare}' first"),
-        (("--test", home / "A"), "is the run that is learnt from"),
+        (("--test", home / "A"), "is the training run"),
         (("--test", home / "B", "--test", home / "B"), "the run is given twice"),
         (("--test", tmp_path), "not a run folder"),
-        (("--test", home / "B", "-o", taken), "is no transfer of vlmscope probe"),
+        (("--test", home / "B", "-o", taken), "is not a transfer of vlmscope probe"),
     ):
         out = () if "-o" in arguments else ("-o", tmp_path / "out")
         done = vlmscope("probe", home / "A", *FEW, *out, *arguments)

@@ -360,7 +360,9 @@ def test_probe_replaces_no_file_of_the_same_name(
             (folder / each).mkdir(parents=True, exist_ok=True)
         mine.write_text("mine")
         (folder / "vision_only_representation/probe.json").write_text("mine too")
-        with pytest.raises(InputError, match="exists without a sweep beside it; give another out"):
+        with pytest.raises(
+            InputError, match="exists without a sweep in the same folder; give another out"
+        ):
             save_sweep(open_run(home / "run"), result, folder)
         assert mine.read_text() == "mine"
         (folder / "results.json").write_text('["vlmscope_version", "results"]')

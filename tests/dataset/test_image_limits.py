@@ -376,7 +376,7 @@ def test_a_jpeg_of_very_many_segments(
     data = whole[:2] + filler * 9 + whole[2:]
     assert load_image(data).size == (64, 48)
     monkeypatch.setattr(jpeg, name, limit)
-    assert "save it anew" in refusal(data)
+    assert "save it again" in refusal(data)
 
 
 def test_exif_that_declares_far_more_than_it_has_is_ignored() -> None:

@@ -89,7 +89,9 @@ def test_rows_of_one_index_with_different_images(tmp_path: Path) -> None:
     rows += [row("0", index=2), row("1", index=3)]
     found = read(write_csv(tmp_path / "t.tsv", rows, "\t"), number_rows=True)
     assert found[:4] == [RED, BLUE, GREEN, GREEN]
-    assert "refers to row '0', and several rows with that 'index' hold different images" in found[4]
+    assert (
+        "refers to row '0', and several rows with that 'index' contain different images" in found[4]
+    )
     assert found[5] == GREEN
 
 

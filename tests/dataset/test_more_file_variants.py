@@ -86,7 +86,7 @@ def test_compressed_twice_or_as_a_whole(tmp_path: Path) -> None:
     assert "is compressed twice; expand it once" in refusal(write(tmp_path / "t.csv.gz", twice))
     parquet = write_parquet(tmp_path / "t.parquet", ROWS).read_bytes()
     path = write(tmp_path / "t.parquet.gz", gzip.compress(parquet))
-    assert "is compressed as a whole; expand it once" in refusal(path)
+    assert "is a compressed file; decompress it once" in refusal(path)
 
 
 @pytest.mark.parametrize(

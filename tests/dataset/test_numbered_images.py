@@ -152,7 +152,9 @@ def test_placeholders_are_counted_in_all_rows(tmp_path: Path) -> None:
     rows[2600]["question"] = "Is <image 2> it?"
     rows[2700]["question"] = "Is <image_1> it?"
     nameless, missing = notes(tmp_path, rows)
-    assert nameless.startswith("1 question of 3,000 holds a placeholder such as '<image>' and will")
+    assert nameless.startswith(
+        "1 question of 3,000 contains a placeholder such as '<image>' and will"
+    )
     assert "'<image 2>' and will fail: the row has no image of that number" in missing
     assert notes(tmp_path, rows, limit=2500) == []
     table = open_table(tmp_path / "t.jsonl", images=IMAGES)

@@ -152,7 +152,7 @@ def test_sequences_of_the_datasets_library(tmp_path: Path) -> None:
             "image 1 of 1 in the list is a list; write a path, or the bytes of an image file",
         ),
         (["a.png", []], "image 2 of 2 in the list is a list"),
-        (["a.png", "\0"], "the image name holds a NUL"),
+        (["a.png", "\0"], "the image name contains a NUL"),
     ],
 )
 def test_each_image_is_checked(tmp_path: Path, image: Any, said: str) -> None:
@@ -256,6 +256,6 @@ def test_a_declared_column_is_refused_at_once(tmp_path: Path, feature: Any, kind
         with pytest.raises(InputError) as caught:
             open_table(path, fields=FieldSpec(image="clip"))
         assert str(caught.value) == (
-            f"{path.name}: column 'clip' holds {kind}, and vlmscope reads images only; name a "
+            f"{path.name}: column 'clip' contains {kind}, and vlmscope reads images only; name a "
             "column of images with --map image=COLUMN"
         )

@@ -39,7 +39,7 @@ def test_question_that_is_no_text(tmp_path: Path) -> None:
 def test_text_no_file_can_hold(tmp_path: Path, key: str, bad: str, what: str) -> None:
     failed = failure(write_jsonl(tmp_path / "t.jsonl", around({key: bad})))
     field = {"answer": "target", "image": "image name"}.get(key, key)
-    assert failed.error == f"t.jsonl line 2: the {field} holds a {what}; write plain text there"
+    assert failed.error == f"t.jsonl line 2: the {field} contains a {what}; write plain text there"
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_numeric_ids(tmp_path: Path, value: Any, text: str) -> None:
         ("  ", "is empty"),
         (NAN, "is empty"),
         ([1], "is a list, expected text or a number"),
-        ("a\0", "'a\\x00' holds a NUL character"),
-        ("\udc00", "'\\udc00' holds a lone surrogate"),
+        ("a\0", "'a\\x00' contains a NUL character"),
+        ("\udc00", "'\\udc00' contains a lone surrogate"),
         ("x" * 70_000, f"'{'x' * 60}…' has 70,000 bytes, expected at most 16,000"),
         ("é" * 8_001, f"'{'é' * 60}…' has 16,002 bytes, expected at most 16,000"),
     ],

@@ -40,7 +40,7 @@ from vlmscope.plots import (
     risk_histogram,
     roc_curves,
 )
-from vlmscope.plots.canvas import apart, cut, fit, width
+from vlmscope.plots.canvas import cut, fit, spread, width
 from vlmscope.plots.curves import MOST_POINTS
 from vlmscope.plots.palette import (
     BASELINES,
@@ -204,7 +204,7 @@ def test_many_lines_make_a_higher_plot() -> None:
 @given(st.lists(st.floats(-5, 15), min_size=1, max_size=12), st.floats(0.1, 1))
 def test_labels_keep_their_distance_and_their_order(wanted: list[float], gap: float) -> None:
     heights = np.array(wanted)
-    places = apart(heights, gap, 0, 12)
+    places = spread(heights, gap, 0, 12)
     order = np.argsort(heights, kind="stable")
     steps = np.diff(places[order])
     assert (steps >= gap - 1e-9).all()
@@ -216,8 +216,8 @@ def test_labels_keep_their_distance_and_their_order(wanted: list[float], gap: fl
 
 
 def test_labels_move_no_further_than_they_have_to() -> None:
-    assert apart(np.array([3.0, 3.0, 3.0, 9.0]), 1, 0, 10) == pytest.approx([2, 3, 4, 9])
-    assert apart(np.array([0.0, 0.0, 10.0]), 1, 0, 10) == pytest.approx([0, 1, 10])
+    assert spread(np.array([3.0, 3.0, 3.0, 9.0]), 1, 0, 10) == pytest.approx([2, 3, 4, 9])
+    assert spread(np.array([0.0, 0.0, 10.0]), 1, 0, 10) == pytest.approx([0, 1, 10])
 
 
 def test_the_data_of_the_curves() -> None:

@@ -97,7 +97,7 @@ def test_saving_again_replaces(saved: Path) -> None:
     ("change", "message"),
     [
         ({"width": 41}, "of width 41, the probe is LogisticProbe of width 40"),
-        ({"estimator": "MlpProbe"}, "the description says MlpProbe"),
+        ({"estimator": "MlpProbe"}, "the description has MlpProbe"),
         ({"threshold": 1.5}, "threshold is 1.5"),
         ({"metrics": {"auroc": float("nan")}}, "metrics is"),
         ({"model": {"object": object()}}, "not plain JSON"),

@@ -35,7 +35,7 @@ def test_a_column_of_labels(value: object, label: bool | None) -> None:
 def test_a_column_that_holds_no_labels_is_refused() -> None:
     with pytest.raises(InputError, match=r"^column nothing: no such column; there are: category"):
         list(Column("nothing")([row("a", category="x")]))
-    with pytest.raises(InputError, match="no row holds a label"):
+    with pytest.raises(InputError, match="no row contains a label"):
         list(Column("category")([row("a", category="x")]))
     assert list(Column("nothing")([])) == []
 
@@ -67,8 +67,11 @@ def test_a_file_of_the_research(tmp_path: Path) -> None:
     [
         ("", "no column question_id or id in the header, found none"),
         ("id,verdict\na,1\n", "no column is_hallucinating_manual or .* found id, verdict"),
-        ("id,label\na,maybe\n", 'line 2: column label: "maybe" is no label; write true, false'),
-        ("id,label\na,1\na,0\n", "line 3: 'a' has another label than before"),
+        (
+            "id,label\na,maybe\n",
+            'line 2: column label: "maybe" is not a label; expected true, false',
+        ),
+        ("id,label\na,1\na,0\n", "line 3: 'a' has another label in an earlier line"),
         ("id,label\na,1,2\n", "line 2: 3 cells, expected 2"),
         ('id,label\na,"1\n', "not a CSV file"),
     ],

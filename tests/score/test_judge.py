@@ -334,7 +334,7 @@ def test_an_unwritable_cache_stops_before_more_is_paid(
     settings: JudgeSettings, server: Server, tmp_path: Path
 ) -> None:
     lost = Judge(settings, tmp_path / "nowhere" / "cache.jsonl")
-    with pytest.raises(StoreError, match=r"nowhere/cache\.jsonl: cannot keep"):
+    with pytest.raises(StoreError, match=r"nowhere/cache\.jsonl: cannot write"):
         list(lost(rows(100)))
     assert len(server.requests) <= 2 * 4
     with pytest.raises(StoreError, match="cannot read"):

@@ -34,8 +34,8 @@ def test_one_tiny_request_comes_before_the_rows(judge: Judge, server: Server) ->
         (failure(429, "slow down"), "no reply in 3 attempts: slow down (429)"),
         (failure(403, "not you"), "not you (403)"),
         (failure(307, location="http://other.example/v1"), "redirects to http://other.example"),
-        ((200, {"content-type": "text/html"}, b"<html></html>"), "is no chat completion; check"),
-        ((200, {}, b"{torn"), "is no chat completion"),
+        ((200, {"content-type": "text/html"}, b"<html></html>"), "is not a chat completion; check"),
+        ((200, {}, b"{torn"), "is not a chat completion"),
         ((200, {"content-encoding": "gzip"}, b"x"), "its reply is compressed"),
     ],
 )

@@ -145,7 +145,7 @@ def test_a_reply_that_drips_ends_at_the_time_limit(
     server.respond = respond
     begun = time.monotonic()
     why = only_the_second_fails(list(hasty(rows(4))))
-    assert "no whole reply within 0.4 seconds" in why
+    assert "no complete reply within 0.4 seconds" in why
     assert time.monotonic() - begun < 2
 
 
@@ -200,8 +200,10 @@ def test_a_redirect_is_not_followed(
     with pytest.raises(VlmscopeError) as caught:
         list(judge(rows(50)))
     port = elsewhere.server_port
-    assert f"it redirects to http://127.0.0.1:{port}/***/v1 ({status}), and no" in str(caught.value)
-    assert "give the address that answers" in str(caught.value)
+    assert f"it redirects to http://127.0.0.1:{port}/***/v1 ({status}), and requests" in str(
+        caught.value
+    )
+    assert "give the final address" in str(caught.value)
     assert len(server.requests) <= 2 * 4 + 3
     server.respond = second_row_gets(away)  # of an endpoint that has replied it is one bad reply
     one_by_one = Judge(replace(settings, concurrency=1), tmp_path / "cache.jsonl")
@@ -349,7 +351,7 @@ def test_a_password_in_the_address_is_not_kept(settings: JudgeSettings) -> None:
     assert secret.record().keys() == {"base_url", *(settings.record())}
     assert "***" in Mask(secret.secrets).line("no p@ss-word", 99)
     assert settings.record()["base_url"] == settings.base_url
-    with pytest.raises(InputError, match="give a whole address"):
+    with pytest.raises(InputError, match="give a complete address"):
         replace(settings, base_url="https://[")
 
 

@@ -184,8 +184,8 @@ def test_others_are_taken_where_they_are_named(table: ProbeData) -> None:
         ("sauce", "is not a column of the table"),
         ("source", "has 1 value with 2 rows or more, expected 2 to 50 such values"),
         ("type", "has 60 different values, expected 2 to 50"),
-        ("label", "says the question, its image, the answer or the label"),
-        ("answer", "says the question, its image, the answer or the label"),
+        ("label", "is the question, its image, the answer or the label"),
+        ("answer", "is the question, its image, the answer or the label"),
     ],
 )
 def test_a_column_that_cannot_be_used_is_refused(table: ProbeData, name: str, why: str) -> None:

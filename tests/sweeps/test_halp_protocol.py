@@ -22,7 +22,7 @@ from vlmscope.probes.halp_network import HalpNetwork
 from vlmscope.schema import Score
 from vlmscope.store import RunWriter, open_run, write_labels
 from vlmscope.sweeps import ProbeData, SweepSpec, save_sweep, sweep
-from vlmscope.sweeps.grid import place_title, sweep_rows
+from vlmscope.sweeps.grid import layer_title, sweep_rows
 from vlmscope.sweeps.grouping import Grouping
 from vlmscope.sweeps.halp_protocol import (
     HalpReport,
@@ -31,18 +31,18 @@ from vlmscope.sweeps.halp_protocol import (
     network_of,
     split_rows,
 )
-from vlmscope.sweeps.source import Place
+from vlmscope.sweeps.source import LayerKey
 from vlmscope.sweeps.verdict import verdict
 
 WIDTH = 16
 QUICK = HalpNetwork(hidden=(32, 16, 8), learning_rate=0.005, epochs=20)
-FIRST: Place = ("query_token_representation", 0)
-SECOND: Place = ("query_token_representation", 1)
+FIRST: LayerKey = ("query_token_representation", 0)
+SECOND: LayerKey = ("query_token_representation", 1)
 Matrix = Callable[[str, int | None], Any]
 
 
 def rows_of(
-    truth: np.ndarray, groups: np.ndarray, places: tuple[Place, ...] = (FIRST, SECOND)
+    truth: np.ndarray, groups: np.ndarray, places: tuple[LayerKey, ...] = (FIRST, SECOND)
 ) -> ProbeData:
     """Rows of which nothing is known but label and image."""
     count = len(truth)
@@ -72,7 +72,7 @@ def planted(images: int = 60, each: int = 4) -> tuple[ProbeData, Matrix]:
 
 
 def run(data: ProbeData, matrix: Matrix, **options: Any) -> HalpReport:
-    asked = {"title": place_title, "draws": 100, "seed": 0} | options
+    asked = {"title": layer_title, "draws": 100, "seed": 0} | options
     return halp_protocol(data, matrix, QUICK, **asked)
 
 
@@ -158,7 +158,7 @@ def test_an_image_that_gives_the_label_away_looks_like_knowledge() -> None:
 
 def test_what_exists_after_the_answer_is_never_the_best() -> None:
     data, matrix = planted()
-    late: Place = ("last_answer_token_representation", 1)
+    late: LayerKey = ("last_answer_token_representation", 1)
     report = run(replace(data, places=(FIRST, late)), matrix)
     assert report.results[1].known == "after"
     assert report.results[1].auroc > report.results[0].auroc
@@ -190,7 +190,7 @@ def test_one_risk_for_all_test_rows_finds_nothing(capsys: pytest.CaptureFixture[
     assert told.count("finds nothing") == 2
     assert not re.search(r"\d\.\d{3}–\d\.\d{3}", told)
     assert (report.best, report.other_splits) == (None, ())
-    assert next(halp_sentences(report, 0.6)).endswith("no network tells its test rows apart.")
+    assert next(halp_sentences(report, 0.6)).endswith("no network distinguishes its test rows.")
 
 
 def test_training_that_diverges_is_no_result() -> None:

@@ -101,7 +101,7 @@ def test_with_no_sign_nothing_is_found_and_that_is_said(tmp_path: Path) -> None:
     folder = labelled_run(tmp_path / "run", lambda row, _: row)
     result = sweep(open_run(folder), SPEC)
     assert 0.35 < result["selected"].auroc < 0.62
-    assert "no difference to the probe is shown" in " ".join(verdict(result))
+    assert "the difference to the probe is not significant" in " ".join(verdict(result))
 
 
 def test_a_risk_that_is_the_same_for_every_answer_is_told_to_be_nothing(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_probes_of_other_labels_are_stale(run: Run) -> None:
     write_labels(run.path, scores, {})
     assert _stale(run) == f"2 of {ROWS} rows have another label now"
     (run.path / "labels.parquet").unlink()
-    assert _stale(run) == "the labels that they were trained on are gone"
+    assert _stale(run) == "the labels that they were trained on no longer exist"
 
 
 def test_probes_of_fewer_rows_are_stale(run: Run) -> None:

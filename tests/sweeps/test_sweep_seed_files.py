@@ -152,7 +152,7 @@ def test_what_is_left_out_is_counted_and_said(found: tuple[Path, SweepResult]) -
     assert "2 earlier copies are left out: the question is repeated in a later file." in lines
     assert "1 label is left out: the files do not have the question." in lines
     assert f"{AT_IMAGE}/layer_0 is left out: of 176 vectors 21 missing." in lines
-    assert any("told apart by their image_id: there are no hashes" in line for line in lines)
+    assert any("identified by their image_id: there are no hashes" in line for line in lines)
     assert f"{AT_IMAGE}/layer_0" not in {row.name for row in result.rows}
 
 
@@ -407,16 +407,16 @@ def test_what_is_not_known_is_named(found: tuple[Path, SweepResult], tmp_path: P
     assert summary["not_known"] == ["the first token's probabilities"]
     lines = verdict(result)
     assert (
-        "Not known here: the first token's probabilities: whether hidden states know more than "
-        "this cannot be told." in lines
+        "Not known here: the first token's probabilities; whether hidden states contain more "
+        "information than this is unknown." in lines
     )
     more = [line for line in lines if "hidden states know something more" in line]
     assert more
     assert all("something more than what is known here" in line for line in more)
     bare = replace(result.data.facts, category=None)
     assert list(unknown_sentence(bare)) == [
-        "Not known here: the first token's probabilities, the question's category: whether hidden "
-        "states know more than these cannot be told."
+        "Not known here: the first token's probabilities, the question's category; whether hidden "
+        "states contain more information than these is unknown."
     ]
     assert list(unknown_sentence(replace(bare, category=("",) * 3))) == list(unknown_sentence(bare))
 

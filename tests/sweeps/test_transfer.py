@@ -128,7 +128,7 @@ def test_a_direction_that_both_share_carries_over(
     assert not test.target.paired
     text = " ".join(transfer_verdict(test))
     assert "other questions on the same model" in text
-    assert "no image judged was in training" in text
+    assert "no tested image was in training" in text
     assert "better than chance" in text
     assert "the probe is better, +0." in text
     joint = test["joint"]
@@ -141,8 +141,8 @@ def test_a_direction_that_both_share_carries_over(
     rows = tuple(
         replace(joint, found_nothing=True) if each is joint else each for each in test.rows
     )
-    [line] = [line for line in transfer_verdict(replace(test, rows=rows)) if "alike" in line]
-    assert line.endswith("carried over alike, finds nothing."), "no difference to nothing"
+    [line] = [line for line in transfer_verdict(replace(test, rows=rows)) if "transferred" in line]
+    assert line.endswith("transferred in the same way, finds nothing."), "no difference to nothing"
 
 
 def test_a_direction_that_is_another_there_does_not(
@@ -155,7 +155,7 @@ def test_a_direction_that_is_another_there_does_not(
     assert row.above_own is not None
     assert row.above_own_high < -0.2
     text = " ".join(transfer_verdict(test))
-    assert "whether it is better than chance there cannot be told" in text
+    assert "it is not significantly better than chance there" in text
     assert "the transfer loses, -0." in text
 
 
@@ -164,7 +164,7 @@ def test_a_direction_that_is_turned_round_is_told_to_be_worse(
 ) -> None:
     test = found(source, other(tmp_path / "B", -ALONG))
     assert test["selected"].auroc < 0.2
-    assert "points the other way" in " ".join(transfer_verdict(test))
+    assert "its direction is reversed" in " ".join(transfer_verdict(test))
 
 
 def test_the_risk_is_that_of_the_saved_probe(
@@ -237,7 +237,7 @@ def test_the_same_questions_on_another_model_are_judged_without_their_images(
         assert not images & set(test.target.groups[test.part_of != part])
     text = " ".join(transfer_verdict(test))
     assert "the same questions on another model (other)" in text
-    assert "paired by image: no image judged was in training" in text
+    assert "paired by image: no tested image was in training" in text
     assert "Baselines do without the first token" in text
     assert "first_token" not in test.risks
 
@@ -312,11 +312,11 @@ def test_questions_without_an_image_are_told_apart_by_their_words(tmp_path: Path
     assert test["selected"].auroc > 0.7
     text = " ".join(transfer_verdict(test))
     assert f"{ROWS} answers in {ROWS} different questions" in text
-    assert "paired by question: no question judged was in training" in text
+    assert "paired by question: no tested question was in training" in text
     imaged = other(tmp_path / "D")
     [target] = targets(runs[0], [imaged])
     assert not target.overlap.shared.any()
-    assert all(place[0] == QUERY for place in target.places)
+    assert all(place[0] == QUERY for place in target.layers)
 
 
 def test_runs_that_hang_together_by_their_images_are_refused_before_anything_is_trained(
@@ -358,7 +358,7 @@ def test_same_words_are_said_and_not_left_out(
         source, other(tmp_path / "B", questions=[*asked[:50], *["What else?"] * (ROWS - 50)])
     )
     assert len(test.target.kept) == ROWS
-    assert f"50 of the {ROWS} questions judged are asked in the training run too" in " ".join(
+    assert f"50 of the {ROWS} tested questions are asked in the training run too" in " ".join(
         transfer_verdict(test)
     )
 
@@ -405,7 +405,7 @@ def test_what_cannot_be_judged_is_refused_in_a_line(
     unlabelled = other(tmp_path / "B", labelled=False)
     with pytest.raises(InputError, match=f"run 'vlmscope label {unlabelled.path}' first"):
         found(source, unlabelled)
-    with pytest.raises(InputError, match="is the run that is learnt from"):
+    with pytest.raises(InputError, match="is the training run"):
         found(source, run)
     good = other(tmp_path / "C", on_disk=True)
     with pytest.raises(InputError, match="given twice"):
@@ -428,7 +428,9 @@ def test_nothing_left_after_leaving_out_is_refused(
     truth[:] = np.arange(100) < 40
     images = np.where(truth, np.arange(100), 50_000 + np.arange(100))
     run = labelled_run(tmp_path / "B", truth, vectors, images, noise=2)
-    with pytest.raises(InputError, match="60 rows can be judged, 40 more are about images that"):
+    with pytest.raises(
+        InputError, match="60 rows can be tested, 40 more are about training images"
+    ):
         found(source, run)
 
 
@@ -447,7 +449,7 @@ def test_a_test_run_too_small_to_learn_from_is_judged_all_the_same(
     assert result["selected"].above_own is None
     assert np.isnan(result["selected"].own_auroc)
     text = " ".join(transfer_verdict(result))
-    assert "What the test run would teach itself is not known: folds:" in text
+    assert "The AUROC of training within the test run is unknown: folds:" in text
     assert "little data" in text
 
 
@@ -484,11 +486,11 @@ def test_a_file_of_somebody_elses_is_not_replaced(
     result, folder = shared, tmp_path / "out"
     folder.mkdir()
     (folder / "transfer.json").write_text(text)
-    with pytest.raises(InputError, match="is no transfer of vlmscope probe; give another out"):
+    with pytest.raises(InputError, match="is not a transfer of vlmscope probe; give another out"):
         save_transfer(result, folder)
     (folder / "transfer.json").unlink()
     (folder / "transfer_predictions.parquet").write_text("mine")
-    with pytest.raises(InputError, match="is there and no transfer beside it"):
+    with pytest.raises(InputError, match="exists without a transfer in the same folder"):
         save_transfer(result, folder)
     assert (folder / "transfer_predictions.parquet").read_text() == "mine"
 

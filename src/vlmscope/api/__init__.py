@@ -2,7 +2,7 @@
 
 extracting  ``extract``: a table, in a file or in memory, through a model into a run
 capturing   ``capture``: the same without a run, row by row
-watching    who is told of ``extract``: a progress bar, an observer
+watching    progress of ``extract``: a progress bar, an observer
 options     arguments that these and ``inspect`` share
 checking    ``verify`` and ``inspect``, and the probe of a path
 runs        a run as arrays, labels and predictions, for scikit-learn and pandas

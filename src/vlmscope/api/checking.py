@@ -20,8 +20,8 @@ from vlmscope.errors import (
     StoreError,
     ToleranceError,
     UnknownIdError,
-    names_there,
     shortened,
+    suggest_names,
 )
 from vlmscope.executors import describe_model
 from vlmscope.inspection import Inspection, inspect_sample
@@ -75,10 +75,11 @@ def verify(
         seed: Decides which.
         files: Check the files only: no model, no table.
         tolerance: Largest relative error (default: by the dtype).
-        model: Where the model is now, or the loaded model (default: as the run says).
+        model: Current path of the model, or the loaded model (default: the one recorded in the
+            run).
         adapter: Where its LoRA adapter is now.
-        data: The table, or where it is now (default: as the run says). Of a run that was made from
-            a table in memory it must be given.
+        data: The table, or its current path (default: the one recorded in the run). Of a run that
+            was made from a table in memory it must be given.
         images: Where its images are now.
         device: As in ``load_model``.
         attention: As in ``load_model`` (default: that of the run).
@@ -315,7 +316,7 @@ def find_row(table: Table, id_: str | None) -> Sample:
             raise InputError(f"{name}: 0 rows; expected at least one")
         ids = (row.id for row in table.rows())
         raise UnknownIdError(
-            f"--id {shortened(id_)!r}: {name} holds no such question; {names_there(id_, ids)}"
+            f"--id {shortened(id_)!r}: {name} contains no such question; {suggest_names(id_, ids)}"
         )
     if isinstance(row, Failure):
         raise RowError(row.stage, row.error)

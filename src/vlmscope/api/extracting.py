@@ -219,8 +219,8 @@ def _in_python(note: Note | None) -> Note | None:
     if note is None:
         return None
     check_callable("note", note)
-    told: Note = note
-    return lambda text: told(with_arguments(text))
+    inner: Note = note
+    return lambda text: inner(with_arguments(text))
 
 
 @contextmanager

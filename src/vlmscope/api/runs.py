@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class StaleLabelsWarning(UserWarning):
-    """Labels are of truths that have changed in the table since."""
+    """The ground truths that the labels were made from have changed in the table."""
 
 
 class Labelled(NamedTuple):
@@ -82,7 +82,7 @@ class Run(StoredRun):
             StoreError: The labels or a shard are damaged.
 
         Warns:
-            StaleLabelsWarning: The truths have changed since the labels were made.
+            StaleLabelsWarning: The ground truths have changed since the labels were made.
         """
         rows, y = self._labelled(position, layer, labels)
         return self._arrays(position, layer, rows, y, copies)
@@ -126,8 +126,8 @@ class Run(StoredRun):
             )
         if are_stale(self.path, labels):
             warnings.warn(
-                f"{self.path}: truths have changed in the table since the label set {labels!r} was "
-                "made; run 'vlmscope label' again",
+                f"{self.path}: ground truths have changed in the table since the label set "
+                f"{labels!r} was made; run 'vlmscope label' again",
                 StaleLabelsWarning,
                 stacklevel=3,
             )

@@ -57,14 +57,14 @@ def wants_bar(progress: Any) -> bool:
         return is_watched()
     if not isinstance(progress, bool):
         raise InputError(
-            f"progress: found {type(progress).__name__}, expected True, False or None; give "
-            "observer an object that is told of every batch"
+            f"progress: found {type(progress).__name__}, expected True, False or None; pass "
+            "observer an object to be notified of every batch"
         )
     return progress
 
 
 class Bar:
-    """A bar on stderr that counts rows, and tells another observer too."""
+    """A bar on stderr that counts rows, and notifies another observer too."""
 
     def __init__(self, total: int, other: Observer | None) -> None:
         self._bar = tqdm(

@@ -124,18 +124,19 @@ def _rates(
         return
     yield from _made_otherwise(names, first, run)
     low, high = pair.difference_low, pair.difference_high
-    says = _says(
+    conclusion = _conclusion(
         low,
         high,
         "it hallucinates more often",
         "it hallucinates less often",
-        "which hallucinates more often cannot be told",
+        "the difference is not significant",
     )
+    p_values = pair.difference_p, pair.difference_p_holm
     yield (
-        f"{names}: on {count(pair.compared, 'question')} in common {says}, {_points(pair)}"
-        f"{_held(low, high, pair.difference_p, pair.difference_p_holm, number)}: both right "
-        f"{pair.both_right:,}, only this one {pair.only_this_right:,}, only the first "
-        f"{pair.only_first_right:,}, both wrong {pair.both_wrong:,}."
+        f"{names}: on {count(pair.compared, 'question')} in common {conclusion}, {_points(pair)}"
+        f"{_significance(low, high, *p_values, number)}: both right {pair.both_right:,}, only "
+        f"this one {pair.only_this_right:,}, only the first {pair.only_first_right:,}, "
+        f"both wrong {pair.both_wrong:,}."
     )
 
 
@@ -172,28 +173,29 @@ def _probes(names: str, pair: PairSummary, number: int) -> Iterator[str]:
     low, high = pair.probe_difference_low, pair.probe_difference_high
     if pair.probe_not_alike:
         yield (
-            f"{names}: on {count(pair.probe_compared, 'question')} that both probes judged, its "
+            f"{names}: on {count(pair.probe_compared, 'question')} that both probes predicted, its "
             f"probe's AUROC differs by {pair.probe_difference:+.3f} (95% interval "
-            f"{_span(low, high, '+.3f')}), but not like for like: {pair.probe_not_alike}; which "
-            "probe is better cannot be told."
+            f"{_span(low, high, '+.3f')}), but the probes are not comparable: "
+            f"{pair.probe_not_alike}."
         )
         return
-    says = _says(low, high, "is better", "is worse", "cannot be told from the other")
+    conclusion = _conclusion(low, high, "is better", "is worse", "is not significantly different")
     p_values = pair.probe_difference_p, pair.probe_difference_p_holm
     yield (
-        f"{names}: on {count(pair.probe_compared, 'question')} that both probes judged, its probe "
-        f"{says}, {pair.probe_difference:+.3f} (95% interval {_span(low, high, '+.3f')}"
-        f"{_held(low, high, *p_values, number)}, each on the hallucinations of its own model."
+        f"{names}: on {count(pair.probe_compared, 'question')} that both probes predicted, its "
+        f"probe {conclusion}, {pair.probe_difference:+.3f} (95% interval {_span(low, high, '+.3f')}"
+        f"{_significance(low, high, *p_values, number)}, each on the hallucinations of its own "
+        "model."
     )
 
 
-def _says(low: float | None, high: float | None, more: str, less: str, neither: str) -> str:
+def _conclusion(low: float | None, high: float | None, more: str, less: str, neither: str) -> str:
     if low is not None and low > 0:
         return more
     return less if high is not None and high < 0 else neither
 
 
-def _held(
+def _significance(
     low: float | None, high: float | None, plain: float | None, corrected: float | None, number: int
 ) -> str:
     """Return p-values, the end of a bracket, and a note if a difference is not significant.

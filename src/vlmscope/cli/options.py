@@ -212,7 +212,7 @@ FamilyFile = Annotated[
     Path | None,
     typer.Option(
         "--family",
-        help="TOML file that describes an architecture vlmscope does not know "
+        help="TOML file that describes an architecture vlmscope does not support "
         "(docs/adding-a-model.md).",
         show_default=False,
     ),

@@ -26,7 +26,7 @@ from vlmscope.dataset.values import (
     to_target,
     to_text,
 )
-from vlmscope.errors import InputError, listed, shortened
+from vlmscope.errors import InputError, join_names, shortened
 from vlmscope.schema import LONGEST_ID, Answered
 
 ANSWER_TABLES = tuple(READERS)
@@ -113,11 +113,11 @@ def read_answers(
     *,
     question_template: str | None = None,
 ) -> AnswerTable:
-    """Read a table of questions, truths and answers: CSV, TSV, JSON, JSONL or Parquet.
+    """Read a table of questions, ground truths and answers: CSV, TSV, JSON, JSONL or Parquet.
 
     Args:
         path: The file.
-        spec: Which column holds what.
+        spec: The columns of each field.
         question_template: Question with columns in braces, as it was asked: ``{question}
             {options}``.
 
@@ -169,7 +169,7 @@ def _roles(
     """
     if looks_like_data(found) and not _role(KNOWN["question"], found):
         raise InputError(
-            f"{table}: the first line looks like data ({listed(found, 4)}), not like names of "
+            f"{table}: the first line looks like data ({join_names(found, 4)}), not like names of "
             "columns; write a line with their names above it, such as id,question,truth,answer"
         )
     if twice := [name for name, times in Counter(found).items() if times > 1]:
@@ -193,7 +193,7 @@ def _roles(
         maps = " ".join(f"--map {field}=COLUMN" for field in missing)
         raise InputError(
             f"{table}: no column for {lack}: give {maps}; columns found: "
-            f"{listed(found, SHOWN_COLUMNS) or 'none'}"
+            f"{join_names(found, SHOWN_COLUMNS) or 'none'}"
         )
     return roles
 
@@ -204,9 +204,9 @@ def _role(names: Iterable[str], found: Sequence[str]) -> str | None:
     if here is not None:
         return here
     for name in names:
-        alike = [column for column in found if plain_header(column) == plain_header(name)]
-        if len(alike) == 1:
-            return alike[0]
+        matching = [column for column in found if plain_header(column) == plain_header(name)]
+        if len(matching) == 1:
+            return matching[0]
     return None
 
 
@@ -281,7 +281,7 @@ def _plain(source: Source, row: Row, name: str) -> Any:
 
 
 def _is_vectors(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
-    """Return whether a column holds vectors, as in an export of a run, which are not copied."""
+    """Return whether a column contains vectors, as in an export of a run, which are not copied."""
     first = next((row[name] for row in rows if row.get(name) is not None), None)
     return isinstance(first, list) and len(first) > 4 and isinstance(first[0], float)
 

@@ -94,7 +94,7 @@ _PLAIN = {field: [plain_name(name) for name in names] for field, names in SUGGES
 
 
 def suggestion(field: str, found: Sequence[str]) -> str | None:
-    """Return the column that most likely holds a field.
+    """Return the column that most likely contains a field.
 
     >>> suggestion("target", ["Index", "Correct Answer"]), suggestion("image", ["a"])
     ('Correct Answer', None)

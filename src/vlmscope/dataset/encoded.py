@@ -39,7 +39,7 @@ _BETWEEN = re.compile(r"\s*\{\s*,?\s*\}\s*")
 
 
 class EncodedError(ValueError):
-    """A text that encodes an image cannot be decoded; the message says why, without the text."""
+    """A text that encodes an image cannot be decoded; the message omits the text."""
 
 
 def is_encoded(text: str) -> bool:
@@ -137,8 +137,8 @@ def _of_printed(text: str) -> tuple[bytes | None, str]:
     r"""Return the bytes that Python printed: ``b'\\xff…'``, or ``{'bytes': b'…', 'path': …}``."""
     alone = _PRINTED_BYTES.fullmatch(text)
     pairs = [] if alone else _PRINTED_PAIR.findall(text)
-    whole = alone is not None or _BETWEEN.fullmatch(_PRINTED_PAIR.sub("", text)) is not None
-    if not whole:
+    valid = alone is not None or _BETWEEN.fullmatch(_PRINTED_PAIR.sub("", text)) is not None
+    if not valid:
         raise EncodedError(f"is printed bytes that are cut or damaged ({len(text):,} characters)")
     values = {"bytes": alone["bytes"]} if alone else {name: value for _, name, value in pairs}
     try:
@@ -167,5 +167,5 @@ def _literal(text: str) -> Any:
 
 def _too_large(size: int) -> EncodedError:
     return EncodedError(
-        f"holds an image file of about {size:,} bytes, the limit is {MAX_IMAGE_BYTES:,}"
+        f"contains an image file of about {size:,} bytes, the limit is {MAX_IMAGE_BYTES:,}"
     )

@@ -23,7 +23,7 @@ from vlmscope.dataset.tables.csv import CsvSource
 from vlmscope.dataset.tables.json import JsonListSource
 from vlmscope.dataset.tables.several import SeveralSource
 from vlmscope.dataset.values import shown_name
-from vlmscope.errors import RowError, listed
+from vlmscope.errors import RowError, join_names
 
 FIRST_ROWS = 2_000
 """Number of rows whose image files are looked up one by one."""
@@ -91,7 +91,7 @@ def _no_truth(columns: Columns, source: Source) -> str:
         )
     if others:
         return (
-            f"{lacks}; if one of {listed(others, 20)} is it, pass --map target=COLUMN, or "
+            f"{lacks}; if one of {join_names(others, 20)} is it, pass --map target=COLUMN, or "
             "afterwards vlmscope label --target COLUMN"
         )
     return (
@@ -105,8 +105,9 @@ def _on_columns(columns: Columns) -> Iterator[str]:
     if others:
         each = ",".join(("image", *others))
         yield (
-            f"{listed(others, 10)} {'is' if len(others) == 1 else 'are'} not shown, the images are "
-            f"taken from {listed(columns.images)}; pass --map image={each} to show all of them"
+            f"{join_names(others, 10)} {'is' if len(others) == 1 else 'are'} not shown, the images "
+            f"are taken from {join_names(columns.images)}; pass --map image={each} to show all of "
+            "them"
         )
 
 
@@ -116,7 +117,7 @@ def _on_placeholders(scan: TableScan) -> Iterator[str]:
     if marks.nameless:
         yield (
             f"{_questions(marks.nameless, scan)} a placeholder such as {marks.first_nameless!r} "
-            "and will fail: it does not say which image it stands for, and the images stand before "
+            "and will fail: it does not number its image, and the images come before "
             "the question; remove it, or number it as in '<image 1>'"
         )
     if marks.missing:
@@ -128,7 +129,7 @@ def _on_placeholders(scan: TableScan) -> Iterator[str]:
 
 def _questions(count: int, scan: TableScan) -> str:
     number = "1 question" if count == 1 else f"{count:,} questions"
-    return f"{number} of {scan.rows:,} {'holds' if count == 1 else 'hold'}"
+    return f"{number} of {scan.rows:,} {'contains' if count == 1 else 'contain'}"
 
 
 def _on_images(table: Table, scan: TableScan) -> Iterator[str]:

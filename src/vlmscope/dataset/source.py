@@ -38,7 +38,7 @@ class Source(ABC):
     unit: ClassVar[str] = "row"
     """What ``Row.number`` counts: ``line``, ``row`` or ``item``."""
     missing: ClassVar[frozenset[str]] = frozenset()
-    """Texts that mean "no value" in this format, beside the empty text."""
+    """Texts that mean "no value" in this format, in addition to the empty text."""
     by_content: ClassVar[bool] = False
     """Whether images it contains are identified by content even if they have names."""
 

@@ -25,7 +25,7 @@ from vlmscope.dataset import (
     read_answers,
     to_target,
 )
-from vlmscope.errors import InputError, listed, shortened
+from vlmscope.errors import InputError, join_names, shortened
 from vlmscope.schema import Answered, Score
 from vlmscope.score import Scorer
 from vlmscope.score.column import LABEL_COLUMNS as READ_COLUMNS
@@ -66,7 +66,7 @@ def is_answers(path: Path) -> bool:
 def read_answer_files(
     path: Path, fields: Sequence[str] = (), question_template: str | None = None
 ) -> AnswerTable:
-    """Read questions, truths and answers of another tool.
+    """Read questions, ground truths and answers of another tool.
 
     Args:
         path: A table (``read_answers``), or ``.h5`` files in the HALP layout, such as an export
@@ -152,8 +152,8 @@ def _no_column(column: str, others: Iterable[str], fields: Mapping[str, Any]) ->
     known = "there are" if there else "the run keeps no other columns of its table"
     return (
         f"--target {shortened(column)}: no such column; "
-        f"{known}{f': {listed(there)}' if there else ''}, and target for the ground truth of the "
-        "run"
+        f"{known}{f': {join_names(there)}' if there else ''}, and target for the ground "
+        "truth of the run"
     )
 
 

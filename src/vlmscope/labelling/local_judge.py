@@ -36,7 +36,7 @@ MAX_NEW_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class LocalJudgeSettings:
-    """Settings of a local judge. Made by ``local_settings``."""
+    """Settings of a local judge, created by ``local_settings``."""
 
     folder: str
     """Folder of the checkpoint."""
@@ -90,7 +90,7 @@ def local_settings(folder: str | Path, batch_size: int = 8) -> LocalJudgeSetting
 
 
 def local_judge(settings: LocalJudgeSettings, cache: Path) -> Judge:
-    """Return a judge that loads its model when the first row has to be judged.
+    """Return a judge that loads its model for the first row without a cached verdict.
 
     Args:
         settings: The model, and how to run it.
@@ -172,9 +172,12 @@ class LocalModel:
         for request, reply in self._replies(requests):
             verdict = None if reply.failed else read_verdict(reply.text, sent=request.messages)
             if verdict is None and not reply.failed:
-                said = {"role": "assistant", "content": reply.text[:2000].strip() or "(nothing)"}
+                previous = {
+                    "role": "assistant",
+                    "content": reply.text[:2000].strip() or "(nothing)",
+                }
                 nudge = {"role": "user", "content": NUDGE}
-                request.messages = [*request.messages, said, nudge]
+                request.messages = [*request.messages, previous, nudge]
                 again.append(request)
                 continue
             self._settle(request, verdict, reply)

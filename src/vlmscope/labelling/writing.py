@@ -77,8 +77,8 @@ def label(
     labels_file(name)  # an invalid name is refused before anything is scored
     if not isinstance(scorer, Column | LabelFile):
         check_answers(run)
-    truths = read_option_targets(run.answers())
-    rows = partial(map, truths.resolve)
+    options = read_option_targets(run.answers())
+    rows = partial(map, options.resolve)
     code = read_code(rows(run.answers()))
     scorer = scorer or Auto(code=code)
     scored = list(scorer(rows(run.answers())))
@@ -115,7 +115,7 @@ def replace_labels(
     with alone(run.path, "labels", "labelling this run"):
         if not overwrite:
             check_kept(run, scores, name=name)
-        return write_labels(run.path, scores, settings, name, truths=run.truths)
+        return write_labels(run.path, scores, settings, name, ground_truths=run.truths)
 
 
 def check_kept(run: Run, scores: Iterable[Score] = (), *, name: str = DEFAULT) -> None:
@@ -163,7 +163,7 @@ def _is_kept(old: Score, new: Score | None) -> bool:
 
 
 def _source(run: Run, lost: Mapping[str, int], name: str) -> str:
-    """Return the source of labels as text, as far as it is known."""
+    """Return the source of labels as text, if known."""
     try:
         settings = label_settings(run.path, name)["settings"]
         if settings.get("labels"):

@@ -12,7 +12,7 @@ is larger.
 Without any signal, an interval below 0 was found in 0.7 to 2.0% of 300 data sets of each of ten
 kinds, before ``SHARED`` was allowed for; where a signal was planted, intervals held the true change
 in 92 to 97%. Of data sets without a signal that went through folds and selection it is 0.4% of 891
-with one split and 1.9% of 594 with three; the sign of the change says "lowers" of 29%.
+with one split and 1.9% of 594 with three; the sign of the change means "lowers" for 29%.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from scipy.stats import t as student  # type: ignore[import-untyped,unused-ignor
 from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, strata, whole_part
 from vlmscope.metrics.curves import abstain, risk_coverage
 from vlmscope.metrics.resampling import Interval, image_numbers
-from vlmscope.metrics.small_samples import error_of, worth
+from vlmscope.metrics.small_samples import effective_images, error_of
 from vlmscope.metrics.weighted import Tally, tally
 
 FEW_LEFT_OUT = 5
@@ -42,8 +42,8 @@ answers.
 SHARED = 2**0.5
 """How much larger the error of out-of-fold risks is where there is no signal.
 
-A chance similarity of two folds counts twice: each is judged by a fit on the other. Their sum has
-twice the variance that resamples show, because those keep the fits fixed. So 0 is within the
+A chance similarity of two folds counts twice: each is predicted by a fit on the other. Their sum
+has twice the variance that resamples show, because those keep the fits fixed. So 0 is within the
 interval unless the change is that much further away from it.
 """
 
@@ -118,9 +118,11 @@ def abstention(
     before, after = abstain(truth, risk, share, folds)
     flags, risks = answers(truth, risk)
     stratum, names = strata(flags.size, folds), np.asarray(groups)
-    told = Abstention(share, before, after, after - before, Interval(float("nan"), float("nan")))
+    estimate = Abstention(
+        share, before, after, after - before, Interval(float("nan"), float("nan"))
+    )
     if len(np.unique(names)) < 2:
-        return told
+        return estimate
     image, images = image_numbers(names, flags.size)
     counted = tally(flags, risks, image, images, stratum)
     kept = np.array([max(1, flags.size - whole_part(share, flags.size)) / flags.size, 1.0])
@@ -131,19 +133,19 @@ def abstention(
 
     error = float(np.nanstd(change(_resamples(images, draws, seed)), ddof=1)) if draws > 1 else 0.0
     riskiest = image[_riskiest(risks, stratum, 1 - kept[0])]
-    left_out = worth(riskiest)
+    left_out = effective_images(riskiest)
     if left_out < FEW_LEFT_OUT and images <= MOST_TO_LEAVE_OUT:
         error = max(error, error_of(change(_without_each(images, range(images)))))
     elif left_out < FEW_LEFT_OUT:  # the others have little influence, and there are too many
         count = np.bincount(riskiest, minlength=images)
         largest = np.argsort(-count, kind="stable")[: min(MOST_TO_LEAVE_OUT, (count > 0).sum())]
-        moved = change(_without_each(images, largest.tolist())) - told.change
-        error = max(error, float(np.sqrt(np.nansum(moved**2))))
+        changes = change(_without_each(images, largest.tolist())) - estimate.change
+        error = max(error, float(np.sqrt(np.nansum(changes**2))))
     half = float(student.ppf((1 + level) / 2, max(left_out - 1, 1))) * error
-    low, high = max(told.change - half, -before), min(told.change + half, 1 - before)
-    if folds is not None and abs(told.change) <= SHARED * half:
+    low, high = max(estimate.change - half, -before), min(estimate.change + half, 1 - before)
+    if folds is not None and abs(estimate.change) <= SHARED * half:
         low, high = min(low, 0.0), max(high, 0.0)
-    return Abstention(share, before, after, told.change, Interval(low, high))
+    return Abstention(share, before, after, estimate.change, Interval(low, high))
 
 
 def coverage_band(

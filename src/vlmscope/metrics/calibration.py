@@ -70,13 +70,13 @@ def reliability(truth: ArrayLike, risk: ArrayLike, *, bins: int = BINS) -> Relia
         raise ValueError(f"bins must be at least 1, found {bins}")
     _, group, size = np.unique(risks, return_inverse=True, return_counts=True)
     twice_middle = 2 * np.cumsum(size) - size
-    place = (bins * twice_middle // (2 * risks.size))[group]
-    count = np.bincount(place, minlength=bins)
+    bin_of = (bins * twice_middle // (2 * risks.size))[group]
+    count = np.bincount(bin_of, minlength=bins)
     kept = count > 0
     count = count[kept]
-    rate = np.bincount(place, weights=flags, minlength=bins)[kept] / count
-    mean = np.bincount(place, weights=risks, minlength=bins)[kept] / count
-    return ReliabilityCurve(mean, rate, count, (np.cumsum(kept) - 1)[place])
+    rate = np.bincount(bin_of, weights=flags, minlength=bins)[kept] / count
+    mean = np.bincount(bin_of, weights=risks, minlength=bins)[kept] / count
+    return ReliabilityCurve(mean, rate, count, (np.cumsum(kept) - 1)[bin_of])
 
 
 def wilson(rate: Floats, count: NDArray[np.int64]) -> tuple[Floats, Floats]:

@@ -74,19 +74,21 @@ def roc(truth: ArrayLike, risk: ArrayLike, folds: ArrayLike | None = None) -> Ro
 
 
 def _curve(truth: Flags, risk: Floats) -> RocCurve:
-    false_alarms, recall, threshold = roc_curve(truth, risk)
-    return RocCurve(*(np.asarray(part, np.float64) for part in (false_alarms, recall, threshold)))
+    false_positive_rate, recall, threshold = roc_curve(truth, risk)
+    return RocCurve(
+        *(np.asarray(part, np.float64) for part in (false_positive_rate, recall, threshold))
+    )
 
 
 def _ends(curve: RocCurve, grid: Floats) -> Floats:
     """Return the recall at both ends of the step at each false positive rate, ``(share, 2)``."""
-    along, up = curve.false_alarms, curve.recall
+    rate, recall = curve.false_alarms, curve.recall
     # np.interp is exact where a share occurs once: the two ends of a step are handled here.
-    first, last = np.searchsorted(along, grid), np.searchsorted(along, grid, side="right") - 1
-    between = np.interp(grid, along, up)
-    step = along[np.minimum(first, along.size - 1)] == grid
-    low = np.where(step, up[np.minimum(first, along.size - 1)], between)
-    high = np.where(step, up[np.maximum(last, 0)], between)
+    first, last = np.searchsorted(rate, grid), np.searchsorted(rate, grid, side="right") - 1
+    between = np.interp(grid, rate, recall)
+    step = rate[np.minimum(first, rate.size - 1)] == grid
+    low = np.where(step, recall[np.minimum(first, rate.size - 1)], between)
+    high = np.where(step, recall[np.maximum(last, 0)], between)
     return np.stack([low, high], axis=1)
 
 

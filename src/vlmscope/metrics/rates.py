@@ -18,7 +18,7 @@ from scipy.stats import t as student  # type: ignore[import-untyped,unused-ignor
 from vlmscope.metrics.answers import Flags, Floats, Numbers
 from vlmscope.metrics.calibration import wilson
 from vlmscope.metrics.resampling import Difference, Interval, image_numbers, interval_of, p_value_of
-from vlmscope.metrics.small_samples import FEW_IMAGES, worth
+from vlmscope.metrics.small_samples import FEW_IMAGES, effective_images
 
 LEVEL = 0.95
 
@@ -51,7 +51,7 @@ def rate(flags: ArrayLike, groups: ArrayLike, *, draws: int = 2000, seed: int = 
     """
     found, image, images = _checked(flags, groups)
     value = float(found.mean())
-    if worth(image) < FEW_IMAGES or found.all() or not found.any():
+    if effective_images(image) < FEW_IMAGES or found.all() or not found.any():
         return Rate(value, _wilson(found, image, images), found.size)
     drawn = _draws(found.astype(np.float64), image, images, draws, seed)
     return Rate(value, interval_of(drawn, LEVEL), found.size)
@@ -80,12 +80,12 @@ def rate_difference(
     gap = first.astype(np.float64) - second
     value = float(gap.mean())
     if not gap.any():  # no difference in this many images
-        most = 1 - ((1 - LEVEL) / 2) ** (1 / worth(image))
+        most = 1 - ((1 - LEVEL) / 2) ** (1 / effective_images(image))
         return Difference(0.0, Interval(-float(most), float(most)), 1.0)
-    if worth(image) >= FEW_IMAGES:
+    if effective_images(image) >= FEW_IMAGES:
         drawn = _draws(gap, image, images, draws, seed)
         return Difference(value, interval_of(drawn, LEVEL), p_value_of(drawn))
-    error, freedom = max(_error(gap, image, images), _least_error(gap)), worth(image) - 1
+    error, freedom = max(_error(gap, image, images), _least_error(gap)), effective_images(image) - 1
     half = float(student.ppf((1 + LEVEL) / 2, freedom)) * error
     p_value = float(2 * student.sf(abs(value) / error, freedom))
     return Difference(value, Interval(max(-1.0, value - half), min(1.0, value + half)), p_value)
@@ -114,8 +114,8 @@ def _draws(values: Floats, image: Numbers, images: int, draws: int, seed: int) -
 
 def _error(values: Floats, image: Numbers, images: int) -> float:
     """Return the standard error of a mean over images (the linearised ratio)."""
-    apart = np.bincount(image, weights=values - values.mean(), minlength=images)
-    return float(np.sqrt(images / (images - 1) * np.square(apart).sum()) / values.size)
+    deviations = np.bincount(image, weights=values - values.mean(), minlength=images)
+    return float(np.sqrt(images / (images - 1) * np.square(deviations).sum()) / values.size)
 
 
 def _least_error(values: Floats) -> float:
@@ -131,10 +131,12 @@ def _wilson(found: Flags, image: Numbers, images: int) -> Interval:
     if 0 < value < 1 and error > 0:
         most = min(most, value * (1 - value) / error**2)
     elif value in (0.0, 1.0):
-        most = worth(image)  # as if each image had one outcome
+        most = effective_images(image)  # as if each image had one outcome
     # Student's quantile instead of the normal one (Korn and Graubard, 1998).
     ends = (1 + LEVEL) / 2
-    most *= (float(ndtri(ends)) / float(student.ppf(ends, max(worth(image) - 1, 1)))) ** 2
+    most *= (
+        float(ndtri(ends)) / float(student.ppf(ends, max(effective_images(image) - 1, 1)))
+    ) ** 2
     counts: NDArray[np.int64] = np.asarray([max(most, 1.0)])
     low, high = wilson(np.array([value]), counts)
     return Interval(float(low[0]), float(high[0]))

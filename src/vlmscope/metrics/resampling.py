@@ -32,11 +32,11 @@ from vlmscope.metrics.answers import Floats, answers, strata
 from vlmscope.metrics.small_samples import (
     Jackknife,
     compare,
+    effective_images_of_rarer,
     error_of,
     interval_of_auroc,
     jackknife,
     too_few_to_resample,
-    worth_of_rarer,
 )
 from vlmscope.metrics.weighted import NAMES, measure_draw, tally
 
@@ -118,7 +118,7 @@ class Resamples:
     images: float = 0
     """For a small sample: effective number of images of the rarer class."""
     crossfitted: frozenset[str] = frozenset()
-    """Risks whose folds are judged by fits on each other: see ``widening``."""
+    """Risks whose folds are predicted by fits on each other: see ``widening``."""
 
     def widening(self, *names: str) -> float:
         """Return the factor by which cross-validation widens an AUROC's interval: √2 at chance.
@@ -220,7 +220,7 @@ def resample_sides(
     two have in common. The same applies to one ground truth and risks of different folds.
 
     Args:
-        sides: By name, risks with their truths.
+        sides: By name, risks with their ground truths.
         groups: The image of each row, for sides without their own: anything that can be sorted. One
             value means the same image on all sides.
         draws: Resamples of the images, the same for all sides.
@@ -250,14 +250,14 @@ def resample_sides(
             for metric, value in measure_draw(counted, weights, metrics).items():
                 found[name][metric][draw] = value
     crossfitted = frozenset(name for name, side in sides.items() if side.folds is not None)
-    # Most sides share their truth, and the effective number of images is slow to compute.
+    # Most sides share their labels, and the effective number of images is slow to compute.
     rows = {tuple(part.tobytes() for part in each): each
             for name, (flags, _) in checked.items()
             for each in [(flags, image[name], stratum[name])]}.values()  # fmt: skip
     if not correct or not any(too_few_to_resample(*each) for each in rows):
         return Resamples(whole, found, crossfitted=crossfitted)
     jackknives = {name: jackknife(each) for name, each in tallies.items()}
-    least = min(worth_of_rarer(*each) for each in rows)
+    least = min(effective_images_of_rarer(*each) for each in rows)
     return Resamples(whole, found, jackknives, least, crossfitted)
 
 

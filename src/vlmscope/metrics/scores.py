@@ -19,7 +19,7 @@ from sklearn.metrics import (  # type: ignore[import-untyped,unused-ignore]
 from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, strata, whole_part
 from vlmscope.metrics.calibration import reliability
 
-FALSE_ALARMS = 0.05
+FALSE_POSITIVE_RATE = 0.05
 """The false positive rate of ``recall_at_5``."""
 
 
@@ -63,18 +63,18 @@ def measure(truth: ArrayLike, risk: ArrayLike, folds: ArrayLike | None = None) -
     """Return the metrics of a risk.
 
     With ``folds``, the rank metrics compare answers of one fold only. Out-of-fold risks of two
-    folds come from two fits: where training has more hallucinations, the fold that is judged has
-    fewer, so a risk that is only the training share would order pairs across folds wrongly and look
-    worse than chance. ``auroc`` is then the share of the pairs *within a fold* in the right order;
-    ``auprc`` and ``recall_at_5`` are the folds' own numbers, averaged over the hallucinated
-    answers. A fold of one class is left out of all three. ``brier`` and ``ece`` are pooled: they
-    compare a risk with its own answer, not with another's risk, and a risk of 30% should be right
-    whichever fit made it.
+    folds come from two fits: where training has more hallucinations, the test fold has fewer, so a
+    risk that is only the training share would order pairs across folds wrongly and look worse than
+    chance. ``auroc`` is then the share of the pairs *within a fold* in the right order; ``auprc``
+    and ``recall_at_5`` are the folds' own numbers, averaged over the hallucinated answers. A fold
+    of one class is left out of all three. ``brier`` and ``ece`` are pooled: they compare a risk
+    with its own answer, not with another's risk, and a risk of 30% should be right whichever fit
+    made it.
 
     Args:
         truth: Booleans, one an answer; true where it is hallucinated.
         risk: Numbers from 0 to 1, one an answer.
-        folds: The fold in which each answer was judged; without it all answers are compared.
+        folds: The fold in which each answer was tested; without it all answers are compared.
 
     Raises:
         ValueError: The arrays are empty, of different shapes, or the risk is not within [0, 1].
@@ -142,7 +142,9 @@ def constant_pairs(truth: ArrayLike, risk: ArrayLike, folds: ArrayLike | None = 
     return constant / pairs if pairs else float("nan")
 
 
-def threshold_at(truth: ArrayLike, risk: ArrayLike, *, false_alarms: float = FALSE_ALARMS) -> float:
+def threshold_at(
+    truth: ArrayLike, risk: ArrayLike, *, false_alarms: float = FALSE_POSITIVE_RATE
+) -> float:
     """Return the lowest risk that at most this share of the faithful answers exceeds.
 
     An answer is flagged where ``risk > threshold``. Answers of equal risk are flagged together or
@@ -166,6 +168,8 @@ def threshold_at(truth: ArrayLike, risk: ArrayLike, *, false_alarms: float = FAL
         raise ValueError(f"false_alarms must be from 0 to below 1, found {false_alarms}")
     faithful = np.sort(risks[~flags])[::-1]
     if not faithful.size:
-        raise ValueError(f"all {flags.size} answers are hallucinated: no false alarm is possible")
+        raise ValueError(
+            f"all {flags.size} answers are hallucinated: no false positive is possible"
+        )
     allowed = min(whole_part(false_alarms, faithful.size), faithful.size - 1)
     return float(faithful[allowed])

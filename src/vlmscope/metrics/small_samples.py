@@ -48,7 +48,7 @@ class Jackknife:
     """AUROC without each image, shape ``(image,)``; NaN if no pair is left."""
 
 
-def worth(image: Numbers, weight: Floats | None = None) -> float:
+def effective_images(image: Numbers, weight: Floats | None = None) -> float:
     """Return the effective number of images, as if all had equal weight (Kish, 1965).
 
     One image with a third of all answers dominates, however many others there are.
@@ -57,7 +57,7 @@ def worth(image: Numbers, weight: Floats | None = None) -> float:
         image: The image of each answer.
         weight: Weight of each answer; equal weights without it.
 
-    >>> worth(np.array([0, 1, 2, 3])), worth(np.array([0, 0, 0, 1]))
+    >>> effective_images(np.array([0, 1, 2, 3])), effective_images(np.array([0, 0, 0, 1]))
     (4.0, 1.6)
     """
     _, number = np.unique(image, return_inverse=True)
@@ -65,7 +65,9 @@ def worth(image: Numbers, weight: Floats | None = None) -> float:
     return float(each.sum() ** 2 / np.square(each).sum()) if each.any() else 0.0
 
 
-def worth_of_rarer(truth: ArrayLike, groups: ArrayLike, stratum: ArrayLike | None = None) -> float:
+def effective_images_of_rarer(
+    truth: ArrayLike, groups: ArrayLike, stratum: ArrayLike | None = None
+) -> float:
     """Return the effective number of images of the rarer class.
 
     Within strata (kinds, folds) an answer is weighted by its number of pairs: one hallucinated
@@ -78,16 +80,18 @@ def worth_of_rarer(truth: ArrayLike, groups: ArrayLike, stratum: ArrayLike | Non
         stratum: Number of the stratum that each answer is compared in; one without it.
 
     >>> truth, images = [True, *[False] * 9, *[True] * 10], list(range(20))
-    >>> worth_of_rarer(truth, images), worth_of_rarer(truth, images, [0] * 10 + [1] * 10)
-    (9.0, 1.0)
+    >>> effective_images_of_rarer(truth, images)
+    9.0
+    >>> effective_images_of_rarer(truth, images, [0] * 10 + [1] * 10)
+    1.0
     """
     flags, image = np.asarray(truth, dtype=bool), np.asarray(groups)
     if stratum is None:
-        return min(worth(image[flags]), worth(image[~flags]))
+        return min(effective_images(image[flags]), effective_images(image[~flags]))
     _, number = np.unique(np.asarray(stratum), return_inverse=True)
     hits, alarms = (np.bincount(number, weights=each) for each in (flags, ~flags))
     pairs = np.where(flags, alarms[number], hits[number])
-    return min(worth(image[own], pairs[own]) for own in (flags, ~flags))
+    return min(effective_images(image[own], pairs[own]) for own in (flags, ~flags))
 
 
 def is_small(truth: ArrayLike, groups: ArrayLike) -> bool:
@@ -97,7 +101,10 @@ def is_small(truth: ArrayLike, groups: ArrayLike) -> bool:
     (False, True)
     """
     image = np.asarray(groups)
-    return worth(image) < FEW_IMAGES or worth_of_rarer(truth, image) < FEW_OF_A_CLASS
+    return (
+        effective_images(image) < FEW_IMAGES
+        or effective_images_of_rarer(truth, image) < FEW_OF_A_CLASS
+    )
 
 
 def too_few_to_resample(
@@ -111,7 +118,7 @@ def too_few_to_resample(
     True
     """
     image = np.asarray(groups)
-    few = worth(image), worth_of_rarer(truth, image, stratum)
+    few = effective_images(image), effective_images_of_rarer(truth, image, stratum)
     return min(few) < TOO_FEW_TO_DRAW
 
 
@@ -196,9 +203,9 @@ def interval_of_auroc(
         [float(expit(centre + side * quantile * error)) for side in (-1, 1)]
         for centre, error in _log_odds(found, images, wider)
     ]
-    told = found.wins / found.pairs
-    low, high = (max(each) if told > 0.5 else min(each) for each in zip(*ends, strict=True))
-    return min(low, told), max(high, told)
+    auroc = found.wins / found.pairs
+    low, high = (max(each) if auroc > 0.5 else min(each) for each in zip(*ends, strict=True))
+    return min(low, auroc), max(high, auroc)
 
 
 def compare(

@@ -16,7 +16,7 @@ from scipy.sparse import csr_array  # type: ignore[import-untyped,unused-ignore]
 
 from vlmscope.metrics.answers import Flags, Floats, Numbers
 from vlmscope.metrics.calibration import BINS
-from vlmscope.metrics.scores import FALSE_ALARMS
+from vlmscope.metrics.scores import FALSE_POSITIVE_RATE
 
 NAMES = ("auroc", "auprc", "brier", "ece", "recall_at_5", "prevalence")
 """The fields of ``Metrics`` that vary between resamples: all but the count."""
@@ -40,7 +40,7 @@ class Tally:
     """Squared distance of risk and truth, summed by image, shape ``(image,)``."""
     distinct: Floats
     """The distinct risks of all strata, ascending."""
-    place: Numbers
+    distinct_index: Numbers
     """Index of each level's risk in ``distinct``, shape ``(level,)``."""
 
 
@@ -72,16 +72,16 @@ def tally(
 
     loss = np.bincount(image, weights=(risk - truth) ** 2, minlength=images).astype(np.float64)
     sizes = np.bincount(keys // distinct.size)
-    place = keys % distinct.size
+    distinct_index = keys % distinct.size
     return Tally(
-        levels=distinct[place],
+        levels=distinct[distinct_index],
         starts=np.cumsum(sizes) - sizes,
         sizes=sizes,
         hallucinated=counts(truth),
         faithful=counts(~truth),
         loss=loss,
         distinct=distinct,
-        place=place,
+        distinct_index=distinct_index,
     )
 
 
@@ -130,7 +130,7 @@ def _rank_metrics(
     flagged = hit + np.repeat(all_alarms, counted.sizes) - alarms_below + alarms
     found["auprc"] = float(kept @ (hit / np.maximum(flagged, 1)) / kept.sum())
     # A level is flagged if enough faithful answers are below it: all but the allowed ones.
-    enough = all_alarms - np.floor(FALSE_ALARMS * all_alarms + 1e-9)
+    enough = all_alarms - np.floor(FALSE_POSITIVE_RATE * all_alarms + 1e-9)
     above = alarms_below - alarms >= np.repeat(enough, counted.sizes)
     found["recall_at_5"] = float(kept @ above / kept.sum())
     return found
@@ -151,9 +151,9 @@ def _calibration_error(counted: Tally, hits: Floats, alarms: Floats) -> float:
         alarms: Faithful answers at each level.
     """
     size = counted.distinct.size
-    rows = np.bincount(counted.place, weights=hits + alarms, minlength=size)
+    rows = np.bincount(counted.distinct_index, weights=hits + alarms, minlength=size)
     rows_below = np.cumsum(rows)
-    hit = np.bincount(counted.place, weights=hits, minlength=size)
+    hit = np.bincount(counted.distinct_index, weights=hits, minlength=size)
     excess_below = np.cumsum(hit - counted.distinct * rows)
     total = rows_below[-1]
     # Twice a middle rank is an integer, and an edge is an integer or at least a fifteenth from one:

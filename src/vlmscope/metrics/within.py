@@ -22,10 +22,10 @@ from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, strata
 from vlmscope.metrics.resampling import Interval, Resamples, dependence, image_numbers, resample
 from vlmscope.metrics.small_samples import (
     Jackknife,
+    effective_images_of_rarer,
     error_of,
     interval_of_auroc,
     jackknife,
-    worth_of_rarer,
 )
 from vlmscope.metrics.weighted import tally
 
@@ -171,8 +171,8 @@ def each_kind(
         own = names == name
         found[str(name)] = _left_out(flags[own], risks[own], image[own], stratum[own])
     fitted = folds is not None
-    told = sum(np.isfinite(_interval(each, LEVEL, fitted).low) for each in found.values())
-    level = 1 - (1 - LEVEL) / max(told, 1)
+    shown = sum(np.isfinite(_interval(each, LEVEL, fitted).low) for each in found.values())
+    level = 1 - (1 - LEVEL) / max(shown, 1)
     return {
         name: KindAuroc(
             _auroc(each[0]), _interval(each, LEVEL, fitted), _interval(each, level, fitted)
@@ -187,7 +187,7 @@ def _left_out(
     """Return the AUROC without each image, and the effective number of the rarer class."""
     images, own = np.unique(image, return_inverse=True)
     counted = tally(truth, risk, own, len(images), strata(truth.size, stratum))
-    return jackknife(counted), worth_of_rarer(truth, own, stratum)
+    return jackknife(counted), effective_images_of_rarer(truth, own, stratum)
 
 
 def _auroc(found: Jackknife) -> float:

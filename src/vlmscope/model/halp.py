@@ -33,7 +33,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Original:
+class HalpModel:
     """How HALP read one model."""
 
     title: str
@@ -68,7 +68,7 @@ _EIGHT_OF_32 = (0, 8, 16, 24, 31)
 _SEVEN_OF_28 = (0, 7, 14, 21, 27)
 
 HALP_MODELS = (
-    Original(
+    HalpModel(
         title="Llama-3.2-Vision",
         checkpoint="meta-llama/Llama-3.2-11B-Vision-Instruct",
         model_type="mllama",
@@ -80,7 +80,7 @@ HALP_MODELS = (
         vision_token=_LAST_IMAGE,
         query_token=_LAST_PROMPT,
     ),
-    Original(
+    HalpModel(
         title="Phi-4-multimodal",
         checkpoint="microsoft/Phi-4-multimodal-instruct",
         model_type="phi4_multimodal",
@@ -95,7 +95,7 @@ HALP_MODELS = (
         vision_token=_LAST_IMAGE,
         query_token=_LAST_PROMPT,
     ),
-    Original(
+    HalpModel(
         title="Gemma 3",
         checkpoint="google/gemma-3-12b-it",
         model_type="gemma3",
@@ -111,7 +111,7 @@ HALP_MODELS = (
         ),
         query_token=_LAST_PROMPT,
     ),
-    Original(
+    HalpModel(
         title="Qwen2.5-VL",
         checkpoint="Qwen/Qwen2.5-VL-7B-Instruct",
         model_type="qwen2_5_vl",
@@ -127,7 +127,7 @@ HALP_MODELS = (
         ),
         query_token=_LAST_PROMPT,
     ),
-    Original(
+    HalpModel(
         title="SmolVLM2",
         checkpoint="HuggingFaceTB/SmolVLM2-2.2B-Instruct",
         model_type="smolvlm",
@@ -148,7 +148,7 @@ HALP_MODELS = (
         answer="prompt and answer in one text",
         vision_encoder="model.vision_model.encoder",
     ),
-    Original(
+    HalpModel(
         title="LLaVA-NeXT",
         checkpoint="llava-hf/llama3-llava-next-8b-hf",
         model_type="llava_next",
@@ -168,7 +168,7 @@ HALP_MODELS = (
         query_token=_LAST_PROMPT,
         answer="the text after the last 'assistant'",
     ),
-    Original(
+    HalpModel(
         title="FastVLM",
         checkpoint="apple/FastVLM-7B",
         model_type="fast_vlm",
@@ -189,7 +189,7 @@ HALP_MODELS = (
         ),
         answer="the text after the first 'assistant'",
     ),
-    Original(
+    HalpModel(
         title="Molmo",
         checkpoint="allenai/Molmo-7B-O-0924",
         model_type="",
@@ -207,13 +207,13 @@ HALP_MODELS = (
 )
 """The eight models, grouped by the convention of their layers."""
 
-BY_FAMILY: Mapping[str, Original] = {
+BY_FAMILY: Mapping[str, HalpModel] = {
     each.model_type: each for each in HALP_MODELS if each.model_type
 }
 """``config.model_type`` → HALP's way, for the seven models that transformers has."""
 
 
-def halp_model_for(model_type: str, spec: CaptureSpec) -> Original | None:
+def halp_model_for(model_type: str, spec: CaptureSpec) -> HalpModel | None:
     """Return how HALP read a family if the spec asks for it; otherwise None.
 
     Args:
@@ -256,7 +256,7 @@ def positions_of(model_type: str) -> tuple[str, ...]:
     return tuple(p for p in DEFAULT_POSITIONS if stored_at(original, p).place)
 
 
-def stored_at(original: Original, position: str) -> Stored:
+def stored_at(original: HalpModel, position: str) -> Stored:
     """Return what HALP stored under the name of one of ``DEFAULT_POSITIONS``."""
     return {
         "last_image_token": original.vision_token,
@@ -264,7 +264,7 @@ def stored_at(original: Original, position: str) -> Stored:
     }[position]
 
 
-def position_in_prompt(original: Original | None, position: str) -> str:
+def position_in_prompt(original: HalpModel | None, position: str) -> str:
     """Return the position in the prompt that a position's name refers to.
 
     >>> position_in_prompt(BY_FAMILY["fast_vlm"], "last_image_token")
@@ -275,19 +275,19 @@ def position_in_prompt(original: Original | None, position: str) -> str:
     return position if original is None else stored_at(original, position).place
 
 
-def states_of(original: Original | None) -> LayerStates:
+def states_of(original: HalpModel | None) -> LayerStates:
     """Return which hidden state ``layer_k`` is."""
     return "hidden_states[k+1]" if original is None else original.states
 
 
-def with_encoder_of(original: Original | None, vlm: VisionLanguageModel) -> VisionLanguageModel:
+def with_encoder_of(original: HalpModel | None, vlm: VisionLanguageModel) -> VisionLanguageModel:
     """Return the model with the vision encoder whose output HALP averaged."""
     if original is None or not original.vision_encoder:
         return vlm
     return replace(vlm, family=replace(vlm.family, vision_encoder=original.vision_encoder))
 
 
-def halp_notes(original: Original | None) -> tuple[str, ...]:
+def halp_notes(original: HalpModel | None) -> tuple[str, ...]:
     """Return notes for the user: whether the vision-only vector differs from HALP's."""
     if original is None or original.vision_only.place:
         return ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vlmscope.model.halp import (
-    Original,
+    HalpModel,
     halp_model_for,
     halp_notes,
     position_in_prompt,
@@ -36,7 +36,7 @@ class ResolvedSpec:
     """Longest answer in tokens; 0 stops after the prefill."""
     compat: Compat
     """The method whose way of reading is used; empty for vlmscope's own."""
-    original: Original | None
+    original: HalpModel | None
     """How that method reads this family; None for vlmscope's own method."""
 
     @property

@@ -345,7 +345,7 @@ def write_labels(figure: Figure, axes: Axes, box: Box, labels: Sequence[Label]) 
     bottom, top = axes.get_ylim()
     scale = (box.top - box.bottom) / (top - bottom)
     heights = [box.bottom + (label.height - bottom) * scale for label in labels]
-    positions = apart(np.array(heights), LINE, box.bottom, box.top)
+    positions = spread(np.array(heights), LINE, box.bottom, box.top)
     start = box.right + _LEADER
     for label, height, position in zip(labels, heights, positions, strict=True):
         leader = Look(label.look.colour, width=0.7)
@@ -354,14 +354,14 @@ def write_labels(figure: Figure, axes: Axes, box: Box, labels: Sequence[Label]) 
         write(figure, start, position, _text_of(label))
 
 
-def apart(wanted: NDArray[np.float64], gap: float, low: float, high: float) -> NDArray[np.float64]:
+def spread(wanted: NDArray[np.float64], gap: float, low: float, high: float) -> NDArray[np.float64]:
     """Return the positions nearest to ``wanted`` with a distance of ``gap`` and within the ends.
 
     After subtracting the space of the positions below, the positions only need to be in ascending
     order: the nearest such positions are the means of blocks that are out of order (pool adjacent
     violators). If there is not enough space, they extend beyond the upper end.
 
-    >>> apart(np.array([5.0, 1.0, 5.0]), 2, 0, 10).tolist()
+    >>> spread(np.array([5.0, 1.0, 5.0]), 2, 0, 10).tolist()
     [4.0, 1.0, 6.0]
     """
     order = np.argsort(wanted, kind="stable")

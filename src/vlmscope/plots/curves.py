@@ -50,7 +50,7 @@ class RocLine:
     """The ROC curve of one risk; arrays have one element per threshold, from (0, 0) to (1, 1)."""
 
     title: str
-    false_alarms: ArrayLike
+    false_positive_rate: ArrayLike
     """Share of the faithful answers that are flagged."""
     recall: ArrayLike
     """Share of the hallucinated answers that are flagged."""
@@ -75,7 +75,7 @@ class CoverageLine:
     style: Literal["probe", "baseline", "optimal"]
     """What it is, for the description and the data; ``optimal`` is what no risk can beat."""
     band: tuple[ArrayLike, ArrayLike, ArrayLike] | None = None
-    """Shares answered, and the ends of a band there that holds the whole curve in 95%."""
+    """Shares answered, and the ends of a band there that contains the complete curve in 95%."""
     meaning: str = ""
     """Its name in ``palette.LOOKS``."""
 
@@ -86,7 +86,7 @@ def roc_curves(curves: Sequence[RocLine]) -> Plot:
 
     A curve of many points is thinned to ``MOST_POINTS``, evenly along its length.
     """
-    looks = [look(row.meaning, place) for place, row in enumerate(curves)]
+    looks = [look(row.meaning, index) for index, row in enumerate(curves)]
     thin = [(row, own, *_thin_roc(row)) for row, own in _drawn(curves, looks, "auroc")]
     keys = [
         KeyRow(own, row.title, known(row.auroc)) for own, row in zip(looks, curves, strict=True)
@@ -96,16 +96,16 @@ def roc_curves(curves: Sequence[RocLine]) -> Plot:
     line(axes, [0, 1], [0, 1], CHANCE)
     axes.axvline(_FLAGGED, color=PALETTE["axis"], linewidth=0.7)
     axes.text(0.075, 0.015, "5% of the faithful", color=PALETTE["muted"], fontsize=SMALL)
-    for row, own, false_alarms, recall in thin:
-        line(axes, false_alarms, recall, own, marker="", zorder=3)
-        place = _last_allowed(row)
-        x, y = _floats(row.false_alarms)[[place]], _floats(row.recall)[[place]]
+    for row, own, false_positive_rate, recall in thin:
+        line(axes, false_positive_rate, recall, own, marker="", zorder=3)
+        index = _last_allowed(row)
+        x, y = _floats(row.false_positive_rate)[[index]], _floats(row.recall)[[index]]
         line(axes, x, y, own, zorder=4, clip_on=False)
     title_axes(figure, box, "faithful answers flagged", "hallucinated answers flagged")
     columns: dict[str, list[Any]] = {"title": [], "false_alarms": [], "recall": []}
-    for row, _, false_alarms, recall in thin:
+    for row, _, false_positive_rate, recall in thin:
         columns["title"] += [row.title] * len(recall)
-        columns["false_alarms"] += false_alarms.tolist()
+        columns["false_alarms"] += false_positive_rate.tolist()
         columns["recall"] += recall.tolist()
     return Plot(
         name="roc_curves",
@@ -131,7 +131,7 @@ def risk_coverage_plot(curves: Sequence[CoverageLine], prevalence: float) -> Plo
         curves: One a risk.
         prevalence: Hallucination rate where every question is answered.
     """
-    looks = [look(row.meaning, place) for place, row in enumerate(curves)]
+    looks = [look(row.meaning, index) for index, row in enumerate(curves)]
     drawn = _drawn(curves, looks, "aurc")
     thin = [(row, *_thin_coverage(row)) for row, _ in drawn]
     titled = zip(looks, curves, strict=True)
@@ -139,9 +139,9 @@ def risk_coverage_plot(curves: Sequence[CoverageLine], prevalence: float) -> Plo
     figure, axes, box = _keyed(keys, "AURC, less is better")
     axes.set(xlim=(-0.01, 1.01), ylim=(0, _highest(thin, prevalence)))
     axes.axhline(prevalence, color=PALETTE["axis"], linewidth=0.7)
-    said = f"all answered: {prevalence:.1%}"
+    label = f"all answered: {prevalence:.1%}"
     axes.annotate(
-        said, (0, prevalence), (2, 3), textcoords="offset points", fontsize=SMALL,
+        label, (0, prevalence), (2, 3), textcoords="offset points", fontsize=SMALL,
         color=PALETTE["muted"],
     )  # fmt: skip
     for index, ((row, coverage, rate), (_, own)) in enumerate(zip(thin, drawn, strict=True)):
@@ -194,7 +194,7 @@ def _band_at(row: CoverageLine, coverage: Floats) -> tuple[list[float | None], l
 
 
 def _keyed(rows: Sequence[KeyRow], heading: str) -> tuple[Figure, Axes, Box]:
-    """Return a figure of half width with a key above its axes; without rows, one that says so."""
+    """Return a figure of half width with a key above its axes; without rows, one with a note."""
     figure = sheet(HALF, 0.55 + _HIGH + room_for_key(max(len(rows), 2)))
     box = Box(0.52, 0.55, HALF - 0.15, 0.55 + _HIGH)
     axes = axes_in(figure, box)
@@ -211,19 +211,19 @@ def _keyed(rows: Sequence[KeyRow], heading: str) -> tuple[Figure, Axes, Box]:
 
 def _thin_roc(row: RocLine) -> tuple[Floats, Floats]:
     """Return the curve at points evenly far from each other, its ends and its mark among them."""
-    false_alarms, recall = _floats(row.false_alarms), _floats(row.recall)
+    false_positive_rate, recall = _floats(row.false_positive_rate), _floats(row.recall)
     if recall.size > MOST_POINTS:
-        steps = np.abs(np.diff(false_alarms)) + np.abs(np.diff(recall))
+        steps = np.abs(np.diff(false_positive_rate)) + np.abs(np.diff(recall))
         length = np.concatenate([[0], np.cumsum(steps)])
         evenly = np.searchsorted(length, np.linspace(0, length[-1], MOST_POINTS - 1))
         kept = np.unique(np.append(evenly, _last_allowed(row)))
-        false_alarms, recall = false_alarms[kept], recall[kept]
-    return false_alarms, recall
+        false_positive_rate, recall = false_positive_rate[kept], recall[kept]
+    return false_positive_rate, recall
 
 
 def _last_allowed(row: RocLine) -> int:
     """Return the index of the last point with at most 5% of the faithful answers flagged."""
-    return int(np.searchsorted(_floats(row.false_alarms), _FLAGGED, side="right")) - 1
+    return int(np.searchsorted(_floats(row.false_positive_rate), _FLAGGED, side="right")) - 1
 
 
 def _thin_coverage(row: CoverageLine) -> tuple[Floats, Floats]:
@@ -254,34 +254,34 @@ def _highest(thin: Sequence[tuple[Any, ...]], prevalence: float) -> float:
 
 def _describe_roc(curves: Sequence[RocLine]) -> str:
     """Return a description with the share of hallucinated answers that each risk flags."""
-    said = ["Hallucinated answers flagged, against faithful answers flagged."]
+    parts = ["Hallucinated answers flagged, against faithful answers flagged."]
     for row in curves:
         if np.isnan(row.auroc):
-            said.append(f"{row.title} ({row.style}): {NOTHING}.")
+            parts.append(f"{row.title} ({row.style}): {NOTHING}.")
             continue
         found = _floats(row.recall)[_last_allowed(row)]
-        said.append(
+        parts.append(
             f"{row.title} ({row.style}): AUROC {row.auroc:.3f}, flags {found:.1%} where no more "
             "than 5% of the faithful are flagged."
         )
-    return " ".join(said)
+    return " ".join(parts)
 
 
 def _describe_coverage(
     curves: Sequence[CoverageLine], thin: Sequence[tuple[Any, ...]], prevalence: float
 ) -> str:
     """Return a description of the effect of abstaining."""
-    said = [f"Hallucination rate by share answered; {prevalence:.1%} where all are answered."]
+    parts = [f"Hallucination rate by share answered; {prevalence:.1%} where all are answered."]
     for row, coverage, rate in thin:
         if len(rate):
             at_half, at_most = (np.interp(share, coverage, rate) for share in (0.5, 0.9))
-            said.append(
+            parts.append(
                 f"{row.title} ({row.style}): {at_most:.1%} at 90% answered, {at_half:.1%} at 50%, "
                 f"AURC {row.aurc:.3f}."
             )
     nothing = [row for row in curves if np.isnan(row.aurc)]
-    said += [f"{row.title} ({row.style}): {NOTHING}." for row in nothing]
-    return " ".join(said)
+    parts += [f"{row.title} ({row.style}): {NOTHING}." for row in nothing]
+    return " ".join(parts)
 
 
 def _floats(values: ArrayLike) -> Floats:

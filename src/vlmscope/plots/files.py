@@ -32,7 +32,7 @@ _UNTURNED = re.compile(r"rotate\(-?0 [^)]*\)")
 
 
 def inline_svg(plot: Plot) -> str:
-    """Return an ``<svg>`` element to put into a page as it is.
+    """Return an ``<svg>`` element to embed in a page unchanged.
 
     It fills the width it is given, up to that at which its text is 12 pixels high. Its colours are
     ``var(--plot-<name>, <colour>)`` by the names of ``PALETTE``, its font is the page's, its ids
@@ -75,7 +75,7 @@ def _element(
         figure.savefig(drawn, format="svg", facecolor=background, metadata=nothing)
     # What is parsed is what matplotlib has just written and escaped.
     old = ET.fromstring(drawn.getvalue())  # noqa: S314
-    ids = {old_id: f"{name}-{place}" for place, old_id in enumerate(_references(old), 1)}
+    ids = {old_id: f"{name}-{number}" for number, old_id in enumerate(_references(old), 1)}
     title, description = f"{name}-title", f"{name}-desc"
     root = ET.Element("svg", {"xmlns": _SVG, "viewBox": old.get("viewBox", ""), "role": "img"})
     root.set("aria-labelledby", f"{title} {description}")
@@ -101,7 +101,7 @@ def _references(root: ET.Element) -> dict[str, None]:
 def _slim(old: ET.Element, ids: dict[str, str], *, on_page: bool) -> list[ET.Element]:
     """Return an element without what a page has no use for: itself, its children, or nothing."""
     tag = old.tag.removeprefix(f"{{{_SVG}}}")
-    # The style sheet would hold for the whole page; what it says is on the root element.
+    # The style sheet would apply to the complete page; its rules are on the root element.
     if tag in ("metadata", "style"):
         return []
     attributes = _attributes(old, ids, on_page=on_page)
@@ -142,9 +142,9 @@ def _style(value: str, ids: dict[str, str], *, on_page: bool) -> str:
     # Older releases of matplotlib write one declaration for size and family.
     if size := re.search(r"[\d.]+px", found.pop("font", "")):
         found["font-size"] = size[0]
-    said = ";".join(f"{name}:{_LONG_NUMBER.sub(_short, said)}" for name, said in found.items())
-    said = _REFERENCE.sub(lambda reference: f"url(#{ids[reference[1]]})", said)
-    return _COLOUR.sub(_named, said) if on_page else said
+    style = ";".join(f"{name}:{_LONG_NUMBER.sub(_short, value)}" for name, value in found.items())
+    style = _REFERENCE.sub(lambda reference: f"url(#{ids[reference[1]]})", style)
+    return _COLOUR.sub(_named, style) if on_page else style
 
 
 def _named(found: re.Match[str]) -> str:
@@ -179,7 +179,7 @@ def csv_text(plot: Plot) -> str:
         ValueError: The columns are not equally long.
     """
     out = StringIO()
-    # The line ends of RFC 4180, which also make the module quote a cell that holds one of them.
+    # The line ends of RFC 4180, which also make the module quote a cell that contains one of them.
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(map(_cell, plot.columns))
     writer.writerows([_cell(value) for value in row] for row in _rows(plot))

@@ -88,7 +88,7 @@ def auroc_by_layer(
         unseen: The description of held-out answers, for the caption.
     """
     rows: list[LayerLine | Reference] = [*lines, *references]
-    looks = [look(row.meaning, place) for place, row in enumerate(rows)]
+    looks = [look(row.meaning, index) for index, row in enumerate(rows)]
     labels = [Label(0.5, "chance", "0.500", CHANCE), *map(_label, rows, looks)]
     high = max(4.0, 0.85 + LINE * len(labels))
     figure = sheet(WIDE, high)
@@ -99,9 +99,9 @@ def auroc_by_layer(
         name="auroc_by_layer",
         title="AUROC by layer",
         caption=(
-            f"How well a probe of each layer tells hallucinated from faithful answers {unseen} "
-            "it has not seen; bands are 95% simultaneous bands over all layers. The grey dashed "
-            "lines need no hidden states: a probe is useful if it is above them."
+            f"How well a probe of each layer distinguishes hallucinated from faithful answers "
+            f"{unseen} it has not seen; bands are 95% simultaneous bands over all layers. The grey "
+            "dashed lines need no hidden states: a probe is useful if it is above them."
             + " A layer that finds nothing has no point."
             * any(np.isnan(_arrays(row)[1]).any() for row in lines)
         ),
@@ -220,24 +220,24 @@ def _arrays(row: LayerLine) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], N
 
 def _describe(lines: Sequence[LayerLine], references: Sequence[Reference]) -> str:
     """Return a description of the plot."""
-    said = []
+    parts = []
     for row in lines:
         layers, auroc, low, high = _arrays(row)
         if np.isfinite(auroc).any():
             best = int(np.nanargmax(auroc))
-            said.append(
+            parts.append(
                 f"{row.title}, {layers.size} layers recorded: best at layer {layers[best]}, "
                 f"{auroc[best]:.3f} ({low[best]:.3f} to {high[best]:.3f})."
             )
             if nothing := ", ".join(map(str, layers[np.isnan(auroc)])):
-                said.append(f"{row.title} finds nothing at layer {nothing}.")
+                parts.append(f"{row.title} finds nothing at layer {nothing}.")
         else:
-            said.append(f"{row.title}: {NOTHING}.")
+            parts.append(f"{row.title}: {NOTHING}.")
     for ref in references:
         has_ends = ref.low is not None and ref.high is not None and not np.isnan(ref.auroc)
         ends = f" ({ref.low:.3f} to {ref.high:.3f})" if has_ends else ""
-        said.append(f"{ref.title} ({ref.kind}): {known(ref.auroc)}{ends}.")
-    return " ".join(["AUROC by decoder layer; chance is 0.5.", *said])
+        parts.append(f"{ref.title} ({ref.kind}): {known(ref.auroc)}{ends}.")
+    return " ".join(["AUROC by decoder layer; chance is 0.5.", *parts])
 
 
 def _columns(lines: Sequence[LayerLine], references: Sequence[Reference]) -> dict[str, list[Any]]:
@@ -248,4 +248,4 @@ def _columns(lines: Sequence[LayerLine], references: Sequence[Reference]) -> dic
         rows += [(row.title, "representation", *cells) for cells in layers]
     rows += [(ref.title, ref.kind, None, ref.auroc, ref.low, ref.high) for ref in references]
     names = ("title", "kind", "layer", "auroc", "low", "high")
-    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
+    return {name: [row[index] for row in rows] for index, name in enumerate(names)}

@@ -104,8 +104,8 @@ def same_image(
     """
     near, found = np.arange(len(guess)), guess
     for least in ALIKE_COARSE:
-        found, alike = _aligned(moving.coarse[near], fixed.coarse[near], found, _COARSE_STEPS)
-        near, found = near[alike >= least], found[alike >= least]
+        found, similarity = _aligned(moving.coarse[near], fixed.coarse[near], found, _COARSE_STEPS)
+        near, found = near[similarity >= least], found[similarity >= least]
     found, _ = _aligned(moving.fine[near], fixed.fine[near], found, _FINE_STEPS)
     same = np.zeros(len(guess), dtype=bool)
     same[near] = _is_verified(moving.fine[near], fixed.fine[near], found)
@@ -116,10 +116,10 @@ def _is_verified(
     cells: np.ndarray, target: np.ndarray, found: Float32[np.ndarray, "n 2 3"]
 ) -> Bool[np.ndarray, " n"]:
     """Return which pairs are similar enough after the alignment."""
-    alike, structured, smooth = _compared(cells, target, found)
+    similarity, structured, smooth = _compared(cells, target, found)
     needed = np.interp(smooth, DETAIL, ALIKE)
     needed = np.where(_in_place(found), np.maximum(needed, ALIKE_IN_PLACE), needed)
-    return np.asarray(structured & (alike >= needed) & _is_of_copies(found))
+    return np.asarray(structured & (similarity >= needed) & _is_of_copies(found))
 
 
 def _blurred(cells: Float32[np.ndarray, "n side side"], sigma: float) -> np.ndarray:
@@ -181,7 +181,7 @@ def _aligned(
 ) -> tuple[Float32[np.ndarray, "n 2 3"], Float32[np.ndarray, " n"]]:
     """Return the transform after some Gauss–Newton steps, and the correlation before the last."""
     grid, planes = _inner_grid(cells.shape[1]), _with_gradients(cells)
-    alike = np.zeros(len(cells), dtype=np.float32)
+    similarity = np.zeros(len(cells), dtype=np.float32)
     wanted = target.reshape(len(target), -1)[:, grid.where]
     horizontal, vertical = grid.points
     for _ in range(steps):
@@ -189,7 +189,7 @@ def _aligned(
         one, other = _centred(found, inside), _centred(wanted, inside)
         energy = (one**2).sum(1, keepdims=True) + 1e-6
         product = (one * other).sum(1)
-        alike = product / np.sqrt(energy[:, 0] * ((other**2).sum(1) + 1e-6))
+        similarity = product / np.sqrt(energy[:, 0] * ((other**2).sum(1) + 1e-6))
         gain = (product[:, None] / energy).clip(0.2, 5)
         slopes = np.stack(
             [right * horizontal, right * vertical, right, down * horizontal, down * vertical, down],
@@ -204,7 +204,7 @@ def _aligned(
         step = np.linalg.solve(normal, slopes @ (other - gain * one)[..., None])[..., 0]
         step *= np.minimum(1, 0.15 / np.maximum(np.abs(step).max(1, keepdims=True), 1e-9))
         transform = transform + step.reshape(-1, 2, 3).astype(np.float32)
-    return transform, alike
+    return transform, similarity
 
 
 def _compared(
@@ -222,11 +222,11 @@ def _compared(
     flat = _with_gradients(target).reshape(len(target), LUMA**2, 3)[:, grid.where]
     wanted = np.moveaxis(flat[..., 1:], 2, 1) * inside[:, None]
     energy = (slopes**2).sum((1, 2)) * (wanted**2).sum((1, 2))
-    alike = (slopes * wanted).sum((1, 2)) / (np.sqrt(energy) + 1e-6)
+    similarity = (slopes * wanted).sum((1, 2)) / (np.sqrt(energy) + 1e-6)
     side = round(len(grid.points[0]) ** 0.5)
     both = [np.hypot(*np.moveaxis(each, 1, 0)).reshape(-1, side, side) for each in (slopes, wanted)]
     structured = _is_structured(both[0]) & _is_structured(both[1])
-    return alike, structured, _is_smooth(flat[..., 0].reshape(-1, side, side))
+    return similarity, structured, _is_smooth(flat[..., 0].reshape(-1, side, side))
 
 
 def has_structure(fine: Float32[np.ndarray, "n 24 24"]) -> Bool[np.ndarray, " n"]:

@@ -2,7 +2,7 @@
 
 Facts known about a question or its answer are features of ordinary classifiers. Features are
 computed on all rows at once, without their labels: word counts or ranks of entropies leak nothing
-about the labels. Rare values cannot be learnt, so kinds with few rows have no column of their own.
+about the labels. Rare values cannot be learned, so kinds with few rows have no separate column.
 
 Each baseline uses the same folds as the probes, with its form and penalty likewise chosen inside
 training. Some are known before the first token of the answer is written, like the probes' vectors;
@@ -128,8 +128,8 @@ def kinds_and_numbers(known: KnownFacts) -> Matrix:
     """Return ``few_facts``, pairs of kinds, and interactions of numbers with question kinds."""
     parts = [few_facts(known)]
     names = list(known.kinds)
-    for place, one in enumerate(names):
-        for other in names[place + 1 :]:
+    for index, one in enumerate(names):
+        for other in names[index + 1 :]:
             pairs = zip(known.kinds[one], known.kinds[other], strict=True)
             parts.append(one_hot([f"{a}\n{b}" for a, b in pairs], MOST_PAIRS))
     parts += _pairs_with_columns(known)
@@ -399,9 +399,9 @@ def _number(values: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
     """
     if values is None or not np.isfinite(values).any():
         return None
-    told = np.clip(values[np.isfinite(values)], -LARGEST, LARGEST)
-    bounded = np.clip(values, told.min(), told.max())
-    return np.where(np.isnan(values), told.mean(), bounded)[:, None]
+    finite = np.clip(values[np.isfinite(values)], -LARGEST, LARGEST)
+    bounded = np.clip(values, finite.min(), finite.max())
+    return np.where(np.isnan(values), finite.mean(), bounded)[:, None]
 
 
 def _answer_types(facts: Facts) -> Sequence[str]:

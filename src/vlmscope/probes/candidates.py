@@ -39,8 +39,8 @@ FURTHEST = 1e-6
 """Smallest distance of a probability from 0 and 1, which keeps log-odds finite."""
 
 
-Judge = Callable[[Any], Float[np.ndarray, " judged"]]
-"""From row numbers to log-odds."""
+Predictor = Callable[[Any], Float[np.ndarray, " predicted"]]
+"""A fitted model: a function from row numbers to log-odds."""
 
 
 class OutOfFold(Protocol):
@@ -182,15 +182,15 @@ def best_of(fits: Mapping[str, ChosenFit], folds: Sequence[Fold]) -> ChosenFit:
     )
 
 
-def fit_candidate(candidate: Candidate, train: Any, truth: Bool[np.ndarray, " rows"]) -> Judge:
+def fit_candidate(candidate: Candidate, train: Any, truth: Bool[np.ndarray, " rows"]) -> Predictor:
     """Return a function from row numbers to log-odds, by a fit on the training rows."""
     model = candidate.model().fit(candidate.features[train], truth[train])
 
-    def judge(rows: Any) -> Float[np.ndarray, " judged"]:
+    def predict(rows: Any) -> Float[np.ndarray, " predicted"]:
         chance = model.predict_proba(candidate.features[rows])[:, 1]
         return np.asarray(logit(np.clip(chance, FURTHEST, 1 - FURTHEST)))
 
-    return judge
+    return predict
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -201,7 +201,7 @@ class _Fits:
     """For each fold, out-of-fold log-odds of its training rows by fits without that fold; NaN
     elsewhere.
     """
-    outer: Callable[[int], Judge]
+    outer: Callable[[int], Predictor]
     """From a fold's number to the fit on its training rows."""
 
 
@@ -212,9 +212,9 @@ def _one_by_one(
     inner = np.full((len(folds), len(truth)), np.nan)
     for one, other in combinations(range(len(folds)), 2):
         train = np.setdiff1d(folds[one].train, folds[other].test)
-        judge = fit_candidate(candidate, train, truth)
-        inner[one, folds[other].test] = judge(folds[other].test)
-        inner[other, folds[one].test] = judge(folds[one].test)
+        predict = fit_candidate(candidate, train, truth)
+        inner[one, folds[other].test] = predict(folds[other].test)
+        inner[other, folds[one].test] = predict(folds[one].test)
     return _Fits(inner, lambda number: fit_candidate(candidate, folds[number].train, truth))
 
 

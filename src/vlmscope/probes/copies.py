@@ -178,7 +178,7 @@ class _Candidates:
     """Which crop of the second."""
     turned: Int[np.ndarray, " pairs"]
     """Rotation and mirroring of the second: see ``symmetric``."""
-    alike: Float32[np.ndarray, " pairs"]
+    similarity: Float32[np.ndarray, " pairs"]
     """Correlation of the two crops."""
 
     def __getitem__(self, which: np.ndarray) -> _Candidates:
@@ -224,11 +224,11 @@ def _candidates(luma: UInt8[np.ndarray, "n 24 24"]) -> _Candidates:
         *(np.concatenate([getattr(each, name) for each in found]) for name in _Candidates.__slots__)
     )
     # The most similar crops of each pair, and the most similar partners of each image.
-    pairs = pairs[np.lexsort((-pairs.alike, pairs.fixed, pairs.moving))]
+    pairs = pairs[np.lexsort((-pairs.similarity, pairs.fixed, pairs.moving))]
     first = np.ones(len(pairs.moving), dtype=bool)
     first[1:] = (np.diff(pairs.moving) != 0) | (np.diff(pairs.fixed) != 0)
     pairs = pairs[np.flatnonzero(first)]
-    pairs = pairs[np.lexsort((-pairs.alike, pairs.moving))]
+    pairs = pairs[np.lexsort((-pairs.similarity, pairs.moving))]
     starts = np.searchsorted(pairs.moving, pairs.moving)
     return pairs[np.flatnonzero(np.arange(len(starts)) - starts < _PARTNERS)]
 
@@ -318,8 +318,8 @@ def _looked_up(
     turns = [symmetric(order, np.array([kind])).reshape(-1) for kind in range(8)]
     for chunk in _chunks(len(moving)):
         one, other = flat[moving[chunk]], others[kept[chunk], fixed[chunk]]
-        alike = np.stack([np.einsum("pc,pc->p", one, other[:, cell]) for cell in turns])
-        turned[chunk], best[chunk] = alike.argmax(axis=0), alike.max(axis=0)
+        similarity = np.stack([np.einsum("pc,pc->p", one, other[:, cell]) for cell in turns])
+        turned[chunk], best[chunk] = similarity.argmax(axis=0), similarity.max(axis=0)
     likely = np.flatnonzero((best >= _ALIKE_AT_FIRST) & (moving != fixed))
     return _Candidates(
         moving[likely],

@@ -96,8 +96,8 @@ def crossfit_logistic(
         rows, truth, np.repeat(without, len(strengths), axis=0), np.tile(strengths, len(pairs))
     )
     weights = solve(inner, curvature)
-    held = inner.logits(weights, np.arange(len(inner.penalty)), held_out=True)
-    auroc, loss, inner_logit = _judge(inner, held, label, pairs, len(strengths))
+    held_out_logits = inner.logits(weights, np.arange(len(inner.penalty)), held_out=True)
+    auroc, loss, inner_logit = _inner_scores(inner, held_out_logits, label, pairs, len(strengths))
     best = loss.argmin(axis=1)
     outer = pose(rows, truth, ~np.eye(len(folds), dtype=bool), strengths[best])
     start = [_mean_of_pairs(weights, pairs, fold, len(strengths), c) for fold, c in enumerate(best)]
@@ -115,9 +115,9 @@ def crossfit_logistic(
     )
 
 
-def _judge(
+def _inner_scores(
     inner: Problems,
-    held: Float32[np.ndarray, "rows problems"],
+    held_out_logits: Float32[np.ndarray, "rows problems"],
     label: Bool[np.ndarray, " rows"],
     pairs: Sequence[tuple[int, int]],
     size: int,
@@ -131,9 +131,9 @@ def _judge(
     auroc, loss = np.zeros((len(spans), size)), np.zeros((len(spans), size))
     logits = np.full((len(spans), size, len(label)), np.nan)
     for number, pair in enumerate(pairs):
-        for fold, judged in (pair, pair[::-1]):
-            span = spans[judged]
-            part = held[span, number * size : (number + 1) * size].T
+        for fold, other in (pair, pair[::-1]):
+            span = spans[other]
+            part = held_out_logits[span, number * size : (number + 1) * size].T
             logits[fold, :, span] = part
             auroc[fold] += rank_auroc(label[span], part)
             loss[fold] += log_loss_of(label[span], part)

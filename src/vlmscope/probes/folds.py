@@ -106,10 +106,10 @@ def _too_few(
     """Return the error for too few groups."""
     found, short_of_groups = [], False
     for rows, outcome in ((truth, "hallucinated"), (~truth, "faithful")):
-        size, held = int(rows.sum()), len(np.unique(groups[rows]))
-        found.append(f"{_number(size, f'{outcome} answer')} in {_number(held, 'group')}")
+        size, group_count = int(rows.sum()), len(np.unique(groups[rows]))
+        found.append(f"{_number(size, f'{outcome} answer')} in {_number(group_count, 'group')}")
         # Several rows share a group: another row of the same images would not help.
-        short_of_groups |= held < min(count, size)
+        short_of_groups |= group_count < min(count, size)
     why = f"; {ONE_GROUP}" if len(np.unique(groups)) < len(groups) else ""
     fewer = f"ask for {most} folds, or " if most >= FEWEST else ""
     return (
@@ -218,8 +218,8 @@ def _near_pairs(
         order = np.argsort(band, kind="stable")
         cuts = np.flatnonzero(np.diff(band[order])) + 1
         for bucket in np.split(order, cuts):
-            for place in range(len(bucket) - 1):
-                one, others = bucket[place], bucket[place + 1 :]
+            for index in range(len(bucket) - 1):
+                one, others = bucket[index], bucket[index + 1 :]
                 close = others[_count_bits(codes[others] ^ codes[one]) <= distance]
                 if len(close):
                     yield np.stack([np.full(len(close), one), close])

@@ -141,10 +141,10 @@ def _grid_scores(
     masks = np.repeat(~np.eye(blocks, dtype=bool), len(grid), axis=0)
     inner = pose(rows, truth, masks, np.tile(grid, blocks))
     weights = solve(inner, curvature)
-    held = inner.logits(weights, np.arange(len(masks)), held_out=True)
+    held_out_logits = inner.logits(weights, np.arange(len(masks)), held_out=True)
     label = truth[rows.order]
     parts = [
-        (label[span], held[span, block * len(grid) : (block + 1) * len(grid)].T)
+        (label[span], held_out_logits[span, block * len(grid) : (block + 1) * len(grid)].T)
         for block, span in rows.spans()
     ]
     auroc = [rank_auroc(*part) for part in parts]

@@ -51,21 +51,21 @@ def permute_groups(
     generator = np.random.default_rng(seed)
     _, group = np.unique(groups, return_inverse=True)
     block, group_of = _blocks_of(group, blocks)
-    size, held = np.bincount(block), np.bincount(group_of)
-    start, first = np.cumsum(size) - size, np.cumsum(held) - held
+    size, blocks_of_group = np.bincount(block), np.bincount(group_of)
+    start, first = np.cumsum(size) - size, np.cumsum(blocks_of_group) - blocks_of_group
     position = np.empty(len(truth), dtype=np.int64)
     position[np.argsort(block, kind="stable")] = np.arange(len(truth))
-    within, place = position - start[block], np.arange(len(size)) - first[group_of]
+    within, offset = position - start[block], np.arange(len(size)) - first[group_of]
     labels = np.empty((count, len(truth)), dtype=bool)
     for line in labels:
-        giver = generator.permutation(len(held))[group_of]
+        donor = generator.permutation(len(blocks_of_group))[group_of]
         shuffled = np.lexsort((generator.random(len(truth)), block))
         mixed = (
             np.arange(len(size))
             if blocks is None
             else np.lexsort((generator.random(len(size)), group_of))
         )
-        source = mixed[first[giver] + place % held[giver]][block]
+        source = mixed[first[donor] + offset % blocks_of_group[donor]][block]
         line[:] = truth[shuffled[start[source] + within % size[source]]]
     return labels
 

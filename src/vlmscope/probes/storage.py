@@ -62,26 +62,26 @@ class ProbeInfo:
     format_version: int = FORMAT_VERSION
 
 
-def read_info(place: Path, found: Any) -> ProbeInfo:
+def read_info(path: Path, found: Any) -> ProbeInfo:
     """Convert the JSON object to a ``ProbeInfo``, checking the types of all fields."""
     version = found.get("format_version") if isinstance(found, dict) else None
     if version != FORMAT_VERSION:
         raise InputError(
-            f"{place}: format version {version!r}, expected {FORMAT_VERSION}; "
+            f"{path}: format version {version!r}, expected {FORMAT_VERSION}; "
             "use the vlmscope that wrote it, or train the probe again"
         )
     names = {each.name for each in fields(ProbeInfo)}
     if set(found) != names:
-        odd = ", ".join(sorted(set(found) ^ names))
-        raise InputError(f"{place}: fields missing or unknown: {odd}; train the probe again")
+        unexpected = ", ".join(sorted(set(found) ^ names))
+        raise InputError(f"{path}: fields missing or unknown: {unexpected}; train the probe again")
     lists = {name: found.get(name) for name in ("calibration", "chosen_c")}
     tuples = {name: tuple(v) if isinstance(v, list) else v for name, v in lists.items()}
     info = ProbeInfo(**{**found, **tuples})
-    check_info(place, info)
+    check_info(path, info)
     return info
 
 
-def check_info(place: Path, info: ProbeInfo) -> None:
+def check_info(path: Path, info: ProbeInfo) -> None:
     """Check every field's type and range."""
     pair = info.calibration
     good = {
@@ -111,7 +111,7 @@ def check_info(place: Path, info: ProbeInfo) -> None:
     }
     for name in (name for name, right in good.items() if not right):
         raise InputError(
-            f"{place}: {name} is {getattr(info, name)!r}, which is not of the expected type (see "
+            f"{path}: {name} is {getattr(info, name)!r}, which is not of the expected type (see "
             "ProbeInfo); train the probe again"
         )
 
@@ -177,13 +177,13 @@ def probe_files(path: Path, probe: BinaryProbe, info: ProbeInfo) -> dict[Path, b
         raise InputError(f"{path}: {name} cannot be saved; use one of {', '.join(_ESTIMATORS)}")
     if info.estimator != name or info.width != probe.n_features_in_:
         raise InputError(
-            f"{path}: the description says {info.estimator} of width {info.width}, the probe is "
-            f"{name} of width {probe.n_features_in_}; describe the probe that is saved"
+            f"{path}: the description has {info.estimator} of width {info.width}, the probe is "
+            f"{name} of width {probe.n_features_in_}; give the description of the saved probe"
         )
     if probe.classes_.tolist() != [False, True]:
         raise InputError(
             f"{path}: the probe's classes are {probe.classes_.tolist()}, not False and True; "
-            "fit it on truth values"
+            "fit it on boolean labels"
         )
     check_info(path, info)
     data = save({key: np.ascontiguousarray(value) for key, value in _tensors(probe).items()})
@@ -223,26 +223,24 @@ def load_probe(path: Path) -> tuple[BinaryProbe, ProbeInfo]:
     Raises:
         InputError: The folder contains no probe, a newer one, or a damaged one.
     """
-    place = path / DESCRIPTION
-    description = _read_json(place)
+    file = path / DESCRIPTION
+    description = _read_json(file)
     if description.get("kind") != "vlmscope probe":
-        raise InputError(f"{place}: does not describe a vlmscope probe; give a probe's folder")
-    info = read_info(place, description.get("info"))
+        raise InputError(f"{file}: does not describe a vlmscope probe; give a probe's folder")
+    info = read_info(file, description.get("info"))
     if info.estimator not in _ESTIMATORS:
         raise InputError(
-            f"{place}: estimator {info.estimator!r} is not known; "
+            f"{file}: estimator {info.estimator!r} is not known; "
             f"expected one of {', '.join(_ESTIMATORS)}"
         )
     probe = _ESTIMATORS[info.estimator]()
     parameters = description.get("parameters")
     if not isinstance(parameters, dict) or set(parameters) != set(probe.get_params()):
         raise InputError(
-            f"{place}: parameters {parameters!r} are not those of {info.estimator}; train it again"
+            f"{file}: parameters {parameters!r} are not those of {info.estimator}; train it again"
         )
     if not isinstance(parameters.get("hidden", []), list):
-        raise InputError(
-            f"{place}: hidden is {parameters['hidden']!r}, expected a list; copy again"
-        )
+        raise InputError(f"{file}: hidden is {parameters['hidden']!r}, expected a list; copy again")
     probe.set_params(**{k: tuple(v) if isinstance(v, list) else v for k, v in parameters.items()})
     tensors = _read_tensors(path / WEIGHTS, description.get("weights_sha256"))
     _check_tensors(path / WEIGHTS, probe, tensors, info.width)
@@ -250,43 +248,43 @@ def load_probe(path: Path) -> tuple[BinaryProbe, ProbeInfo]:
     return probe, info
 
 
-def _read_json(place: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     """Read the description, an object."""
     try:
-        description = load_json(read_document(place).decode())
+        description = load_json(read_document(path).decode())
     except OSError as error:
         raise InputError(
-            f"{place}: cannot be read: {error.strerror or error}; give a probe's folder"
+            f"{path}: cannot be read: {error.strerror or error}; give a probe's folder"
         ) from error
     except ValueError as error:
-        raise InputError(f"{place}: is not JSON: {error}; copy the probe again") from error
+        raise InputError(f"{path}: is not JSON: {error}; copy the probe again") from error
     if not isinstance(description, dict):
-        raise InputError(f"{place}: is not an object; give a probe's folder")
+        raise InputError(f"{path}: is not an object; give a probe's folder")
     return description
 
 
-def _read_tensors(place: Path, checksum: Any) -> dict[str, Shaped[np.ndarray, ...]]:
+def _read_tensors(path: Path, checksum: Any) -> dict[str, Shaped[np.ndarray, ...]]:
     """Read the arrays, if they match the checksum in the description."""
     try:
-        data = read_document(place, MOST_OF_WEIGHTS)
+        data = read_document(path, MOST_OF_WEIGHTS)
     except OSError as error:
         raise InputError(
-            f"{place}: cannot be read: {error.strerror or error}; copy the probe again"
+            f"{path}: cannot be read: {error.strerror or error}; copy the probe again"
         ) from error
     found = hashlib.sha256(data).hexdigest()
     if found != checksum:
         raise InputError(
-            f"{place}: SHA-256 is {found}, expected {checksum}; it is damaged or of another "
+            f"{path}: SHA-256 is {found}, expected {checksum}; it is damaged or of another "
             "probe, copy both files again"
         )
     try:
         return load(data)
     except (SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{place}: is not a safetensors file: {error}; train it again") from error
+        raise InputError(f"{path}: is not a safetensors file: {error}; train it again") from error
 
 
 def _check_tensors(
-    place: Path,
+    path: Path,
     probe: BinaryProbe,
     tensors: Mapping[str, Shaped[np.ndarray, ...]],
     width: int,
@@ -301,15 +299,15 @@ def _check_tensors(
         shapes |= {"weights": (1, width), "bias": (1,)}
     found = {name: tensor.shape for name, tensor in tensors.items()}
     if found != shapes:
-        raise InputError(f"{place}: arrays {found}, expected {shapes}; train the probe again")
+        raise InputError(f"{path}: arrays {found}, expected {shapes}; train the probe again")
     for name, tensor in tensors.items():
         if tensor.dtype not in (np.float32, np.float64) or not np.isfinite(tensor).all():
             raise InputError(
-                f"{place}: {name!r} is {tensor.dtype} or not finite, expected finite float32 or "
+                f"{path}: {name!r} is {tensor.dtype} or not finite, expected finite float32 or "
                 "float64; train the probe again"
             )
     if not (tensors["scale"] > 0).all():
-        raise InputError(f"{place}: 'scale' is not positive everywhere; train the probe again")
+        raise InputError(f"{path}: 'scale' is not positive everywhere; train the probe again")
 
 
 def _fill(probe: BinaryProbe, tensors: Mapping[str, Shaped[np.ndarray, ...]]) -> None:

@@ -1,6 +1,6 @@
 """Categories of questions: their hallucination rate, and the AUROC within each.
 
-Numbers in the saved sweep are used as they are, so that a number is the same wherever it is shown;
+Numbers in the saved sweep are used unchanged, so that a number is the same wherever it is shown;
 only missing ones are computed, in the same way.
 """
 
@@ -46,9 +46,9 @@ def categories(
         members.setdefault(row.category or NONE, []).append(row)
     images = _images(rows, sweep)
     saved = _saved(sweep)
-    judged = saved or _judged(members, sweep)
+    aurocs = saved or _computed_aurocs(members, sweep)
     found = [
-        _row(name, own, labels, images, judged.get(name, {}))
+        _row(name, own, labels, images, aurocs.get(name, {}))
         for name, own in members.items()
         if set(members) != {NONE}
     ]
@@ -139,7 +139,7 @@ def _found_nothing(sweep: SavedSweep) -> bool:
     return sweep["selected"].found_nothing
 
 
-def _judged(
+def _computed_aurocs(
     members: Mapping[str, Sequence[Row]], sweep: SavedSweep | None
 ) -> dict[str, Mapping[str, Any]]:
     """Return the AUROC within each category, as ``sweeps.by_column`` computes it."""

@@ -85,7 +85,7 @@ class ColumnValue:
     """Ends of its 95% interval, of this value by itself."""
     auroc_high: float | None
     all_low: float | None
-    """Ends of the interval that holds for all values of the column together."""
+    """Ends of the simultaneous interval for all values of the column."""
     all_high: float | None
 
 

@@ -41,7 +41,7 @@ from vlmscope.report.document import CategoryRow, Figure
 from vlmscope.report.held_out import unseen
 from vlmscope.sweeps import ProbeResult, SavedSweep
 from vlmscope.sweeps.evaluation import QUESTION_ONLY
-from vlmscope.sweeps.grid import place_title
+from vlmscope.sweeps.grid import layer_title
 
 NAMES = (
     "auroc_by_layer",
@@ -95,7 +95,7 @@ def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
     for row in sweep.results:
         if row.kind == "probe" and row.estimator == "logistic" and row.representation:
             ends = _known(row, _band(row))
-            title = place_title(row.representation, None)
+            title = layer_title(row.representation, None)
             if row.known == "after":
                 title += " (after the answer)"
             if row.layer is None:

@@ -56,10 +56,10 @@ class Scale:
     low: float
     high: float
 
-    def place(self, value: float) -> str:
+    def position(self, value: float) -> str:
         """Return the position of ``value``, in percent of the width.
 
-        >>> Scale(0.5, 1.0).place(0.6)
+        >>> Scale(0.5, 1.0).position(0.6)
         '20.00%'
         """
         share = (value - self.low) / (self.high - self.low)

@@ -82,7 +82,7 @@ def write_report(
         RunBusyError: Another process is writing a report there.
         StoreError: Rows, labels or probes are damaged, or the disk refuses.
     """
-    tell = listener("progress", progress)
+    report_step = listener("progress", progress)
     run, spec = as_run(run), _with_model_name(spec or ReportSpec())
     own = REPORT if spec.labels == DEFAULT else f"report-{spec.labels}.html"
     page = run.path / own if out is None else as_path(out)
@@ -92,15 +92,15 @@ def write_report(
     plots = PLOTS if page.name == REPORT else f"{page.stem}-{PLOTS}"
     if page != run.path / REPORT:
         _check_ours(page, page.with_name(plots))
-    gathered = gather(run, spec, tell)
-    tell("plots")
+    gathered = gather(run, spec, report_step)
+    report_step("plots")
     files = {name: data for plot in gathered.plots for name, data in plot_files(plot).items()}
     document = with_images(gathered)
     data = render(document).encode()
     folder = make_child_folder(page.parent, plots)
     with alone(folder, "report", "writing a report here"):
         saved = {folder / name: content for name, content in files.items()}
-        tell("page")
+        report_step("page")
         publish_together(saved | {page: data})
         _remove_older(page.parent, plots, keep=files)
     return WrittenReport(page, len(data), tuple(saved), document)
@@ -125,7 +125,7 @@ def _check_ours(page: Path, plots: Path) -> None:
     """Refuse to replace a page, or figures, that no report wrote.
 
     Raises:
-        InputError: There is such a page, or such a figure without a report beside it.
+        InputError: There is such a page, or such a figure without a report in the same folder.
     """
     if is_remote(page) or _is_report(page):
         return

@@ -7,7 +7,7 @@
 - ``column``: existing labels in a column or a file
 - ``error_kinds``: whether a wrong answer to a yes/no question is a false positive or negative
 - ``language/``: words, numbers, synonyms and denials in English
-- ``parsing/``: what a question asks, what a truth accepts, what an answer says
+- ``parsing/``: parsing of questions, ground truths and answers
 - ``rules/``: rules for open questions, by the form of the answer
 - ``judge/``: a language model as the judge; import it from ``vlmscope.score.judge``
 """

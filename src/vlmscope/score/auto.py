@@ -14,14 +14,14 @@ from vlmscope.score.vqa import Vqa
 
 
 class Auto:
-    """Scores rows whose truth is yes or no by ``YesNo``, all others by ``Vqa``.
+    """Score rows whose ground truth is yes or no by ``YesNo``, all others by ``Vqa``.
 
     ``Score.scorer`` names the scorer that decided.
 
     Args:
-        judge: Scores the rows that the rules cannot; None leaves them unscorable.
+        judge: Scorer of the rows that the rules cannot score; None leaves them unscorable.
         code: Coding of the table's ground truths, from ``read_code``; by default a row's question
-            alone decides the meaning of 0 and 1.
+            determines the meaning of 0 and 1.
     """
 
     name = "auto"
@@ -49,7 +49,7 @@ class Auto:
 
 
 def _offered(row: Answered) -> bool:
-    """Return whether the truth is one of the choices that the question lists."""
+    """Return whether the ground truth is one of the choices listed in the question."""
     choices = read_question(row.question).choices
     return choices is not None and any(
         true_choice(truth, choices) is not None for truth in accepted_answers(row.target)

@@ -1,7 +1,7 @@
 """Scorers for existing labels: a column of the table, or a file of labelled questions.
 
-Both are read by the same short list of words, and the word *False* is false: research code that
-took any text as true inverted every such label.
+Both use the same short list of words, and the word *False* is false: research code that treated any
+text as true inverted every such label.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
-from vlmscope.errors import InputError, listed, shortened
+from vlmscope.errors import InputError, join_names, shortened
 from vlmscope.regular import PointerError, open_regular
 from vlmscope.schema import NOT_IN_FILE, Answered, Outcome, Score, outcome_of
 from vlmscope.score.scorer import Finding, excerpt
@@ -33,7 +33,8 @@ _NOT_RIGHT = re.compile(r"^(?:not|non|un|in|wrong|halluc\w*)$")
 _PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 FEWEST_TRUTHS = 5
-"""Rows whose cells equal the truth before a column is refused as a copy of it."""
+"""Minimum number of rows with cells equal to the ground truth for a column to be rejected as a
+copy."""
 
 GAPS = ("", "nan", "none", "null", "<na>", "unlabelled")
 """Empty cells: the answer is unlabelled."""
@@ -75,7 +76,7 @@ EMPTY_IN_FILE = "no label in the file"
 """Evidence of a row whose cell in a label file is empty; the file's name follows."""
 
 NONE_IN_COLUMN = "no label in the column"
-"""Evidence of a row whose cell in a column of labels is empty, or holds no label."""
+"""Evidence of a row whose cell in a column of labels is empty, or is not a label."""
 
 
 def lacks_label(score: Score) -> str:
@@ -101,7 +102,7 @@ def read_label(value: object, column: str = "") -> bool | None:
 
     Args:
         value: The cell.
-        column: Name of its column: 1 in *is_correct* is no hallucination.
+        column: Name of its column: 1 in *is_correct* is not a hallucination.
 
     Raises:
         ValueError: The value is not a label.
@@ -119,7 +120,9 @@ def read_label(value: object, column: str = "") -> bool | None:
         return not means_right(column)
     if word in FALSE or number == 0:
         return means_right(column)
-    raise ValueError(f"{excerpt(str(value), 30)} is no label; write true, false or nothing")
+    raise ValueError(
+        f"{excerpt(str(value), 30)} is not a label; expected true, false or an empty cell"
+    )
 
 
 def _number(word: str) -> float | None:
@@ -133,30 +136,31 @@ def _number(word: str) -> float | None:
 class _TruthCheck:
     """Detects a column of *yes* and *no* that is the ground truth rather than labels.
 
-    It is, if every cell is the row's truth and an answer that equals both would be hallucinated.
+    It is, if every cell is the row's ground truth and an answer equal to both is labelled
+    hallucinated.
     """
 
     rows: int = 0
-    others: int = 0
-    absurd: bool = False
+    mismatches: int = 0
+    inconsistent: bool = False
 
-    def see(self, row: Answered, cell: object, label: bool | None) -> None:
+    def add(self, row: Answered, cell: object, label: bool | None) -> None:
         """Add a row whose cell is not empty."""
         if is_gap(cell):
             return
-        said = _first_word(cell)
+        word = _first_word(cell)
         self.rows += 1
-        if self.others or said not in ("yes", "no") or said != _first_word(row.target):
-            self.others += 1  # not the ground truth: no further checks needed
+        if self.mismatches or word not in ("yes", "no") or word != _first_word(row.target):
+            self.mismatches += 1  # not the ground truth: no further checks needed
             return
-        self.absurd |= label is True and said == _first_word(row.answer)
+        self.inconsistent |= label is True and word == _first_word(row.answer)
 
     def refuse_truth(self, where: str) -> None:
-        """Raise if the column is the truth."""
-        if self.absurd and not self.others and self.rows >= FEWEST_TRUTHS:
+        """Raise if the column is the ground truth."""
+        if self.inconsistent and not self.mismatches and self.rows >= FEWEST_TRUTHS:
             raise InputError(
                 f"{where}: its yes and no are the truth in all {self.rows:,} rows, not labels of "
-                "the answers; name a column with labels, or leave it out and let the rules decide"
+                "the answers; name a column with labels, or omit it to label by the rules"
             )
 
 
@@ -175,7 +179,7 @@ class Reading:
     column: str
     """Name of the column."""
     cells: Mapping[tuple[str, bool | None], int]
-    """Cell, stripped, and the label that it was read as → rows; the most rows first."""
+    """Stripped cell and its label → number of rows, in descending order."""
     not_labels: int = 0
     """Number of rows whose cell is not a label."""
 
@@ -185,14 +189,14 @@ class Reading:
         >>> str(Reading("label", {("1", True): 100, ("0", False): 140, ("", None): 3}))
         'label = 1 → hallucinated, 100 rows; 0 → faithful, 140; empty → unlabelled, 3'
         """
-        told = [
+        parts = [
             f"{_shown(cell)} → {_outcome(cell, label)}, {rows:,}"
             for (cell, label), rows in self.cells.items()
         ]
-        if told:
-            told[0] += " row" if next(iter(self.cells.values())) == 1 else " rows"
-        told += [f"no label → unscorable, {self.not_labels:,}"] if self.not_labels else []
-        return f"{shortened(self.column)} = {'; '.join(told) or 'in no row'}"
+        if parts:
+            parts[0] += " row" if next(iter(self.cells.values())) == 1 else " rows"
+        parts += [f"no label → unscorable, {self.not_labels:,}"] if self.not_labels else []
+        return f"{shortened(self.column)} = {'; '.join(parts) or 'in no row'}"
 
     def record(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -212,7 +216,7 @@ def _shown(cell: str) -> str:
 
 
 class Column:
-    """Reads the labels from a column of the table that the run was made of.
+    """Read the labels from a column of the run's table.
 
     Args:
         column: Name of the column.
@@ -237,7 +241,7 @@ class Column:
         check = _TruthCheck()
         for row in rows:
             finding, is_label = self._find(row)
-            check.see(row, row.metadata.get(self.column), finding.hallucinated)
+            check.add(row, row.metadata.get(self.column), finding.hallucinated)
             total += 1
             not_labels += not is_label
             if is_label:
@@ -246,12 +250,12 @@ class Column:
             others |= row.metadata.keys()
             yield finding.score(row, self.name)
         if total and self.column not in others:
-            have = listed(sorted(others)) or "none"
+            have = join_names(sorted(others)) or "none"
             raise InputError(f"--column {self.column}: no such column; there are: {have}")
         check.refuse_truth(f"--column {self.column}")
         if total and bad == total:
             raise InputError(
-                f"--column {self.column}: no row holds a label, expected true or false, 1 or 0, "
+                f"--column {self.column}: no row contains a label, expected true or false, 1 or 0, "
                 "yes or no, hallucinated or faithful, incorrect or correct; name another column"
             )
         self.reading = Reading(self.column, dict(cells.most_common()), not_labels)
@@ -271,7 +275,7 @@ class Column:
 
 
 class LabelFile:
-    """Reads the labels from a CSV file by question id.
+    """Read the labels from a CSV file by question id.
 
     Args:
         path: The file.
@@ -296,7 +300,7 @@ class LabelFile:
         check = _TruthCheck()
         for row in rows:
             if row.id in self.labels:
-                check.see(row, self._cells[row.id], self.labels[row.id])
+                check.add(row, self._cells[row.id], self.labels[row.id])
                 cells[_cell(self._cells[row.id]), self.labels[row.id]] += 1
             yield self._find(row.id).score(row, self.name)
         check.refuse_truth(f"{self._file}: column {self._column}")
@@ -304,7 +308,7 @@ class LabelFile:
 
     @property
     def unscorable(self) -> frozenset[str]:
-        """The ids whose cell says that the answer cannot be scored, and is not empty."""
+        """The ids whose cell is not empty and marks the answer as unscorable."""
         return frozenset(
             id_ for id_, label in self.labels.items()
             if label is None and not is_gap(self._cells[id_])
@@ -336,7 +340,7 @@ def read_label_file(
         label_column: Its column of labels; by default the first of ``LABEL_COLUMNS``.
 
     Raises:
-        InputError: The file cannot be read, lacks a column, or a cell holds no label.
+        InputError: The file cannot be read, lacks a column, or a cell is not a label.
     """
     column, cells = _read_file(path, id_column, label_column)
     return {id_: read_label(cell, column) for id_, cell in cells.items()}
@@ -392,7 +396,7 @@ def _read(
         if len(cells) != len(header):
             raise InputError(
                 f"{position}: {len(cells)} cells, expected {len(header)} as in the header; quote "
-                "cells that hold commas"
+                "cells that contain commas"
             )
         try:
             label = read_label(cells[at], header[at])
@@ -400,33 +404,35 @@ def _read(
             raise InputError(f"{position}: column {header[at]}: {error}") from error
         if labels.setdefault(cells[ids], label) != label:
             raise InputError(
-                f"{position}: {cells[ids]!r} has another label than before; keep one of the lines"
+                f"{position}: {cells[ids]!r} has another label in an earlier line; keep one of them"
             )
         found.setdefault(cells[ids], cells[at])
     return header[at], found
 
 
-def find_column(header: Sequence[str], usual: Sequence[str]) -> int | None:
-    """Return the index of the first of some names in a header, in any case where none is exact.
+def find_column(header: Sequence[str], candidates: Sequence[str]) -> int | None:
+    """Return the index of the first candidate in a header, ignoring case if none matches exactly.
 
     >>> find_column(["ID", " Label"], ID_COLUMNS), find_column(["a"], ID_COLUMNS)
     (0, None)
     """
     plain = [name.strip().casefold() for name in header]
-    exact = next((header.index(name) for name in usual if name in header), None)
+    exact = next((header.index(name) for name in candidates if name in header), None)
     if exact is not None:
         return exact
-    return next((plain.index(name) for name in usual if plain.count(name) == 1), None)
+    return next((plain.index(name) for name in candidates if plain.count(name) == 1), None)
 
 
-def _column(path: Path, header: list[str], wanted: str | None, usual: tuple[str, ...]) -> int:
+def _column(
+    path: Path, header: list[str], requested: str | None, candidates: tuple[str, ...]
+) -> int:
     """Return the index of a column."""
-    found = find_column(header, usual) if wanted is None else None
-    if wanted is not None and wanted in header:
-        found = header.index(wanted)
+    found = find_column(header, candidates) if requested is None else None
+    if requested is not None and requested in header:
+        found = header.index(requested)
     if found is not None:
         return found
     raise InputError(
-        f"{path}: no column {wanted or ' or '.join(usual)} in the header, found "
-        f"{listed(header) or 'none'}; rename a column"
+        f"{path}: no column {requested or ' or '.join(candidates)} in the header, found "
+        f"{join_names(header) or 'none'}; rename a column"
     )

@@ -24,8 +24,8 @@ def with_error_kinds(rows: Iterable[Answered], scores: Iterable[Score]) -> Itera
     """Yield scores with the error kind of hallucinated answers to yes/no questions.
 
     Args:
-        rows: The rows, their truths decoded (``truth``).
-        scores: One of each row, in the same order.
+        rows: The rows, with decoded ground truths (``truth``).
+        scores: One score per row, in the same order.
     """
     for row, score in zip(rows, scores, strict=True):
         kind = error_kind(row, score)
@@ -33,7 +33,7 @@ def with_error_kinds(rows: Iterable[Answered], scores: Iterable[Score]) -> Itera
 
 
 def error_kind(row: Answered, score: Score) -> ErrorKind | None:
-    """Return the error kind of an answer; None if it is right, or the truth is not yes or no.
+    """Return the error kind of an answer; None if it is correct, or the ground truth not yes or no.
 
     >>> row = Answered("q", "Is there a cup?", "Yes, on the table.", "No")
     >>> [error_kind(row, Score("q", label, "file", "")) for label in (True, False, None)]
@@ -46,15 +46,15 @@ def error_kind(row: Answered, score: Score) -> ErrorKind | None:
     if truth is None:
         return None
     other: Literal["yes", "no"] = "no" if truth == "yes" else "yes"
-    said = other if score.scorer == YesNo.name else _side(row)
+    side = other if score.scorer == YesNo.name else _answer_side(row)
     negated = read_question(row.question).negated
-    if said != other or (negated and not _ABSENCE.search(row.question)):
+    if side != other or (negated and not _ABSENCE.search(row.question)):
         return "other"
-    return "affirms" if (said == "yes") != negated else "denies"
+    return "affirms" if (side == "yes") != negated else "denies"
 
 
-def _side(row: Answered) -> str | None:
-    """Return the side that an answer takes, for any scorer that labelled it hallucinated."""
+def _answer_side(row: Answered) -> str | None:
+    """Return the side that an answer takes, for an answer labelled hallucinated by any scorer."""
     answer, question = read_reply(row.answer or "", row.question), read_question(row.question)
     stance = read_stance(answer) if question.negated else answer_side(answer, question)
     return stance.side if stance else None

@@ -1,7 +1,7 @@
 """``Scorer``: the interface of scorers, which yield one verdict for each row.
 
-A wrong label because nothing was recognised is worse than none: probes learn it. So every scorer
-has a third outcome, unscorable, and every rule of this package uses it in doubt.
+A wrong label is worse than a missing one, because probes learn it. Every scorer therefore has a
+third outcome, unscorable, and every rule in this package uses it in doubt.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from vlmscope.schema import Answered, Score
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Reads rows in order and yields one ``Score`` for each, in the same order.
+    """Reads rows and yields one ``Score`` for each, in the same order.
 
     The evidence of an unscorable row starts with a reason that all rows of its kind share, followed
-    by ``: `` and what is particular to the row. Summaries count the reasons.
+    by ``: `` and details of the row. Summaries count the reasons.
     """
 
     @property
@@ -36,7 +36,7 @@ class Finding(NamedTuple):
     labelled: bool = True
 
     def score(self, row: Answered, scorer: str) -> Score:
-        """Return it as the row's score."""
+        """Return the finding as the row's score."""
         return Score(row.id, self.hallucinated, scorer, self.evidence, self.labelled)
 
 

@@ -1,18 +1,18 @@
 """Yes or no? Reads the side that an answer takes, and scores answers to yes/no questions.
 
-Keyword rules made the labels that this package replaces wrong: *no* was found in *now* and *snow*,
-*The floor appears to be clean* was read as *No*, and what no rule knew was labelled faithful.
-Here an answer takes a side only where its own words say so:
+The keyword rules of earlier research code produced wrong labels: they found *no* in *now* and
+*snow*, read *The floor appears to be clean* as *No*, and labelled answers that no rule covered as
+faithful. Here an answer takes a side only if its own words state it:
 
 1. by the *yes* or *no* that opens a sentence (``read_stance``), in other languages too, unless what
-   follows says otherwise;
+   follows contradicts it;
 2. by a sentence that denies or affirms what the question asks (``denial``, ``claims``), anywhere in
    the answer. Two such sentences that disagree make the answer unclear.
 
-*The tail is not visible* is not a *No* to a question about the tail's colour: it says that the
-answer cannot be told. To a negated question (*Isn't it red?*) *yes* and *no* mean different things
-to different people: where the truth is a sentence, only a sentence that says the same or the
-opposite is scored; where it is one word, an answer of one word is compared with it.
+*The tail is not visible* is not a *No* to a question about the tail's colour: it states that the
+question cannot be answered. For a negated question (*Isn't it red?*), *yes* and *no* are ambiguous:
+if the ground truth is a sentence, only a sentence that states the same or the opposite is scored;
+if it is one word, an answer of one word is compared with it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from vlmscope.score.parsing.choices import Choices
 from vlmscope.score.parsing.claims import side_of
 from vlmscope.score.parsing.presence import presence
 from vlmscope.score.parsing.question import Question, claim_words, read_question
-from vlmscope.score.parsing.reply import read_reply, unframed
+from vlmscope.score.parsing.reply import read_reply, strip_frame
 from vlmscope.score.parsing.truth import accepted_answers, read_truth
 from vlmscope.score.rules.comparison import relative_side
 from vlmscope.score.scorer import Finding, excerpt
@@ -81,11 +81,11 @@ class Stance:
     side: Literal["yes", "no", "unclear"]
     """``unclear`` where it hedges or contradicts itself."""
     evidence: str
-    """The words that say so."""
+    """The words that state it."""
     about: tuple[str, ...] = ()
     """What a sentence without *yes* or *no* negates: it answers only a question about that."""
     subject: tuple[str, ...] = ()
-    """The subject of which the sentence negates it."""
+    """The subject of the negated sentence."""
 
 
 _YES = r"yes|yeah|yep|yup|correct|true"
@@ -128,7 +128,7 @@ _NEGATION = re.compile(
     r"|^(?:(?:in|from|based on|judging by) [^,]{1,40}, )?"
     r"(?:no(?!\.? ?(?:doubt|problem|worries|\d))|not(?! only)|nothing|none|nobody|neither|never)\b"
 )
-_NOBODY = re.compile(r"\b(?:nobody|no one)\b")
+_NO_ONE = re.compile(r"\b(?:nobody|no one)\b")
 _LEADING = re.compile(r"^(?:(?:no|yes|in|from|based on|judging by|according to)[^,]{0,60}, )+")
 _SIDE_WORD = re.compile(rf"^(?:{_YES}|{_NO})\b[\s,.!:\-–—]*")
 _OPEN = re.compile(r"(?:what|which|who|whom|whose|where|when|why|how)\b")
@@ -145,7 +145,7 @@ _BARE_NO = re.compile(
     r"^(?:it|they|he|she|there|this|that|i|we) \w+ not\b"
     r"|^not (?:in|on|that i|visible|here|present|at all)\b"
 )
-_PLACES = word_set("under below behind above over beside inside outside near between")
+_LOCATIONS = word_set("under below behind above over beside inside outside near between")
 _PREPOSITIONS = word_set("on in at of to with by for from")
 _ASSENT = re.compile(r"absolutely|definitely|certainly|of course|indeed|affirmative|sure")
 _ABOUT = re.compile(
@@ -164,7 +164,7 @@ _WRAPPED = re.compile(r"\$?\\boxed\s*\{(?:\\\w+\s*\{)?\s*(\w+)[.!]?\s*\}?\}\$?")
 _LETTERED = re.compile(r"^\W*a: ", re.IGNORECASE)
 _SENTENCES = 40
 _LONGEST = 1_000
-_AWAY = "elsewhere"  # of a denial that is about what was asked, but elsewhere, or of another kind
+_ELSEWHERE = "elsewhere"  # a denial of what was asked, but in another location or of another kind
 _BRANCH = re.compile(
     r"\b(?:who|which|that|whose|where|when|because|if|whether|although|while|but|than)\b"
 )
@@ -184,20 +184,20 @@ def read_stance(text: str) -> Stance | None:
     >>> read_stance("It is snowing now.") is None
     True
     """
-    said = [sentence[:_LONGEST] for sentence in sentences(text)[:_SENTENCES]]
-    return _led(said) or (_unled(said[0]) if said else None)
+    parts = [sentence[:_LONGEST] for sentence in sentences(text)[:_SENTENCES]]
+    return _read_opened(parts) or (_read_unopened(parts[0]) if parts else None)
 
 
-def _led(said: list[str]) -> Stance | None:
+def _read_opened(parts: list[str]) -> Stance | None:
     """Read the sentences that start with *yes* or *no*."""
-    leads = [lead for sentence in said[:_SENTENCES] if (lead := _lead(sentence))]
+    leads = [lead for sentence in parts[:_SENTENCES] if (lead := _read_opening(sentence))]
     if not leads:
         return None
     sides = {lead.side for lead in leads}
     return leads[0] if len(sides) == 1 else Stance("unclear", "yes and no")
 
 
-def _lead(sentence: str) -> Stance | None:
+def _read_opening(sentence: str) -> Stance | None:
     """Read the *yes* or *no* that opens a sentence, if one does."""
     sentence = _ABOUT.sub("", sentence.lstrip(_MARKS))
     if found := _AND_NO.search(sentence):
@@ -212,19 +212,21 @@ def _lead(sentence: str) -> Stance | None:
     if hedge := HEDGE.search(f"{sentence[: lead.start()]} {rest}"):
         return Stance("unclear", f"{lead[0]} … {hedge[0]}")
     other = "no" if side == "yes" else "yes"
-    turned = re.search(_TURN + (_OPPOSED if side == "yes" else "yes") + r"\b", sentence)
-    turned = turned or re.search(rf"[,;:.…–—-] ?{other}\b(?=\W*$|[,.!])", sentence[lead.end() :])
+    reversal = re.search(_TURN + (_OPPOSED if side == "yes" else "yes") + r"\b", sentence)
+    reversal = reversal or re.search(
+        rf"[,;:.…–—-] ?{other}\b(?=\W*$|[,.!])", sentence[lead.end() :]
+    )
     against = (
         NEGATIVE.search("" if rest.startswith(("though", "although")) else rest)
         if side == "yes"
         else re.search(r"\byes\b", rest)
     )
-    if found := turned or against:
+    if found := reversal or against:
         return Stance("unclear", f"{lead[0]} … {found[0]}")
     return Stance(side, lead[0])
 
 
-def _unled(sentence: str) -> Stance | None:
+def _read_unopened(sentence: str) -> Stance | None:
     """Read a sentence without *yes* or *no*."""
     if hedge := hedge_in(sentence):
         return Stance("unclear", hedge)
@@ -237,16 +239,17 @@ def _unled(sentence: str) -> Stance | None:
         return Stance("unclear", "negated twice")
     about = content(clause(sentence[negation.end() :]))
     subject = content(_LEADING.sub("", sentence[: negation.start()]))
-    if _NOBODY.search(sentence):
+    if _NO_ONE.search(sentence):
         about = ("person", *about)
     return Stance("no", negation[0], about, subject)
 
 
 class YesNo:
-    """Scores answers whose truth is yes or no.
+    """Score answers whose ground truth is yes or no.
 
-    The label is true where the answer takes the other side than the truth. The question is never
-    searched for a verdict; a sentence without *yes* or *no* counts only for what was asked.
+    An answer is hallucinated if it takes the other side than the ground truth. The question is
+    never searched for a verdict; a sentence without *yes* or *no* counts only if it is about what
+    was asked.
     """
 
     name = "yesno"
@@ -254,15 +257,15 @@ class YesNo:
     def __call__(self, rows: Iterable[Answered]) -> Iterator[Score]:
         """Yield a verdict for every row."""
         for row in rows:
-            yield judge_side(row, yes_no_truth(row.target, row.question)).score(row, self.name)
+            yield score_side(row, yes_no_truth(row.target, row.question)).score(row, self.name)
 
 
 def yes_no_truth(target: object, question: str = "") -> Literal["yes", "no"] | None:
     """Return the side that a ground truth takes, or None where it is neither yes nor no.
 
     Args:
-        target: The truth.
-        question: Where it asks for yes or no, 1 is *yes* and 0 is *no*.
+        target: The ground truth.
+        question: If it asks for yes or no, 1 is *yes* and 0 is *no*.
 
     >>> [yes_no_truth(truth) for truth in ("Yes", "no.", "y, e, s", "No; It isn't lit.", "1", "")]
     ['yes', 'no', 'yes', 'no', None, None]
@@ -281,23 +284,23 @@ def yes_no_truth(target: object, question: str = "") -> Literal["yes", "no"] | N
         lead.side
         for answer in accepted
         for sentence in sentences(answer[:_LONGEST])[:1]
-        if (lead := _lead(sentence))
+        if (lead := _read_opening(sentence))
     }
     if not sides and asked and accepted:
-        sides = {_stated(answer, asked) for answer in accepted}
+        sides = {_stated_side(answer, asked) for answer in accepted}
     side = sides.pop() if len(sides) == 1 else None
     return None if side == "unclear" else side
 
 
-def _stated(truth: str, asked: Question) -> Literal["yes", "no", "unclear"]:
-    """Return the side that a truth in one sentence takes to a question about what is there."""
-    said = sentences(truth[:_LONGEST])
-    found = presence(asked, said[0]) if len(said) == 1 and " " in truth.strip() else None
+def _stated_side(truth: str, asked: Question) -> Literal["yes", "no", "unclear"]:
+    """Return the side of a ground truth of one sentence on a question about existence."""
+    parts = sentences(truth[:_LONGEST])
+    found = presence(asked, parts[0]) if len(parts) == 1 and " " in truth.strip() else None
     return found or "unclear"
 
 
-def judge_side(row: Answered, truth: Literal["yes", "no"] | None) -> Finding:
-    """Compare the side of an answer with the truth's."""
+def score_side(row: Answered, truth: Literal["yes", "no"] | None) -> Finding:
+    """Compare the side of an answer with the ground truth's."""
     if row.unreadable:
         return Finding(None, row.unreadable)
     known = read_truth(row.target)
@@ -306,12 +309,12 @@ def judge_side(row: Answered, truth: Literal["yes", "no"] | None) -> Finding:
     if truth is None:
         return Finding(None, f"truth is not yes or no: {excerpt(row.target)}")
     answer = _LETTERED.sub("", read_reply(row.answer or "", row.question))
-    answer = unframed(_WRAPPED.sub(r"\1", answer))
+    answer = strip_frame(_WRAPPED.sub(r"\1", answer))
     if not words(answer):
         return Finding(None, "no answer")
     question = read_question(row.question)
     if question.negated:
-        return _negated(question, known.accepted, answer, truth)
+        return _score_negated(question, known.accepted, answer, truth)
     stance = answer_side(answer, question, truth)
     if stance is None:
         negates = any(_NEGATION.search(sentence) for sentence in sentences(answer)[:1])
@@ -329,37 +332,41 @@ def answer_side(answer: str, question: Question, truth: str = "") -> Stance | No
     """Return the side that an answer takes to a question.
 
     Args:
-        answer: What is said.
+        answer: The answer.
         question: The question, not negated.
-        truth: The true side: that what the question presupposes is not there contradicts
-            *yes*, but does not say *no*.
+        truth: The correct side: the absence of what the question presupposes contradicts *yes*, but
+            does not state *no*.
     """
-    said = [sentence[:_LONGEST] for sentence in sentences(answer)[:_SENTENCES]]
-    led = _led(said)
-    if not led and (foreign := foreign_side(answer)):
+    parts = [sentence[:_LONGEST] for sentence in sentences(answer)[:_SENTENCES]]
+    opened = _read_opened(parts)
+    if not opened and (foreign := foreign_side(answer)):
         return Stance(foreign, answer[:40])
-    if len(said) == 1 and _ASSENT.fullmatch(said[0].rstrip(" .!")):
-        return Stance("yes", said[0])
-    if led and led.side == "unclear":
-        return led
+    if len(parts) == 1 and _ASSENT.fullmatch(parts[0].rstrip(" .!")):
+        return Stance("yes", parts[0])
+    if opened and opened.side == "unclear":
+        return opened
     found, before = [], ""
-    for part in _statements(said):
-        if stance := _side_of(part, question, truth, before):
+    for part in _statements(parts):
+        if stance := _sentence_side(part, question, truth, before):
             found.append(stance)
         before = f"{before} {part}"
-    if led:
-        other = next((stance for stance in found if stance.side not in (led.side, "unclear")), None)
-        return Stance("unclear", f"{led.evidence} … {other.evidence}") if other else led
-    if not found or (len(found) == 1 and found[0].side == "unclear" and _AWAY in found[0].about):
+    if opened:
+        other = next(
+            (stance for stance in found if stance.side not in (opened.side, "unclear")), None
+        )
+        return Stance("unclear", f"{opened.evidence} … {other.evidence}") if other else opened
+    if not found or (
+        len(found) == 1 and found[0].side == "unclear" and _ELSEWHERE in found[0].about
+    ):
         return None
     sides = {stance.side for stance in found}
     return found[0] if len(sides) == 1 else Stance("unclear", found[-1].evidence)
 
 
-def _statements(said: list[str]) -> Iterator[str]:
+def _statements(parts: list[str]) -> Iterator[str]:
     """Yield sentences without the *yes* or *no* that opens them."""
-    for sentence in said:
-        part = _SIDE_WORD.sub("", sentence) if _lead(sentence) else sentence
+    for sentence in parts:
+        part = _SIDE_WORD.sub("", sentence) if _read_opening(sentence) else sentence
         if (
             re.search(r"\w", part)
             and not part.endswith("?")
@@ -368,30 +375,34 @@ def _statements(said: list[str]) -> Iterator[str]:
             yield part
 
 
-def _side_of(sentence: str, question: Question, truth: str, before: str) -> Stance | None:
+def _sentence_side(sentence: str, question: Question, truth: str, before: str) -> Stance | None:
     """Return the side that one sentence takes to a question."""
     if found := presence(question, sentence, before):
         return Stance(found, sentence)
     if side := relative_side(question, sentence) or side_of(question, sentence):
         return Stance(side, sentence)
     if (denial := deny(sentence)) and not denial.incapable:
-        if denial.untold and not denial.things:
+        if denial.unanswerable and not denial.things:
             return Stance("unclear", sentence)
         about = (denial.head, *map(lemma, denial.things), *map(lemma, denial.owner))
         if not all(_is_asked(word, question) for word in about):
-            return Stance("unclear", sentence, (_AWAY,)) if denial.head in question.thing else None
+            return (
+                Stance("unclear", sentence, (_ELSEWHERE,))
+                if denial.head in question.thing
+                else None
+            )
         if question.thing:
             return Stance("no", sentence) if _is_asked(denial.head, question, head=True) else None
-        if denial.untold or _UNSEEN.search(sentence):
+        if denial.unanswerable or _UNSEEN.search(sentence):
             return Stance("unclear", sentence)
-        return _presupposed(denial.head, question, truth, sentence)
+        return _score_presupposed(denial.head, question, truth, sentence)
     if denial:
         return Stance("unclear", sentence)
-    return _unled_about(sentence, question)
+    return _read_negated_about(sentence, question)
 
 
-def _presupposed(head: str, question: Question, truth: str, sentence: str) -> Stance | None:
-    """Score an answer that says that the thing whose property is asked about is not there."""
+def _score_presupposed(head: str, question: Question, truth: str, sentence: str) -> Stance | None:
+    """Score an answer stating that the object whose property is asked about is absent."""
     owner = r"\b(?:the|his|her|its|their|this|that|\w+'s) (?:[\w'-]+ )?"
     given = re.search(owner + re.escape(head), question.asked)
     if given and truth != "yes":
@@ -399,15 +410,15 @@ def _presupposed(head: str, question: Question, truth: str, sentence: str) -> St
     return Stance("no", sentence)
 
 
-def _unled_about(sentence: str, question: Question) -> Stance | None:
+def _read_negated_about(sentence: str, question: Question) -> Stance | None:
     """Read a negated sentence about what a question asks."""
-    stance = _unled(sentence)
+    stance = _read_unopened(sentence)
     if stance is None or stance.side == "yes":
         return stance
     if stance.side == "unclear":
-        said = {lemma(word) for word in content(sentence)}
-        asked = {word for word in said if _is_asked(word, question)}
-        return stance if asked or len(said) < 3 else None
+        stems = {lemma(word) for word in content(sentence)}
+        asked = {word for word in stems if _is_asked(word, question)}
+        return stance if asked or len(stems) < 3 else None
     about = tuple(w for w in (*stance.about, *stance.subject) if w not in ("anything", "any"))
     if not stance.about and _UNSEEN.search(sentence):
         return Stance("unclear", sentence)
@@ -415,19 +426,19 @@ def _unled_about(sentence: str, question: Question) -> Stance | None:
         return None
     if not all(_is_asked(lemma(word), question) for word in about):
         return None
-    if any(word in _PLACES and word not in question.words for word in words(sentence)):
+    if any(word in _LOCATIONS and word not in question.words for word in words(sentence)):
         return None
     return stance
 
 
 def yes_no_choice(answer: str, question: str, choices: Choices) -> Literal["yes", "no"] | None:
     """Return the side that an answer takes where *yes* and *no* are the choices, or None."""
-    if sorted(choices.said) != [("no",), ("yes",)]:
+    if sorted(choices.tokens) != [("no",), ("yes",)]:
         return None
     asked = read_question(choices.stem)
     if not asked.yes_no or asked.negated or asked.either:
         return None
-    stance = answer_side(unframed(read_reply(answer, question)), asked)
+    stance = answer_side(strip_frame(read_reply(answer, question)), asked)
     return stance.side if stance and stance.side != "unclear" else None
 
 
@@ -442,27 +453,31 @@ def _is_asked(word: str, question: Question, head: bool = False) -> bool:
     )
 
 
-def _negated(question: Question, accepted: tuple[str, ...], answer: str, truth: str) -> Finding:
-    """Compare what an answer to a negated question says with what the truth says."""
-    own = _polarity(answer, question)
-    if own is None:
+def _score_negated(
+    question: Question, accepted: tuple[str, ...], answer: str, truth: str
+) -> Finding:
+    """Compare an answer to a negated question with the ground truth."""
+    answered = _polarity(answer, question)
+    if answered is None:
         if plain(answer).strip(" .!") in {plain(text).strip(" .!") for text in accepted}:
             return Finding(False, f"is the truth {excerpt(answer)}")
         stance = read_stance(answer)
         bare = all(plain(text).strip(" .!") in ("yes", "no") for text in accepted)
         if bare and stance is not None and stance.side in ("yes", "no"):
-            # The table answers in one word, as the model does: both in the table's sense. To leave
-            # only the answers that differ would count right ones alone.
+            # The table answers in one word, as the model does, so both are read in the same sense.
+            # Leaving the answers that differ unscored would count correct ones only.
             return Finding(stance.side != truth, f"says {stance.side}, truth {truth}")
         return Finding(None, f"yes or no to a negated question: {excerpt(answer)}")
-    true = {said for text in accepted if (said := _polarity(text, question))}
-    if len(true) != 1 or own == "unclear":
+    truth_polarities = {polarity for text in accepted if (polarity := _polarity(text, question))}
+    if len(truth_polarities) != 1 or answered == "unclear":
         return Finding(None, f"a negated question: {excerpt(answer)}, truth {truth}")
-    return Finding(true != {own}, f"says {excerpt(answer)}, truth {excerpt(accepted[-1])}")
+    return Finding(
+        truth_polarities != {answered}, f"says {excerpt(answer)}, truth {excerpt(accepted[-1])}"
+    )
 
 
 def _polarity(text: str, question: Question) -> str | None:
-    """Return whether the sentences of a text affirm or negate what a negated question negates."""
+    """Return whether the sentences of a text affirm or negate the claim of a negated question."""
     claim = {word for word in question.claim if word not in ("not", "no", "never")}
     positive = read_question(re.sub(r"\b(?:not|no|any)\b ?", "", question.asked) + "?")
     found: set[str] = set()
@@ -472,9 +487,9 @@ def _polarity(text: str, question: Question) -> str | None:
             continue
         if hedge_in(sentence):
             return "unclear"
-        said = set(claim_words(sentence))
+        tokens = set(claim_words(sentence))
         negatives = NEGATIVE.findall(sentence)
-        if len(said & claim) * 2 > len(claim) and said - claim <= {"not", "no", "never"}:
+        if len(tokens & claim) * 2 > len(claim) and tokens - claim <= {"not", "no", "never"}:
             found.add(
                 "negative" if len(negatives) == 1 else "positive" if not negatives else "unclear"
             )

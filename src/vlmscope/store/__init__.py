@@ -7,7 +7,7 @@
 - ``failures``: ``failures.jsonl``
 - ``catalog``: the current shards of a run; ``index``: all of them in one file
 - ``run``: reading a run; ``table``: its rows as tables of scalars
-- ``labels``: label sets; ``truths``: ground truths that changed after the capture
+- ``labels``: label sets; ``ground_truths``: ground truths that changed after the capture
 - ``damage``: finds files that differ from what was published, and moves them away
 - ``describe``, ``export``: a summary of a run, and the run as one file
 - ``halp_files``, ``halp_rows``: files in the HALP layout, read as one table
@@ -46,6 +46,11 @@ from vlmscope.store.format.naming import (
     representation_name,
     shown_layers,
     vector_path,
+)
+from vlmscope.store.ground_truths import (
+    hash_ground_truths,
+    read_ground_truths,
+    replace_ground_truths,
 )
 from vlmscope.store.halp_files import (
     FAILED_ANSWER,
@@ -93,7 +98,6 @@ from vlmscope.store.storage.removal import (
     remove_folder,
 )
 from vlmscope.store.table import parquet_bytes, write_table
-from vlmscope.store.truths import hash_truths, read_truths, write_truths
 from vlmscope.store.writer import RunWriter
 from vlmscope.store.writer_process import RunWriterProcess
 
@@ -136,7 +140,7 @@ __all__ = [
     "find_damage",
     "find_halp_files",
     "frequent_reasons",
-    "hash_truths",
+    "hash_ground_truths",
     "ids_written_by",
     "is_child_name",
     "is_of_image",
@@ -160,13 +164,14 @@ __all__ = [
     "rank_name",
     "read_document",
     "read_failures",
+    "read_ground_truths",
     "read_labels",
     "read_manifest",
-    "read_truths",
     "reading",
     "rebuild_index",
     "remove_file",
     "remove_folder",
+    "replace_ground_truths",
     "representation_name",
     "set_aside",
     "shown_layers",
@@ -176,5 +181,4 @@ __all__ = [
     "write_labels",
     "write_manifest",
     "write_table",
-    "write_truths",
 ]

@@ -53,7 +53,7 @@ class Shard:
     ids: tuple[str, ...]
     rows: Sequence[int]
     """The index of each id in the columns."""
-    whole: bool
+    complete: bool
     """Whether every row of the columns is in ``ids``. False only where another shard has the same
     id: two writers were given the same question, and the first writer's row is used."""
     supersedes: frozenset[str]
@@ -154,7 +154,7 @@ def read_shard(path: Path, rows: slice = slice(None), *, vectors: bool = True) -
 def read_rows(shard: Shard, *, vectors: bool = True) -> Block:
     """Return the rows of a shard that are used, as columns."""
     block = read_shard(shard.path, vectors=vectors)
-    return block if shard.whole else take(block, shard.rows)
+    return block if shard.complete else take(block, shard.rows)
 
 
 def read_texts(shard: Shard, names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -165,7 +165,7 @@ def read_texts(shard: Shard, names: Sequence[str]) -> list[tuple[str, ...]]:
     except FileNotFoundError as error:
         raise vanished(shard.path) from error
     rows = list(zip(*columns, strict=True))
-    return rows if shard.whole else [rows[i] for i in shard.rows]
+    return rows if shard.complete else [rows[i] for i in shard.rows]
 
 
 def vanished(path: Path) -> StoreError:
@@ -225,7 +225,7 @@ def _read(path: Path) -> Shard:
         seq=name.seq,
         ids=ids,
         rows=range(len(ids)),
-        whole=True,
+        complete=True,
         supersedes=supersedes,
     )
 
@@ -238,7 +238,7 @@ def _once(shards: list[Shard]) -> list[Shard]:
         if not seen.isdisjoint(shard.ids):
             rows = [i for i, id_ in enumerate(shard.ids) if id_ not in seen]
             ids = tuple(shard.ids[i] for i in rows)
-            result.append(replace(shard, ids=ids, rows=tuple(rows), whole=False))
+            result.append(replace(shard, ids=ids, rows=tuple(rows), complete=False))
         else:
             result.append(shard)
         seen.update(shard.ids)

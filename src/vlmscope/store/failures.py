@@ -153,7 +153,7 @@ def logged_failures(path: Path) -> Iterator[Failure]:
 def frequent_reasons(errors: Iterable[str], table: str) -> list[tuple[str, int]]:
     """Return why rows failed and how often for each reason, the most frequent first.
 
-    Reasons that differ in a name or a number are one reason, and the first stands for all.
+    Reasons that differ only in a name or a number are one reason, represented by the first.
 
     Args:
         errors: The errors of the failures.

@@ -97,7 +97,7 @@ def _map_columns(group: Any, packs: list[Shard]) -> None:
     sources: dict[str, list[Any]] = {}
     final_norm: dict[str, bool] = {}
     for pack in packs:
-        rows = slice(None) if pack.whole else list(pack.rows)
+        rows = slice(None) if pack.complete else list(pack.rows)
         with opened(pack.path) as file:
             for path, column in columns_of(file).items():
                 if h5py.check_vlen_dtype(column.dtype) or h5py.check_string_dtype(column.dtype):

@@ -16,15 +16,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmscope.errors import InputError, StoreError, listed, one_line, shortened
+from vlmscope.errors import InputError, StoreError, join_names, one_line, shortened
 from vlmscope.jsontext import load_json
 from vlmscope.regular import PointerError
 from vlmscope.schema import Score
 from vlmscope.store.format.batch import clean_text
+from vlmscope.store.ground_truths import hash_ground_truths, read_ground_truths
 from vlmscope.store.storage.atomic import publishing
 from vlmscope.store.storage.object_store import reading
 from vlmscope.store.storage.paths import LABEL_SET, path_of
-from vlmscope.store.truths import hash_truths, read_truths
 from vlmscope.version import __version__
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def write_labels(
     settings: Mapping[str, Any],
     name: str = DEFAULT,
     *,
-    truths: Mapping[str, str] | None = None,
+    ground_truths: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a label set of a run, replacing an existing one, and return the file.
 
@@ -88,8 +88,8 @@ def write_labels(
         scores: One label per row.
         settings: The settings that they were made with: any JSON value.
         name: The label set.
-        truths: Changed ground truths that the answers were compared with (``Run.truths``); by
-            default the current ones of the run.
+        ground_truths: Changed ground truths that the answers were compared with (``Run.truths``);
+            by default the current ones of the run.
 
     Raises:
         InputError: The name is not valid for a label set.
@@ -105,7 +105,9 @@ def write_labels(
         raise StoreError(f"{folder}: two labels for the same question, expected one per row")
     record = {
         "settings": dict(settings),
-        "truths": hash_truths(read_truths(folder) if truths is None else truths),
+        "truths": hash_ground_truths(
+            read_ground_truths(folder) if ground_truths is None else ground_truths
+        ),
         "vlmscope_version": __version__,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -195,7 +197,7 @@ def are_stale(run: str | Path, name: str = DEFAULT) -> bool:
         StoreError: The file is damaged.
     """
     made_of = label_settings(run, name).get("truths", "")
-    return is_of_truths(run, name) and made_of != hash_truths(read_truths(run))
+    return is_of_truths(run, name) and made_of != hash_ground_truths(read_ground_truths(run))
 
 
 def _read(run: Path, name: str) -> Any:
@@ -225,5 +227,5 @@ def _missing(run: Path, name: str) -> str:
     sets = label_sets(run)
     asked = f"vlmscope label {run}" + (f" --name {name}" if name != DEFAULT else "")
     what = "labels" if name == DEFAULT else f"label set {name!r}"
-    known = f", there are label sets {listed(sets)}" if sets else ""
+    known = f", there are label sets {join_names(sets)}" if sets else ""
     return f"{run}: no {what} yet{known}; run '{asked}' first"

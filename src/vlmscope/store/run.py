@@ -29,8 +29,8 @@ from vlmscope.errors import (
     StoreError,
     UnknownIdError,
     VlmscopeError,
-    names_there,
     shortened,
+    suggest_names,
 )
 from vlmscope.schema import Answered, Capture, Failure, Outcome, Score
 from vlmscope.schema import representation as group_of
@@ -45,10 +45,10 @@ from vlmscope.store.format.manifest import Manifest, read_manifest
 from vlmscope.store.format.naming import shown_layers, vector_path
 from vlmscope.store.format.shard import opened
 from vlmscope.store.format.validation import COLUMNS
+from vlmscope.store.ground_truths import read_ground_truths, with_ground_truths
 from vlmscope.store.labels import DEFAULT, label_sets, read_labels
 from vlmscope.store.storage.paths import path_of
 from vlmscope.store.table import frame, labels_frame
-from vlmscope.store.truths import read_truths, with_truths
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -67,7 +67,7 @@ def open_run(path: AnyRun) -> Run:
 
     Args:
         path: The run folder, or its URL in an object store, such as ``s3://bucket/run``; or a run,
-            which is opened anew.
+            which is opened again.
 
     Raises:
         InputError: It is not a run, or the URL cannot be opened.
@@ -78,7 +78,7 @@ def open_run(path: AnyRun) -> Run:
 
 
 def as_run(run: AnyRun) -> Run:
-    """Return a run: as it is, or opened where its folder is given.
+    """Return a run unchanged, or opened if its folder is given.
 
     Raises:
         InputError: It is neither, or there is no run in the folder.
@@ -152,7 +152,7 @@ class Run:
         """Return the first rows for display: the texts, and the label if there is one."""
         blocks = []
         for shard in self._shards:
-            blocks.append(with_truths(read_rows(shard, vectors=False), self.truths))
+            blocks.append(with_ground_truths(read_rows(shard, vectors=False), self.truths))
             if sum(map(len, blocks)) >= count:
                 break
         table = frame(blocks).head(count)
@@ -186,11 +186,11 @@ class Run:
         if id_ not in self._locations:
             raise UnknownIdError(
                 f"{self.path}: no question {shortened(id_)!r} among {len(self)} rows; "
-                f"{names_there(id_, self.ids)}"
+                f"{suggest_names(id_, self.ids)}"
             )
         shard, row = self._locations[id_]
         block = read_shard(shard.path, slice(row, row + 1))
-        return next(captures_of(with_truths(block, self.truths)))
+        return next(captures_of(with_ground_truths(block, self.truths)))
 
     @property
     def iloc(self) -> RowsByNumber:
@@ -211,7 +211,7 @@ class Run:
             first = min(rows)
             block = read_shard(shard.path, slice(first, max(rows) + 1))
             wanted = take(block, [row - first for row in rows])
-            yield from captures_of(with_truths(wanted, self.truths))
+            yield from captures_of(with_ground_truths(wanted, self.truths))
 
     def __iter__(self) -> Iterator[Capture]:
         """Yield every capture; one shard is in memory at a time."""
@@ -222,7 +222,7 @@ class Run:
         """Yield the rows as columns, shard by shard."""
         self._screen_ahead()
         for shard in self._shards:
-            yield with_truths(read_rows(shard, vectors=vectors), self.truths)
+            yield with_ground_truths(read_rows(shard, vectors=vectors), self.truths)
 
     def _screen_ahead(self, depth: str = "columns") -> None:
         """Start screening the shards that will be read."""
@@ -234,7 +234,7 @@ class Run:
 
         They replace the shards' ``ground_truth_answer`` everywhere except in ``texts``.
         """
-        return read_truths(self.path)
+        return read_ground_truths(self.path)
 
     def texts(self, *names: str, skip_damaged: bool = False) -> Iterator[tuple[str, ...]]:
         """Yield columns of strings as stored in the shards, one tuple per row.
@@ -440,12 +440,12 @@ def _read_column(shard: Shard, path: str, out: NDArray[np.float32]) -> None:
         with opened(shard.path, f"column {path}") as file:
             column = member(file, f"{COLUMNS}/{path}")
             _check_shape(shard, path, column, out.shape[1])
-            if shard.whole and column.dtype == out.dtype and column.shape == out.shape:
+            if shard.complete and column.dtype == out.dtype and column.shape == out.shape:
                 column.read_direct(out)
                 confirm(column, out)
             else:  # NumPy turns float16 into float32 three times faster than HDF5
                 values = read_column(column)
-                out[:] = values if shard.whole else values[list(shard.rows)]
+                out[:] = values if shard.complete else values[list(shard.rows)]
     except FileNotFoundError as error:
         raise vanished(shard.path) from error
 
@@ -455,7 +455,7 @@ def _check_shape(shard: Shard, path: str, column: Any, width: int) -> None:
     shape = column.shape if isinstance(column, h5py.Dataset) else None
     last = max(shard.rows, default=-1)
     shape = shape or (0,)
-    enough = shape[0] == len(shard) if shard.whole else shape[0] > last
+    enough = shape[0] == len(shard) if shard.complete else shape[0] > last
     if not enough or shape[1:] != (width,) or column.dtype.kind != "f":
         raise StoreError(
             f"{shard.path}: damaged, column {path} has the shape {shape}, expected "

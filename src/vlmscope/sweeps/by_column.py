@@ -44,7 +44,7 @@ def by_column(
         data: Truth, images and columns of the rows.
         risks: By name, the risks to measure, ``[R, N]``; ``selected`` among them.
         pairs: Names of a risk and of the one to compare it with.
-        fold_of: Fold in which each row is judged, ``[R, N]``.
+        fold_of: Fold in which each row is tested, ``[R, N]``.
         draws: Resamples of the images.
         seed: Seed of the resamples.
     """
@@ -189,16 +189,16 @@ def column_sentences(found: Mapping[str, ColumnResult], *, joint: bool = True) -
         found: Column → its results.
         joint: Whether the joint baseline found something: otherwise it has no AUROC.
     """
-    told = [
+    parts = [
         f"{shown(name)} {_span(column.within['selected'])}"
         + (f", everything known {_span(column.within[JOINT])}" if joint else "")
         for name, column in found.items()
         if name != "category" and {"selected", JOINT} <= column.within.keys()
     ]
-    if told:
+    if parts:
         yield (
             "Comparing only answers of the same value of another column, the AUROC of the probe "
-            f"is, by column (intervals not corrected for their number): {'; '.join(told)}."
+            f"is, by column (intervals not corrected for their number): {'; '.join(parts)}."
         )
 
 

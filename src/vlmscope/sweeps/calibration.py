@@ -2,8 +2,8 @@
 
 Each fold chooses its own form and penalty, so its log-odds have their own scale. Rank metrics
 compare answers of one fold and are not affected; a risk that is read as a probability is. Platt's
-sigmoid, fitted on the fold's inner out-of-fold log-odds, corrects that without using the judged
-rows; it is applied to probes and baselines alike.
+sigmoid, fitted on the fold's inner out-of-fold log-odds, corrects that without using the test rows;
+it is applied to probes and baselines alike.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def calibrated(fit: Fit, truth: NDArray[np.bool_], folds: Sequence[Fold]) -> Fit
 def rising_platt(truth: NDArray[np.bool_], logit: NDArray[np.float64]) -> Platt:
     """Return Platt's sigmoid, or the constant training share if the sigmoid would decrease.
 
-    Log-odds without a signal are anticorrelated with the truth as often as correlated; inverting
+    Log-odds without a signal are anticorrelated with the label as often as correlated; inverting
     them would create a signal from noise.
     """
     platt = fit_platt(truth, logit)

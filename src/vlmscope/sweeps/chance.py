@@ -127,18 +127,18 @@ class Permutations:
         self._capped = _capped(groups, seed)
         self._rows = _drawn(truth, groups, self._capped, seed)
         self._folds = [_within(fold, self._rows) for fold in folds]
-        told = truth[self._rows]
+        labels = truth[self._rows]
         permuted = permute_groups(
-            told, groups[self._rows], count=count, seed=seed,
+            labels, groups[self._rows], count=count, seed=seed,
             blocks=None if images is None else images[self._rows],
         )  # fmt: skip
-        self._labels = np.concatenate([told[None], permuted])
+        self._labels = np.concatenate([labels[None], permuted])
         self._found: dict[str, NDArray[np.float64]] = {}
 
-    def add(self, place: str, matrix: NDArray[np.float32]) -> None:
+    def add(self, name: str, matrix: NDArray[np.float32]) -> None:
         """Probe a representation and layer on every permutation; the matrix has all rows."""
         scores = ridge_scores(matrix[self._rows], self._labels, self._folds)
-        self._found[place] = auroc_of_lines(self._labels, scores, self._folds)
+        self._found[name] = auroc_of_lines(self._labels, scores, self._folds)
 
     def chance(self) -> Chance | None:
         """Return the result for all matrices that were added.
@@ -148,10 +148,10 @@ class Permutations:
         found = np.stack(list(self._found.values()))
         if not np.isfinite(found[:, 0]).any():
             return None
-        told = found[:, 1:][:, np.isfinite(found[:, 1:]).any(axis=0)]  # skips one class
-        best = np.nanmax(told, axis=0) if told.size else np.array([0.5])
+        two_classes = found[:, 1:][:, np.isfinite(found[:, 1:]).any(axis=0)]  # skips one class
+        best = np.nanmax(two_classes, axis=0) if two_classes.size else np.array([0.5])
         top = float(np.nanmax(found[:, 0]))
-        places = {
+        by_name = {
             name: LayerChance(float(line[0]), _p_value(line[0], best))
             for name, line in self._found.items()
         }
@@ -162,7 +162,7 @@ class Permutations:
             median=float(np.median(best)),
             high=float(np.quantile(best, 0.95)),
             p_value=_p_value(top, best),
-            by_place=places,
+            by_place=by_name,
         )
 
     def recognition(
@@ -174,10 +174,10 @@ class Permutations:
             matrix: Vectors of all rows, to be probed.
             seen: Vectors by which the similarity of groups is measured; by default the same.
         """
-        alike = matrix if seen is None else seen
-        rows = self._look_alikes(alike)
+        reference = matrix if seen is None else seen
+        rows = self._similar_rows(reference)
         groups = self._groups[rows]
-        pairs = nearest_pairs(alike[rows], groups)
+        pairs = nearest_pairs(reference[rows], groups)
         count = sum(len(each) == 2 for each in pairs)
         if count < 2:
             return None
@@ -193,13 +193,13 @@ class Permutations:
         above = float(((found > 0.5) + 0.5 * (found == 0.5)).mean())
         return Recognition(float(found.mean()), float(low), float(high), above, count)
 
-    def _look_alikes(self, alike: NDArray[np.float32]) -> NDArray[np.int64]:
+    def _similar_rows(self, reference: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return all rows; if too many, those of some groups and of their nearest groups."""
         if len(self._truth) <= MOST_ROWS:
             return np.arange(len(self._truth))
         each = len(self._capped) / len(np.unique(self._groups))
         count = max(2, int(MOST_ROWS / each / 2))
-        rows = neighbouring_groups(alike, self._groups, count=count, seed=self._seed)
+        rows = neighbouring_groups(reference, self._groups, count=count, seed=self._seed)
         return np.intersect1d(rows, self._capped, assume_unique=True)
 
 
@@ -238,8 +238,8 @@ def _drawn(
     if len(groups) <= MOST_ROWS:
         return np.arange(len(groups))
     _, number, count = np.unique(groups[capped], return_inverse=True, return_counts=True)
-    told = truth[capped]
-    rarer = np.bincount(number, weights=told == (told.mean() < 0.5)) > 0
+    labels = truth[capped]
+    rarer = np.bincount(number, weights=labels == (labels.mean() < 0.5)) > 0
     order = np.random.default_rng(seed).permutation(len(count))
     first = order[rarer[order]][:HELD_FIRST]
     first = first[np.cumsum(count[first]) <= MOST_ROWS // 2]

@@ -143,7 +143,7 @@ class PairSummary:
     difference_p_holm: float | None = None
     """P-value corrected for the number of runs compared with the first (Holm)."""
     probe_compared: int = 0
-    """Number of questions judged by the saved probes of both runs."""
+    """Number of questions predicted by the saved probes of both runs."""
     probe_difference: float | None = None
     """AUROC of the selected probe minus that of the first run, on these, each on its own labels."""
     probe_not_alike: str = ""
@@ -194,9 +194,9 @@ _FIRST = (
 def compare(*runs: AnyRun, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
     """Return a table with a row for each of several labelled runs; see ``compare_runs``.
 
-    The first columns tell most: ``compared`` questions that both runs have labelled, each run's
-    ``accuracy``, and the ``difference`` of its hallucination rate from the first run's with its
-    interval and p-value. What is told against the first run is missing in the first row.
+    The first columns are the most important: ``compared`` questions that both runs have labelled,
+    each run's ``accuracy``, and the ``difference`` of its hallucination rate from the first run's
+    with its interval and p-value. Comparisons with the first run are missing in the first row.
 
     Args:
         *runs: Two or more runs, or their folders.
@@ -369,7 +369,7 @@ def _with_probes(
     draws: int,
     seed: int,
 ) -> PairSummary:
-    """Add the difference of the selected probes on the questions judged by both.
+    """Add the difference of the selected probes on the questions predicted by both.
 
     Each is evaluated on the labels of its own model, so the pairs of answers differ. Both are
     resampled by the same images, which makes the interval of their difference valid.
@@ -379,11 +379,11 @@ def _with_probes(
     if any(sweep["selected"].found_nothing for sweep in (first.sweep, other.sweep)):
         return replace(pair, pair_note="a probe finds nothing")
     both = (first.sweep, other.sweep)
-    ids = _judged_in_both(*both, groups)
+    ids = _predicted_by_both(*both, groups)
     pair = replace(pair, probe_compared=len(ids))
     joined = _joined(ids, groups, both)
     if len(set(joined.values())) < 2:
-        return replace(pair, pair_note="the probes judged no questions in common")
+        return replace(pair, pair_note="the probes predicted no common questions")
     sides = {
         name: _side(sweep, joined) for name, sweep in zip(("first", "this"), both, strict=True)
     }
@@ -411,8 +411,8 @@ def _not_alike(first: _Opened, other: _Opened) -> Iterator[str]:
         yield f"labels by {scorers[0]} and {scorers[1]}"
 
 
-def _judged_in_both(one: SavedSweep, other: SavedSweep, known: Mapping[str, int]) -> list[str]:
-    """Return the questions judged by two sweeps, of those that are equal in both."""
+def _predicted_by_both(one: SavedSweep, other: SavedSweep, known: Mapping[str, int]) -> list[str]:
+    """Return the questions predicted by two sweeps, of those that are equal in both."""
     there = set(other.predictions["id"])
     return [id_ for id_ in one.predictions["id"] if id_ in there and id_ in known]
 

@@ -36,9 +36,9 @@ from vlmscope.sweeps.grouping import (
     comparable,
     group_by_content,
     has_image,
-    without_image_places,
+    without_image_layers,
 )
-from vlmscope.sweeps.source import LABEL_SET, Place, of_set, places
+from vlmscope.sweeps.source import LABEL_SET, LayerKey, layer_keys, of_set
 
 NEVER = frozenset(
     {"question_id", "id", "question", "image", "image_id", "image_name", "answer", "model_answer",
@@ -118,7 +118,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProbeData:
-    """The rows that probes are trained and judged on, aligned, ``[N]``."""
+    """The rows that probes are trained and tested on, aligned, ``[N]``."""
 
     rows: NDArray[np.int64]
     """Their numbers in the source."""
@@ -136,7 +136,7 @@ class ProbeData:
     """Number of rows left out without a verdict: unscorable or unlabelled."""
     unlabelled: int = 0
     """How many of these are unlabelled, so that it is unknown whether they are scorable."""
-    places: tuple[Place, ...] = ()
+    places: tuple[LayerKey, ...] = ()
     """The vectors to probe; every row has all of them."""
     left_out: tuple[LeftOut, ...] = ()
     """What is left out, including the unscorable rows."""
@@ -205,7 +205,7 @@ def probe_data(run: Run, copies: str = "near", *, labels: str = DEFAULT) -> Prob
         categories=_texts(kept, "category"),
         unscorable=int((~scorable).sum()),
         unlabelled=sum(score.outcome == "unlabelled" for score in scores),
-        places=_places(run, grouping),
+        places=_layer_keys(run, grouping),
         columns=columns_of_run(run, kept),
         left_out=(
             *_unlabelled(scores),
@@ -242,14 +242,14 @@ def _scores(run: Run, labels: str) -> list[Score]:
     return [score for score in found if score is not None]
 
 
-def _places(run: Run, grouping: Grouping) -> tuple[Place, ...]:
+def _layer_keys(run: Run, grouping: Grouping) -> tuple[LayerKey, ...]:
     """Return the representations and layers that every row has."""
     if grouping.images:
-        return tuple(places(run))
-    found = tuple(without_image_places(places(run)))
+        return tuple(layer_keys(run))
+    found = tuple(without_image_layers(layer_keys(run)))
     if not found:
         raise InputError(
-            f"{run.path}: no question has an image, and the run holds only vectors of images; "
+            f"{run.path}: no question has an image, and the run contains only vectors of images; "
             "extract again into another folder with --positions last_prompt_token"
         )
     return found
@@ -339,14 +339,17 @@ def with_columns(data: ProbeData, by: Sequence[str] | None = None) -> ProbeData:
         names = list(dict.fromkeys(by))
         for name in names:
             _check(name, data)
-    tells = [n for n in names if n != "category" and _tells_label(data.columns[n], data)]
-    known = ("category", "answer_type", *tells)
+    revealing = [n for n in names if n != "category" and _reveals_label(data.columns[n], data)]
+    known = ("category", "answer_type", *revealing)
     extra = {name: data.columns[name] for name in names if name not in known}
     return replace(
         data,
         by=tuple(names),
         facts=replace(data.facts, columns=extra),
-        left_out=(*data.left_out, *(_told(name, data) for name in tells if name != "answer_type")),
+        left_out=(
+            *data.left_out,
+            *(_left_out_column(name, data) for name in revealing if name != "answer_type"),
+        ),
     )
 
 
@@ -355,7 +358,7 @@ def _check(name: str, data: ProbeData) -> None:
     usable = [other for other, cells in data.columns.items() if not _fault(cells)]
     fault = _fault(data.columns[name]) if name in data.columns else "is not a column of the table"
     if name in NEVER:
-        fault = "says the question, its image, the answer or the label"
+        fault = "is the question, its image, the answer or the label"
     if fault:
         there = ", ".join(map(shown, usable)) or "none"
         raise InputError(f"--by: {name!r} {fault}; columns that can be used: {there}")
@@ -380,7 +383,7 @@ def _fault(cells: Sequence[str]) -> str:
     return ""
 
 
-def _tells_label(cells: Sequence[str], data: ProbeData) -> bool:
+def _reveals_label(cells: Sequence[str], data: ProbeData) -> bool:
     """Return whether each value has one outcome only, as a column made of the labels would."""
     seen: dict[str, set[bool]] = {}
     for cell, truth in zip(cells, data.truth.tolist(), strict=True):
@@ -388,7 +391,7 @@ def _tells_label(cells: Sequence[str], data: ProbeData) -> bool:
     return all(len(outcomes) == 1 for outcomes in seen.values())
 
 
-def _told(name: str, data: ProbeData) -> LeftOut:
+def _left_out_column(name: str, data: ProbeData) -> LeftOut:
     return LeftOut(
         f"column {shown(name)}",
         int(np.sum([bool(cell) for cell in data.columns[name]])),

@@ -62,7 +62,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judgement:
+class Evaluation:
     """The evaluated risks."""
 
     rows: tuple[ProbeResult, ...]
@@ -73,20 +73,20 @@ class Judgement:
     """Names of a probe and of a baseline → AUROC of the one minus that of the other."""
 
 
-def judge(
+def evaluate(
     entries: Mapping[str, Entry],
     data: ProbeData,
     fold_of: NDArray[np.int64],
     *,
     draws: int,
     seed: int,
-) -> Judgement:
+) -> Evaluation:
     """Return a result for each entry, compared with the best single baseline and with two others.
 
     Args:
         entries: Name → risk, ``[R, N]``.
         data: Truth and images of the rows.
-        fold_of: Fold in which each row is judged, ``[R, N]``.
+        fold_of: Fold in which each row is tested, ``[R, N]``.
         draws: Resamples of the images.
         seed: Seed of the resamples.
     """
@@ -122,7 +122,7 @@ def judge(
             **difference_fields("above_joint", gaps.get((name, JOINT)), planned=planned),
         )
 
-    return Judgement(tuple(result(name, entry) for name, entry in entries.items()), best, gaps)
+    return Evaluation(tuple(result(name, entry) for name, entry in entries.items()), best, gaps)
 
 
 def _differences(
@@ -184,7 +184,7 @@ def within_category(
         data: Truth, images and categories of the rows.
         risks: By name, the risks to measure, ``[R, N]``.
         pairs: Names of a risk and of the one to compare it with.
-        fold_of: Fold in which each row is judged, ``[R, N]``.
+        fold_of: Fold in which each row is tested, ``[R, N]``.
         draws: Resamples of the images.
         seed: Seed of the resamples.
     """
@@ -211,7 +211,7 @@ def within_column(
         data: As for ``within_category``, like the others.
         risks: By name, the risks to measure.
         pairs: Names of a risk and of the one to compare it with.
-        fold_of: Fold in which each row is judged.
+        fold_of: Fold in which each row is tested.
         draws: Resamples of the images.
         seed: Seed of the resamples.
     """
@@ -242,7 +242,7 @@ def within_column(
     )
 
 
-def planned_tests(found: Judgement, gaps: Sequence[WithinGap]) -> tuple[PlannedTest, ...]:
+def planned_tests(found: Evaluation, gaps: Sequence[WithinGap]) -> tuple[PlannedTest, ...]:
     """Return the comparisons of the verdict, with p-values corrected together (Holm).
 
     Args:
@@ -252,15 +252,15 @@ def planned_tests(found: Judgement, gaps: Sequence[WithinGap]) -> tuple[PlannedT
     pairs = [("selected", JOINT), (JOINT_AND_PROBE, JOINT), ("selected", found.best_baseline)]
     if found.best_baseline != QUESTION_ONLY:
         pairs.append(("selected", QUESTION_ONLY))
-    told = [(*pair, False, found.differences.get(pair)) for pair in pairs]
-    told += [
+    candidates = [(*pair, False, found.differences.get(pair)) for pair in pairs]
+    candidates += [
         (each.of, each.over, True, each.gap)
         for each in gaps
         if each.of == "selected" or (each.of, each.over) == (JOINT_AND_PROBE, JOINT)
     ]
     finite = [
         (of, over, within, gap)
-        for of, over, within, gap in told
+        for of, over, within, gap in candidates
         if gap is not None and np.isfinite(gap.p_value)
     ]
     corrected = holm([gap.p_value for *_, gap in finite])

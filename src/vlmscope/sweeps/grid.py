@@ -1,7 +1,7 @@
 """The sweep: every representation and layer on the same folds, one matrix in memory at a time.
 
 The result to report is ``selected``: the layer is chosen inside each fold's training rows, without
-the rows it is judged on. The best of the single layers is chosen on the test rows and is
+the rows it is tested on. The best of the single layers is chosen on the test rows and is
 optimistic.
 """
 
@@ -39,7 +39,7 @@ from vlmscope.sweeps.data import ProbeData, probe_data, with_columns
 from vlmscope.sweeps.evaluation import (
     JOINT_AND_PROBE,
     Entry,
-    judge,
+    evaluate,
     planned_tests,
     within_category,
 )
@@ -146,16 +146,16 @@ def sweep(
     Raises:
         InputError: No labels, or too few images of either class.
     """
-    tell = listener("progress", progress)
+    report = listener("progress", progress)
     source, spec = as_source(source), spec or SweepSpec()
     data = grouped_by(_joined(source, labels, spec.copies), source, spec.group_by)
     data = with_columns(data, spec.by)
     matrix = partial(vectors, source, data)
-    result = sweep_rows(data, matrix, spec, progress=tell)
+    result = sweep_rows(data, matrix, spec, progress=report)
     if spec.protocol != "halp":
         return result
     network, options = network_of(model_of(source)), {"draws": spec.draws, "seed": spec.seed}
-    halp = halp_protocol(data, matrix, network, title=place_title, progress=tell, **options)
+    halp = halp_protocol(data, matrix, network, title=layer_title, progress=report, **options)
     return replace(result, halp=halp)
 
 
@@ -190,7 +190,7 @@ def sweep_rows(
     progress("permuted labels")
     recognition = _recognition(data, matrix, permuted, most_chosen(chosen))
     progress("intervals")
-    found = judge(entries, data, fold_of, draws=spec.draws, seed=spec.seed)
+    found = evaluate(entries, data, fold_of, draws=spec.draws, seed=spec.seed)
     best = found.best_baseline
     columns, within, gaps = _by_columns(data, entries, best, fold_of, spec)
     return SweepResult(
@@ -226,9 +226,9 @@ def _of_all_splits(
     rounds: list[dict[str, Entry]] = []
     chosen: tuple[str, ...] = ()
     for number, folds in enumerate(splits):
-        told = _in_repeat(progress, number, len(splits))
+        step_progress = _in_repeat(progress, number, len(splits))
         null = None if number else permuted
-        entries, selected = _entries(data, matrix, folds, spec, told, null)
+        entries, selected = _entries(data, matrix, folds, spec, step_progress, null)
         rounds.append(entries)
         chosen += selected.chosen
     return _stacked_entries(rounds), chosen
@@ -270,7 +270,7 @@ def _stacked_entries(rounds: Sequence[Mapping[str, Entry]]) -> dict[str, Entry]:
 
 
 def _recognition(
-    data: ProbeData, matrix: Matrix, permuted: Permutations, place: str
+    data: ProbeData, matrix: Matrix, permuted: Permutations, name: str
 ) -> Recognition | None:
     """Return whether the selected layer's probe recognises images in other groups.
 
@@ -278,10 +278,10 @@ def _recognition(
     any; the result with more permutations above chance is returned.
     """
     by_name = {vector_path(*where): where for where in data.places}
-    selected = matrix(*by_name[place])
+    selected = matrix(*by_name[name])
     found = [permuted.recognition(selected)]
     of_image = [where for where in data.places if where[0] in IMAGE_REPRESENTATIONS]
-    if of_image and of_image[0] != by_name[place]:
+    if of_image and of_image[0] != by_name[name]:
         found.append(permuted.recognition(selected, matrix(*of_image[0])))
     return max((each for each in found if each), key=lambda each: each.above, default=None)
 
@@ -325,10 +325,10 @@ def vectors(
     return matrix if len(data.rows) == len(matrix) else matrix[data.rows]
 
 
-def place_title(representation: str, layer: int | None) -> str:
+def layer_title(representation: str, layer: int | None) -> str:
     """Return a representation and layer as readable text.
 
-    >>> place_title("query_token_representation", 9)
+    >>> layer_title("query_token_representation", 9)
     'query token, layer 9'
     """
     words = representation.removesuffix("_representation").replace("_", " ")
@@ -363,20 +363,22 @@ def _probes(
     """Yield every probe's name, risk and, for a logistic one, what the selection needs."""
     others = {"mean-difference": MeanDifferenceProbe, "mlp": MlpProbe}
     for representation, layer in data.places:
-        place = vector_path(representation, layer)
-        progress(place)
+        name = vector_path(representation, layer)
+        progress(name)
         matrix = read(representation, layer)
         common = (known_of(representation), representation, layer)
         raw = crossfit_logistic(matrix, data.truth, folds, data.groups)
         fit = calibrated(raw, data.truth, folds)
-        title = place_title(representation, layer)
+        title = layer_title(representation, layer)
         strengths = tuple(fit.chosen_c.tolist())
         if permuted is not None and known_of(representation) == "before":
-            permuted.add(place, matrix)
+            permuted.add(name, matrix)
         entry = Entry(title, "probe", fit.risk, *common, "logistic", chosen_c=strengths)
-        yield place, entry, fit
-        for name in spec.estimators:
-            if name in others:
-                risk = crossfit_estimator(others[name](), matrix, data.truth, folds, data.groups)
-                entry = Entry(f"{title}, {name}", "probe", risk, *common, name)
-                yield f"{place} {name}", entry, None
+        yield name, entry, fit
+        for estimator in spec.estimators:
+            if estimator in others:
+                risk = crossfit_estimator(
+                    others[estimator](), matrix, data.truth, folds, data.groups
+                )
+                entry = Entry(f"{title}, {estimator}", "probe", risk, *common, estimator)
+                yield f"{name} {estimator}", entry, None

@@ -18,7 +18,7 @@ from vlmscope.dataset import read_thumbnails
 from vlmscope.errors import InputError
 from vlmscope.probes import image_groups, largest_count, near_copies
 from vlmscope.schema import IMAGE_REPRESENTATIONS
-from vlmscope.sweeps.source import Place
+from vlmscope.sweeps.source import LayerKey
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -96,9 +96,9 @@ def comparable(imaged: Sequence[bool] | NDArray[np.bool_]) -> NDArray[np.bool_]:
     return found if found.any() else ~found
 
 
-def without_image_places(places: Iterable[Place]) -> Iterator[Place]:
+def without_image_layers(keys: Iterable[LayerKey]) -> Iterator[LayerKey]:
     """Yield the representations and layers of a question without an image."""
-    return (place for place in places if place[0] not in IMAGE_REPRESENTATIONS)
+    return (key for key in keys if key[0] not in IMAGE_REPRESENTATIONS)
 
 
 def group_by_content(table: pd.DataFrame, copies: str = "near") -> Grouping:
@@ -124,8 +124,8 @@ def group_by_content(table: pd.DataFrame, copies: str = "near") -> Grouping:
         pairs = _copies(hashes, list(table["image_thumbnail"]))
         groups, by = np.asarray(image_groups(hashes, copies=pairs)), "content and near-copies"
     elif copies == "near" and "image_dhash" in table and all(table["image_dhash"]):
-        likeness = [[int(part, 16) for part in text.split("+")] for text in table["image_dhash"]]
-        groups, by = np.asarray(image_groups(hashes, likeness)), "content and likeness"
+        perceptual = [[int(part, 16) for part in text.split("+")] for text in table["image_dhash"]]
+        groups, by = np.asarray(image_groups(hashes, perceptual)), "content and likeness"
     return Grouping(groups, by, len({part for parts in hashes for part in parts}), exact)
 
 

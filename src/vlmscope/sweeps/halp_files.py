@@ -41,9 +41,9 @@ from vlmscope.sweeps.grouping import (
     comparable,
     group_by_content,
     has_image,
-    without_image_places,
+    without_image_layers,
 )
-from vlmscope.sweeps.source import RESEARCH, Place, places
+from vlmscope.sweeps.source import RESEARCH, LayerKey, layer_keys
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -120,7 +120,7 @@ def research_data(files: HalpFiles, table: LabelTable, copies: str = "near") -> 
     left_out += some_left_out("row", int(failed.sum()), "generation failed, there is no answer")
     bare = int((labelled & ~failed & ~fit).sum())
     left_out += some_left_out("row", bare, NO_IMAGE)
-    known = places(files) if imaged.any() else without_image_places(places(files))
+    known = layer_keys(files) if imaged.any() else without_image_layers(layer_keys(files))
     usable = _usable(files, known, rows, left_out)
     rows = _whole(rows, usable, left_out)
     ids = tuple(files.ids[i] for i in rows)
@@ -207,19 +207,19 @@ def _images(names: Sequence[str], metadata: Mapping[str, Sequence[str]]) -> tupl
 
 
 def _usable(
-    files: HalpFiles, known: Iterable[Place], rows: NDArray[np.int64], left_out: list[LeftOut]
-) -> dict[Place, list[Fault]]:
+    files: HalpFiles, known: Iterable[LayerKey], rows: NDArray[np.int64], left_out: list[LeftOut]
+) -> dict[LayerKey, list[Fault]]:
     """Return the faults of the rows' vectors, of representations and layers that most rows have."""
     usable = {}
-    for place in known:
-        faults = files.faults(*place)
+    for key in known:
+        faults = files.faults(*key)
         found = Counter(faults[i] for i in rows)
         bad = len(rows) - found.pop("", 0)
         if bad > FEW * len(rows):
             kinds = ", ".join(f"{count:,} {fault}" for fault, count in found.most_common())
-            left_out.append(LeftOut(vector_path(*place), bad, f"of {len(rows):,} vectors {kinds}"))
+            left_out.append(LeftOut(vector_path(*key), bad, f"of {len(rows):,} vectors {kinds}"))
         else:
-            usable[place] = faults
+            usable[key] = faults
     if not usable:
         raise InputError(
             f"{files.path}: no representation that {1 - FEW:.0%} of the {len(rows):,} labelled "
@@ -229,20 +229,20 @@ def _usable(
 
 
 def _enough(
-    usable: dict[Place, list[Fault]], rows: NDArray[np.int64], left_out: list[LeftOut]
-) -> dict[Place, list[Fault]]:
+    usable: dict[LayerKey, list[Fault]], rows: NDArray[np.int64], left_out: list[LeftOut]
+) -> dict[LayerKey, list[Fault]]:
     """Leave out representations and layers that most rows lack until few rows in total are lost."""
-    lacking = {place: frozenset(i for i in rows if faults[i]) for place, faults in usable.items()}
+    lacking = {key: frozenset(i for i in rows if faults[i]) for key, faults in usable.items()}
     while len(frozenset().union(*lacking.values())) > FEW_IN_ALL * len(rows):
-        worst = max(lacking, key=lambda place: len(lacking[place]))
+        worst = max(lacking, key=lambda key: len(lacking[key]))
         bad = len(lacking.pop(worst))
         reason = f"of {len(rows):,} vectors {bad:,} missing or bad, too many together with others"
         left_out.append(LeftOut(vector_path(*worst), bad, reason))
-    return {place: usable[place] for place in lacking}
+    return {key: usable[key] for key in lacking}
 
 
 def _whole(
-    rows: NDArray[np.int64], usable: Mapping[Place, Sequence[Fault]], left_out: list[LeftOut]
+    rows: NDArray[np.int64], usable: Mapping[LayerKey, Sequence[Fault]], left_out: list[LeftOut]
 ) -> NDArray[np.int64]:
     """Return the rows that have every usable vector."""
     lacks = [

@@ -1,4 +1,4 @@
-"""The HALP paper's own protocol, run beside the grouped one to compare with published numbers.
+"""The HALP paper's own protocol, run in addition to the grouped one to compare with publications.
 
 Rows are split at random, 80 to 20 and stratified by label, with ``random_state=42``: an image has
 questions on both sides. A network (``probe.halp_network``) is trained for each representation and
@@ -40,7 +40,7 @@ from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS, Progress
 from vlmscope.shown import rounded_difference
 from vlmscope.store import vector_path
 from vlmscope.sweeps.data import ProbeData
-from vlmscope.sweeps.source import Place
+from vlmscope.sweeps.source import LayerKey
 
 RANDOM_STATE = 42
 """Random state of the published split."""
@@ -59,7 +59,7 @@ OPTIMISTIC = "optimistic: not grouped by image; best layer chosen on the test se
 """Mark of every number of this protocol."""
 
 MOST_WORKERS = 8
-"""Most networks trained at once; each holds a matrix in memory."""
+"""Most networks trained at once; each keeps a matrix in memory."""
 
 SAME = 1e-5
 """Risks of test rows this close count as equal: they differ by float32 rounding."""
@@ -168,19 +168,19 @@ def halp_protocol(
             those of ``RANDOM_STATE`` and ``OTHER_STATES``, whatever the seed.
         progress: Called with a line of text about each step.
     """
-    jobs = [_Job(number, place, RANDOM_STATE) for number, place in enumerate(data.places)]
+    jobs = [_Job(number, key, RANDOM_STATE) for number, key in enumerate(data.places)]
 
     def run(jobs: Sequence[_Job]) -> tuple[HalpResult, ...]:
         trained = _trained(jobs, data, matrix, network, seed, progress)
         return tuple(
-            _judged(job, risk, data, title(*job.place), draws, seed)
+            _evaluated(job, risk, data, title(*job.key), draws, seed)
             for job, risk in zip(jobs, trained, strict=True)
         )
 
     found = HalpReport(run(jobs), (), network)
     if (best := found.best) is None:
         return found
-    chosen = next(job for job in jobs if vector_path(*job.place) == best.name)
+    chosen = next(job for job in jobs if vector_path(*job.key) == best.name)
     return replace(found, other_splits=run([replace(chosen, state=s) for s in OTHER_STATES]))
 
 
@@ -200,7 +200,7 @@ class _Job:
     """One network to train."""
 
     number: int
-    place: Place
+    key: LayerKey
     state: int
 
 
@@ -242,13 +242,13 @@ def _trained(
                 )
                 yield from [
                     future.result()
-                    for future in [pool.submit(train, job, matrix(*job.place)) for job in some]
+                    for future in [pool.submit(train, job, matrix(*job.key)) for job in some]
                 ]
         finally:
             stop.set()  # after Ctrl-C, the others end after their epoch
 
 
-def _judged(
+def _evaluated(
     job: _Job,
     risk: NDArray[np.float64] | None,
     data: ProbeData,
@@ -257,7 +257,7 @@ def _judged(
     seed: int,
 ) -> HalpResult:
     """Return the metrics that the paper reports, on the test rows; NaN without a risk."""
-    representation, layer = job.place
+    representation, layer = job.key
     train, test = split_rows(data.truth, job.state)
     truth, images = data.truth[test], data.grouping.groups
     nothing = float("nan")
@@ -333,8 +333,8 @@ def halp_sentences(found: HalpReport, grouped: float | None) -> Iterator[str]:
     best = found.best
     if best is None:
         constant = any(each.found_nothing for each in found.results)
-        says = "tells its test rows apart" if constant else "has an AUROC on its test rows"
-        yield f"{start}: no network {says}."
+        problem = "distinguishes its test rows" if constant else "has an AUROC on its test rows"
+        yield f"{start}: no network {problem}."
         return
     low, high = best.interval.low, best.interval.high
     short = best.title.partition(", HALP")[0]

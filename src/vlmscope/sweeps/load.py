@@ -127,7 +127,7 @@ class SavedSweep:
 
     @property
     def folds(self) -> NDArray[np.int64]:
-        """Number of the fold in which each row was judged in the first repeat, ``[N]``."""
+        """Number of the fold in which each row was tested in the first repeat, ``[N]``."""
         return np.asarray(self.predictions["fold"], dtype=np.int64)
 
     def risk(self, name: str) -> NDArray[np.float64]:
@@ -244,12 +244,12 @@ def _lack_of_predictions(found: SavedSweep) -> str:
     if not ((numbers >= 0) & (numbers <= 1)).all():  # NaN is neither
         return "has a risk that is not a number from 0 to 1"
     # A kill between writing the two files leaves predictions and summary of different sweeps.
-    told = found["selected"].auroc
+    stored = found["selected"].auroc
     rows = found.stacked("selected")
     same = (
         len(found.predictions) == found.summary["rows"]
         and int(found.truth.sum()) == found.summary["hallucinated"]
-        and abs(measure(rows.truth, rows.risks["selected"], rows.folds).auroc - told) < 1e-6
+        and abs(measure(rows.truth, rows.risks["selected"], rows.folds).auroc - stored) < 1e-6
     )
     return "" if same else f"is from another sweep than {RESULTS}"
 
@@ -267,12 +267,12 @@ def _stale(found: SavedSweep, run: Run, name: str) -> str:
     try:
         labels = read_labels(run.path, name)
     except InputError:
-        return "the labels that they were trained on are gone"
-    learnt = dict(zip(found.predictions["id"], found.truth.tolist(), strict=True))
+        return "the labels that they were trained on no longer exist"
+    trained_on = dict(zip(found.predictions["id"], found.truth.tolist(), strict=True))
     fit = comparable([has for block in run.blocks(vectors=False) for has in block.has_image])
     probed = [id_ for id_, one in zip(run.ids, fit, strict=True) if one and id_ in labels]
     now = {id_: labels[id_].hallucinated for id_ in probed}
-    other = sum(learnt.get(id_) != now.get(id_) for id_ in learnt.keys() | now.keys())
+    other = sum(trained_on.get(id_) != now.get(id_) for id_ in trained_on.keys() | now.keys())
     return f"{other:,} of {len(run):,} rows have another label now" if other else ""
 
 

@@ -24,8 +24,8 @@ def unknown_sentence(facts: Facts) -> Iterator[str]:
     """Yield a sentence on missing facts; nothing if all are known."""
     if unknown := missing_facts(facts):
         yield (
-            f"Not known here: {', '.join(unknown)}: whether hidden states know more than "
-            f"{'this' if len(unknown) == 1 else 'these'} cannot be told."
+            f"Not known here: {', '.join(unknown)}; whether hidden states contain more information "
+            f"than {'this' if len(unknown) == 1 else 'these'} is unknown."
         )
 
 

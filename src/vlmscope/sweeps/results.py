@@ -368,13 +368,13 @@ class SweepResult:
     risks: Mapping[str, NDArray[np.float64]]
     """Name → out-of-fold risk of each row in each repeat, ``[R, N]``."""
     data: ProbeData
-    """The data they were trained and judged on."""
+    """The data they were trained and tested on."""
     best_baseline: str
     """Name of the best single baseline known before the answer."""
     chosen: Mapping[str, tuple[str, ...]]
     """Selection → the candidate chosen in each fold of each repeat."""
     fold_of: NDArray[np.int64]
-    """Fold in which each row was judged in each repeat, ``[R, N]``."""
+    """Fold in which each row was tested in each repeat, ``[R, N]``."""
     settings: Mapping[str, Any]
     """Settings of the sweep."""
     within_category: Mapping[str, WithinKinds] = field(default_factory=dict)
@@ -396,7 +396,7 @@ class SweepResult:
     recognition: Recognition | None = None
     """Whether images are recognised in groups that the probe was not trained on."""
     novelty: Novelty | None = None
-    """What the judged rows have in common with training."""
+    """Overlap of the test rows with the training rows."""
 
     def __repr__(self) -> str:
         rows = count(len(self.data.truth), "row")
@@ -427,10 +427,10 @@ class SweepResult:
         return abstention(rows.truth, risk, rows.groups, ABSTAIN, rows.folds, seed=seed)
 
 
-def most_chosen(places: Sequence[str]) -> str:
+def most_chosen(names: Sequence[str]) -> str:
     """Return the name that was chosen most often; the first in a tie.
 
     >>> most_chosen(["a", "b", "b"])
     'b'
     """
-    return Counter(places).most_common(1)[0][0]
+    return Counter(names).most_common(1)[0][0]

@@ -59,7 +59,7 @@ from vlmscope.sweeps.verdict import verdict_document, verdict_of
 from vlmscope.version import __version__
 
 PROBES = "probes"
-"""Folder in a run, or beside HALP files."""
+"""Folder in a run, or next to HALP files."""
 
 RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
 """The summary, which is written last, and the risks, in that folder."""
@@ -75,7 +75,7 @@ COMPARED = "within folds"
 
 
 def default_folder(path: Path, labels: str = DEFAULT) -> Path:
-    """Return the default folder for the sweep of a source: in its folder, or beside its file.
+    """Return the default folder for the sweep of a source: in its folder, or next to its file.
 
     Each label set of a run has its own folder: ``probes``, ``probes-human``.
 
@@ -131,8 +131,8 @@ def save_sweep(
         files: dict[Path, bytes] = {}
         saved = []
         for row in _kept(result):
-            told, made = _fitted_probe(source, result, row, folder)
-            saved.append(told)
+            entry, made = _fitted_probe(source, result, row, folder)
+            saved.append(entry)
             files |= made
         files |= {
             folder / "results.parquet": parquet_bytes(_table(result)),
@@ -141,10 +141,10 @@ def save_sweep(
         }
         if folder != default_folder(source.path):
             _check_ours(folder, files)
-        for told in saved:
-            make_child_folder(folder, told["folder"])
+        for entry in saved:
+            make_child_folder(folder, entry["folder"])
         publish_together(files)
-        for name in older - {told["folder"] for told in saved}:
+        for name in older - {entry["folder"] for entry in saved}:
             remove_folder(folder, name, files=PROBE_FILES)
     return folder
 
@@ -212,7 +212,7 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         "hallucinated": int(data.truth.sum()),
         "settings": dict(result.settings),
         "best_baseline": result.best_baseline,
-        "chosen": {name: list(places) for name, places in result.chosen.items()},
+        "chosen": {name: list(layers) for name, layers in result.chosen.items()},
         "grid_edge": result[result.selected_place].grid_edge,
         "compared": COMPARED,
         "within_category": {name: asdict(w) for name, w in result.within_category.items()},
@@ -284,7 +284,7 @@ def _fitted_probe(
         chosen_c=row.chosen_c,
         metrics={
             # The AUROC given for the selected probe is that of the selection, which used none of
-            # the rows it was judged on.
+            # the rows it was tested on.
             **_auroc_of(result, row),
             "prevalence": row.prevalence,
             "recall": float((risk[data.truth] > threshold).mean()),
@@ -298,13 +298,13 @@ def _fitted_probe(
 
 def _auroc_of(result: SweepResult, row: ProbeResult) -> dict[str, float]:
     """Return the AUROC in the description of a saved probe; none if it found nothing."""
-    told = result["selected"] if row.name == result.selected_place else row
-    name = "auroc" if told is not row else "auroc_of_best_layer"
-    return {} if told.found_nothing else {name: told.auroc}
+    source = result["selected"] if row.name == result.selected_place else row
+    name = "auroc" if source is not row else "auroc_of_best_layer"
+    return {} if source.found_nothing else {name: source.auroc}
 
 
-def _folder_name(place: str) -> str:
-    return place.replace("/", "-")
+def _folder_name(name: str) -> str:
+    return name.replace("/", "-")
 
 
 def _older_probes(folder: Path) -> set[str]:
@@ -344,7 +344,9 @@ def check_outside(folder: Path, source: Path, labels: str = DEFAULT) -> None:
     if folder == source and not is_run(source):
         return  # HALP files, with nothing that a sweep could overwrite
     parents = (source,) if is_remote(folder) else (folder, *folder.parents)
-    run = next((place for place in parents if folder.is_relative_to(place) and is_run(place)), None)
+    run = next(
+        (parent for parent in parents if folder.is_relative_to(parent) and is_run(parent)), None
+    )
     if run is None:
         return
     inside = folder.relative_to(run).parts
@@ -378,8 +380,8 @@ def check_folder(folder: Path, labels: str | None) -> None:
     there = found.get(LABEL_SET) if isinstance(found, dict) else None
     if labels is not None and isinstance(there, str) and there != labels:
         raise InputError(
-            f"{folder}: holds the probes of the label set {shortened(there)!r}, and these are of "
-            f"{labels!r}; give another --out"
+            f"{folder}: contains the probes of the label set {shortened(there)!r}, and these are "
+            f"of {labels!r}; give another --out"
         )
 
 
@@ -404,4 +406,4 @@ def _check_ours(folder: Path, files: Iterable[Path]) -> None:
         if not isinstance(summary, dict) or not summary.keys() >= {"vlmscope_version", "results"}:
             raise InputError(f"{path}: is not a result of vlmscope probe; give another --out")
     elif taken := next((file for file in files if file.exists()), None):
-        raise InputError(f"{taken}: exists without a sweep beside it; give another --out")
+        raise InputError(f"{taken}: exists without a sweep in the same folder; give another --out")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.errors import InputError, listed, shortened
+from vlmscope.errors import InputError, join_names, shortened
 from vlmscope.schema import Progress
 from vlmscope.store import (
     DEFAULT,
@@ -30,7 +30,7 @@ from vlmscope.store.format.manifest import MANIFEST
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 
-Place = tuple[str, int | None]
+LayerKey = tuple[str, int | None]
 """Representation and layer."""
 
 RESEARCH = "research files"
@@ -75,7 +75,7 @@ AnySource: TypeAlias = "Source | AnyRun"
 
 
 def as_source(source: AnySource) -> Source:
-    """Return what can be probed: as it is, or opened where its path is given.
+    """Return a source unchanged, or opened if a path is given.
 
     Raises:
         InputError: It is neither a run nor files in the HALP layout, nor the path of either.
@@ -129,7 +129,7 @@ def check_label_set(run: Path, name: str) -> None:
             "without --labels"
         )
     labels_file(name)
-    have = f"there are {listed(sets)}" if sets else "there are none"
+    have = f"there are {join_names(sets)}" if sets else "there are none"
     raise InputError(
         f"--labels {name}: {run} has no label set of that name, {have}; run 'vlmscope label {run} "
         f"--name {name}' first"
@@ -173,7 +173,7 @@ def check_labels(path: Path, *, run: bool, labelled: bool) -> None:
         )
 
 
-def places(source: Source) -> Iterator[Place]:
+def layer_keys(source: Source) -> Iterator[LayerKey]:
     """Yield every representation with each of its layers."""
     for representation in source.representations:
         for layer in source.layers(representation) or (None,):

@@ -4,7 +4,7 @@ A single split into folds is one draw of many. The reported AUROC is over all pa
 of all repeats. An image that is resampled is resampled in every repeat, so that repeats make the
 AUROC less dependent on the split without counting images more than once.
 
-Folds are grouped by image by default. Grouped by question, a probe is judged on questions whose
+Folds are grouped by image by default. Grouped by question, a probe is tested on questions whose
 words it was not trained on, about images that it may have been trained on; by category, on new
 kinds of questions. The remaining overlap is counted.
 """
@@ -33,7 +33,7 @@ class Stacked:
     groups: NDArray[np.int64]
     """Number of each row's group: the same in every repeat."""
     folds: NDArray[np.int64]
-    """Number of the fold that judged each row, distinct between repeats."""
+    """Number of the fold that tested each row, distinct between repeats."""
     risks: Mapping[str, NDArray[np.float64]]
     """Name → out-of-fold risk."""
 
@@ -49,7 +49,7 @@ def stacked(
     Args:
         truth: ``[N]``.
         groups: ``[N]``.
-        fold_of: Fold that judged each row, ``[R, N]``, from 0 in every repeat.
+        fold_of: Fold that tested each row, ``[R, N]``, from 0 in every repeat.
         risks: Name → risk, ``[R, N]``.
     """
     repeats = len(fold_of)
@@ -85,7 +85,7 @@ _STEP = 7919
 
 @dataclass(frozen=True, slots=True)
 class Novelty:
-    """Overlap of the judged rows with the training rows, as shares of the rows."""
+    """Overlap of the test rows with the training rows, as shares of the rows."""
 
     images: float
     """Rows about an image that is in training too."""
@@ -215,7 +215,7 @@ def _same(one: Sequence[Fold], other: Sequence[Fold]) -> bool:
 
 
 def novelty(data: ProbeData, folds: Sequence[Fold]) -> Novelty:
-    """Return the overlap of judged rows with training."""
+    """Return the overlap of test rows with training."""
     question = numbered([plain_question(text) for text in data.facts.question])
     _, image = np.unique(data.grouping.groups, return_inverse=True)
     shares = []

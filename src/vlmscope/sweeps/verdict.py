@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vlmscope.metrics import Difference, WithinKinds
-from vlmscope.metrics.small_samples import is_small, too_few_to_resample, worth_of_rarer
+from vlmscope.metrics.small_samples import effective_images_of_rarer, is_small, too_few_to_resample
 from vlmscope.probes.baselines import JOINT
 from vlmscope.shown import rounded_difference
 from vlmscope.sweeps.abstaining import abstaining_sentence
@@ -99,7 +99,7 @@ def _found(result: SweepResult) -> str:
             "answer the same risk, so there is no AUROC."
         )
     low, high = selected.auroc_low, selected.auroc_high
-    place = result.selected_place
+    layer = result.selected_place
     chosen = result.chosen["selected"]
     found = f"AUROC of {selected.auroc:.3f} (95% interval {low:.3f} to {high:.3f}), on {where}"
     if low > CHANCE:
@@ -107,10 +107,10 @@ def _found(result: SweepResult) -> str:
     elif high < CHANCE:
         text = f"has an {found}: it is worse than chance"
     else:
-        text = f"has an {found}: that it predicts hallucinations better than chance is not shown"
+        text = f"has an {found}: it is not significantly better than chance"
     return (
         f"Before the answer is written, a linear probe on hidden states {text}; chosen inside "
-        f"training: {result[place].title} in {chosen.count(place)} of {len(chosen)} "
+        f"training: {result[layer].title} in {chosen.count(layer)} of {len(chosen)} "
         f"folds{_of_repeats(result)}."
     )
 
@@ -191,7 +191,7 @@ def _chance(result: SweepResult) -> Iterator[str]:
     layers = len(found.by_place)
     best = "the best representation and layer" if layers > 1 else "the probe"
     text = (
-        f"Permutation test: with the labels of whole {_whole(result)} permuted "
+        f"Permutation test: with the labels of whole {_permuted_groups(result)} permuted "
         f"{found.permutations} times, {best} reaches a median AUROC of {found.median:.3f} and a "
         f"95th percentile of {found.high:.3f}; with the labels as they are {found.observed:.3f} "
         f"(ridge probe, p = {found.p_value:.3f})"
@@ -199,7 +199,7 @@ def _chance(result: SweepResult) -> Iterator[str]:
     if found.rows < len(result.data.truth):
         text += f", on {found.rows:,} of the rows"
     if found.p_value > LEVEL:
-        yield f"{text}: chance alone may give as much."
+        yield f"{text}: this is not significant."
         return
     known = sum(each.p_value <= LEVEL for each in found.by_place.values())
     text += f": {known} of {layers} are above chance, corrected for their number."
@@ -208,7 +208,7 @@ def _chance(result: SweepResult) -> Iterator[str]:
     yield text
 
 
-def _whole(result: SweepResult) -> str:
+def _permuted_groups(result: SweepResult) -> str:
     if result.data.split is None:
         return "images" if result.data.grouping.images else "questions"
     return "questions" if result.data.split_by == QUESTION else f"values of {result.data.split_by}"
@@ -226,8 +226,8 @@ def _corrected(result: SweepResult) -> Iterator[str]:
         )
         return
     yield (
-        f"Differences are corrected for the {count} that are compared here (Holm); one that does "
-        "not hold at 5% after it is marked."
+        f"Differences are corrected for the {count} that are compared here (Holm); those that "
+        "are not significant at 5% afterwards are marked."
     )
 
 
@@ -301,8 +301,11 @@ def _correction(result: SweepResult, of: str, over: str, *, within: bool) -> str
         draws = result.settings["draws"]
         return f", which {draws} draws are too few to correct for {count} comparisons"
     if count == 1:
-        return f", which does not hold at 5% (p = {test.p_holm:.3f})"
-    return f", which does not hold after correction for {count} comparisons (p = {test.p_holm:.3f})"
+        return f", which is not significant at 5% (p = {test.p_holm:.3f})"
+    return (
+        f", which is not significant after correction for {count} comparisons "
+        f"(p = {test.p_holm:.3f})"
+    )
 
 
 _ADDED = (JOINT_AND_PROBE, JOINT)
@@ -312,7 +315,7 @@ def _warnings(result: SweepResult) -> Iterator[str]:
     """Yield warnings about the results."""
     data = result.data
     images = len(np.unique(data.groups))
-    rarer = worth_of_rarer(data.truth, data.groups)
+    rarer = effective_images_of_rarer(data.truth, data.groups)
     if is_small(data.truth, data.groups):
         yield (
             f"Warning: {images:,} groups of answers are little data (those with the rarer label "
@@ -325,8 +328,9 @@ def _warnings(result: SweepResult) -> Iterator[str]:
             f"Warning: groups whose vectors are each other's nearest ({seen.pairs:,} pairs) got "
             f"labels of other pairs, and the probe is right above chance in {seen.above:.0%} of "
             f"{result.settings['permutations']} such permutations (mean AUROC {seen.auroc:.3f}, "
-            f"{seen.low:.3f} to {seen.high:.3f}): it recognises {_whole(result)} across folds. Is "
-            "one there under two names, or in two versions? Then these numbers cannot be trusted."
+            f"{seen.low:.3f} to {seen.high:.3f}): it recognises {_permuted_groups(result)} across "
+            "folds. Is one there under two names, or in two versions? Then these numbers are "
+            "not reliable."
         )
 
 
@@ -334,7 +338,7 @@ def _images_by(result: SweepResult) -> Iterator[str]:
     """Yield how images are identified, if not by their content."""
     if result.data.grouped_by.startswith("image_id"):
         yield (
-            f"Images are told apart by their {result.data.grouped_by}: there are no hashes, so a "
+            f"Images are identified by their {result.data.grouped_by}: there are no hashes, so a "
             "copy of an image under another name counts as another image."
         )
 
@@ -343,18 +347,18 @@ def _within_and_abstaining(result: SweepResult) -> Iterator[str]:
     """Return a sentence on the results within categories, and on abstaining."""
     if result["selected"].found_nothing:
         return
-    said = abstaining_sentence(result.abstaining)
+    on_abstaining = abstaining_sentence(result.abstaining)
     found = _within_selected(result)
     if found is None:
-        yield said
+        yield on_abstaining
         return
     text = (
         "Within categories (pairs of answers of one category), the probe's AUROC is "
         f"{_span(found, '95% interval ')}"
     )
     if found.interval.low <= CHANCE:
-        text += ", so that it knows more than the category is not shown"
-    yield f"{text}; {said[0].lower()}{said[1:]}"
+        text += ", not significantly better than chance"
+    yield f"{text}; {on_abstaining[0].lower()}{on_abstaining[1:]}"
 
 
 def _within_selected(result: SweepResult) -> WithinKinds | None:
@@ -417,7 +421,7 @@ def _comparison(result: SweepResult, over: str, gap: Difference | None, *, withi
         return f"the probe is better by {_signed(value, gap, '')}{counted}"
     if gap.interval.high < 0:
         return f"the probe is worse by {_signed(-value, gap, '', -1)}{counted}"
-    return f"no difference to the probe is shown, {_signed(value, gap)}"
+    return f"the difference to the probe is not significant, {_signed(value, gap)}"
 
 
 def _gain(result: SweepResult, gap: Difference | None, *, within: bool) -> str:
@@ -436,7 +440,7 @@ def _gain(result: SweepResult, gap: Difference | None, *, within: bool) -> str:
     text = f"changes it by {_signed(value, gap)}{counted}"
     if little:
         return f"{text}: less than {NEGLIGIBLE:g} either way"
-    return f"{text}: whether hidden states know more cannot be told"
+    return text if counted else f"{text}, which is not significant"
 
 
 def _rounded(result: SweepResult, of: str, over: str, gap: Difference, *, within: bool) -> float:

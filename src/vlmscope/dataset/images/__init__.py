@@ -4,7 +4,7 @@ Reading a table never opens an image: ``load_image`` does so later, one at a tim
 constant and makes a broken image the failure of one row.
 
 - ``cells``: cell → no, one or several images
-- ``held``: PIL images of a table in memory; ``arrays``: NumPy arrays
+- ``in_memory``: PIL images of a table in memory; ``arrays``: NumPy arrays
 - ``locate``, ``finding``: image → bytes, or a path below the image root
 - ``image``: ``load_image``, hashes of pixels; ``file``: reading within limits; ``jpeg``: its
   segments

@@ -1,6 +1,6 @@
 """Parsing of image cells: from a cell of a table to no, one or several images.
 
-An image is a name, the bytes of a file, a text that holds them, an array of pixels, or ``{bytes,
+An image is a name, the bytes of a file, a text that contains them, an array of pixels, or ``{bytes,
 path}``, as ``datasets`` stores one. Several are a list of these, in text a list of names as JSON or
 Python writes it. A video or a sound is recognised by its name or its struct and refused: read as an
 image it would fail with a misleading message.
@@ -21,7 +21,7 @@ from PIL import Image
 from vlmscope.dataset.encoded import EncodedError, decode_image, is_base64, is_encoded, of_base64
 from vlmscope.dataset.image_formats import IMAGE_SUFFIXES
 from vlmscope.dataset.images.arrays import file_of_array, flaw_of_array
-from vlmscope.dataset.images.held import HeldImage
+from vlmscope.dataset.images.in_memory import InMemoryImage
 from vlmscope.dataset.values import DIGEST_BYTES, is_blank, kind_name, printed_list, to_text
 
 MEDIA: Mapping[str, str] = {
@@ -41,7 +41,7 @@ _MAYBE_MEDIUM = re.compile(rf"(?:{'|'.join(map(re.escape, MEDIA))})[/.]*\Z", re.
 """Quick test for these suffixes: splitting a path costs more than everything else about a cell."""
 
 FEATURES: Mapping[str, str] = {"Audio": "sounds", "Video": "videos"}
-"""Feature type of the ``datasets`` library → what such a column holds instead of images."""
+"""Feature type of the ``datasets`` library → content of such a column instead of images."""
 
 _PLAIN_LENGTH = 60
 """Most characters of a text taken for a name without a closer look; a longer one may be an image.
@@ -66,12 +66,12 @@ class ImageCell:
 
     name: str
     """Name or path; empty if there is none."""
-    data: bytes | HeldImage | None
+    data: bytes | InMemoryImage | None
     """The image file's bytes, or the decoded image, if the table contains it."""
     medium: str = ""
     """``a video`` or ``a sound``, if it is not an image."""
     other: str = ""
-    """What the cell holds instead of an image: ``a list``."""
+    """Content of the cell instead of an image: ``a list``."""
     flaw: str = ""
     """Why it is not a valid image, and the remedy, as the end of a sentence."""
     path: Path | None = None
@@ -87,7 +87,7 @@ class ImageCell:
     @property
     def opened(self) -> bytes | Path | Image.Image | None:
         """Argument for ``load_image``, if more than a name is known."""
-        return self.data.image if isinstance(self.data, HeldImage) else self.data or self.path
+        return self.data.image if isinstance(self.data, InMemoryImage) else self.data or self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +112,17 @@ class ImageCells:
 
     @property
     def content_key(self) -> Any:
-        """The same, with the hash beside the name for images contained in the table."""
+        """The same, with the hash in addition to the name for images contained in the table."""
         keys = [[p.name, *_hash(p.data)] if p.data else p.name for p in self.images]
         return keys if len(keys) > 1 else next(iter(keys), "")
 
 
-def _hash(data: bytes | HeldImage) -> list[Any]:
+def _hash(data: bytes | InMemoryImage) -> list[Any]:
     """Return the size and a hash of an image file, as a list, which equals no name.
 
     For a decoded image, whose file is unknown: the hash of its pixels.
     """
-    if isinstance(data, HeldImage):
+    if isinstance(data, InMemoryImage):
         return ["pixels", data.sha256]
     return [len(data), blake2b(data, digest_size=DIGEST_BYTES).hexdigest()]
 
@@ -145,12 +145,12 @@ def find_images(
     'a.png, b.png'
     """
     cells = {column: split_cell(values.get(column), missing) for column in columns}
-    said = [column for column in columns if cells[column]]
-    if len(said) == 1:  # almost every row of almost every table: nothing to choose
-        return ImageCells(cells[said[0]], frozenset(said))
-    named = _best_named([c for c in said if any(p.name for p in cells[c])], cells)
-    held = next((c for c in said if any(p.data for p in cells[c])), None)
-    chosen = held or named or next(iter(said), None)
+    filled = [column for column in columns if cells[column]]
+    if len(filled) == 1:  # almost every row of almost every table: nothing to choose
+        return ImageCells(cells[filled[0]], frozenset(filled))
+    named = _best_named([c for c in filled if any(p.name for p in cells[c])], cells)
+    embedded = next((c for c in filled if any(p.data for p in cells[c])), None)
+    chosen = embedded or named or next(iter(filled), None)
     if chosen is None:
         return ImageCells((), frozenset())
     images = cells[chosen]
@@ -264,9 +264,9 @@ def _image(value: Any, missing: frozenset[str]) -> ImageCell:
     try:
         data, name = _data_and_name(value)
     except EncodedError as error:
-        return ImageCell("", None, flaw=f"{error}; write the whole image file there")
+        return ImageCell("", None, flaw=f"{error}; write the complete image file there")
     text = "" if is_blank(name) else name if isinstance(name, str) else to_text(name)
-    data = data if isinstance(data, bytes | HeldImage) and data else None
+    data = data if isinstance(data, bytes | InMemoryImage) and data else None
     other = kind_name(name) if text is None and data is None else ""
     text = "" if text is None or text in missing else text
     decoded_sound = isinstance(value, dict) and {"array", "sampling_rate"} <= value.keys()
@@ -292,7 +292,7 @@ def _data_and_name(value: Any) -> tuple[Any, Any]:
         if is_filled and not isinstance(data, bytes):
             raise EncodedError(f"is {kind_name(data)} instead of the bytes of a file")
         return data, name
-    if isinstance(value, HeldImage):
+    if isinstance(value, InMemoryImage):
         return value, None
     if isinstance(value, bytes):
         return (of_base64(value.decode("latin-1")) if is_base64(value) else value), None

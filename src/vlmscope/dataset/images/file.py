@@ -75,7 +75,7 @@ class LimitedReader(BytesIO):
             raise RowError(
                 "image",
                 f"{self.name}: has so many small parts that decoding it would take far longer "
-                "than its size explains; save it anew as PNG",
+                "than its size explains; save it again as PNG",
             )
         return super().read(size)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from vlmscope.dataset.image_formats import IMAGE_SUFFIXES
 from vlmscope.dataset.values import shown_name
-from vlmscope.errors import listed
+from vlmscope.errors import join_names
 
 _DRIVE = re.compile(r"[A-Za-z]:(?=[\\/])")
 _NUMBER = re.compile(r"\d+$")
@@ -117,8 +117,8 @@ class ImageFinder:
         if self._guesses >= _MOST_GUESSES or len(listing.names) > _MOST_NAMES:
             return []
         self._guesses += 1
-        alike = [name for name in listing.names if _may_be_meant(name, last)]
-        guesses = difflib.get_close_matches(last, alike, 1, 0.8)
+        candidates = [name for name in listing.names if _may_match(name, last)]
+        guesses = difflib.get_close_matches(last, candidates, 1, 0.8)
         return listing.names[guesses[0]] if guesses else []
 
     def _fitting(self, parts: Sequence[str]) -> list[str]:
@@ -181,7 +181,7 @@ def near_file(path: Path) -> str:
         )
     near = finder.near(path.name)
     if len(near) > 1:
-        return f"it may be {listed(near, 3)}: write the exact name"
+        return f"it may be {join_names(near, 3)}: write the exact name"
     return f"there is {shown_name(near[0], _SHOWN)}: correct the path" if near else ""
 
 
@@ -198,12 +198,12 @@ def _pattern_of(file: str, name: str) -> str:
     return f"'{stem[: len(stem) - len(digits)]}{{image_id{width}}}{Path(file).suffix}'"
 
 
-def _may_be_meant(name: str, wanted: str) -> bool:
+def _may_match(name: str, wanted: str) -> bool:
     """Return whether a name may be a typo of another, rather than the next of a numbered series.
 
-    >>> _may_be_meant("demo_0007.jpg", "demo_0057.jpg"), _may_be_meant("left_a.png", "left_b.png")
+    >>> _may_match("demo_0007.jpg", "demo_0057.jpg"), _may_match("left_a.png", "left_b.png")
     (False, False)
-    >>> _may_be_meant("kitchen_7.jpg", "kitchn_007.jpg"), _may_be_meant("a.jpg", "aa.jpg")
+    >>> _may_match("kitchen_7.jpg", "kitchn_007.jpg"), _may_match("a.jpg", "aa.jpg")
     (True, True)
     """
     one, other = _stem(name), _stem(wanted)

@@ -1,6 +1,6 @@
 """Checks of a JPEG's segments and scans before it is decoded.
 
-Pillow joins EXIF data segment by segment, and libjpeg goes over all pixels once for each scan, of
+Pillow joins EXIF data segment by segment, and libjpeg processes all pixels once for each scan, of
 which a file of a few hundred kilobytes can have thousands: both may take hours.
 """
 
@@ -56,7 +56,7 @@ def check_segments(data: bytes, what: str) -> int:
             raise RowError(
                 "image",
                 f"{what}: a JPEG with {exif:,} bytes of EXIF data in {segments:,} segments, the "
-                f"limits are {MAX_EXIF_BYTES:,} and {MAX_SEGMENTS:,}; save it anew",
+                f"limits are {MAX_EXIF_BYTES:,} and {MAX_SEGMENTS:,}; save it again",
             )
         at += length
     return scans
@@ -73,5 +73,5 @@ def check_scans(image: Image.Image, scans: int, what: str) -> None:
         raise RowError(
             "image",
             f"{what}: a JPEG of {image.width}×{image.height} pixels in {scans:,} scans, {MAX_SCANS}"
-            f" scans of {limit:,} pixels are the limit; save it anew as JPEG or PNG",
+            f" scans of {limit:,} pixels are the limit; save it again as JPEG or PNG",
         )

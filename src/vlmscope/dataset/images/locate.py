@@ -134,7 +134,7 @@ def _path(name: str, folder: Path | None) -> Path:
         raise RowError("input", f"{found}; write a path there")
     if flaw := unstorable(name):
         raise RowError(
-            "input", f"the image path {shown_name(name, 200)} holds {flaw}; write a path there"
+            "input", f"the image path {shown_name(name, 200)} contains {flaw}; write a path there"
         )
     path = Path(name)
     if folder is None or path.is_absolute():

@@ -1,4 +1,4 @@
-"""Conversion of every pixel format to 8-bit RGB as it is displayed.
+"""Conversion of every pixel format to 8-bit RGB as displayed.
 
 Pillow's own ``convert("RGB")`` differs: it shows the hidden colour of transparent pixels, and
 clips 16-bit grey to white.

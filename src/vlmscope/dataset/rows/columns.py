@@ -21,7 +21,7 @@ from vlmscope.dataset.column_names import (
 from vlmscope.dataset.images.cells import FEATURES
 from vlmscope.dataset.rows.pattern import Pattern, parse_pattern
 from vlmscope.dataset.values import shown_name
-from vlmscope.errors import InputError, listed
+from vlmscope.errors import InputError, join_names
 from vlmscope.schema import FieldSpec
 
 FIELDS = ("id", "image", "question", "target")
@@ -82,7 +82,7 @@ def find_columns(
         raise InputError(f"{table}: is empty, 0 rows; expected a table with at least one row")
     if looks_like_data(found) and not any(_present(FieldSpec(), each, found) for each in FIELDS):
         raise InputError(
-            f"{table}: the first line looks like data ({listed(found, 4)}), not like names of "
+            f"{table}: the first line looks like data ({join_names(found, 4)}), not like names of "
             "columns; write a line with their names above it, such as id,image,question,answer"
         )
     twice = sorted(column for column, times in Counter(found).items() if times > 1)
@@ -127,7 +127,7 @@ def _columns(
 
 
 def _kept(spec: FieldSpec, target: str | None) -> frozenset[str]:
-    """Return POPE's ground-truth column, which may hold labels too."""
+    """Return POPE's ground-truth column, which may also contain labels."""
     is_label = target is not None and plain_header(target) == "label" and spec.target is None
     return frozenset([str(target)]) if is_label else frozenset()
 
@@ -253,14 +253,14 @@ def check_images(columns: Columns, media: Mapping[str, str], table: str) -> None
         table: the table's name, for messages.
 
     Raises:
-        InputError: it holds videos or sounds.
+        InputError: it contains videos or sounds.
     """
     for column in columns.images:
         if column in media:
             kind = media[column]
             raise InputError(
-                f"{table}: column {column!r} holds {FEATURES[kind]} ({kind}), and vlmscope reads "
-                "images only; name a column of images with --map image=COLUMN"
+                f"{table}: column {column!r} contains {FEATURES[kind]} ({kind}), and vlmscope "
+                "reads images only; name a column of images with --map image=COLUMN"
             )
 
 
@@ -298,7 +298,7 @@ def _missing(spec: FieldSpec, missing: Sequence[str], found: Sequence[str], tabl
     return (
         f"{table}: {_lack(spec, missing, found)}: give {' '.join(options)}"
         f"{f' (or {hints})' if hints else ''}; columns found: "
-        f"{listed(map(_shown, found), SHOWN_COLUMNS)}"
+        f"{join_names(map(_shown, found), SHOWN_COLUMNS)}"
     )
 
 

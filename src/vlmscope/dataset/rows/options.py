@@ -48,10 +48,10 @@ def unasked_options(reader: RowReader) -> Iterator[str]:
             if truth.strip() not in options.texts:
                 what = "number" if mark["number"] else "letter"
                 yield (
-                    f"{reader.source.name}: the truth {shown_name(truth)} may be the {what} of an "
-                    f"option in {shown_name(options.columns[0])}, and the questions do not contain "
-                    f"the options; pass --question-template '{_template(options.columns)}' to ask "
-                    "with them"
+                    f"{reader.source.name}: the ground truth {shown_name(truth)} may be the {what} "
+                    f"of an option in {shown_name(options.columns[0])}, and the questions do not "
+                    f"contain the options; pass --question-template '{_template(options.columns)}' "
+                    "to ask with them"
                 )
                 return
 

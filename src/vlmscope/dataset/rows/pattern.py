@@ -21,7 +21,7 @@ from vlmscope.dataset.values import (
     shown_name,
     to_text,
 )
-from vlmscope.errors import InputError, listed
+from vlmscope.errors import InputError, join_names
 
 _IMAGE = frozenset(KNOWN["image"])
 _PART = re.compile(r"\{\{|\}\}|\{(?P<inside>[^{}]*)\}|[{}]")
@@ -59,25 +59,25 @@ class Pattern:
 
         Args:
             values: The row.
-            missing: Texts that stand for a gap in this format.
+            missing: Texts that mean "no value" in this format.
 
         Raises:
             CellError: A value does not fit the format.
         """
-        said = False
+        has_value = False
         texts = []
         for part in self.parts:
             if isinstance(part, Slot):
                 value = values.get(part.column)
                 gap = _is_gap(value, missing)
-                said |= not gap
+                has_value |= not gap
                 texts.append("" if gap else _written(value, part))
             else:
                 texts.append(part)
-        return "".join(texts) if said else None
+        return "".join(texts) if has_value else None
 
     def fill_each(self, values: Mapping[str, Any], missing: frozenset[str]) -> list[str]:
-        """Return the texts for a row: one for each item, if a column holds a list.
+        """Return the texts for a row: one for each item, if a column contains a list.
 
         Raises:
             CellError: A value does not fit the format, or several columns hold lists.
@@ -174,7 +174,9 @@ def _slot(
     name, _, spec = inside.rpartition(":") if ":" in inside else (inside, "", "")
     column = name if name in found else roles.get("image" if name in _IMAGE else name)
     if column is None:
-        raise InputError(f"{what}: {table} has no column {name!r}; columns found: {listed(found)}")
+        raise InputError(
+            f"{what}: {table} has no column {name!r}; columns found: {join_names(found)}"
+        )
     if re.fullmatch(r"0\d{1,3}", spec):
         spec += "d"
     if spec and spec != _LETTERS and not _NUMBER.fullmatch(spec):
@@ -206,8 +208,8 @@ def _digits(value: Any, slot: Slot) -> str:
     number = value if isinstance(value, int) else None
     if isinstance(value, float) and value.is_integer():
         number = int(value)
-    if isinstance(value, str) and (whole := _WHOLE.fullmatch(value)):
-        number = int(whole[1])
+    if isinstance(value, str) and (found := _WHOLE.fullmatch(value)):
+        number = int(found[1])
     if number is None or isinstance(value, bool) or abs(number) >= 10**30:
         shown = shown_name(value) if isinstance(value, str) else kind_name(value)
         raise CellError(

@@ -25,7 +25,7 @@ from vlmscope.dataset.images.cells import (
     split_cell,
 )
 from vlmscope.dataset.images.finding import ImageFinder, shared_folders
-from vlmscope.dataset.images.held import HeldImage
+from vlmscope.dataset.images.in_memory import InMemoryImage
 from vlmscope.dataset.images.locate import EXPECTED, locate_images
 from vlmscope.dataset.rows.columns import Columns
 from vlmscope.dataset.source import Row, Source
@@ -63,7 +63,7 @@ class Identity:
     """
     target: str | None
     """As ``Sample.target``; None if the table has no ground-truth column."""
-    held: tuple[bytes | Image.Image, ...] = ()
+    embedded: tuple[bytes | Image.Image, ...] = ()
     """Content of the images, if the table contains them and has no names for them or is in memory.
     """
 
@@ -129,7 +129,7 @@ class RowReader:
         elif text is None:
             found = f"is {kind_name(value)}, expected text or a number"
         elif flaw := unstorable(text):
-            found = f"{shown_name(text)} holds {flaw}"
+            found = f"{shown_name(text)} contains {flaw}"
         elif (size := len(text.encode())) > LONGEST_ID:
             found = f"{shown_name(text)} has {size:,} bytes, expected at most {LONGEST_ID:,}"
         else:
@@ -233,15 +233,15 @@ class RowReader:
             return Identity(sample_id, question, (name,), target)
         image = self.image(row)
         names = dict.fromkeys((self._image_id(image, sample_id), *others))
-        return Identity(sample_id, question, tuple(names), target, self._held(image))
+        return Identity(sample_id, question, tuple(names), target, self._embedded(image))
 
-    def _held(self, image: ImageCells) -> tuple[bytes | Image.Image, ...]:
+    def _embedded(self, image: ImageCells) -> tuple[bytes | Image.Image, ...]:
         """Return a row's images if their content is part of the row's identity."""
         counts = self.source.by_content
         if not all(cell.data and (counts or not cell.name) for cell in image.images):
             return ()
         return tuple(
-            cell.data.image if isinstance(cell.data, HeldImage) else cell.data or b""
+            cell.data.image if isinstance(cell.data, InMemoryImage) else cell.data or b""
             for cell in image.images
         )
 
@@ -283,7 +283,7 @@ class RowReader:
         image = self._chosen_image(row)
         for what, text in (("question", question), ("target", target), ("image name", image.name)):
             if flaw := unstorable(text):
-                raise self._error(row, f"the {what} holds {flaw}", "plain text")
+                raise self._error(row, f"the {what} contains {flaw}", "plain text")
         images = self._images(row, image)
         self._check_numbers(row, question, len(images))
         return Sample(

@@ -185,24 +185,24 @@ class SharedImages(Source):
                     chain.setdefault(_key(row.values.get(column)), key)
         kept = {at: _Images(chain) for at, chain in names.items()}
         for row in self.inner.rows():
-            held = self._held_alone(row)
+            stored = self._stored_alone(row)
             for column in self.reference_columns:
                 key = _key(row.values.get(column))
                 if key in wanted:
-                    for each, image in held.items():
+                    for each, image in stored.items():
                         kept[column, each].add(key, image)
         self._kept.update(kept)
         return self._kept
 
-    def _held_alone(self, row: Row) -> dict[str, str]:
+    def _stored_alone(self, row: Row) -> dict[str, str]:
         """Return the images of a row by column, and the only one under ``_ONLY``."""
-        held = self._held(row)
-        first = {_ONLY: next(iter(held.values()))} if held else {}
+        stored = self._stored(row)
+        first = {_ONLY: next(iter(stored.values()))} if stored else {}
         if not self.is_together:
             return first
-        return held | first if len(held) == 1 else held
+        return stored | first if len(stored) == 1 else stored
 
-    def _held(self, row: Row) -> dict[str, str]:
+    def _stored(self, row: Row) -> dict[str, str]:
         """Return the images stored in a row, by column."""
         cells = ((column, row.values.get(column)) for column in self.columns_of_images)
         return {name: cell for name, cell in cells if isinstance(cell, str) and is_encoded(cell)}
@@ -210,10 +210,10 @@ class SharedImages(Source):
     def _names_of(self, row: Row) -> dict[str, str]:
         """Return column → the row that it may refer to.
 
-        Empty for a row with its own image, unless each column holds one of several.
+        Empty for a row with its own image, unless each column contains one of several.
         """
         named = {column: self._named(row, column) for column in self.columns_of_images}
-        if not any(named.values()) or (not self.is_together and self._held(row)):
+        if not any(named.values()) or (not self.is_together and self._stored(row)):
             return {}
         return {column: key for column, key in named.items() if key}
 
@@ -253,7 +253,7 @@ def with_shared_images(source: Source, columns: Columns) -> Source:
 
 def _several_rows(key: str, column: str) -> str:
     return (
-        f"refers to row {shown_name(key)}, and several rows with that {shown_name(column)} hold "
+        f"refers to row {shown_name(key)}, and several rows with that {shown_name(column)} contain "
         "different images; write the image itself there"
     )
 

@@ -119,7 +119,8 @@ class CsvSource(FileSource):
                     line = reader.line_num + 1
             except broken as error:
                 raise InputError(
-                    f"{self.name} line {line}: broken quoting ({error}); write a field that holds "
+                    f"{self.name} line {line}: broken quoting ({error}); write a field that "
+                    "contains "
                     'a quote as "…""…" and close every quote'
                 ) from error
             except UnicodeDecodeError as error:
@@ -137,7 +138,7 @@ class CsvSource(FileSource):
     def _swallowed(self, first: int, last: int) -> str:
         return (
             f"{self.name} lines {first} to {last}: a quotation mark opens on the first of these "
-            "rows and closes on the last, so that they would be one; write a field that holds a "
+            "rows and closes on the last, so that they would be one; write a field that contains a "
             'quotation mark as "…""…", or save a table that has such a text as .jsonl'
         )
 

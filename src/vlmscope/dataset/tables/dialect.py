@@ -1,6 +1,6 @@
 """Detection of the delimiter and of quoting in a delimited text.
 
-pandas and Excel quote a field that holds a quotation mark; other programs write TSV as it comes,
+pandas and Excel quote a field that contains a quotation mark; other programs write TSV unquoted,
 where a mark at the beginning of a field is part of the text. Read with quoting, such a mark would
 swallow everything up to the next one, including rows, without an error. Which of the two a file is
 gets decided once, from the complete file; if it cannot be decided, the file is refused.
@@ -112,12 +112,12 @@ def _holds_lines(lines: Callable[[], Iterable[str]], delimiter: str) -> bool:
     except csv.Error:
         return False
     table = _Rows(shape, frozenset(ids), len(set(ids)) == len(ids), question_of(header))
-    said = [table.holds_rows(fields, delimiter) for fields in long]
-    if not said:
+    verdicts = [table.holds_rows(fields, delimiter) for fields in long]
+    if not verdicts:
         return False
-    if {True, False} <= set(said) or set(said) == {None}:
+    if {True, False} <= set(verdicts) or set(verdicts) == {None}:
         raise UndecidedError(long[0][shape.id])
-    return False in said
+    return False in verdicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +160,10 @@ class _Rows:
         if self.shape.image is None:
             return None
         known = first[self.shape.image]
-        said = {_is_image(row[self.shape.image], known) for row in others}
-        if False in said or True in said:
-            return False not in said
-        # Gaps, or numbers, which are not images beside the name of a file.
+        verdicts = {_is_image(row[self.shape.image], known) for row in others}
+        if False in verdicts or True in verdicts:
+            return False not in verdicts
+        # Gaps, or numbers, which are not images if another row has the name of a file.
         is_file = bool(known.strip('"').strip()) and not known.strip('"').isdecimal()
         gaps = not all(row[self.shape.image].strip('"').strip() for row in others)
         return False if is_file and not gaps else None
@@ -217,7 +217,7 @@ def swallowed_ids(fields: Sequence[str], delimiter: str, shape: RowShape) -> tup
     images. A table of numbers in a question does not count.
 
     Args:
-        fields: The fields of the row, one of which holds a line break.
+        fields: The fields of the row, one of which contains a line break.
         delimiter: What stands between fields.
         shape: The shape of the table's rows.
 
@@ -246,8 +246,8 @@ def swallowed_ids(fields: Sequence[str], delimiter: str, shape: RowShape) -> tup
 
 def _are_images(cells: Sequence[str], first: str) -> bool:
     """Return whether a cell is certainly an image, and none is certainly something else."""
-    said = [_is_image(cell, first) for cell in cells]
-    return any(said) and False not in said
+    verdicts = [_is_image(cell, first) for cell in cells]
+    return any(verdicts) and False not in verdicts
 
 
 def _is_image(cell: str, first: str) -> bool | None:

@@ -130,7 +130,7 @@ def open_saved(folder: Path, split: str | None) -> DatasetSource:
     if isinstance(loaded, dict):
         return _pick(loaded, str(folder), split)
     if split not in (None, str(loaded.split)):
-        raise InputError(f"{folder}: holds one table without splits; leave ':{split}' out")
+        raise InputError(f"{folder}: contains one table without splits; leave ':{split}' out")
     return _source(folder.name, loaded)
 
 

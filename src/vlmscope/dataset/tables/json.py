@@ -195,7 +195,7 @@ def open_json(path: Path, records: str | None = None) -> JsonLinesSource | JsonL
         return JsonListSource(path, records)
     if records is not None:
         raise InputError(
-            f"--records {records}: {path.name} holds one object a line, not a document with "
+            f"--records {records}: {path.name} contains one object a line, not a document with "
             "records under a key; leave it out"
         )
     return JsonLinesSource(path)

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from vlmscope.dataset.images.cells import ImageCell, split_cell
-from vlmscope.dataset.images.held import HeldImage, ImageHashes
+from vlmscope.dataset.images.in_memory import ImageHashes, InMemoryImage
 from vlmscope.dataset.source import Row, Source
 from vlmscope.dataset.tables.hub import DatasetSource
 from vlmscope.dataset.values import kind_name
@@ -71,7 +71,7 @@ class _MemorySource(Source):
 
     def plain(self, value: Any, row: int, column: str) -> Any:
         """Return a cell as a reader of files would."""
-        return _plain(value, lambda image, n: HeldImage(image, self.hashes, (row, column, n)))
+        return _plain(value, lambda image, n: InMemoryImage(image, self.hashes, (row, column, n)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ class FrameSource(_MemorySource):
         names = self.columns()
         for start in range(0, len(self.frame), _CHUNK):
             part = self.frame.iloc[start : start + _CHUNK]
-            columns = [part.iloc[:, place].tolist() for place in range(len(names))]
+            columns = [part.iloc[:, index].tolist() for index in range(len(names))]
             for number, cells in enumerate(zip(*columns, strict=True), start=start):
                 named = zip(names, cells, strict=True)
                 yield Row(number, {name: self.plain(cell, number, name) for name, cell in named})
@@ -165,8 +165,8 @@ class SamplesSource(_MemorySource):
         names = [self._column(name) for name in _FIELDS]
         for number, sample in enumerate(self.samples):
             cells = (sample.id, self._images(sample, number), sample.question, sample.target)
-            told = {str(key): value for key, value in sample.metadata.items()}
-            plain = {key: self.plain(value, number, key) for key, value in told.items()}
+            metadata = {str(key): value for key, value in sample.metadata.items()}
+            plain = {key: self.plain(value, number, key) for key, value in metadata.items()}
             yield Row(number, {**plain, **dict(zip(names, cells, strict=True))})
 
     def _images(self, sample: Sample, number: int) -> list[ImageCell]:
@@ -184,9 +184,9 @@ class SamplesSource(_MemorySource):
                     [cell] = split_cell(plain, frozenset())
                     cells.append(replace(cell, name=name))
                     continue
-                held = isinstance(plain, bytes | HeldImage)
-                other = "" if held else kind_name(plain)
-                cells.append(ImageCell(name, plain if held else None, other=other))
+                has_image = isinstance(plain, bytes | InMemoryImage)
+                other = "" if has_image else kind_name(plain)
+                cells.append(ImageCell(name, plain if has_image else None, other=other))
         return cells
 
 
@@ -194,34 +194,34 @@ _FIELDS = ("id", "image", "question", "target")
 _PATHS = (str, PathLike)
 
 
-def _plain(value: Any, hold: Callable[[Image.Image, int], HeldImage], nth: int = 0) -> Any:
+def _plain(value: Any, wrap: Callable[[Image.Image, int], InMemoryImage], nth: int = 0) -> Any:
     """Return a plain Python value: missing values of pandas and NumPy are None."""
     if value is None or type(value) in (str, int, float, bool, bytes):
         return value
     if isinstance(value, Image.Image):
-        return hold(value, nth)
+        return wrap(value, nth)
     if isinstance(value, PathLike):
         return fspath(value)
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
     if isinstance(value, list | tuple):
-        return [_plain(each, hold, place) for place, each in enumerate(value)]
+        return [_plain(each, wrap, index) for index, each in enumerate(value)]
     if hasattr(value, "dtype") and hasattr(value, "tolist"):
-        return _plain_array(value, hold)
+        return _plain_array(value, wrap)
     pandas = sys.modules.get("pandas")
     if pandas is not None and (value is pandas.NA or value is pandas.NaT):
         return None
     return value
 
 
-def _plain_array(value: Any, hold: Callable[[Image.Image, int], HeldImage]) -> Any:
+def _plain_array(value: Any, wrap: Callable[[Image.Image, int], InMemoryImage]) -> Any:
     """Return a NumPy scalar as a Python value, a one-dimensional array as a list."""
     if value.ndim > 1:  # pixels, not a list
         return value
     if getattr(value.dtype, "kind", "") in ("m", "M"):  # torch's have no kind
         value = value.astype(f"{value.dtype.kind}8[us]")
     plain = value.tolist()
-    return _plain(plain, hold) if isinstance(plain, list) else plain
+    return _plain(plain, wrap) if isinstance(plain, list) else plain
 
 
 def with_listed_paths(data: Any) -> Any:

@@ -58,7 +58,7 @@ def open_source(data: Data, records: str | None = None) -> tuple[Source, Path]:
     ``data`` is a file, a folder that ``datasets.save_to_disk`` wrote, a folder of tables,
     ``owner/name`` on the hub, or one of the last three with ``:split``; a pattern of files
     (``data/test-*.parquet``); or several of these files. The folder of images is that of the file
-    or beside the saved folder, a folder of tables itself, and for the hub the current directory.
+    or next to the saved folder, a folder of tables itself, and for the hub the current directory.
 
     The images of a table in memory are looked for in the current directory.
 

@@ -76,12 +76,12 @@ class ParquetSource(FileSource):
             raise self._unreadable(error, after=number) from error
 
     def _unreadable(self, error: Exception, after: int = 0) -> InputError:
-        place = f"{self.name} after row {after}" if after else self.name
+        position = f"{self.name} after row {after}" if after else self.name
         if self.path.suffix.lower() in COMPRESSED:
-            return InputError(f"{place}: is compressed as a whole; expand it once")
+            return InputError(f"{position}: is a compressed file; decompress it once")
         return InputError(
-            f"{place}: cannot be read as Parquet ({named_line(error)}); write the file again, or "
-            "give it the extension of its format"
+            f"{position}: cannot be read as Parquet ({named_line(error)}); write the file again, "
+            "or give it the extension of its format"
         )
 
 

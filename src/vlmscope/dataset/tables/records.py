@@ -1,6 +1,6 @@
 """Search for the rows in a JSON document, in the shapes in which benchmarks are published.
 
-A list of objects; an object of records by id (GQA, ScienceQA); records under a key beside notes on
+A list of objects; an object of records by id (GQA, ScienceQA); records under a key next to notes on
 the dataset (VQA v2, TextVQA); columns, as pandas and ``datasets`` write them; one record alone.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vlmscope.dataset.column_names import is_field_name
-from vlmscope.errors import InputError, listed
+from vlmscope.errors import InputError, join_names
 
 _DEEPEST = 3
 """Most keys above the records."""
@@ -65,8 +65,8 @@ def find_records(document: Any, asked: str | None, name: str) -> tuple[list[Any]
     where = "lists of records under" if found else "an object with the keys"
     example = keys[0] if keys else "NAME"
     raise InputError(
-        f"{name}: found {where} {listed(keys)}, expected a list of objects; choose the one with "
-        f"the questions by --records {example}"
+        f"{name}: found {where} {join_names(keys)}, expected a list of objects; choose the one "
+        f"with the questions by --records {example}"
     )
 
 
@@ -77,7 +77,7 @@ def _under(document: Any, asked: str, name: str) -> Any:
     found, names = document, asked.split(".")
     for key in names:
         if not isinstance(found, dict) or key not in found:
-            have = f"; there are {listed(found)}" if isinstance(found, dict) else ""
+            have = f"; there are {join_names(found)}" if isinstance(found, dict) else ""
             raise InputError(f"--records {asked}: {name} has no key {key!r} there{have}")
         found = found[key]
     return found

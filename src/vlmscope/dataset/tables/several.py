@@ -15,7 +15,7 @@ from pathlib import Path
 from vlmscope.dataset.source import Row, Source
 from vlmscope.dataset.tables.json import JsonSource
 from vlmscope.dataset.tables.text import plain_suffix
-from vlmscope.errors import InputError, listed
+from vlmscope.errors import InputError, join_names
 
 _NUMBERED = re.compile(r"(?P<split>.+?)-(?P<number>\d{5})-of-(?P<count>\d{5})(?:-[0-9a-f]{8,64})?")
 _SPLITS = ("train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval")
@@ -63,10 +63,10 @@ class SeveralSource(Source):
             if in_json:
                 every.update(dict.fromkeys(found))
             elif set(found) != set(names):
-                odd = sorted(set(found) ^ set(names))
+                differing = sorted(set(found) ^ set(names))
                 raise InputError(
                     f"{self.name}: {first.name} and {part.name} do not have the same columns: "
-                    f"{listed(odd)} in only one of them; name tables of the same columns"
+                    f"{join_names(differing)} in only one of them; name tables of the same columns"
                 )
         return tuple(every)
 
@@ -113,7 +113,8 @@ def tables_in(folder: Path, split: str | None, known: Sequence[str]) -> list[Pat
         asked = f"no split {split!r}." if split else "has several splits."
         names = [name or files[0].name for name in splits]
         raise InputError(
-            f"{folder}: {asked} Found {listed(names)}; write {folder}:{names[0]}, or name the files"
+            f"{folder}: {asked} Found {join_names(names)}; write {folder}:{names[0]}, or name the "
+            "files"
         )
     _check_complete(folder, chosen)
     return chosen
@@ -158,5 +159,5 @@ def _check_complete(folder: Path, files: Sequence[Path]) -> None:
         names = [f"{first['split']}-{number:05d}-of-{first['count']}" for number in gone]
         raise InputError(
             f"{folder}: {len(numbers)} of {int(first['count'])} files are there, missing "
-            f"{listed(names, 10)}; fetch them, or name the files to read"
+            f"{join_names(names, 10)}; fetch them, or name the files to read"
         )

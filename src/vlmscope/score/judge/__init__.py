@@ -1,7 +1,7 @@
-"""A language model as the judge of whether an answer agrees with the ground truth.
+"""A language model as judge of whether an answer agrees with the ground truth.
 
 - ``scorer``: ``Judge``, which scores rows in order, and its cost estimate
-- ``endpoint``: the model behind an OpenAI-compatible endpoint, asked through the ``openai`` client
+- ``endpoint``: a model at an OpenAI-compatible endpoint, called through the ``openai`` client
 - ``verdict``: parsing of verdicts from replies, and masking of the API key
 - ``cache``: verdicts on disk, so that none is requested twice
 - ``prompt.md``: the judge's instructions; their text is part of every cache key

@@ -5,7 +5,7 @@ verdict arrives: every verdict survives an interrupted run, and at worst the las
 incomplete. Such a line is skipped, and the next one starts on a line of its own.
 
 A run folder may be untrusted: lines without a verdict are skipped, however long they are, and
-what is not a regular file, or larger than any judge writes, is refused.
+anything that is not a regular file, or is larger than any judge writes, is refused.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class VerdictCache:
             with open_regular(self._path) as file:
                 check_size(os.fstat(file.fileno()).st_size, LARGEST_FILE, self._path)
                 for record in json_lines(file, LONGEST_LINE):
-                    self._remember(record)
+                    self._add(record)
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -97,19 +97,19 @@ class VerdictCache:
         }
         line = (json.dumps(record) + "\n").encode()
         try:
-            file = self._opened()
+            file = self._open()
             if file.write(line) != len(line):
                 raise OSError("the disk is full")
         except OSError as error:
-            raise StoreError(f"{self._path}: cannot keep the judge's verdict: {error}") from error
+            raise StoreError(f"{self._path}: cannot write the judge's verdict: {error}") from error
         self._verdicts[key] = verdict
 
-    def _remember(self, record: Any) -> None:
+    def _add(self, record: Any) -> None:
         verdict = verdict_of(record, self._mask)
         if verdict is not None and isinstance(record.get("key"), str):
             self._verdicts[record["key"]] = verdict
 
-    def _opened(self) -> FileIO:
+    def _open(self) -> FileIO:
         """Return the file, open for appending without a buffer, at the start of a line."""
         if self._file is None:
             file = open_to_append(self._path)

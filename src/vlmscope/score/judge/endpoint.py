@@ -1,6 +1,6 @@
-"""The judge behind an OpenAI-compatible endpoint, asked through the ``openai`` client.
+"""The judge at an OpenAI-compatible endpoint, called through the ``openai`` client.
 
-The client retries rate limits, server errors, timeouts and lost connections. One row's own failure
+The client retries rate limits, server errors, timeouts and lost connections. A failure of one row
 makes that row unscorable; a failure that affects every row (a wrong key, an unknown model, an
 unreachable server) stops the run with one error.
 
@@ -29,7 +29,7 @@ from vlmscope.score.judge.verdict import WORDS, Keep, Mask, Messages, Verdict, r
 from vlmscope.shown import encodable
 
 FAILURES_BEFORE_GIVING_UP = 3
-"""Number of rows failing in succession, beyond those in progress, that indicates a failed endpoint.
+"""Number of consecutive failed rows, beyond those in progress, that indicates a failed endpoint.
 """
 
 LARGEST_REPLY = 4 * 2**20
@@ -73,18 +73,18 @@ CHECK_ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    """Settings of a judge at an endpoint. The key is the client's own ``OPENAI_API_KEY``."""
+    """Settings of a judge at an endpoint. The API key is read from ``OPENAI_API_KEY``."""
 
     model: str
     """The judge's name at the endpoint."""
     base_url: str | None = None
-    """An OpenAI-compatible endpoint; None: the client's own default."""
+    """Address of an OpenAI-compatible endpoint; None for the client's default."""
     concurrency: int = 8
     """Most requests in progress at a time."""
     timeout: float = 60.0
     """Seconds to wait for one reply."""
     max_attempts: int = 8
-    """How often one request is sent before its row is unscorable."""
+    """Most attempts of one request before its row is unscorable."""
     input_price: float | None = None
     """Price of a million input tokens, for the estimate."""
     output_price: float | None = None
@@ -102,7 +102,7 @@ class JudgeSettings:
         return (*given, *map(unquote, given))
 
     def record(self) -> dict[str, Any]:
-        """Return the settings as they are kept with the labels: without user and password.
+        """Return the settings as stored with the labels, without user and password.
 
         >>> JudgeSettings("m", "https://me:word@host/v1").record()["base_url"]
         'https://host/v1'
@@ -113,15 +113,15 @@ class JudgeSettings:
         return record
 
     def __post_init__(self) -> None:
-        """Raise for settings that cannot work."""
+        """Raise for invalid settings."""
         if not self.model.strip():
-            raise InputError("the judge has no model: give the name the endpoint knows it by")
+            raise InputError("the judge has no model: give its name at the endpoint")
         if not (self.base_url or "https://").startswith(("http://", "https://")):
             raise InputError("the judge's endpoint: give an address that begins with https://")
         try:
             urlsplit(self.base_url or "")
         except ValueError as error:
-            raise InputError(f"the judge's endpoint: {error}; give a whole address") from None
+            raise InputError(f"the judge's endpoint: {error}; give a complete address") from None
         if self.concurrency < 1 or self.max_attempts < 1:
             raise InputError("the judge's concurrency and attempts: give 1 or more")
         if not self.timeout > 0:
@@ -133,14 +133,14 @@ class _NoVerdictError(Exception):
 
 
 class _RefusedError(_NoVerdictError):
-    """The endpoint refuses what a request says, or an option of it."""
+    """The endpoint refuses the content or an option of a request."""
 
 
 class Endpoint:
     """A connection to the judge: opened with ``with``, used with ``ask`` and ``result``.
 
     Args:
-        settings: Which model, and how to ask.
+        settings: The model and the options of requests.
 
     Raises:
         InputError: The client is not installed, or there is no usable key.
@@ -160,10 +160,10 @@ class Endpoint:
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        """Start the event loop, and ask the endpoint once whether it answers at all.
+        """Start the event loop, and send a test request to the endpoint.
 
         Raises:
-            InputError: It does not. No row was sent.
+            InputError: The endpoint does not answer. No row was sent.
         """
         from anyio.from_thread import start_blocking_portal
 
@@ -191,7 +191,7 @@ class Endpoint:
         """Wait for a verdict.
 
         Raises:
-            VlmscopeError: No row can be judged any more, whichever row detected it.
+            VlmscopeError: The run has failed and no row can be judged any more.
         """
         wait([asked, self._fatal], return_when=FIRST_COMPLETED)
         return (self._fatal if self._fatal.done() else asked).result()
@@ -210,7 +210,7 @@ class Endpoint:
                 why = str(error)
                 break
             self._options = options
-            why = "" if reply else "its reply to a test request is no chat completion"
+            why = "" if reply else "its reply to a test request is not a chat completion"
             break
         if why:
             raise InputError(
@@ -220,7 +220,7 @@ class Endpoint:
             )
 
     async def _ask(self, messages: Messages, keep: Keep) -> Verdict:
-        """Ask for one verdict; an error that concerns every row stops the others too."""
+        """Request one verdict; an error that affects every row stops all of them."""
         try:
             async with self._slots:
                 if self._fatal.done():
@@ -235,13 +235,13 @@ class Endpoint:
             raise
 
     async def _verdict(self, messages: Messages) -> Verdict:
-        """Return the judge's verdict, asked for a second time where the reply holds none."""
+        """Return the judge's verdict, requested a second time if the reply contains none."""
         try:
             reply = await self._reply(messages)
             verdict = read_verdict(reply, self._mask, messages)
             if verdict is None:
-                said = {"role": "assistant", "content": reply[:2000] or "(nothing)"}
-                reply = await self._reply([*messages, said, {"role": "user", "content": NUDGE}])
+                previous = {"role": "assistant", "content": reply[:2000] or "(nothing)"}
+                reply = await self._reply([*messages, previous, {"role": "user", "content": NUDGE}])
                 verdict = read_verdict(reply, self._mask, messages)
         except _NoVerdictError as why:
             return Verdict(None, f"the judge gave no verdict: {why}")
@@ -281,49 +281,57 @@ class Endpoint:
         """
         client = self._client.with_options(max_retries=attempts - 1)
         create = client.chat.completions.with_raw_response.create
-        limit = self._settings.timeout * attempts  # the client's own is for each read of a reply
+        limit = (
+            self._settings.timeout * attempts
+        )  # the client's timeout applies to each read of a reply
         try:
             async with asyncio.timeout(limit):
                 sent = await create(model=self._settings.model, messages=messages, **options)
             return _content(sent.http_response)
         except self._openai.APIStatusError as error:
-            raise self._meaning(error, attempts) from None
+            raise self._error_for_status(error, attempts) from None
         except TimeoutError:
-            raise _NoVerdictError(f"no whole reply within {limit:g} seconds") from None
+            raise _NoVerdictError(f"no complete reply within {limit:g} seconds") from None
         except _NoVerdictError:
             raise
         except self._openai.APIConnectionError as error:
             raise _NoVerdictError(
-                f"no reply in {attempts} attempts: {self._plain(error)}"
+                f"no reply in {attempts} attempts: {self._one_line(error)}"
             ) from None
         except Exception as error:  # noqa: BLE001 - a reply may be invalid in any way
-            why = f"its reply cannot be read: {type(error).__name__}: {self._plain(error)}"
+            why = f"its reply cannot be read: {type(error).__name__}: {self._one_line(error)}"
             raise _NoVerdictError(why) from None
 
-    def _meaning(self, error: Any, attempts: int) -> Exception:
-        """Return the error for a status: of one row, or of all."""
-        status, said = error.status_code, self._plain(error)
+    def _error_for_status(self, error: Any, attempts: int) -> Exception:
+        """Return the error for an HTTP status, of one row or of all rows."""
+        status, message = error.status_code, self._one_line(error)
         judge = f"the judge {self._settings.model}"
         if 300 <= status < 400:
             return _NoVerdictError(_redirect(error, self._mask))
         if status in (400, 422):
-            return _RefusedError(f"it refuses the request: {said}")
+            return _RefusedError(f"it refuses the request: {message}")
         if status == 413:
             return _RefusedError("the row is too long for the endpoint")
         if status == 401:
             return InputError(f"{judge}: the endpoint refuses the key (401); set OPENAI_API_KEY")
         if status == 404:
-            return InputError(f"{judge}: {said}; check the model's name and the endpoint's address")
+            return InputError(
+                f"{judge}: {message}; check the model's name and the endpoint's address"
+            )
         may_pass = status in (408, 409, 425, 429) or status >= 500
-        if may_pass and error.code != "insufficient_quota":  # a 429 that does not pass
-            return _NoVerdictError(f"no reply in {attempts} attempts: {said}")
-        return VlmscopeError(f"{judge}: {said}; put this right and run again; verdicts are kept")
+        if may_pass and error.code != "insufficient_quota":  # a permanent 429
+            return _NoVerdictError(f"no reply in {attempts} attempts: {message}")
+        return VlmscopeError(f"{judge}: {message}; fix this and run again; verdicts are stored")
 
-    def _plain(self, error: Exception) -> str:
-        """Return an error as one line, without the key should the endpoint have echoed it."""
+    def _one_line(self, error: Exception) -> str:
+        """Return an error as one line, with the key masked in case the endpoint echoed it."""
         body, status = getattr(error, "body", None), getattr(error, "status_code", None)
-        said = body.get("message") if isinstance(body, dict) else None
-        text = f"{said} ({status})" if isinstance(said, str) and said and status else str(error)
+        message = body.get("message") if isinstance(body, dict) else None
+        text = (
+            f"{message} ({status})"
+            if isinstance(message, str) and message and status
+            else str(error)
+        )
         if error.__cause__ is not None and status is None:
             text = f"{text} ({error.__cause__})"  # "Connection error." alone is not informative
         return self._mask.line(text, LONGEST_ERROR)
@@ -344,7 +352,7 @@ def _make_client(openai: ModuleType, settings: JudgeSettings) -> Any:
     """Return an asynchronous client of the endpoint.
 
     Raises:
-        InputError: There is no key, or none that a header can hold.
+        InputError: There is no key, or one that is invalid in a header.
     """
     try:
         client = openai.AsyncOpenAI(
@@ -359,10 +367,12 @@ def _make_client(openai: ModuleType, settings: JudgeSettings) -> Any:
     if not key:
         raise InputError(
             "the judge needs an API key: set OPENAI_API_KEY "
-            "(to any word, where the endpoint asks for none)"
+            "(to any text, if the endpoint needs none)"
         )
     if not (key.isascii() and key.isprintable() and " " not in key):
-        raise InputError("OPENAI_API_KEY holds a blank, a line break or a letter no key has")
+        raise InputError(
+            "OPENAI_API_KEY contains a space, a line break or another invalid character; correct it"
+        )
     return client
 
 
@@ -373,7 +383,7 @@ _DROPPED_HEADERS = frozenset(
 
 
 def _limited_http_client(openai: ModuleType) -> Any:
-    """Return the HTTP client that the package would make, but with limits on what it reads."""
+    """Return the ``openai`` package's HTTP client with limits on what it reads."""
 
     class Limited(openai.DefaultAsyncHttpxClient):  # type: ignore[misc, name-defined]
         async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
@@ -400,10 +410,10 @@ def _limited_http_client(openai: ModuleType) -> Any:
 
 
 async def _read(reply: Any) -> tuple[bytes, str]:
-    """Return the body of a reply, and why it is not to be used."""
+    """Return the body of a reply, and the reason not to use it."""
     compressed = reply.headers.get("content-encoding", "").strip().lower()
     if compressed not in ("", "identity"):
-        return b"", "its reply is compressed, which was not asked for"
+        return b"", "its reply is compressed, although this was not requested"
     body = bytearray()
     async with aclosing(reply.aiter_raw()) as chunks:
         async for chunk in chunks:
@@ -414,7 +424,7 @@ async def _read(reply: Any) -> tuple[bytes, str]:
 
 
 def _content(reply: Any) -> str:
-    """Return the model's text in a reply; empty where it is no chat completion.
+    """Return the model's text in a reply; empty if it is not a chat completion.
 
     Raises:
         _NoVerdictError: The reply is too large, or compressed.
@@ -435,7 +445,7 @@ def _content(reply: Any) -> str:
 
 
 def _redirect(error: Any, mask: Mask) -> str:
-    """Return where a redirect leads, as a message may show it."""
+    """Return the error message for a redirect, with its target masked."""
     try:
         location = _without_user(error.response.headers.get("location", ""))
         target = unquote(urlsplit(location)._replace(query="", fragment="").geturl())
@@ -443,8 +453,8 @@ def _redirect(error: Any, mask: Mask) -> str:
         target = ""
     where = f" to {mask.line(target, 200)}" if target else ""
     return (
-        f"it redirects{where} ({error.status_code}), and no request with a key is sent on; give "
-        "the address that answers"
+        f"it redirects{where} ({error.status_code}), and requests with a key are not redirected; "
+        "give the final address"
     )
 
 

@@ -1,4 +1,4 @@
-"""``Judge``: scores answers by asking a language model, by lenient criteria.
+"""``Judge``: scores answers with a language model, by lenient criteria.
 
 HALP labelled its answers with GPT-4. Here any OpenAI-compatible endpoint can be used, or a model on
 this machine. Every verdict has a reason, answers that the judge cannot decide are unscorable and
@@ -29,30 +29,30 @@ CHARACTERS_PER_TOKEN = 4
 """Rule of thumb for English, for the estimate."""
 
 TOKENS_PER_REPLY = 50
-"""A short sentence and a verdict as JSON."""
+"""Estimated length of a reply: a short sentence and a verdict as JSON."""
 
 ROWS_AHEAD = 4
 """Rows held per request in progress, so that one slow reply does not leave the others idle."""
 
 
 class Connection(Protocol):
-    """Asks a model for verdicts. Used within the ``with`` block of what ``Connect`` returns."""
+    """Interface of an open connection to a model, used in a ``with`` block of ``Connect``."""
 
     def ask(self, messages: Messages, keep: Keep) -> Future[Verdict]:
-        """Start to ask; ``keep`` is called with the verdict as soon as it is there."""
+        """Send a request; ``keep`` is called with the verdict as soon as it arrives."""
         ...
 
     def result(self, asked: Future[Verdict]) -> Verdict:
         """Wait for a verdict.
 
         Raises:
-            VlmscopeError: No row can be judged any more, whichever row found out.
+            VlmscopeError: The run has failed and no row can be judged any more.
         """
         ...
 
 
 Connect = Callable[[], AbstractContextManager[Connection]]
-"""Opens a connection. Entering it fails, in one line, where no row could be judged."""
+"""Opens a connection. Entering it raises an error of one line if no row can be judged."""
 
 
 class Settings(Protocol):
@@ -91,13 +91,13 @@ class Estimate:
     rows: int
     """All rows."""
     unscorable: int
-    """Rows without an answer or without a truth: never asked."""
+    """Rows without an answer or without a ground truth: never sent."""
     cached: int
     """Rows with a cached verdict."""
     to_ask: int
     """Requests to send."""
     equal: int
-    """Rows that share one of these requests, as an earlier row is equal to them."""
+    """Rows that share one of these requests, because they are equal to an earlier row."""
     characters: int
     """Length of those requests."""
     input_price: float | None = None
@@ -107,12 +107,12 @@ class Estimate:
 
     @property
     def input_tokens(self) -> int:
-        """Tokens to send, roughly."""
+        """Estimated number of tokens to send."""
         return -(-self.characters // CHARACTERS_PER_TOKEN)
 
     @property
     def output_tokens(self) -> int:
-        """Tokens to receive, roughly; a model that reasons at length needs many more."""
+        """Estimated number of tokens to receive; a reasoning model needs many more."""
         return self.to_ask * TOKENS_PER_REPLY
 
     @property
@@ -125,12 +125,12 @@ class Estimate:
 
 
 class Judge:
-    """Scores answers by asking a language model.
+    """Score answers with a language model.
 
     Args:
-        settings: Which model, and how it is asked.
-        cache: File that keeps the verdicts; created with the first one.
-        connect: Opens the connection to the model; by default to the endpoint of the settings.
+        settings: The model and the options of requests.
+        cache: File that stores the verdicts; created with the first one.
+        connect: Function that connects to the model; by default to the endpoint of the settings.
     """
 
     def __init__(self, settings: Settings, cache: Path, connect: Connect | None = None) -> None:
@@ -148,7 +148,7 @@ class Judge:
 
         Raises:
             InputError: The client is not installed, or the endpoint refuses key or model.
-            VlmscopeError: No row can be judged any more. The verdicts so far are kept.
+            VlmscopeError: The run has failed. The verdicts so far are stored.
             StoreError: The cache cannot be read or written.
         """
         with ExitStack() as stack:
@@ -201,10 +201,10 @@ class Judge:
 
 
 class _Session:
-    """One run of the judge: known verdicts, requests in progress and, once needed, a connection.
+    """One run of the judge: cached verdicts, requests in progress and, once needed, a connection.
 
-    The connection is opened for the first row that has to be asked, so that a run whose verdicts
-    are all known needs neither a key nor the client, nor a model in memory.
+    The connection is opened for the first row without a cached verdict, so that a run whose
+    verdicts are all cached needs neither a key nor the client, nor a model in memory.
     """
 
     def __init__(self, model: str, known: VerdictCache, stack: ExitStack, connect: Connect) -> None:
@@ -257,9 +257,9 @@ def shortest_messages() -> Messages:
 
 
 def _messages(row: Answered) -> Messages:
-    """Return the prompt and, apart from it, the row as data that cannot leave its delimiters.
+    """Return the prompt and, separately, the row as data that cannot leave its delimiters.
 
-    Within JSON a quote ends nothing, and without "<" no answer can close ``<data>``.
+    Quotes are escaped in JSON, and without "<" no answer can close ``<data>``.
     """
     fields = {"question": row.question, "reference": row.target, "answer": row.answer}
     encoded = json.dumps(fields, ensure_ascii=False).replace("<", "\\u003c")

@@ -1,9 +1,9 @@
 """Verdicts, their parsing from a model's reply, and masking of the API key.
 
-Endpoints without structured output wrap the JSON in prose or fences, and reasoning models think
-aloud first. The last object that holds a verdict is the one that counts. A verdict in an unfinished
-thought, or word for word in the row itself, is none: an answer may contain one, and a judge may
-quote it. Nor is the example that the prompt shows, copied.
+Endpoints without structured output wrap the JSON in prose or fences, and reasoning models write
+their reasoning first. The last object that contains a verdict counts. A verdict in unfinished
+reasoning, or one that occurs verbatim in the row itself, is ignored: an answer may contain one, and
+a judge may quote it. So is a copy of the example in the prompt.
 
 An endpoint may echo the API key: in an error, a redirect, or the reason of a verdict. Every text
 from it goes through a ``Mask``, which also finds the key in another case, with white space in it,
@@ -23,7 +23,7 @@ from typing import Any, Final, Literal, get_args
 from vlmscope.shown import encodable
 
 SHORTEST_KEY = 8
-"""Shorter keys are placeholders for endpoints that need none, and may be parts of words."""
+"""Shorter keys are placeholders for endpoints without keys, and may occur in ordinary words."""
 
 MASKED = "***"
 """Replacement of a key."""
@@ -35,14 +35,14 @@ _LONGEST_FORM = 16
 """Most characters that one character of a key is encoded with."""
 
 _BETWEEN = "[ \\u00ad\\u200b-\\u200d\\u2060\\ufeff]{0,2}"
-"""What may stand between two characters of a key; other white space is a blank by then."""
+"""Characters allowed between two characters of a key; other white space is already a space."""
 
 
 class Mask:
-    """Shows texts without some secrets.
+    """Mask of secrets in texts.
 
     Args:
-        secrets: What to leave out; those shorter than ``SHORTEST_KEY`` are not secrets.
+        secrets: Texts to mask; those shorter than ``SHORTEST_KEY`` are not secrets.
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
@@ -132,12 +132,12 @@ class Verdict:
 
     @property
     def hallucinated(self) -> bool | None:
-        """The verdict as a score has it: None where it is unclear or there is none."""
+        """The verdict as in a score: None if it is unclear or there is none."""
         return None if self.word in (None, "unclear") else self.word == "hallucinated"
 
     @property
     def evidence(self) -> str:
-        """What a score quotes."""
+        """The evidence of the score."""
         reason = self.reason or "the judge gave no reason"
         return f"unclear: {reason}" if self.word == "unclear" else reason
 
@@ -146,11 +146,11 @@ Messages = list[dict[str, str]]
 """A chat: ``role`` and ``content`` of each message."""
 
 Keep = Callable[[Verdict], None]
-"""Called with a verdict as soon as it is there, to store it."""
+"""Called with a verdict as soon as it arrives, to store it."""
 
 
 def verdict_of(record: Any, mask: Mask = NOTHING_MASKED) -> Verdict | None:
-    r"""Return the verdict that a decoded JSON value holds, None if it holds none.
+    r"""Return the verdict in a decoded JSON value, None if there is none.
 
     Args:
         record: The value.
@@ -164,11 +164,11 @@ def verdict_of(record: Any, mask: Mask = NOTHING_MASKED) -> Verdict | None:
     if not isinstance(record, dict):
         return None
     fields = {str(name).strip().lower(): value for name, value in record.items()}
-    said, reason = fields.get("verdict"), fields.get("reason")
-    if not isinstance(said, str):
+    given, reason = fields.get("verdict"), fields.get("reason")
+    if not isinstance(given, str):
         return None
     for word in WORDS:
-        if said.strip(" \t\n.!*\"'").lower() == word:
+        if given.strip(" \t\n.!*\"'").lower() == word:
             shown = mask.line(reason, LONGEST_REASON) if isinstance(reason, str) else ""
             return Verdict(word, shown)
     return None
@@ -180,7 +180,7 @@ def read_verdict(
     r"""Return the last verdict in a reply, None if there is none.
 
     Args:
-        reply: What the judge wrote.
+        reply: The judge's reply.
         mask: What the reason is shown through.
         sent: The messages that it replies to; a verdict quoted from their row does not count.
 

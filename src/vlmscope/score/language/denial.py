@@ -1,4 +1,4 @@
-"""Sentences that claim nothing: denials, refusals and hedges, and what they are about.
+"""Sentences that claim nothing: denials, refusals and hedges, and their subjects.
 
 A denial (*There is no kettle in the picture.*) is an answer like any other and may be right or
 wrong. A hedge (*It might be red.*) is never evidence.
@@ -14,7 +14,7 @@ from vlmscope.score.language.lexicon import lemma
 from vlmscope.score.language.text import join_initials, words
 
 NEGATIVE = re.compile(r"\b(?:no|not|never|nothing|none|nobody|neither|nor|without)\b")
-"""A negative word, in the wording of ``plain``."""
+"""A negative word, in text normalised by ``plain``."""
 
 DOUBT = re.compile(
     rf"{NEGATIVE.pattern}|\b(?:missing|absent|absence|lack(?:s|ing|ed)?|devoid|void|unable"
@@ -24,7 +24,7 @@ DOUBT = re.compile(
     r"|unknown|instead|rather|except|impossible|sorry|imaginary|fictional|nonexistent|non-existent"
     r"|doubt\w*|free of|out of (?:view|frame|sight)|if|unless|were it)\b"
 )
-"""A word with which a sentence may deny something in a way that no rule here reads."""
+"""A word by which a sentence may deny something in a way that no rule here covers."""
 
 _IMAGE = (
     r"(?:picture|image|photo|photograph|scene|painting|drawing|figure|illustration|frame|shot)s?"
@@ -34,7 +34,7 @@ _LEARN = (
     r"|specif(?:y|ied)|ascertain(?:ed)?|infer(?:red)?|judge[d]?|establish(?:ed)?|make out|made out"
     r"|be sure|discern(?:ed)?|read|recogni[sz]ed?)"
 )
-_UNTOLD = re.compile(
+_UNANSWERABLE = re.compile(
     rf"\b(?:i|you|we|it|one|this|that) (?:can|could|do|does) not (?:be |really |quite |clearly )*"
     rf"{_LEARN}\b"
     rf"|\b(?:hard|difficult|impossible|unable|not (?:possible|able)|no way|not enough \w+) to "
@@ -71,9 +71,9 @@ _INCAPABLE = re.compile(
 HEDGE = re.compile(
     r"\b(?:maybe|perhaps|possibly|might|may (?:be|have|not|well)|could (?:be|have|also))\b"
     r"|\b(?:not|un)(?: \w+)? ?(?:sure|certain|clear)\b|\bunclear\b|\bdepends\b"
-    rf"|\b(?:possible|conceivable|plausible|chance) that\b|\bwhether\b|{_UNTOLD.pattern}"
+    rf"|\b(?:possible|conceivable|plausible|chance) that\b|\bwhether\b|{_UNANSWERABLE.pattern}"
 )
-"""Words that take a statement back."""
+"""Words that retract a statement."""
 
 _LEANING = re.compile(r"\b(?:probably|likely|unlikely|presumably|i guess)\b")
 
@@ -184,35 +184,37 @@ _EMPTY = frozenset(_EMPTY_WORDS.split())
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """What a sentence says is not there, or cannot be told."""
+    """The objects that a sentence denies, or the question that it leaves unanswered."""
 
     things: tuple[str, ...]
-    """Words for what is not there or cannot be told; empty where it does not say what."""
+    """Words for what is absent or unknown; empty if the sentence does not name it."""
 
     head: str = ""
-    """The noun among them that names the thing."""
+    """The noun among them that names the object."""
 
-    untold: bool = False
-    """Whether it says that the answer cannot be told."""
+    unanswerable: bool = False
+    """Whether it states that the question cannot be answered."""
 
     incapable: bool = False
-    """Whether it says that the model cannot answer: no claim about the image at all."""
+    """Whether it states that the model cannot answer, which is no claim about the image."""
 
     owner: tuple[str, ...] = ()
-    """Who or what is said to lack the thing."""
+    """The person or object that lacks it."""
 
 
 def read_denial(text: str) -> Denial | None:
-    """Return what a text denies, or None where it is not a plain denial.
+    """Return what a text denies, or None if it is not a plain denial.
 
-    The first sentence must deny; or the second, where the first says nothing of the same.
+    The first sentence must deny; or the second, if the first is about something else.
 
     >>> read_denial("There is no kettle in the picture.")
-    Denial(things=('kettle',), head='kettle', untold=False, incapable=False, owner=())
+    Denial(things=('kettle',), head='kettle', unanswerable=False, incapable=False, owner=())
     >>> read_denial("The red kettle isn't visible.").things
     ('red', 'kettle')
-    >>> read_denial("The image does not show that.").untold, read_denial("I can't tell.").untold
-    (True, True)
+    >>> read_denial("The image does not show that.").unanswerable
+    True
+    >>> read_denial("I can't tell.").unanswerable
+    True
     >>> read_denial("The kettle is missing from the image.").head
     'kettle'
     >>> read_denial("I am unable to view images.").incapable
@@ -220,10 +222,10 @@ def read_denial(text: str) -> Denial | None:
     >>> read_denial("The kettle is not red.") is None
     True
     """
-    said = sentences(text[:4_000])
-    for at, sentence in enumerate(said[:2]):
+    parts = sentences(text[:4_000])
+    for at, sentence in enumerate(parts[:2]):
         if (denial := deny(sentence)) and not _TAKEN_BACK.search(sentence):
-            others = {lemma(word) for part in said[:at] for word in words(part)}
+            others = {lemma(word) for part in parts[:at] for word in words(part)}
             return None if denial.head in others else denial
     return None
 
@@ -235,36 +237,36 @@ _TAKEN_BACK = re.compile(
 
 @lru_cache(1 << 14)
 def deny(sentence: str) -> Denial | None:
-    """Return what a sentence in the wording of ``plain`` denies."""
+    """Return what a sentence, normalised by ``plain``, denies."""
     if _INCAPABLE.search(sentence):
-        return Denial((), untold=True, incapable=True)
+        return Denial((), unanswerable=True, incapable=True)
     body = _LEAD.sub("", sentence)
     if found := _UNKNOWN.match(body):
-        return _denial(next(part for part in found.groups() if part), untold=True)
-    if found := _ABSENT[0].match(body):  # before what follows from it: "so it cannot be told"
+        return _denial(next(part for part in found.groups() if part), unanswerable=True)
+    if found := _ABSENT[0].match(body):  # before a consequence of it: "so it cannot be told"
         return _denial(found["x"])
     if "," in body and _POSSESSIVE.match(clause(body)):  # "…, so I cannot answer"
-        return _without(clause(body))
-    untold = _UNTOLD.search(sentence) is not None
-    if untold and not _NO_ONE.search(sentence):
-        return Denial((), untold=True)
+        return _lacked(clause(body))
+    unanswerable = _UNANSWERABLE.search(sentence) is not None
+    if unanswerable and not _NO_ONE.search(sentence):
+        return Denial((), unanswerable=True)
     for pattern in _ABSENT:
         if found := pattern.match(body):
-            return _denial(found["x"], untold=bool(_CAN_NOT_SEE.match(body)))
+            return _denial(found["x"], unanswerable=bool(_CAN_NOT_SEE.match(body)))
     if _POSSESSIVE.match(body):
-        return _without(body)
-    return _short(body)
+        return _lacked(body)
+    return _deny_without_subject(body)
 
 
-def _without(body: str) -> Denial | None:
-    """Return what somebody is said to lack."""
+def _lacked(body: str) -> Denial | None:
+    """Return what a person or an object lacks."""
     found = _POSSESSIVE.match(body)
     denial = _denial(found["x"]) if found else None
     return replace(denial, owner=content(found["who"])) if found and denial else None
 
 
-def _short(body: str) -> Denial | None:
-    """Return what a sentence denies without a subject of its own."""
+def _deny_without_subject(body: str) -> Denial | None:
+    """Return what a sentence without a subject denies."""
     if found := _BARE.match(body) or _NONE_IS.match(body) or _MENTIONED.search(body):
         return _denial(found["x"])
     if found := re.match(r"(?:there (?:is|was) )?(?:no one|nobody)\b", body):
@@ -281,11 +283,11 @@ _PROPERTY = re.compile(
 )
 
 
-def _denial(part: str, untold: bool = False) -> Denial | None:
+def _denial(part: str, unanswerable: bool = False) -> Denial | None:
     """Return the denial of what a part of a sentence names."""
     part = clause(part)
-    untold = (
-        untold
+    unanswerable = (
+        unanswerable
         or re.match(
             r"(?:what|when|where|who|how|which|why"
             r"|whether)\b",
@@ -294,7 +296,7 @@ def _denial(part: str, untold: bool = False) -> Denial | None:
         is not None
     )
     if found := re.match(r"(?:one|people|persons?|anyone|anybody)\b", part):
-        return Denial(("person", *content(part[found.end() :])), "person", untold)
+        return Denial(("person", *content(part[found.end() :])), "person", unanswerable)
     if re.match(
         r"(?:only|just|longer|other|more|doubt|anything|nothing|reason|need|way|many|much|enough"
         r"|all"
@@ -304,12 +306,12 @@ def _denial(part: str, untold: bool = False) -> Denial | None:
         return None
     things = content(part)
     own = content(_LIMIT.split(f" {part}", maxsplit=1)[0]) or things
-    untold = untold or _PROPERTY.search(part) is not None
-    return Denial(things, lemma(own[-1]) if own else "", untold or not things)
+    unanswerable = unanswerable or _PROPERTY.search(part) is not None
+    return Denial(things, lemma(own[-1]) if own else "", unanswerable or not things)
 
 
 def hedge_in(sentence: str) -> str | None:
-    """Return the words that take a whole sentence back, ``probably`` included."""
+    """Return the words that retract a whole sentence, including ``probably``."""
     found = HEDGE.search(sentence) or _LEANING.search(sentence)
     return found[0] if found else None
 
@@ -320,7 +322,7 @@ def plain(text: str) -> str:
     >>> plain("**No**, there isn’t; it can't be.")
     'no, there is not; it can not be.'
     """
-    return _plain(text) if len(text) > _LONG else _remembered_plain(text)
+    return _plain(text) if len(text) > _LONG else _cached_plain(text)
 
 
 def _plain(text: str) -> str:
@@ -332,7 +334,7 @@ def _plain(text: str) -> str:
 
 
 _LONG = 2_000
-_remembered_plain = lru_cache(1 << 14)(_plain)
+_cached_plain = lru_cache(1 << 14)(_plain)
 
 _EMPHASIS = re.compile(r"[*_#`>\"“”]")
 _APOSTROPHE_LEFT_OUT = re.compile(r"nt\b|cannot")
@@ -351,12 +353,12 @@ _CONTRACTIONS = tuple(
 
 
 def sentences(text: str) -> list[str]:
-    """Return the sentences of a text in the wording of ``plain``.
+    """Return the sentences of a text, normalised by ``plain``.
 
     >>> sentences("No. 5 is red; it isn't blue! Yes")
     ['no. 5 is red', 'it is not blue!', 'yes']
     """
-    return list(_sentences(text) if len(text) > _LONG else _remembered_sentences(text))
+    return list(_sentences(text) if len(text) > _LONG else _cached_sentences(text))
 
 
 def _sentences(text: str) -> tuple[str, ...]:
@@ -364,7 +366,7 @@ def _sentences(text: str) -> tuple[str, ...]:
     return tuple(" ".join(part.split()) for part in parts if _WORD.search(part))
 
 
-_remembered_sentences = lru_cache(1 << 14)(_sentences)
+_cached_sentences = lru_cache(1 << 14)(_sentences)
 _BREAK = re.compile(r"(?<=[.!?])\s+(?!\d)|[\n;]+")
 _WORD = re.compile(r"\w")
 

@@ -1,10 +1,10 @@
-"""English words that mean the same, the opposite, or more or less: from WordNet 3.0.
+"""Synonyms, antonyms and hypernyms of English words, from WordNet 3.0.
 
 ``words.txt.gz`` is a table made of WordNet by ``scripts/wordnet_table.py``; it contains its
 licence. It is read once, when the first word is looked up (a fifth of a second, 40 MB). A word has
-several senses and a scorer cannot tell which is meant, so there are two questions: ``same`` is
-asked before an answer is accepted and looks at the most frequent senses, ``related`` before one is
-rejected and looks at all of them.
+several senses and a scorer cannot determine which one applies, so there are two functions: ``same``
+is called before an answer is accepted and uses the most frequent senses, ``related`` before one is
+rejected and uses all of them.
 
 Words are in the normal form of ``text``; several words make one term with spaces between them.
 """
@@ -27,14 +27,14 @@ _COMMON = {
     "photo": "picture", "photograph": "picture", "donut": "doughnut",
     "hair drier": "hair dryer", "grey": "gray", "tshirt": "t shirt",
 }  # fmt: skip
-"""Spellings that WordNet does not have, and everyday names that it treats as kinds of the thing."""
+"""Spellings missing in WordNet, and everyday names that it treats as hyponyms."""
 
 
 class _Table(NamedTuple):
     words: dict[str, str]
-    """Of each word, by part of speech (n, a, v), the numbers of its senses: ``n17,30;v8``."""
+    """The numbers of each word's senses by part of speech (n, a, v): ``n17,30;v8``."""
     above: list[str]
-    """Of each sense, the numbers of its hypernyms."""
+    """The numbers of each sense's hypernyms."""
     opposites: frozenset[str]
     derived: frozenset[str]
     forms: dict[str, str]
@@ -93,7 +93,7 @@ def lemma(word: str) -> str:
 
 
 def _bases(word: str) -> list[str]:
-    """Return what a regular form may be a form of."""
+    """Return the possible base forms of a regular form."""
     found: list[str] = []
     if word.endswith("ies") and len(word) > 4:
         found += [word[:-3] + "y", word[:-1]]
@@ -152,7 +152,7 @@ def _general() -> frozenset[int]:
 
 
 def same(one: str, other: str) -> bool:
-    """Return whether two terms mean the same in the senses that come first.
+    """Return whether two terms are synonyms in their most frequent senses.
 
     >>> same("tv", "television"), same("sofa", "couches"), same("airplane", "plane")
     (True, True, True)
@@ -168,7 +168,7 @@ def same(one: str, other: str) -> bool:
 
 
 def related(one: str, other: str) -> bool:
-    """Return whether two terms may mean the same, or one may include the other.
+    """Return whether two terms may be synonyms, or one may include the other.
 
     >>> related("dog", "animal"), related("wood", "wooden"), related("dog", "cat")
     (True, True, False)
@@ -181,7 +181,7 @@ def related(one: str, other: str) -> bool:
 
 
 def is_a(one: str, other: str) -> bool:
-    """Return whether what a term names is of the kind that another one names.
+    """Return whether a term is a hyponym of another one.
 
     >>> is_a("man", "person"), is_a("person", "man"), is_a("cup", "plate")
     (True, False, False)
@@ -193,7 +193,7 @@ def is_a(one: str, other: str) -> bool:
 
 
 def opposite(one: str, other: str) -> bool:
-    """Return whether two words are opposites: they cannot both be true of one thing.
+    """Return whether two words are antonyms, which exclude each other.
 
     >>> opposite("clean", "dirty"), opposite("open", "closed"), opposite("clean", "red")
     (True, True, False)

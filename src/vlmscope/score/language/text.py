@@ -1,9 +1,9 @@
-"""Texts as words: one normal form for answers and truths, numbers included.
+"""Texts as words: one normal form for answers and ground truths, including numbers.
 
 The normal form follows the evaluation code of VQA v2 (Antol et al., 2015; Goyal et al., 2017;
 github.com/GT-Vision-Lab/VQA, vqaEval.py): lower case, number words as digits, no articles, one
 spelling of a contraction, no punctuation but decimal points. It differs where that code depends on
-the rest of the text or loses a difference: punctuation is a break everywhere but in 10:30 and 1/2,
+the rest of the text or loses a distinction: punctuation is a break everywhere but in 10:30 and 1/2,
 only real thousands lose their comma, all number words are read, 3.0 is 3, grey is gray, 50% and $50
 are not 50, and the letter A is kept where it names something: *A*, *Vitamin A*, *A or B*.
 
@@ -249,7 +249,7 @@ _TOKEN = re.compile(
     rf"\d+(?:[:/]\d+)+(?!\w)|(?<![\w.])-?[$€£¥]?(?:{_NUMBER})?√{_NUMBER}(?![\w])"
     rf"|(?<!\w)-?[$€£¥]?{_NUMBER}(?!\w)[%°]?|\w+(?:'\w+)*[%°]?|(?<=\w)[.,;:!?)\n]+"
 )
-_CONTRACTION = re.compile(  # without the ones that are another word: its, were, well, shed
+_CONTRACTION = re.compile(  # without those that are also other words: its, were, well, shed
     r".*(?:n't|'ve)|(?:that|there|what|where|who|he)'s|(?:they|you)'(?:re|ll)|it'll|let's|o'clock"
 )
 _NAMED = word_set(
@@ -277,7 +277,7 @@ def normalise(text: str) -> str:
 
 def words(text: str) -> tuple[str, ...]:
     """Return the words of the normal form."""
-    return _words(text) if len(text) > _LONG else _known_words(text)
+    return _words(text) if len(text) > _LONG else _cached_words(text)
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -289,7 +289,7 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(named or [token for token in tokens if token[0] not in ".,;:!?)\n"])
 
 
-_known_words = lru_cache(_MEMORY)(_words)
+_cached_words = lru_cache(_MEMORY)(_words)
 
 
 def _is_word(tokens: list[str], at: int) -> bool:

@@ -1,4 +1,4 @@
-"""``Case``: a row with everything that the rules for open questions read, parsed once."""
+"""``Case``: a row with everything that the rules for open questions use, parsed once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ from vlmscope.score.language.lexicon import lemma
 from vlmscope.score.language.text import is_figure, word_set, words
 from vlmscope.score.parsing.phrases import SHORT, Words, answer_phrase
 from vlmscope.score.parsing.question import Question, read_question
-from vlmscope.score.parsing.reply import concluded, final_answer, read_reply, uncontrasted, unframed
+from vlmscope.score.parsing.reply import (
+    calculation_result,
+    final_answer,
+    read_reply,
+    strip_contrast,
+    strip_frame,
+)
 from vlmscope.score.parsing.truth import Truth, read_truth
 from vlmscope.score.scorer import excerpt
 
@@ -35,7 +41,7 @@ LIGHT = word_set(
     "word words clock time label answer correct object item so therefore thus "
     "final right best clearly total exactly just only also"
 )
-"""Words before or after an answer that say nothing."""
+"""Words before or after an answer that carry no content."""
 
 
 _UNITS_OF_RESULTS = word_set("cm cm² m m² km mm mm² in total units unit degrees square centimeters")
@@ -43,7 +49,7 @@ _UNITS_OF_RESULTS = word_set("cm cm² m m² km mm mm² in total units unit degre
 
 @dataclass(frozen=True)
 class Case:
-    """A row with everything that the rules read."""
+    """A row with everything that the rules use."""
 
     row: Answered
 
@@ -59,24 +65,24 @@ class Case:
 
     @cached_property
     def answer(self) -> str:
-        """The answer without a prompt."""
-        return unframed(read_reply(self.row.answer or "", self.row.question))
+        """The answer without a repeated prompt."""
+        return strip_frame(read_reply(self.row.answer or "", self.row.question))
 
     @cached_property
     def final(self) -> str:
-        """What the answer concludes with, else the answer."""
+        """The conclusion of the answer, else the whole answer."""
         found = final_answer(self.answer) or self._result()
-        return uncontrasted(found if found and words(found) else self.answer)
+        return strip_contrast(found if found and words(found) else self.answer)
 
     def _result(self) -> str | None:
-        """Return the result of a calculation, where the truth is a number."""
+        """Return the result of a calculation, if the ground truth is a number."""
         if not all(map(is_figure, words(self.truths[0])[:1] if self.truths else ())):
             return None
-        found = concluded(self.answer)
-        said = words(found) if found else ()
-        if sum(map(is_figure, said)) != 1:
+        found = calculation_result(self.answer)
+        tokens = words(found) if found else ()
+        if sum(map(is_figure, tokens)) != 1:
             return None
-        rest = {word for word in said if not is_figure(word)} - LIGHT - _UNITS_OF_RESULTS
+        rest = {word for word in tokens if not is_figure(word)} - LIGHT - _UNITS_OF_RESULTS
         return found if all(lemma(word) in self.question.words for word in rest) else None
 
     @property
@@ -86,37 +92,37 @@ class Case:
 
     @cached_property
     def short_truths(self) -> tuple[Words, ...]:
-        """The accepted answers that are short, in words; of a sentence, its phrase."""
+        """The short accepted answers as words; of a sentence, its answering phrase."""
         found = []
         for truth in self.truths:
-            said = words(truth)
-            if len(said) > SHORT or (len(sentences(truth)) == 1 and " " in truth):
+            tokens = words(truth)
+            if len(tokens) > SHORT or (len(sentences(truth)) == 1 and " " in truth):
                 phrase = None if read_denial(truth) else answer_phrase(truth, self.question)
-                if len(said) > SHORT and (DOUBT.search(plain(truth)) or hedge_in(plain(truth))):
+                if len(tokens) > SHORT and (DOUBT.search(plain(truth)) or hedge_in(plain(truth))):
                     phrase = None
                 found += [phrase] if phrase and len(phrase) <= SHORT else []
-            if 0 < len(said) <= SHORT:
-                found.append(said)
+            if 0 < len(tokens) <= SHORT:
+                found.append(tokens)
         return tuple(dict.fromkeys(found))
 
     @cached_property
-    def said(self) -> Words:
-        """The answer in words."""
+    def tokens(self) -> Words:
+        """The words of the answer."""
         return words(self.final)
 
     @cached_property
     def phrase(self) -> Words | None:
-        """The phrase in which the answer answers."""
+        """The phrase of the answer that answers the question."""
         return answer_phrase(self.final, self.question)
 
     @property
     def is_short(self) -> bool:
         """Whether the answer names one thing, rather than describing the image."""
-        return len(self.said) <= SHORT and not CAPTION & set(self.said)
+        return len(self.tokens) <= SHORT and not CAPTION & set(self.tokens)
 
     @cached_property
     def doubt(self) -> str | None:
-        """The word that negates the answer or takes it back."""
+        """The word that negates or retracts the answer."""
         line = plain(self.final)
         negative = NEGATIVE.search(line)
         return hedge_in(line) or (negative[0] if negative else None)
@@ -130,7 +136,7 @@ class Case:
     def denied(self) -> tuple[Denial, ...]:
         """What the accepted answers deny."""
         found = tuple(d for truth in self.truths if (d := read_denial(truth)))
-        return (*found, Denial((), untold=True)) if self.truth.unanswerable else found
+        return (*found, Denial((), unanswerable=True)) if self.truth.unanswerable else found
 
     @property
     def truth_doubted(self) -> bool:

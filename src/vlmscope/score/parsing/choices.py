@@ -14,7 +14,7 @@ from functools import lru_cache
 from vlmscope.score.language.denial import HEDGE, NEGATIVE, plain
 from vlmscope.score.language.lexicon import lemma
 from vlmscope.score.language.text import words
-from vlmscope.score.parsing.reply import final_answer, uncontrasted, without_reason
+from vlmscope.score.parsing.reply import final_answer, strip_contrast, strip_reason
 
 _MARK = re.compile(
     r"(?:(?<=\s)|^|(?<=[?:;,.]))(?:\((?P<a>[A-Ja-j])\)|\[(?P<b>[A-Ja-j])\]|(?P<c>[A-J])[.):](?=\s)"
@@ -66,17 +66,17 @@ class Choices:
     texts: tuple[str, ...]
 
     @property
-    def said(self) -> tuple[tuple[str, ...], ...]:
-        """The choices in words."""
+    def tokens(self) -> tuple[tuple[str, ...], ...]:
+        """The words of each choice."""
         return tuple(map(words, self.texts))
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a text chooses."""
+    """The choice that a text makes."""
 
     index: int | None
-    """Which choice; None where it cannot be told."""
+    """Index of the choice; None if it is unclear."""
 
     why: str
 
@@ -109,7 +109,7 @@ def _listed(text: str, marks: list[re.Match[str]]) -> Choices:
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     texts = [text[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
     texts[-1] = _INSTRUCTION.sub("", texts[-1].strip().split("\n\n")[0])
-    if "\n" in text[marks[0].start() : marks[-1].start()]:  # each on its line
+    if "\n" in text[marks[0].start() : marks[-1].start()]:  # one per line
         texts[-1] = texts[-1].strip().split("\n")[0]
     stem = re.sub(
         r"(?:choices|options|select from the following choices)\W*$", "",
@@ -119,7 +119,7 @@ def _listed(text: str, marks: list[re.Match[str]]) -> Choices:
 
 
 def _named(text: str) -> Choices | None:
-    """Read ``Choices: x, y`` or a line for each."""
+    """Read ``Choices: x, y`` or choices on one line each."""
     found = _NAMED_LIST.search(text)
     if found is None:
         return None
@@ -150,8 +150,8 @@ def choose(text: str, choices: Choices) -> Chosen:
 
 
 def _choose(text: str, choices: Choices) -> Chosen:
-    if (own := _by_own_words(text, choices)) is not None:
-        return Chosen(own, f"option {choices.texts[own]}")
+    if (index := _choose_by_text(text, choices)) is not None:
+        return Chosen(index, f"option {choices.texts[index]}")
     by_letter = chosen_letter(text, choices.letters)
     for several in _SEVERAL.finditer(text[:2_000]):
         name = (several["before"] or "Both").strip()  # "Team A and B" are two teams
@@ -161,9 +161,9 @@ def _choose(text: str, choices: Choices) -> Chosen:
         return Chosen(None, "names several options")
     named = _named_texts(text, choices)
     if by_letter is not None:
-        return _by_letter(text, choices, by_letter, named)
-    text = without_reason(uncontrasted(text))
-    named = _named_texts(text, choices) or _loosely_named(text, choices)
+        return _choose_by_letter(text, choices, by_letter, named)
+    text = strip_reason(strip_contrast(text))
+    named = _named_texts(text, choices) or _inflected_texts(text, choices)
     if len(named) != 1:
         return Chosen(None, "names several options" if named else "chooses no option")
     line = plain(text)
@@ -173,8 +173,8 @@ def _choose(text: str, choices: Choices) -> Chosen:
     return Chosen(next(iter(named)), f"option {words_of}")
 
 
-def _by_letter(text: str, choices: Choices, letter: str, named: set[int]) -> Chosen:
-    """Return the choice of a letter that a text names, whose words name the choices ``named``."""
+def _choose_by_letter(text: str, choices: Choices, letter: str, named: set[int]) -> Chosen:
+    """Return the choice for the letter in a text, whose words name the choices ``named``."""
     if re.search(r"\b(?:maybe|perhaps|possibly|torn)\b", plain(text)):
         return Chosen(None, "hedges an option")
     if _is_lettered(choices) and " than " in text:
@@ -185,7 +185,7 @@ def _by_letter(text: str, choices: Choices, letter: str, named: set[int]) -> Cho
     return Chosen(index, f"option {letter}")
 
 
-_SAID = re.compile(
+_FRAMED = re.compile(
     r"\W*(?:(?:the )?(?:correct |best |right |final )?(?:answer|option|choice)(?: is|:)?|it is"
     r"|it's)?\W*"
     r"(?P<text>.*?)\W*",
@@ -193,16 +193,16 @@ _SAID = re.compile(
 )
 
 
-def _by_own_words(text: str, choices: Choices) -> int | None:
-    """Return the choice whose words are all that a text says, behind its own letter or none.
+def _choose_by_text(text: str, choices: Choices) -> int | None:
+    """Return the choice whose words make up the whole text, except for the choice's letter.
 
     Where choices are themselves called by letters (*Solution A*, *A is closer*), a sentence that
-    holds the words of just one of them chooses it, whatever letters these words have.
+    contains the words of exactly one of them chooses it, whatever letters these words have.
     """
-    said = _SAID.fullmatch(text[:500])
-    part = words(said["text"]) if said else ()
-    if part in choices.said and choices.said.count(part) == 1:
-        return choices.said.index(part)
+    body = _FRAMED.fullmatch(text[:500])
+    tokens = words(body["text"]) if body else ()
+    if tokens in choices.tokens and choices.tokens.count(tokens) == 1:
+        return choices.tokens.index(tokens)
     if not _is_lettered(choices):
         return None
     first = re.split(r"\n|(?<=\w{2})[.!]\s", text.strip(), maxsplit=1)[0]
@@ -210,7 +210,7 @@ def _by_own_words(text: str, choices: Choices) -> int | None:
     letter = _letter(opening) if opening and not first[:2].endswith(" ") else ""
     if opening and letter in choices.letters:
         index = choices.letters.index(letter)
-        if words(first[opening.end() :]) == choices.said[index]:
+        if words(first[opening.end() :]) == choices.tokens[index]:
             return index
     named = _named_texts(text, choices)
     plainly = not (opening and first[0] in "([") and not NEGATIVE.search(plain(text))
@@ -219,11 +219,13 @@ def _by_own_words(text: str, choices: Choices) -> int | None:
 
 def _is_lettered(choices: Choices) -> bool:
     """Return whether choices are themselves called by letters."""
-    return any(len(word) == 1 and word in "abcdefghij" for own in choices.said for word in own)
+    return any(
+        len(word) == 1 and word in "abcdefghij" for option in choices.tokens for word in option
+    )
 
 
 def chosen_letter(text: str, letters: tuple[str, ...]) -> str | None:
-    """Return the letter that a text chooses, "" where it names several, None where none.
+    """Return the letter that a text chooses, "" if it names several, None if it names none.
 
     >>> [chosen_letter(text, ("a", "b")) for text in ("(A)", "A dog", "The answer is B.", "C")]
     ['a', None, 'b', None]
@@ -260,46 +262,46 @@ def chosen_letter(text: str, letters: tuple[str, ...]) -> str | None:
 
 def _named_texts(text: str, choices: Choices) -> set[int]:
     """Return the choices whose words occur in a text, except those within longer ones."""
-    said = words(text[:2_000])
+    tokens = words(text[:2_000])
     taken: list[tuple[int, int, int]] = []
-    for index in sorted(range(len(choices.texts)), key=lambda i: -len(choices.said[i])):
-        part = choices.said[index]
-        for start in range(len(said) - len(part) + 1) if part else ():
+    for index in sorted(range(len(choices.texts)), key=lambda i: -len(choices.tokens[i])):
+        part = choices.tokens[index]
+        for start in range(len(tokens) - len(part) + 1) if part else ():
             end = start + len(part)
-            if said[start:end] == part and not any(
-                start < e and s < end and choices.said[i] != part for s, e, i in taken
+            if tokens[start:end] == part and not any(
+                start < e and s < end and choices.tokens[i] != part for s, e, i in taken
             ):
                 taken.append((start, end, index))
     return {index for _, _, index in taken}
 
 
-def _loosely_named(text: str, choices: Choices) -> set[int]:
+def _inflected_texts(text: str, choices: Choices) -> set[int]:
     """Return the choice whose words occur in a text in other forms (*the grass would decrease*)."""
-    said = _bases(words(text[:500]))
-    own = [_bases(part) for part in choices.said]
+    tokens = _bases(words(text[:500]))
+    bases = [_bases(part) for part in choices.tokens]
     found = {
         index
-        for index, part in enumerate(own)
+        for index, part in enumerate(bases)
         if len(part) > 1
-        and any(said[at : at + len(part)] == part for at in range(len(said) - len(part) + 1))
+        and any(tokens[at : at + len(part)] == part for at in range(len(tokens) - len(part) + 1))
     }
-    return found if len(said) <= 30 else set()
+    return found if len(tokens) <= 30 else set()
 
 
-def _bases(said: tuple[str, ...]) -> tuple[str, ...]:
+def _bases(tokens: tuple[str, ...]) -> tuple[str, ...]:
     light = ("the", "a", "an", "would", "will", "be", "is", "are", "to", "and")
-    return tuple(lemma(word) for word in said if word not in light)
+    return tuple(lemma(word) for word in tokens if word not in light)
 
 
 def true_choice(answer: str, choices: Choices) -> int | None:
-    """Return which of the choices a truth names: by letter, by text, or by both; else None.
+    """Return which choice a ground truth names, by letter, by text, or by both; else None.
 
-    A number is an index only where no choice is that number, and where it is unambiguous: 0 counts
-    from 0, the number of the choices counts from 1.
+    A number is an index only if no choice is that number, and if it is unambiguous: 0 implies
+    counting from 0, the number of choices implies counting from 1.
     """
-    said = words(answer)
-    for index, part in enumerate(choices.said):
-        if said == part:
+    tokens = words(answer)
+    for index, part in enumerate(choices.tokens):
+        if tokens == part:
             return index
     if bare := _BARE.fullmatch(answer):
         letter = bare["letter"].lower()
@@ -312,5 +314,5 @@ def true_choice(answer: str, choices: Choices) -> int | None:
         if letter in choices.letters:
             index = choices.letters.index(letter)
             rest = words(answer[opening.end() :])
-            return index if rest in ((), choices.said[index]) else None
+            return index if rest in ((), choices.tokens[index]) else None
     return None

@@ -1,10 +1,10 @@
 """Sentences that affirm or contradict what a yes/no question asks, without saying yes or no.
 
 A sentence affirms if it repeats the question's claim word for word, in order, with nothing between
-but words that change nothing (*it appears there is **direct contact** between …*), or if it shows
-what the question asks to exist (*A dog sits on the bench.*). It contradicts if just one word
-conflicts with another of its kind: another number, colour, side, or the opposite (*clean* for
-*dirty*). A sentence that denies, hedges, compares or quotes affirms nothing.
+but words that change nothing (*it appears there is **direct contact** between …*), or if it
+presents what the question asks about as existing (*A dog sits on the bench.*). It contradicts if
+exactly one word conflicts with another of its kind: another number, colour, side, or the opposite
+(*clean* for *dirty*). A sentence that denies, hedges, compares or quotes affirms nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vlmscope.score.language.denial import DOUBT, hedge_in
 from vlmscope.score.language.lexicon import is_a, is_part, known, lemma, opposite, same
 from vlmscope.score.language.text import is_number, word_set, words
 from vlmscope.score.parsing.question import Question, claim_words
-from vlmscope.score.parsing.reply import uncontrasted
+from vlmscope.score.parsing.reply import strip_contrast
 
 COLOURS = word_set("red orange yellow green blue purple pink brown black white gray")
 SIDES = tuple(
@@ -33,7 +33,7 @@ UNREAL = re.compile(
     r"|cartoon|logo|poster|costume|pattern|shaped|says|reads|word|named|called|than|almost|nearly"
     r"|partly|partially|half|supposed|used to|about to|fake|stuffed|replica|silhouette|tattoo)s?\b"
 )
-"""Words that make a named thing another thing, or an uncertain one."""
+"""Words that turn a named object into another one, or an uncertain one."""
 
 _SETTLED = re.compile(
     rf"{UNREAL.pattern}|\b(?:would|not|who|which|where|while|whose|other than|only|but)\b"
@@ -92,26 +92,28 @@ def side_of(question: Question, sentence: str) -> Side | None:
     if question.negated or question.either or not question.claim or not question.yes_no:
         return None
     if not question.thing or any(map(is_number, question.thing)):
-        sentence = uncontrasted(sentence)
-    if " than " in question.asked and _EVEN.match(sentence):
+        sentence = strip_contrast(sentence)
+    if " than " in question.asked and _EQUAL.match(sentence):
         return "no"
     if DOUBT.search(sentence) or hedge_in(sentence) or _other_gender(question, sentence):
         return None
     limited = re.sub(
         r"\b(?:only|just|exactly) (?=(?:one|two|three|four|five|six|\d|an? ))", "", sentence
     )
-    if found := _counted(question, limited):
+    if found := _compare_count(question, limited):
         return found
     if _SETTLED.search(limited):
         return None
-    found = _echo(question.claim, _sentence_claim(limited)) or _echo_of_it(question, limited)
-    found = found or _echo_of_head(question, limited)
+    found = _match_claim(question.claim, _sentence_claim(limited)) or _match_pronoun(
+        question, limited
+    )
+    found = found or _match_head(question, limited)
     if found and not (found == "no" and question.thing):  # a blue cup does not exclude a red one
         return found
     return "yes" if question.thing and shows(question.thing, limited) else None
 
 
-_EVEN = re.compile(
+_EQUAL = re.compile(
     r"^(?:they|both|the (?:two|2)?|these) ?(?:[\w'-]+ ){0,4}?(?:are|have|look|appear)"
     r" (?:of |to be |all |both |exactly |actually )*(?:the )?(?:same|equal|identical)\b"
     r"(?! (?:color|colour|shape|type))"
@@ -121,12 +123,12 @@ _EVEN = re.compile(
 
 
 def _other_gender(question: Question, sentence: str) -> bool:
-    """Return whether a sentence about *her* answers a question about a man, or the reverse."""
-    said = re.match(r"(?:(?:the )?(she|her|woman|girl)|(?:the )?(he|his|man|boy))\b", sentence)
-    if said and said[said.lastindex or 1] in question.words:
+    """Return whether a sentence about *her* answers a question about a man, or vice versa."""
+    found = re.match(r"(?:(?:the )?(she|her|woman|girl)|(?:the )?(he|his|man|boy))\b", sentence)
+    if found and found[found.lastindex or 1] in question.words:
         return False
-    other = _MEN if said and said[1] else _WOMEN
-    return bool(said) and not other.isdisjoint(question.words)
+    other = _MEN if found and found[1] else _WOMEN
+    return bool(found) and not other.isdisjoint(question.words)
 
 
 _MEN = word_set("man boy gentleman he his him guy")
@@ -142,27 +144,29 @@ def _sentence_claim(sentence: str) -> tuple[str, ...]:
     return claim_words(sentence)
 
 
-def _echo(claim: tuple[str, ...], said: tuple[str, ...]) -> Side | None:
+def _match_claim(claim: tuple[str, ...], tokens: tuple[str, ...]) -> Side | None:
     """Compare a claim with a sentence, word by word in order."""
     at = 0
     contrary = 0
     started = False
     for word in claim:
-        while at < len(said) and not _meets(word, said[at]) and not _against(word, said[at]):
-            if said[at] not in _BETWEEN and not (said[at] in _MODIFIERS and _is_head(word)):
+        while (
+            at < len(tokens) and not _matches(word, tokens[at]) and not _conflict(word, tokens[at])
+        ):
+            if tokens[at] not in _BETWEEN and not (tokens[at] in _MODIFIERS and _is_head(word)):
                 return None
             at += 1
-        if at == len(said):
+        if at == len(tokens):
             return None
-        contrary += not _meets(word, said[at])
+        contrary += not _matches(word, tokens[at])
         started = True
         at += 1
     if not started or contrary > 1:
         return None
     if contrary:
-        alone = len(claim) > 1 or len(said) == 1
-        return "no" if alone and not set(claim) & set(said[at:]) else None
-    rest = said[at:]
+        alone = len(claim) > 1 or len(tokens) == 1
+        return "no" if alone and not set(claim) & set(tokens[at:]) else None
+    rest = tokens[at:]
     if (
         rest
         and rest[0] in ("and", "or")
@@ -179,84 +183,88 @@ _ITS_OBJECT = re.compile(r" (?:it|them|there|one)[.!]*$")
 _DEFINITE = re.compile(r"\w+ (?:the|this|that|his|her|its|their|these|those) ")
 
 
-def _echo_of_it(question: Question, sentence: str) -> Side | None:
-    """Compare a claim with a sentence that has *it* for its subject or its last noun."""
-    claim, said = question.claim, _sentence_claim(sentence)
+def _match_pronoun(question: Question, sentence: str) -> Side | None:
+    """Compare a claim with a sentence whose subject or last noun is *it*."""
+    claim, tokens = question.claim, _sentence_claim(sentence)
     if _ITS_SUBJECT.match(sentence) and _DEFINITE.match(question.asked) and len(claim) > 1:
-        if len(claim) == 2 and (len(said) != 1 or not is_part(claim[1], "a")):
+        if len(claim) == 2 and (len(tokens) != 1 or not is_part(claim[1], "a")):
             return None
-        return _echo(claim[1:], said) if is_part(claim[0], "n") else None
+        return _match_claim(claim[1:], tokens) if is_part(claim[0], "n") else None
     if _ITS_OBJECT.search(sentence) and len(claim) > 2 and is_part(claim[-1], "n"):
-        return "yes" if _echo(claim[:-1], said) == "yes" and len(said) == len(claim) - 1 else None
+        return (
+            "yes"
+            if _match_claim(claim[:-1], tokens) == "yes" and len(tokens) == len(claim) - 1
+            else None
+        )
     return None
 
 
-def _echo_of_head(question: Question, sentence: str) -> Side | None:
+def _match_head(question: Question, sentence: str) -> Side | None:
     """Compare a claim with a sentence about *the napkin* instead of *the napkin on the table*."""
     claim = question.claim
     if len(claim) < 4 or claim[1] not in ("in", "on", "of", "under", "behind", "near"):
         return None
     if not re.match(rf"the {re.escape(claim[0])}s? (?:is|are) ", sentence):
         return None
-    whole = re.match(r"(?:is|are) the [\w-]+ \w+ (?:the |an? )?[\w-]+ [\w-]+$", question.asked)
-    return _echo((claim[0], *claim[3:]), _sentence_claim(sentence)) if whole else None
+    simple = re.match(r"(?:is|are) the [\w-]+ \w+ (?:the |an? )?[\w-]+ [\w-]+$", question.asked)
+    return _match_claim((claim[0], *claim[3:]), _sentence_claim(sentence)) if simple else None
 
 
 def _is_head(word: str) -> bool:
     return not is_number(word)
 
 
-def _meets(asked: str, said: str) -> bool:
-    """Return whether a word of a sentence is one of the claim's, or a kind of it."""
-    if asked == said:
+def _matches(asked: str, word: str) -> bool:
+    """Return whether a word of a sentence equals a word of the claim, or is a kind of it."""
+    if asked == word:
         return True
-    if is_number(asked) or is_number(said) or len(asked) < 2:
+    if is_number(asked) or is_number(word) or len(asked) < 2:
         return False
-    if asked in COLOURS or said in COLOURS:
+    if asked in COLOURS or word in COLOURS:
         return False
-    return is_part(asked, "n") and is_part(said, "n") and (same(asked, said) or is_a(said, asked))
+    return is_part(asked, "n") and is_part(word, "n") and (same(asked, word) or is_a(word, asked))
 
 
-def _against(asked: str, said: str) -> bool:
-    """Return whether two words cannot both be right."""
-    if asked == said:
+def _conflict(asked: str, word: str) -> bool:
+    """Return whether two words exclude each other."""
+    if asked == word:
         return False
-    if is_number(asked) and is_number(said):
+    if is_number(asked) and is_number(word):
         return True
-    if asked in COLOURS and said in COLOURS:
+    if asked in COLOURS and word in COLOURS:
         return True
-    return opposite(asked, said) or any(asked in kind and said in kind for kind in SIDES)
+    return opposite(asked, word) or any(asked in kind and word in kind for kind in SIDES)
 
 
-def _counted(question: Question, sentence: str) -> Side | None:
+def _compare_count(question: Question, sentence: str) -> Side | None:
     """Compare the numbers of what a question counts: *five planes*, *there is one plane*."""
     claim = tuple(word for word in question.thing if word not in ("only", "just", "exactly"))
     numbers = [word for word in claim if is_number(word)]
     if len(numbers) != 1 or claim[0] != numbers[0] or len(claim) < 2:
         return None
-    said = tuple(word if is_number(word) else lemma(word) for word in words(sentence))
+    tokens = tuple(word if is_number(word) else lemma(word) for word in words(sentence))
     noun = claim[1:]
-    for at in range(1, len(said)):
-        part = said[at : at + len(noun)]
-        if len(part) == len(noun) and all(map(_meets, noun, part)) and is_number(said[at - 1]):
-            if "than" in said or "least" in said or "most" in said or "about" in said:
+    for at in range(1, len(tokens)):
+        part = tokens[at : at + len(noun)]
+        if len(part) == len(noun) and all(map(_matches, noun, part)) and is_number(tokens[at - 1]):
+            if "than" in tokens or "least" in tokens or "most" in tokens or "about" in tokens:
                 return None
-            return "yes" if said[at - 1] == numbers[0] else "no"
+            return "yes" if tokens[at - 1] == numbers[0] else "no"
     return None
 
 
 def shows(thing: tuple[str, ...], sentence: str) -> bool:
-    """Return whether a sentence presents a thing as being there."""
+    """Return whether a sentence presents an object as existing."""
     if _QUOTED.search(sentence) or len(thing) > 3 or any(map(is_number, thing)):
         return False
-    said = words(sentence)
+    tokens = words(sentence)
     if lemma(thing[-1]) == "person" and len(thing) == 1 and re.search(r"\bpeople\b", sentence):
         return True
     size = len(thing)
-    for at in range(len(said)):
+    for at in range(len(tokens)):
         for length in {size, 1} if size > 1 else (1, 2):
-            part = said[at : at + length]
-            if len(part) == length and _is_thing(thing, part) and _stands_alone(said, at, length):
+            part = tokens[at : at + length]
+            if len(part) == length and _is_thing(thing, part) and _stands_alone(tokens, at, length):
                 return True
     return False
 
@@ -271,35 +279,39 @@ def _is_thing(thing: tuple[str, ...], part: tuple[str, ...]) -> bool:
     return False
 
 
-def _stands_alone(said: tuple[str, ...], at: int, length: int) -> bool:
+def _stands_alone(tokens: tuple[str, ...], at: int, length: int) -> bool:
     """Return whether words are a noun phrase by themselves, with a determiner or an adjective."""
-    after = said[at + length] if at + length < len(said) else ""
+    after = tokens[at + length] if at + length < len(tokens) else ""
     if after and not _AFTER.match(after):
         return False
     if (
         after.endswith("ing")
         and is_part(after, "n")
-        and is_part("".join(said[at + length + 1 :][:1]), "n")
+        and is_part("".join(tokens[at + length + 1 :][:1]), "n")
     ):
         return False  # "a car parking lot"
     before = at
-    while before and said[before - 1] in _MODIFIERS:
-        if known(" ".join(said[before - 1 : at + length])) and said[before - 1] not in COLOURS:
+    while before and tokens[before - 1] in _MODIFIERS:
+        if known(" ".join(tokens[before - 1 : at + length])) and tokens[before - 1] not in COLOURS:
             return False
         before -= 1
     if before == 0:
         return True
-    last = said[before - 1]
+    last = tokens[before - 1]
     if last == "of":
-        if lemma(said[before - 2]) in ("image", "picture", "photo"):  # "This is an image of a dog"
-            return before < 5 and said[0] in ("this", "it", "image", "picture", "photo")
-        return before > 1 and lemma(said[before - 2]) in GROUPS
+        if lemma(tokens[before - 2]) in (
+            "image",
+            "picture",
+            "photo",
+        ):  # "This is an image of a dog"
+            return before < 5 and tokens[0] in ("this", "it", "image", "picture", "photo")
+        return before > 1 and lemma(tokens[before - 2]) in GROUPS
     return (
         last in _DETERMINED
         or is_number(last)
         or last.endswith("ing")
         or last in ("beside", "near", "behind", "under", "above", "below", "on", "in")
-        or (last == "to" and said[before - 2 : before - 1] in (("next",), ("close",)))
+        or (last == "to" and tokens[before - 2 : before - 1] in (("next",), ("close",)))
         or last in ("is", "are", "see", "with", "shows", "contains")
         or last
         in ("show", "contain", "includes", "features", "include", "depicts", "has", "holding")

@@ -1,11 +1,12 @@
-"""Truths that are the number or the letter of an option, read through the row's options column.
+"""Ground truths that are an option's number or letter, resolved by the row's options column.
 
-Benchmarks of multiple choice keep their options beside the question: ScienceQA, AI2D and A-OKVQA as
-a list with the number of the right one, SEED-Bench and MMBench in a column each with its letter,
-MMMU as the text of a list. Without them the truth ``1`` reads as a count and ``B`` as nothing.
+Multiple-choice benchmarks keep their options in separate columns: ScienceQA, AI2D and A-OKVQA as a
+list with the number of the correct one, SEED-Bench and MMBench as one column per letter, MMMU as
+the text of a list. Without them, the ground truth ``1`` is read as a count and ``B`` cannot be
+read.
 
-A number is an option's number only where the whole column says so: an option may itself be a number
-(*2*, *3*, *5* with the truth 2). A row for which nothing tells is unscorable.
+A number is an option's number only if the whole column supports it: an option may itself be a
+number (*2*, *3*, *5* with the ground truth 2). A row that remains ambiguous is unscorable.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from vlmscope.score.parsing.truth import printed_items, read_truth
 from vlmscope.score.scorer import excerpt
 
 LETTERS = tuple(ascii_lowercase[:MOST_OPTIONS])
-"""What options are called by."""
+"""Letters of the options."""
 
-FEWEST_TOLD = 4
-"""Of so many numbers that are the text of an option too, one at least must be none."""
+MAX_EITHER_PER_INDEX = 4
+"""Most numbers that may be an option's text or its index, per number that can only be an index."""
 
 _NUMBER = re.compile(r"\s*(\d{1,2})(?:\.0)?\s*", re.ASCII)
 _LETTER = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]{0,2}\s*")
 _LETTERED = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]\s*(?P<text>.*)", re.DOTALL)
 _MOST_ITEMS = 2 * MOST_OPTIONS
-"""Items of a list that are looked at: options, and gaps behind them."""
+"""Most items of a list that are read: options, and empty cells after them."""
 
 _TEXTS = ("text", "texts", "choices", "options")
 _SEPARATORS = ("\n", "|", ";")
@@ -43,7 +44,7 @@ _GAPS = frozenset(("", "nan", "null", "<na>"))
 
 
 def options_of(metadata: Mapping[str, Any]) -> Options | None:
-    """Return the options that the other columns of a row hold; None for none.
+    """Return the options in the other columns of a row; None if there are none.
 
     >>> options_of({"choices": ["one cup", "two boats"], "hint": ""}).texts
     ('one cup', 'two boats')
@@ -64,15 +65,15 @@ def _texts(cell: Any) -> tuple[str, ...]:
             return _listed(cell)
         cell = items[0] if len(items) == 1 and isinstance(items[0], dict) else items
     if isinstance(cell, Mapping):
-        held = next((cell[name] for name in _TEXTS if isinstance(cell.get(name), list)), None)
-        cell = [cell[key] for key in sorted(cell)] if held is None else held
+        listed = next((cell[name] for name in _TEXTS if isinstance(cell.get(name), list)), None)
+        cell = [cell[key] for key in sorted(cell)] if listed is None else listed
     if not isinstance(cell, list | tuple):
         return ()
     return tuple(_text(item) for item in cell[:_MOST_ITEMS])
 
 
 def _listed(text: str) -> tuple[str, ...]:
-    """Return the options that a text lists: with letters, or with a separator between."""
+    """Return the options listed in a text, with letters or separators."""
     if choices := read_choices(text):
         return choices.texts
     for separator in _SEPARATORS:
@@ -83,7 +84,7 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def _text(cell: Any) -> str:
-    """Return one option; empty for a gap, or what is no text."""
+    """Return one option as text; empty for an empty cell or a value that is not text."""
     if isinstance(cell, str | int | float):
         text = str(cell).strip()
         return "" if text.lower() in _GAPS else text
@@ -91,7 +92,7 @@ def _text(cell: Any) -> str:
 
 
 def _unlettered(texts: tuple[str, ...]) -> tuple[str, ...]:
-    """Return options without the letters that all of them begin with (*A. a cup*)."""
+    """Return options without their leading letters (*A. a cup*), if all have one."""
     found = [_LETTERED.fullmatch(text) for text in texts]
     if all(
         each and each[1].lower() == letter for each, letter in zip(found, LETTERS, strict=False)
@@ -102,21 +103,21 @@ def _unlettered(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class OptionTruths:
-    """How the truths of a table name options. Made by ``read_option_targets``."""
+    """How the ground truths of a table name options. Created by ``read_option_targets``."""
 
     numbers: str = ""
-    """What a number is: ``index``, ``text``, ``unknown`` or ``base``: an index that counts from 0
-    or from 1; empty where no truth is one."""
+    """Meaning of a number: ``index``, ``text``, ``unknown``, or ``base`` for an index that counts
+    from 0 or from 1; empty if no ground truth is a number."""
     first: int = 0
-    """The number of the first option, of an index."""
+    """The index of the first option."""
     rows: int = 0
-    """Rows whose truth is the number of an option."""
+    """Number of rows whose ground truth is the number of an option."""
     column: str = ""
-    """The column that holds the options."""
+    """The column that contains the options."""
 
     @property
     def summary(self) -> str:
-        """How numbers were read, as one line; empty where they are none of options.
+        """How numbers were read, as one line; empty if they are not indices of options.
 
         >>> OptionTruths("index", 0, 2, "choices").summary
         "truth 0 = the first of 'choices' in 2 rows"
@@ -127,7 +128,7 @@ class OptionTruths:
         return f"truth {self.first} = the first of {self.column!r} in {rows}"
 
     def resolve(self, row: Answered) -> Answered:
-        """Return a row with the option that its truth names in the place of the number or letter.
+        """Return a row whose ground truth is the option's text instead of its number or letter.
 
         >>> row = Answered("q", "Which?", "A boat.", "1", {"choices": ["cup", "boat"]})
         >>> OptionTruths("index").resolve(row).target
@@ -169,7 +170,7 @@ def _unreadable(row: Answered, why: str) -> Answered:
 
 
 def _with_option(row: Answered, options: Options, at: int, choices: Choices | None) -> Answered:
-    """Return a row whose truth is an option: by its letter, where the question lists them."""
+    """Return a row whose ground truth is an option: its letter, if the question lists them."""
     text = options.texts[at]
     if choices is None:
         plain = read_truth(text).accepted == (text,)
@@ -182,14 +183,14 @@ def _with_option(row: Answered, options: Options, at: int, choices: Choices | No
 
 
 def _index_of(text: str, texts: Iterable[str]) -> int | None:
-    """Return which of some options says a text; None for none or several."""
-    said = words(text)
-    found = [at for at, option in enumerate(texts) if words(option) == said] if said else []
+    """Return the index of the option equal to a text; None if none or several are."""
+    tokens = words(text)
+    found = [at for at, option in enumerate(texts) if words(option) == tokens] if tokens else []
     return found[0] if len(found) == 1 else None
 
 
 def _letter_index(target: str, options: Options) -> int | None:
-    """Return which option a truth's letter is of; None where it is none, or itself an option."""
+    """Return the index for a letter; None if it is not a letter, or is itself an option."""
     found = _LETTER.fullmatch(target)
     if found is None or _index_of(target, options.texts) is not None:
         return None
@@ -198,21 +199,21 @@ def _letter_index(target: str, options: Options) -> int | None:
 
 
 def _reading(number: int, options: Options) -> str:
-    """Return what a number can be: ``index``, ``text``, ``either`` or ``neither``."""
+    """Return the possible meanings of a number: ``index``, ``text``, ``either`` or ``neither``."""
     is_index = number <= len(options.texts)
-    is_text = any(_says(text, number) for text in options.texts)
+    is_text = any(_is_text_of(text, number) for text in options.texts)
     if is_text:
         return "either" if is_index else "text"
     return "index" if is_index else "neither"
 
 
-def _says(text: str, number: int) -> bool:
-    """Return whether an option is a number; *none*, which the rules compare as 0, is a word."""
+def _is_text_of(text: str, number: int) -> bool:
+    """Return whether an option is the number; *none*, which the rules compare as 0, is not."""
     return words(text) == (str(number),) and text.strip(" .").casefold() not in ("no", "none")
 
 
 def read_option_targets(rows: Iterable[Answered]) -> OptionTruths:
-    """Return how the truths of a table name options, read from all of its rows.
+    """Return how the ground truths of a table name options, determined from all of its rows.
 
     >>> rows = [
     ...     Answered("a", "Which?", "", "0", {"choices": ["cup", "boat"]}),
@@ -224,7 +225,7 @@ def read_option_targets(rows: Iterable[Answered]) -> OptionTruths:
     found: dict[str, int] = dict.fromkeys(("index", "text", "either", "neither"), 0)
     zero = last = False
     columns: dict[str, None] = {}
-    told: int | None = None
+    declared: int | None = None
     for row in rows:
         options = options_of(row.metadata)
         if options is None or not isinstance(row.target, str) or not row.target.strip():
@@ -236,7 +237,7 @@ def read_option_targets(rows: Iterable[Answered]) -> OptionTruths:
         number = int(match[1])
         found[_reading(number, options)] += 1
         columns.setdefault(options.columns[0])
-        told = options.first if told is None else told
+        declared = options.first if declared is None else declared
         zero |= number == 0
         last |= number == len(options.texts)
     if not columns:
@@ -245,8 +246,8 @@ def read_option_targets(rows: Iterable[Answered]) -> OptionTruths:
     if found["index"] and found["text"]:
         return OptionTruths("mixed", column=column)
     if found["index"] and not found["neither"]:
-        if (zero and last) or FEWEST_TOLD * found["index"] < found["either"]:
+        if (zero and last) or MAX_EITHER_PER_INDEX * found["index"] < found["either"]:
             return OptionTruths("unknown", column=column)
-        first = 0 if zero else 1 if last else told
+        first = 0 if zero else 1 if last else declared
         return OptionTruths("base" if first is None else "index", first or 0, count, column)
     return OptionTruths("text" if found["text"] else "unknown", column=column)

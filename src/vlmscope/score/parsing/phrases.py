@@ -1,10 +1,9 @@
-"""The phrase in which an answer answers, and whether two phrases mean the same.
+"""The phrase that answers a question, and whether two phrases have the same meaning.
 
-*The man is holding a red cup.* answers *What is the man holding?* by *red cup*: what is left when
-the words of the question are removed from both ends. Where something else is left as well, or
-before it, there is no phrase. Two phrases are ``equal``, ``contrary`` (one of a kind, and not the
-other: numbers, colours, sides, opposites, letters, units), ``close`` (they may mean the same) or
-``different``.
+*The man is holding a red cup.* answers *What is the man holding?* by *red cup*: the words that
+remain when those of the question are removed from both ends. If other words remain as well, there
+is no phrase. Two phrases are ``equal``, ``contrary`` (of one kind, but excluding each other:
+numbers, colours, sides, opposites, letters, units), ``close`` (possibly the same) or ``different``.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ _PREPOSITIONS = word_set(
     " has have "
     "as"
 )
-_PLACED = word_set("in on at of by from around near to during")
+_LOCATIVE = word_set("in on at of by from around near to during")
 _NONE: frozenset[str] = frozenset()
 _TRAILING = word_set("color in picture image photo here there total shown visible")
 _UNITS = {
@@ -99,7 +98,7 @@ _ASKS_UNIT = re.compile(r"\(in \w+\)|\bhow many (\w+)|\bin (\w+)\b|\bunit\b")
 
 
 def answer_phrase(text: str, question: Question) -> Words | None:
-    """Return the phrase by which a sentence answers a question, or None where there is none.
+    """Return the phrase of a sentence that answers a question, or None if there is none.
 
     >>> from vlmscope.score.parsing.question import read_question
     >>> held = read_question("What is the man holding?")
@@ -108,10 +107,10 @@ def answer_phrase(text: str, question: Question) -> Words | None:
     >>> answer_phrase("The man beside the cup is holding a phone.", held) is None
     True
     """
-    said = sentences(text)
-    if len(said) != 1:
+    parts = sentences(text)
+    if len(parts) != 1:
         return None
-    return _phrase(said[0], question)
+    return _phrase(parts[0], question)
 
 
 @lru_cache(1 << 14)
@@ -120,35 +119,35 @@ def _phrase(sentence: str, question: Question) -> Words | None:
     cut = None if " than" in question.asked else _CUT.search(line)
     line = IN_IMAGE.sub(" ", line[: cut.start()] if cut else line)
     line = _THAT_IS.sub(" ", line)
-    said = words(re.sub(r"[\"“”]", "", line))
+    tokens = words(re.sub(r"[\"“”]", "", line))
     asked = question.words - question.offered
-    start, end = 0, len(said)
-    placed = _PLACED if question.locates else _NONE
+    start, end = 0, len(tokens)
+    locative = _LOCATIVE if question.locates else _NONE
     while (
         start < end
         and (
-            said[start] in placed
-            or _belongs(said[start], asked)
-            or (said[start] in asked and any(map(is_figure, said[start + 1 : end])))
+            tokens[start] in locative
+            or _is_from_question(tokens[start], asked)
+            or (tokens[start] in asked and any(map(is_figure, tokens[start + 1 : end])))
         )
-        and not _is_answer(said, start, question)
+        and not _is_answer(tokens, start, question)
     ):
         start += 1
-    while end > start + 1 and _belongs(said[end - 1], asked | _TRAILING, last=True):
+    while end > start + 1 and _is_from_question(tokens[end - 1], asked | _TRAILING, last=True):
         end -= 1
-    core = said[start:end]
+    core = tokens[start:end]
     if not core:
-        return said if 0 < len(said) <= SHORT else None
-    if any(word in _PREPOSITIONS for word in core) or turned(said[:start], question):
+        return tokens if 0 < len(tokens) <= SHORT else None
+    if any(word in _PREPOSITIONS for word in core) or reverses_roles(tokens[:start], question):
         return None
     return core
 
 
-def turned(before: Words, question: Question) -> bool:
-    """Return whether the words before a phrase make it what the question already names.
+def reverses_roles(before: Words, question: Question) -> bool:
+    """Return whether the words before a phrase exchange its role with that of the question's words.
 
-    *The cup is left of the plate* does not say what is left of the cup; *The dog chases the cat*
-    not who chases the dog.
+    *The cup is left of the plate* does not state what is left of the cup; *The dog chases the cat*
+    does not state who chases the dog.
     """
     if not before or question.locates or question.either:
         return False
@@ -161,7 +160,7 @@ def turned(before: Words, question: Question) -> bool:
     return any(word in question.words and word not in known for word in before)
 
 
-def _belongs(word: str, asked: frozenset[str], last: bool = False) -> bool:
+def _is_from_question(word: str, asked: frozenset[str], last: bool = False) -> bool:
     if is_figure(word):
         return False
     if word in asked or (not last and word in _AROUND):
@@ -171,12 +170,12 @@ def _belongs(word: str, asked: frozenset[str], last: bool = False) -> bool:
     )
 
 
-def _is_answer(said: Words, at: int, question: Question) -> bool:
-    """Return whether a word that the question has too starts the answer (*left or right?*)."""
-    return said[at] in question.offered
+def _is_answer(tokens: Words, at: int, question: Question) -> bool:
+    """Return whether a word of the question starts the answer (*left or right?*)."""
+    return tokens[at] in question.offered
 
 
-def relation(said: Words, true: Words, question: Question) -> Relation:
+def relation(phrase: Words, truth: Words, question: Question) -> Relation:
     """Return the relation of two phrases.
 
     >>> from vlmscope.score.parsing.question import read_question
@@ -186,32 +185,36 @@ def relation(said: Words, true: Words, question: Question) -> Relation:
     >>> relation(("50%",), ("$50",), what), relation(("vitamin", "c"), ("vitamin", "a"), what)
     ('contrary', 'contrary')
     """
-    if said == true:
+    if phrase == truth:
         return "equal"
-    if not said or not true:
-        return "close"  # nothing is said
-    if _is_letter(said[-1]) and _is_letter(true[-1]) and {*said[:-1], *true[:-1]} <= question.words:
-        return "equal" if said[-1] == true[-1] else "contrary"  # "Gate C"
-    if "number" in said[:1] and len(said) == 2 and is_figure(said[1]):
-        said = said[1:]
-    if _HALVES.isdisjoint(said) or _HALVES.isdisjoint(true):  # 10:30 am and 10:30
-        said, true = _without(said, _HALVES), _without(true, _HALVES)
-    numbers = _of_numbers(said, true, question)
+    if not phrase or not truth:
+        return "close"  # one of them is empty
+    if (
+        _is_letter(phrase[-1])
+        and _is_letter(truth[-1])
+        and {*phrase[:-1], *truth[:-1]} <= question.words
+    ):
+        return "equal" if phrase[-1] == truth[-1] else "contrary"  # "Gate C"
+    if "number" in phrase[:1] and len(phrase) == 2 and is_figure(phrase[1]):
+        phrase = phrase[1:]
+    if _HALVES.isdisjoint(phrase) or _HALVES.isdisjoint(truth):  # 10:30 am and 10:30
+        phrase, truth = _without(phrase, _HALVES), _without(truth, _HALVES)
+    numbers = _compare_numbers(phrase, truth, question)
     if numbers:
         return numbers
-    return _of_words(said, true, question)
+    return _compare_words(phrase, truth, question)
 
 
-def _of_words(said: Words, true: Words, question: Question) -> Relation:
+def _compare_words(phrase: Words, truth: Words, question: Question) -> Relation:
     """Compare two phrases that are not numbers."""
-    if len(said) == 1 == len(true) and {*said, *true} <= question.offered:
+    if len(phrase) == 1 == len(truth) and {*phrase, *truth} <= question.offered:
         return "contrary"
-    said, true = _bare(said), _bare(true)
-    if said == true or _same_words(said, true):
+    phrase, truth = _without_kind_words(phrase), _without_kind_words(truth)
+    if phrase == truth or _same_words(phrase, truth):
         return "equal"
-    if _contrary(said, true):
+    if _is_contrary(phrase, truth):
         return "contrary"
-    if _close(said, true, question):
+    if _may_be_same(phrase, truth, question):
         return "close"
     return "different"
 
@@ -220,15 +223,15 @@ def _is_letter(word: str) -> bool:
     return len(word) == 1 and word.isalpha()
 
 
-def _without(said: Words, words_: frozenset[str]) -> Words:
-    return tuple(word for word in said if word not in words_) or said
+def _without(phrase: Words, left_out: frozenset[str]) -> Words:
+    return tuple(word for word in phrase if word not in left_out) or phrase
 
 
-def _bare(said: Words) -> Words:
-    """Return a phrase without what a color or a kind is called (*red in color*)."""
+def _without_kind_words(phrase: Words) -> Words:
+    """Return a phrase without words such as *color* or *kind* (*red in color*)."""
     kept = tuple(
         w
-        for w in said
+        for w in phrase
         if w
         not in (
             "color",
@@ -246,19 +249,19 @@ def _bare(said: Words) -> Words:
             "hand",
         )
     )
-    return kept or said
+    return kept or phrase
 
 
-def _same_words(said: Words, true: Words) -> bool:
-    if len(said) == len(true):
-        if all(_same(one, other) for one, other in zip(said, true, strict=True)):
+def _same_words(phrase: Words, truth: Words) -> bool:
+    if len(phrase) == len(truth):
+        if all(_same(one, other) for one, other in zip(phrase, truth, strict=True)):
             return True
-        turned_round = sorted(said) == sorted(true) and not any(map(is_number, said[:-1]))
-        if turned_round and "than" not in said:
+        reordered = sorted(phrase) == sorted(truth) and not any(map(is_number, phrase[:-1]))
+        if reordered and "than" not in phrase:
             return True
-    one, other = " ".join(said), " ".join(true)
-    pressed = one.replace(" ", "") == other.replace(" ", "")
-    return pressed or (same(one, other) and COLOURS.isdisjoint({*said, *true}))
+    one, other = " ".join(phrase), " ".join(truth)
+    unspaced_equal = one.replace(" ", "") == other.replace(" ", "")
+    return unspaced_equal or (same(one, other) and COLOURS.isdisjoint({*phrase, *truth}))
 
 
 def _same(one: str, other: str) -> bool:
@@ -271,21 +274,21 @@ def _same(one: str, other: str) -> bool:
     return same(one, other) or forms_of_one(one, other)
 
 
-def _contrary(said: Words, true: Words) -> bool:
+def _is_contrary(phrase: Words, truth: Words) -> bool:
     """Return whether two phrases differ in one word that conflicts with another."""
-    if len(said) == len(true):
-        pairs = [(a, b) for a, b in zip(said, true, strict=True) if not _same(a, b)]
-        if len(pairs) == 1 and against(*pairs[0]):
+    if len(phrase) == len(truth):
+        pairs = [(a, b) for a, b in zip(phrase, truth, strict=True) if not _same(a, b)]
+        if len(pairs) == 1 and conflict(*pairs[0]):
             return True
     for kind in (COLOURS, *SIDES):
-        own, named = kind.intersection(true), kind.intersection(said)
+        own, named = kind.intersection(truth), kind.intersection(phrase)
         if len(own) == 1 and len(named) == 1 and own != named:
             return True
     return False
 
 
-def against(one: str, other: str) -> bool:
-    """Return whether two words of one kind cannot both be right."""
+def conflict(one: str, other: str) -> bool:
+    """Return whether two words of one kind exclude each other."""
     if is_figure(one) and is_figure(other):
         return _shape(one) == _shape(other) and _number_of(one) != _number_of(other)
     if len(one) == 1 == len(other):
@@ -298,7 +301,7 @@ def against(one: str, other: str) -> bool:
 
 
 def _number_of(figure: str) -> str:
-    """Return a rank as its number, another figure as it is."""
+    """Return a rank as its number, and any other figure unchanged."""
     return re.sub(r"(?<=\d)(?:st|nd|rd|th)$", "", figure)
 
 
@@ -308,7 +311,7 @@ def _is_rank_of(one: str, other: str) -> bool:
 
 
 def _shape(figure: str) -> str:
-    """Return how a figure is written: 10:30 and 1/2 are not of one kind."""
+    """Return the notation of a figure: 10:30 and 1/2 are not of one kind."""
     return re.sub(r"\d+", "9", re.sub(r"\.|(?:st|nd|rd|th)$", "", figure))
 
 
@@ -319,36 +322,36 @@ def _verb_stem(word: str) -> str:
 _NATION = re.compile(r"\b(?:nationality|country|language|nation)\b")
 
 
-def _close(said: Words, true: Words, question: Question) -> bool:
-    """Return whether two phrases may mean the same."""
-    one, other = " ".join(said), " ".join(true)
-    if set(map(lemma, said)) & set(map(lemma, true)):
+def _may_be_same(phrase: Words, truth: Words, question: Question) -> bool:
+    """Return whether two phrases may have the same meaning."""
+    one, other = " ".join(phrase), " ".join(truth)
+    if set(map(lemma, phrase)) & set(map(lemma, truth)):
         return not is_other_compound(other, one)
-    if len(said) == 1 == len(true) and is_figure(said[0]) and is_figure(true[0]):
+    if len(phrase) == 1 == len(truth) and is_figure(phrase[0]) and is_figure(truth[0]):
         return True
-    if {_verb_stem(word) for word in said} & {_verb_stem(word) for word in true}:
+    if {_verb_stem(word) for word in phrase} & {_verb_stem(word) for word in truth}:
         return True  # "skis" and "skiing"
-    if related(one, other) or any(related(a, b) for a in said for b in true if a not in COLOURS):
+    if related(one, other) or any(related(a, b) for a in phrase for b in truth if a not in COLOURS):
         return True
     pairs = enumerate(zip(one, other, strict=False))
     shared = next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
     least = 3 if _NATION.search(question.asked) else 4
-    alike = shared >= least and shared * 5 >= len(min(one, other, key=len)) * 2
-    if alike and " " not in one + other and not is_other_compound(other, one):
+    similar = shared >= least and shared * 5 >= len(min(one, other, key=len)) * 2
+    if similar and " " not in one + other and not is_other_compound(other, one):
         return True
-    joined, pressed = one.replace(" ", ""), other.replace(" ", "")
-    short, long = sorted((joined, pressed), key=len)
+    unspaced_one, unspaced = one.replace(" ", ""), other.replace(" ", "")
+    short, long = sorted((unspaced_one, unspaced), key=len)
     if is_other_compound(other, one):
         return False
-    apart = len(said) == 1 == len(true) and known(one) and known(other)
-    return len(short) > 3 and (short in long or (_distance_one(short, long) and not apart))
+    both_known = len(phrase) == 1 == len(truth) and known(one) and known(other)
+    return len(short) > 3 and (short in long or (_distance_one(short, long) and not both_known))
 
 
 _CONTAINERS = word_set("cup bottle can glass bowl box bag jar pot plate slice piece case")
 
 
 def is_other_compound(short: str, long: str) -> bool:
-    """Return whether a term starts with another word, as the name of something else.
+    """Return whether a term starts with another word, but names something else.
 
     >>> is_other_compound("bus", "bus stop"), is_other_compound("cup", "cupcake")
     (True, True)
@@ -363,19 +366,19 @@ def is_other_compound(short: str, long: str) -> bool:
 
 
 def _distance_one(one: str, other: str) -> bool:
-    """Return whether two words differ in one letter, as spellings do."""
+    """Return whether two words differ in one letter, as two spellings may."""
     if len(other) - len(one) > 1 or one.isdigit():
         return False
     at = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
     return one[at:] == other[at + 1 :] or one[at + 1 :] == other[at + 1 :]
 
 
-def _of_numbers(said: Words, true: Words, question: Question) -> Relation | None:
+def _compare_numbers(phrase: Words, truth: Words, question: Question) -> Relation | None:
     """Compare two phrases that are numbers, with their units."""
-    if len(said) == 1 == len(true) and _is_rank_of(said[0], true[0]) and not question.counts:
+    if len(phrase) == 1 == len(truth) and _is_rank_of(phrase[0], truth[0]) and not question.counts:
         return "equal"
-    said = _without_unit(said, true, question)
-    one, other = _measure(said), _measure(true)
+    phrase = _without_unit(phrase, truth, question)
+    one, other = _measure(phrase), _measure(truth)
     if one is None or other is None:
         return None
     if one[1] in _LENGTHS and other[1] in _LENGTHS:
@@ -385,39 +388,39 @@ def _of_numbers(said: Words, true: Words, question: Question) -> Relation | None
     if one[0] != other[0]:
         return "contrary"
     if one[1] == other[1]:
-        plain_zero = not re.match(r"0\d", said[0]) and not re.match(r"0\d", true[0])
+        plain_zero = not re.match(r"0\d", phrase[0]) and not re.match(r"0\d", truth[0])
         return (
             "equal"
-            if plain_zero or said[0] == true[0] or _DIGITS.search(question.whole)
+            if plain_zero or phrase[0] == truth[0] or _DIGITS.search(question.text)
             else "close"
         )
-    return _beside_bare(one[1], other[1], question)
+    return _compare_units(one[1], other[1], question)
 
 
-def _beside_bare(one: str, other: str, question: Question) -> Relation:
+def _compare_units(one: str, other: str, question: Question) -> Relation:
     """Return the relation of equal numbers with different units: 50 and 50%."""
     unit = one or other
     if one and other:
         return "contrary"
-    if unit.endswith("2") and not _AREA.search(question.whole):
+    if unit.endswith("2") and not _AREA.search(question.text):
         return "close"
     if unit == "%":
-        return "equal" if _PERCENT.search(question.whole) else "close"
-    if unit in ("$", "€", "£", "¥") and question.counts and not _MONEY.search(question.whole):
+        return "equal" if _PERCENT.search(question.text) else "close"
+    if unit in ("$", "€", "£", "¥") and question.counts and not _MONEY.search(question.text):
         return "close"
     return "contrary" if "√" in unit else "equal"
 
 
-def _without_unit(said: Words, true: Words, question: Question) -> Words:
-    """Return a number without the unit that the truth leaves out (*30 years old*)."""
-    if len(true) > 1 or len(said) < 2 or not is_number(said[0]):
-        return said
+def _without_unit(phrase: Words, truth: Words, question: Question) -> Words:
+    """Return a number without its unit (*30 years old*), if the ground truth has no unit."""
+    if len(truth) > 1 or len(phrase) < 2 or not is_number(phrase[0]):
+        return phrase
     units = _PLAIN_UNITS | question.words
-    return said[:1] if units.issuperset(said[1:]) else said
+    return phrase[:1] if units.issuperset(phrase[1:]) else phrase
 
 
 def _hundredfold(one: tuple[Fraction, str], other: tuple[Fraction, str]) -> bool:
-    """Return whether one is a share and the other the same in percent."""
+    """Return whether one number is a fraction and the other the same value in percent."""
     share, percent = (one, other) if other[1] else (other, one)
     return 0 < share[0] < 1 and share[0] * 100 == percent[0]
 
@@ -432,17 +435,17 @@ def _converted(one: tuple[Fraction, str], other: tuple[Fraction, str]) -> Relati
     return "equal" if equal else "contrary"
 
 
-def _measure(said: Words) -> tuple[Fraction, str] | None:
+def _measure(phrase: Words) -> tuple[Fraction, str] | None:
     """Return the value and the unit of a phrase that is a number."""
-    found = _NUMBER.fullmatch(said[0]) if said else None
-    if found is None or len(said) > 2 or len(said[0]) > 40:
+    found = _NUMBER.fullmatch(phrase[0]) if phrase else None
+    if found is None or len(phrase) > 2 or len(phrase[0]) > 40:
         return None
-    if len(said) == 2 and said[1] not in _UNITS:
+    if len(phrase) == 2 and phrase[1] not in _UNITS:
         return None
-    number, _, below = found["value"].partition("/")
-    if below and not int(below):
+    number, _, denominator = found["value"].partition("/")
+    if denominator and not int(denominator):
         return None
-    value = Fraction(number) / (int(below) if below else 1)
+    value = Fraction(number) / (int(denominator) if denominator else 1)
     unit = found["money"] + (found["root"] or "") + found["unit"]
-    unit += _UNITS[said[1]] if len(said) == 2 else ""
+    unit += _UNITS[phrase[1]] if len(phrase) == 2 else ""
     return (-value if found["sign"] else value), unit

@@ -1,11 +1,11 @@
-"""Whether a sentence says that a thing is there: clause by clause, mention by mention.
+"""Whether a sentence states that an object exists: clause by clause, mention by mention.
 
-*While there is a cat, there is no dog* denies the dog and shows the cat; *It is a dog, not a cat*
-shows the dog. A sentence is rewritten to few forms (*None of the objects is a dog* becomes *there
-is no dog*), split where another clause starts, and each clause that names the thing shows it,
-denies it, or leaves it open: beside a condition, in a comparison, in a drawing, under two
-negations, with an exception (*no other dogs*), or denied somewhere only (*no dog on the table*).
-Where one clause leaves it open or two disagree, nothing is decided here.
+*While there is a cat, there is no dog* denies the dog and affirms the cat; *It is a dog, not a cat*
+affirms the dog. A sentence is rewritten to a few canonical forms (*None of the objects is a dog*
+becomes *there is no dog*) and split into clauses. Each clause that names the object affirms it,
+denies it, or leaves it open: with a condition, in a comparison, in a drawing, under two negations,
+with an exception (*no other dogs*), or denied in one location only (*no dog on the table*). If one
+clause leaves it open or two disagree, nothing is decided here.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from vlmscope.score.language.text import is_number, words
 from vlmscope.score.parsing.claims import UNREAL, shows
 from vlmscope.score.parsing.question import Question
 
-Said = Literal["yes", "no", "found", "none", "sought", "open"]
-"""What a clause says of the thing: that it is there or not, that one or none of it is (*I found
-none*), that it was looked for; ``open`` where it names it and says none of these."""
+Reading = Literal["yes", "no", "found", "none", "sought", "open"]
+"""What a clause states about the object: that it exists or not, that one or none was found (*I
+found none*), that it was looked for; ``open`` if it names the object and states none of these."""
 
 _IMAGE = r"(?:picture|image|photo|photograph|scene|frame|view|shot|snapshot)s?"
 _IN = rf"(?:in|on|within|from|of) (?:the|this|that) (?:\w+ )?{_IMAGE}"
@@ -113,7 +113,7 @@ _FORMS = tuple(
          r"\1 no "),
     )
 )  # fmt: skip
-"""Wordings, and the few forms to which they are rewritten."""
+"""Wordings, and the canonical forms to which they are rewritten."""
 
 _NOUN = r"(?!(?:no|an?|the|there|it|they|is|are|or|and|but|just|only) )[\w'-]+"
 _NONE_OF_SEVERAL = re.compile(
@@ -130,18 +130,18 @@ _JOINED = re.compile(
     r"|there is also|instead(?! of)) )+"
 )
 _CONTRASTED = re.compile(r"^(?:rather than|instead of|as opposed to) ")
-_BESIDE = re.compile(r"^(?:except|besides|apart from|aside from|other than|unlike)\b")
+_EXCEPTION = re.compile(r"^(?:except|besides|apart from|aside from|other than|unlike)\b")
 _RELATIVE = re.compile(
     r"\b(?:who|which|where|whose|whom|when|because|since|that(?! (?:there|the|an?|no|i|you|it"
     r"|this) ))"
     r"\b"
 )
-_WORLDS = re.compile(
+_NOT_FACTUAL = re.compile(
     r"\b(?:if|unless|whether|would|should|ought|suppos\w+|imagin\w+|assum\w+|doubt\w*|question\w*"
     r"|rumou?r\w*|pretend\w*|dream\w*|wish\w*|hop(?:e|ing)|want\w*|claim\w*|wonder\w*|asks?|asked"
     r"|deny|denies|as if|as though|no longer|used to|about to|until|before|after|next time)\b"
 )
-"""Words of a sentence that is not about the image as it is."""
+"""Words of a sentence that does not describe the actual image."""
 
 _SOUGHT = re.compile(
     r"\b(?:look(?:s|ed|ing)? (?:for|like)|search\w*|seek\w*|expect\w*|mention\w*|need\w*|check\w*"
@@ -149,12 +149,12 @@ _SOUGHT = re.compile(
     r"|chance"
     r"|sign says|without|part of an?|half)\b"
 )
-_OF_ITS_OWN = re.compile(
+_PROPERTY = re.compile(
     r"\b(?:its|their|his|her|how|where|which|why|when|what(?! (?:it|that|this|they|the object)"
     r" (?:is|are"
     r"|was)\b)|the (?:text|color|number|brand|name|letters?|words?))\b"
 )
-"""What of a thing cannot be told, where the thing itself can."""
+"""Properties of an object that may be unknown although the object itself is visible."""
 
 _EXCEPTED = re.compile(
     r"\b(?:clearly|fully|properly|completely|well)[.!]*$|\b(?:other|another|else|more|only|just"
@@ -177,21 +177,21 @@ _EXISTS = re.compile(
     r"|here"
     rf"|displayed|depicted|{_IN})\b)"
 )
-"""A clause that says what is there at all: beside it, *no dog* and *not a dog* deny the dog."""
+"""A clause that states what exists: next to it, *no dog* and *not a dog* deny the dog."""
 
 _PREDICATE = re.compile(r"\b(?:visible|seen|present|shown|there|here|displayed|depicted)\b")
-_LEFT_OUT = re.compile(
+_ELLIPTIC = re.compile(
     r"^(?:an?|the|any) (?P<x>[\w' -]{1,30}?) (?:is|are|can|could|do|does) not(?: be)?[.!]*$"
 )
 _PRONOUN = re.compile(r"^(?:it|they|he|she|this|that|these|those)\b")
-_UNDONE = re.compile(
+_RETRACTED = re.compile(
     r"\bnot (?:be )?(?:really |actually |clearly |fully )*(?:real|visible|seen|present|shown"
     r"|there|here"
     rf"|alive|in (?:the|this)|part of|actually|an? )|\bonly (?:an?|part)\b|\bis (?:actually"
     r"|really) an?"
     rf"\b|{UNREAL.pattern}"
 )
-"""What retracts the thing in a clause about *it*."""
+"""Words that retract the object in a clause about *it*."""
 
 _NONE_FOUND = re.compile(
     r"^(?:(?:i|we) )?(?:could |can |do |did )*(?:(?:find|found|see|saw|spot(?:ted)?"
@@ -217,12 +217,12 @@ _INDEFINITE = re.compile(r"\b(?:an?|any|no) ((?:[\w'-]+ ?){1,3})")
 def presence(
     question: Question, sentence: str, before: str = ""
 ) -> Literal["yes", "no", "unclear"] | None:
-    """Return whether a sentence in the wording of ``plain`` says that the asked thing is there.
+    """Return whether a sentence normalised by ``plain`` states that the object exists.
 
     Args:
-        question: What is asked.
+        question: The question.
         sentence: A sentence of the answer.
-        before: The sentences before it: what *there is none* refers to was named last.
+        before: The sentences before it; *there is none* refers to the object named last.
 
     >>> from vlmscope.score.parsing.question import read_question
     >>> asked = read_question("Is there a dog in the image?")
@@ -243,38 +243,38 @@ def presence(
 @lru_cache(1 << 13)
 def _read(question: Question, sentence: str, before: str) -> Literal["yes", "no", "unclear"] | None:
     line = canonical(sentence)
-    if _WORLDS.search(line):
+    if _NOT_FACTUAL.search(line):
         return None
     clauses = [clause for clause in _SPLIT.split(line) if clause and re.search(r"\w", clause)]
-    said: list[Said] = []
+    readings: list[Reading] = []
     for at, clause in enumerate(clauses):
-        if hedge_in(clause) and not _OF_ITS_OWN.search(clause):
+        if hedge_in(clause) and not _PROPERTY.search(clause):
             return None
-        found = _of_one(question.thing, [before, *clauses[:at]], clause)
-        found = found or _clause(question, clauses, at)
+        found = _read_pronoun(question.thing, [before, *clauses[:at]], clause)
+        found = found or _read_clause(question, clauses, at)
         if found:
-            said.append(found)
-    return _together(set(said), line, clauses)
+            readings.append(found)
+    return _combine(set(readings), line, clauses)
 
 
-def _together(
-    said: set[Said], line: str, clauses: list[str]
+def _combine(
+    readings: set[Reading], line: str, clauses: list[str]
 ) -> Literal["yes", "no", "unclear"] | None:
-    """Return what the clauses of a sentence say taken together."""
-    sides = {"yes" if one in ("yes", "found") else "no" for one in said - {"sought", "open"}}
-    if "sought" in said and said.isdisjoint(("found", "none")):
-        said.add("open")
-    if len(sides) == 2 or ("open" in said and (sides or DOUBT.search(line))):
+    """Return the combined reading of a sentence's clauses."""
+    sides = {"yes" if one in ("yes", "found") else "no" for one in readings - {"sought", "open"}}
+    if "sought" in readings and readings.isdisjoint(("found", "none")):
+        readings.add("open")
+    if len(sides) == 2 or ("open" in readings and (sides or DOUBT.search(line))):
         return "unclear"
-    if not sides or "open" in said:
+    if not sides or "open" in readings:
         return None
-    if "no" in sides and any(map(_BESIDE.match, clauses[1:])):
+    if "no" in sides and any(map(_EXCEPTION.match, clauses[1:])):
         return "unclear"
     return "yes" if "yes" in sides else "no"
 
 
 def canonical(sentence: str) -> str:
-    """Return a sentence without its introduction, its negations in few forms.
+    """Return a sentence without its introduction and with negations in canonical form.
 
     >>> canonical("looking at the image, none of the objects in the image is a dog.")
     'there is no dog.'
@@ -289,8 +289,8 @@ def canonical(sentence: str) -> str:
     return _LEAD.sub("", line.strip(" ,"))
 
 
-def _clause(question: Question, clauses: list[str], at: int) -> Said | None:
-    """Return what one clause of a sentence says of the thing."""
+def _read_clause(question: Question, clauses: list[str], at: int) -> Reading | None:
+    """Return what one clause of a sentence states about the object."""
     thing, raw = question.thing, clauses[at]
     clause = _JOINED.sub("", raw).rstrip(" .!?")
     flipped = re.match(
@@ -301,11 +301,11 @@ def _clause(question: Question, clauses: list[str], at: int) -> Said | None:
     if found := _CONTRASTED.match(clause):
         clause = f"no {re.sub(rf'^{_A} ', '', clause[found.end() :])}"
     if not _names(thing, clause):
-        return "open" if at and _PRONOUN.match(clause) and _UNDONE.search(clause) else None
-    if _BESIDE.match(clause):
+        return "open" if at and _PRONOUN.match(clause) and _RETRACTED.search(clause) else None
+    if _EXCEPTION.match(clause):
         return "open"
     if DOUBT.search(clause):
-        return _negative(question, clauses, at, clause)
+        return _read_negative(question, clauses, at, clause)
     own = _RELATIVE.split(clause, maxsplit=1)[0]
     if _SOUGHT.search(clause):
         return "sought"
@@ -325,7 +325,7 @@ def _clause(question: Question, clauses: list[str], at: int) -> Said | None:
 
 
 def _names(thing: tuple[str, ...], clause: str) -> bool:
-    """Return whether a clause has the thing's noun, or a word for a kind of it, or above it."""
+    """Return whether a clause contains the object's noun or a synonym of it."""
     head = thing[-1]
     return any(
         word == head or lemma(word) == head or same(word, head)
@@ -333,43 +333,43 @@ def _names(thing: tuple[str, ...], clause: str) -> bool:
     ) or " ".join(thing) in clause  # fmt: skip
 
 
-def _negative(question: Question, clauses: list[str], at: int, clause: str) -> Said:
-    """Return what a clause with a negation says of the thing that it names."""
+def _read_negative(question: Question, clauses: list[str], at: int, clause: str) -> Reading:
+    """Return what a clause with a negation states about the object that it names."""
     thing = question.thing
     own = _RELATIVE.split(clause, maxsplit=1)
     if not DOUBT.search(own[0]) and len(own) > 1:  # "a dog that is not moving"
-        undone = _UNDONE.search(clause) or UNREAL.search(clause) or _SOUGHT.search(clause)
-        return "yes" if shows(thing, own[0]) and not undone else "open"
+        retracted = _RETRACTED.search(clause) or UNREAL.search(clause) or _SOUGHT.search(clause)
+        return "yes" if shows(thing, own[0]) and not retracted else "open"
     if len(DOUBT.findall(clause)) > 1 or _EXCEPTED.search(clause):
         return "open"
     if found := re.match(r"the ([\w' -]+?) (?:is|are) not \w+ing\b", clause):
         return "yes" if shows(thing, f"the {found[1]}") else "open"
-    if (found := _LEFT_OUT.match(clause)) and at and _PREDICATE.search(clauses[at - 1]):
-        return "no" if _is_whole(question, found["x"]) else "open"
+    if (found := _ELLIPTIC.match(clause)) and at and _PREDICATE.search(clauses[at - 1]):
+        return "no" if _names_only_thing(question, found["x"]) else "open"
     found = re.match(r"(?:no|without(?: any| an?)?) (?P<x>.+)$", clause)
     if found and not re.search(r"\b(?:is|are|can|could|appears?|exists?)\b", found["x"]):
         others = [part for i, part in enumerate(clauses) if i != at]
-        beside = any(_EXISTS.match(_JOINED.sub("", part).rstrip(" .!")) for part in others)
-        beside = beside or not others or any(map(deny, others))
-        return "no" if beside and _is_whole(question, found["x"]) else "open"
+        is_existential = any(_EXISTS.match(_JOINED.sub("", part).rstrip(" .!")) for part in others)
+        is_existential = is_existential or not others or any(map(deny, others))
+        return "no" if is_existential and _names_only_thing(question, found["x"]) else "open"
     if found := re.match(r"(?:it|this|that) is no (?P<x>[\w' -]+)$", clause):  # "but a wolf"
         following = clauses[at + 1] if at + 1 < len(clauses) else ""
         contrast = re.match(r"(?:but )?(?:it is |an? )", following)
-        return "no" if contrast and _is_whole(question, found["x"]) else "open"
+        return "no" if contrast and _names_only_thing(question, found["x"]) else "open"
     denial = deny(clause)
-    if denial is None or denial.untold or denial.owner or not denial.head:
+    if denial is None or denial.unanswerable or denial.owner or not denial.head:
         return "open"
-    return "no" if _is_all(question, denial.head, denial.things) else "open"
+    return "no" if _covers_thing(question, denial.head, denial.things) else "open"
 
 
-def _is_whole(question: Question, part: str) -> bool:
-    """Return whether a part of a sentence names the thing and nothing else."""
+def _names_only_thing(question: Question, part: str) -> bool:
+    """Return whether a part of a sentence names the object and nothing else."""
     denial = deny(f"there is no {part}")
-    return denial is not None and _is_all(question, denial.head, denial.things)
+    return denial is not None and _covers_thing(question, denial.head, denial.things)
 
 
-def _is_all(question: Question, head: str, things: tuple[str, ...]) -> bool:
-    """Return whether what is denied is the thing, or all of a kind that it is of."""
+def _covers_thing(question: Question, head: str, things: tuple[str, ...]) -> bool:
+    """Return whether a denial covers the object, or a whole kind that includes it."""
     own = question.thing
     if same(" ".join(things), " ".join(own)):
         return True
@@ -381,8 +381,8 @@ def _is_all(question: Question, head: str, things: tuple[str, ...]) -> bool:
     )
 
 
-def _of_one(thing: tuple[str, ...], before: list[str], clause: str) -> Said | None:
-    """Read *there is none* and *I found one*, where the thing was named last, or asked alone."""
+def _read_pronoun(thing: tuple[str, ...], before: list[str], clause: str) -> Reading | None:
+    """Read *there is none* and *I found one*, if the object was named last, or is the only one."""
     clause = _JOINED.sub("", clause).rstrip(" .!?")
     none, one = _NONE_FOUND.match(clause), _ONE_FOUND.match(clause)
     if not none and not (one and _WHERE.match(one["a"] or one["b"] or "")):

@@ -1,7 +1,7 @@
-"""What a question asks: yes or no, how many, which of several, all of a list; and of what.
+"""Kind and subject of a question: yes or no, how many, which of several, all of a list.
 
 Parsed once per question. ``claim`` is the question as a statement: the words that an answer in a
-sentence must repeat to affirm it.
+sentence must contain to affirm it.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ _OF_OBJECT = re.compile(
 _ANYONE = frozenset(("anyone", "anybody", "someone", "somebody"))
 _MEMORY = 1 << 14
 _LONGEST = 8_000
-"""Characters of a prompt that are read."""
+"""Most characters of a prompt that are read."""
 
 _LONGEST_ASKED = 1_000
 
@@ -90,13 +90,13 @@ class Question:
     """A parsed question."""
 
     asked: str
-    """The question itself in the wording of ``plain``, without choices and instructions."""
+    """The question itself, normalised by ``plain``, without choices and instructions."""
 
-    whole: str
-    """Everything that the prompt says."""
+    text: str
+    """The whole prompt, normalised."""
 
     choices: Choices | None
-    """The choices that it lists."""
+    """The choices listed in it."""
 
     @cached_property
     def yes_no(self) -> bool:
@@ -125,10 +125,10 @@ class Question:
 
     @cached_property
     def words(self) -> frozenset[str]:
-        """The base forms of everything it says."""
-        said = words(self.whole) + words(re.sub(r"'s?\b", " ", self.whole))
-        person = {"person"} if not _ANYONE.isdisjoint(said) else set()
-        return frozenset(map(lemma, said)) | frozenset(said) | person
+        """The base forms of all words of the prompt."""
+        tokens = words(self.text) + words(re.sub(r"'s?\b", " ", self.text))
+        person = {"person"} if not _ANYONE.isdisjoint(tokens) else set()
+        return frozenset(map(lemma, tokens)) | frozenset(tokens) | person
 
     @cached_property
     def offered(self) -> frozenset[str]:
@@ -142,7 +142,7 @@ class Question:
 
     @cached_property
     def thing(self) -> tuple[str, ...]:
-        """What it asks to exist or to be seen (*Is there a red cup?*): its claim; else empty."""
+        """The object whose existence is asked for (*Is there a red cup?*); else empty."""
         found = _EXISTS.match(self.asked) if self.yes_no else None
         part = next((part for part in found.groups() if part), "") if found else ""
         return claim_words(part)
@@ -154,7 +154,7 @@ class Question:
 
     @cached_property
     def locates(self) -> bool:
-        """Whether it asks where or when: the answer may begin with a preposition."""
+        """Whether it asks where or when, so that the answer may begin with a preposition."""
         return _LOCATES.match(self.asked) is not None
 
     @cached_property
@@ -164,7 +164,7 @@ class Question:
 
     @cached_property
     def kind(self) -> frozenset[str]:
-        """The noun behind *which* or *what*: it may lead an answer (*Point A*, *Vitamin C*)."""
+        """The noun after *which* or *what*, which may start an answer (*Point A*, *Vitamin C*)."""
         found = re.match(
             rf"(?:which|what) ((?:[\w'-]+ ){{1,4}}?)(?:{_AUX}\b|(?=\w+(?:s|ed)\b))", self.asked
         )
@@ -172,7 +172,7 @@ class Question:
 
     @cached_property
     def counted(self) -> str:
-        """The noun that a *how many* counts, in its base form."""
+        """The noun counted by *how many*, in its base form."""
         found = re.search(r"\bhow many (?:of (?:the|these|those) )?(.+)", self.asked) or re.search(
             r"\bnumber of (.+)|^count (?:all )?(?:the )?(.+)", self.asked
         )
@@ -193,7 +193,7 @@ _AFTER_NOUN = re.compile(
 
 
 def read_question(text: str) -> Question:
-    """Return what a question asks.
+    """Return a parsed question.
 
     >>> asked = read_question("According to the map, does the current flow through Norway?")
     >>> asked.yes_no, asked.claim
@@ -215,11 +215,11 @@ def _read(text: str) -> Question:
     asked = next((part for part in reversed(parts) if part.endswith("?")), "")
     asked = asked or next((part for part in parts if _ASKS.match(part) or _WH.match(part)), "")
     asked = " ".join((asked or (parts[-1] if parts else "")).split()).rstrip("?!. ")
-    asked = _rooted(asked[:_LONGEST_ASKED])
+    asked = _without_introduction(asked[:_LONGEST_ASKED])
     return Question(_EMBEDDED.sub("", asked), plain(text), choices)
 
 
-def _rooted(asked: str) -> str:
+def _without_introduction(asked: str) -> str:
     """Return a question without its introduction (*According to the map, does …*)."""
     if _ASKS.match(asked) or _WH.match(asked):
         return asked
@@ -228,7 +228,7 @@ def _rooted(asked: str) -> str:
 
 
 def claim_words(text: str) -> tuple[str, ...]:
-    """Return the base forms of the words that carry a statement, prepositions included."""
+    """Return the base forms of the content words of a statement, including prepositions."""
     text = IN_IMAGE.sub(" ", plain(text).rstrip("?.! "))
     return tuple(
         word if is_number(word) else lemma(word) for word in words(text) if word not in _LIGHT

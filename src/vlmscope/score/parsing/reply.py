@@ -1,8 +1,8 @@
-"""What an answer says itself: without the prompt, the markup and the frame around it.
+"""The answer proper: without the prompt, the markup and the phrases around it.
 
-Models repeat the prompt, go on with a next turn, think aloud, answer in JSON, or end with *The
-answer is 5*. Chat models frame an answer: greetings, *based on the image*, offers to help. The
-rules read what is left.
+Models repeat the prompt, continue with another turn, write their reasoning first, answer in JSON,
+or end with *The answer is 5*. Chat models add greetings, *based on the image* and offers to help.
+The rules read the remaining text.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _CLOSERS = re.compile(
 )
 
 
-def unframed(text: str) -> str:
+def strip_frame(text: str) -> str:
     """Return a text without the words that a chat model puts around its answer.
 
-    >>> unframed("Sure! Based on the image, the kite is red. I hope this helps!")
+    >>> strip_frame("Sure! Based on the image, the kite is red. I hope this helps!")
     'the kite is red.'
-    >>> unframed("In 1999, it was red.")
+    >>> strip_frame("In 1999, it was red.")
     'In 1999, it was red.'
     """
     if len(text) > 4_000:
@@ -83,12 +83,14 @@ _NOT_BUT = re.compile(
 _REASON = re.compile(r",? (?:because|since|due to the fact that) .*$", re.IGNORECASE | re.DOTALL)
 
 
-def uncontrasted(text: str) -> str:
+def strip_contrast(text: str) -> str:
     """Return a sentence without the alternative that it rejects.
 
-    >>> uncontrasted("It is a chair, not a bench."), uncontrasted("It isn't open, it is closed.")
-    ('It is a chair.', 'it is closed.')
-    >>> uncontrasted("It is not a chair."), uncontrasted("There is a dog, not only a cat.")
+    >>> strip_contrast("It is a chair, not a bench.")
+    'It is a chair.'
+    >>> strip_contrast("It isn't open, it is closed.")
+    'it is closed.'
+    >>> strip_contrast("It is not a chair."), strip_contrast("There is a dog, not only a cat.")
     ('It is not a chair.', 'There is a dog, not only a cat.')
     """
     if len(text) > 300 or "\n" in text.strip():
@@ -99,10 +101,10 @@ def uncontrasted(text: str) -> str:
     return rest if negated or not re.search(r"\w", shorter) else shorter
 
 
-def without_reason(text: str) -> str:
+def strip_reason(text: str) -> str:
     """Return a sentence without the reason that it gives for its answer.
 
-    >>> without_reason("The hawk, since no other animal eats it.")
+    >>> strip_reason("The hawk, since no other animal eats it.")
     'The hawk'
     """
     shorter = _REASON.sub("", text) if len(text) < 300 else text
@@ -110,7 +112,7 @@ def without_reason(text: str) -> str:
 
 
 _LONGEST = 20_000
-"""Characters of an answer that are read."""
+"""Most characters of an answer that are read."""
 
 _ROLES = (
     (re.compile(r"<\|(user|assistant|system|human|model)\|>|<start_of_turn>(user|model)"),
@@ -121,7 +123,7 @@ _ROLES = (
                 r"|<end_of_utterance>"), "\n"),
     (re.compile(r"<\|[^|<>]{1,40}\|>|<s>|<(?:pad|bos|image)>|</?(?:b|i|u|em|strong|p)>"), " "),
 )  # fmt: skip
-"""Marks of chat templates, and what they say."""
+"""Markers of chat templates, and their plain-text equivalents."""
 
 _THOUGHT = re.compile(
     r"^.*?</think(?:ing)?>|^.*?\u25c1/think\u25b7"
@@ -149,7 +151,7 @@ _ECHO = re.compile(
     r" question|(?:the|your) question(?: is| was)?|question|q)?\W*",
     re.IGNORECASE,
 )
-"""What precedes a question that is repeated."""
+"""Text before a repeated question."""
 
 _SAID_FIRST = (
     r"i (?:(?:first|initially|at first|originally) )?(?:thought|believed|assumed|counted|said|saw)"
@@ -175,7 +177,7 @@ _CORRECTION = re.compile(
     r"|(?<=\.\.\. )(?:oh|ah|hmm|no)\b(?= *,)|(?<=… )(?:oh|ah|hmm|no)\b(?= *,)",
     re.IGNORECASE,
 )
-"""Words that retract what was said before."""
+"""Words that retract the preceding text."""
 
 _ANSWER_KEYS = ("answer", "final_answer", "response", "result", "prediction", "output", "reply")
 _TRUE_KEYS = ("present", "exists", "visible", "found", "is_present", "contains", "detected")
@@ -189,13 +191,13 @@ _MARKS = re.compile(r"\W+")
 _FINAL = re.compile(
     r"(?:\b(?:final |correct |right |best )?(?:answer|choice|option)"
     r"(?: (?:to|for|of) (?:the|this|your) \w+)?(?: (?:is|would be|must be|should be)(?: therefore)?"
-    r"|:)\**:?|####|\bchoose|\bselect|\bgo with)\s*\**\s*(?P<said>[^\n]{1,200})",
+    r"|:)\**:?|####|\bchoose|\bselect|\bgo with)\s*\**\s*(?P<answer>[^\n]{1,200})",
     re.IGNORECASE,
 )
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]{0,80}\}){1,200})\}")
 _RESULT = re.compile(r"=\s*(-?[$€£]?[\d,./√]*\d[%°]?)\s*\$?[.]?\s*$")
 _POWER = re.compile(r"(?:^|[\s(])[A-Za-z]{1,3}(?:²|³|\^\{?\d\}?)\s*=[^,;\n]*$")
-"""*AC² = 169* says what the square of a length is."""
+"""*AC² = 169* gives the square of a length, not the length."""
 
 _STYLE = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}")
 _END = re.compile(r"(?<=[\w)}*\"'])[.!](?:\s|$)|\s(?:because|since|as)\s")
@@ -224,12 +226,12 @@ def read_reply(text: str, question: str = "") -> str:
             text = tagged[0]
     text = _SYSTEM.sub("", text)
     text = _TURN_IN_LINE.sub("\n", text)
-    text = _without_question(_of_turns(text, question), question)
-    return _corrected(_of_record(text)).strip()
+    text = _strip_question(_answer_turn(text, question), question)
+    return _after_correction(_record_answer(text)).strip()
 
 
-def _of_record(text: str) -> str:
-    """Return the answer in a text that is JSON, or a literal of Python, behind its reason."""
+def _record_answer(text: str) -> str:
+    """Return the answer, preceded by its reason, of a text that is JSON or a Python literal."""
     stripped = text.strip()
     found = _FENCED.match(stripped) if stripped[-1:] in ("]", "}", "`") else None
     if found is None or nests_deeper(found["body"]):
@@ -258,7 +260,7 @@ def _of_record(text: str) -> str:
     return "\n".join((*reasons, f"The answer is {answer}")) if reasons else str(answer)
 
 
-def _corrected(text: str) -> str:
+def _after_correction(text: str) -> str:
     """Return the text after the last words that retract something."""
     *_, last = [None, *_CORRECTION.finditer(text)]
     rest = "" if last is None else text[last.end() :].lstrip(" ,:.;!…-–—")
@@ -266,7 +268,7 @@ def _corrected(text: str) -> str:
 
 
 def final_answer(text: str) -> str | None:
-    r"""Return the answer that a text concludes with, or None where it states none.
+    r"""Return the answer that a text concludes with, or None if there is none.
 
     >>> final_answer("3 + 4 = 7. So the answer is 7."), final_answer("It is red.")
     ('7', None)
@@ -275,9 +277,9 @@ def final_answer(text: str) -> str | None:
     """
     boxed = _BOXED.findall(text)
     if boxed:
-        said = [_STYLE.sub(r"\1", found).strip() for found in boxed]
-        return said[-1] if len(set(said)) == 1 else None
-    named = [found["said"] for found in _FINAL.finditer(text)]
+        results = [_STYLE.sub(r"\1", found).strip() for found in boxed]
+        return results[-1] if len(set(results)) == 1 else None
+    named = [found["answer"] for found in _FINAL.finditer(text)]
     if not named:
         result = None if _POWER.search(text[-200:]) else _RESULT.search(text[-200:])
         return result[1] if result else None
@@ -296,12 +298,14 @@ _SO = re.compile(
 )
 
 
-def concluded(text: str) -> str | None:
+def calculation_result(text: str) -> str | None:
     """Return the result in the last sentence of a calculation, or None.
 
-    >>> concluded("9 - 2 = 7. Therefore, 7 objects are left."), concluded("5 + 4 = 9 balls.")
-    ('7 objects are left', '9 balls')
-    >>> concluded("The bar is 60.") is None
+    >>> calculation_result("9 - 2 = 7. Therefore, 7 objects are left.")
+    '7 objects are left'
+    >>> calculation_result("5 + 4 = 9 balls.")
+    '9 balls'
+    >>> calculation_result("The bar is 60.") is None
     True
     """
     parts = re.split(r"(?<=[.!?])\s+(?=[A-Z$\\(])|\n+", text[-1_000:].strip())
@@ -317,7 +321,7 @@ def concluded(text: str) -> str | None:
     return tail.strip() if equals and calculated and 0 < len(tail.split()) <= 3 else None
 
 
-def _of_turns(text: str, question: str) -> str:
+def _answer_turn(text: str, question: str) -> str:
     """Return the answer's turn of a dialogue: the one after the question, else the first."""
     turns = list(_TURN.finditer(text)) if ":" in text or "\n" in text else []
     letters = {turn[0].strip(" \t*#:.[]").lower() for turn in turns}
@@ -327,25 +331,29 @@ def _of_turns(text: str, question: str) -> str:
                      and not text[: turns[0].start()].strip().endswith("?")):  # fmt: skip
         return text
     before = text[: turns[0].start()]
-    answered = bool(_bare(before)) and not before.lstrip(" #*").startswith("system")
+    answered = bool(_letters_only(before)) and not before.lstrip(" #*").startswith("system")
     repeated = " ".join(question.lower().split()) in " ".join(before.lower().split())
-    answered = answered and not (repeated and _bare(question))
+    answered = answered and not (repeated and _letters_only(question))
     if answered and turns[0]["asker"]:
         return before
     ends = [turn.start() for turn in turns[1:]] + [len(text)]
     asked, replies = before, []
     for turn, end in zip(turns, ends, strict=True):
-        said = text[turn.end() : end]
+        turn_text = text[turn.end() : end]
         if turn["asker"]:
-            asked = said
+            asked = turn_text
         else:
-            replies.append((asked, said))
-    own = [said for asked, said in replies if _bare(question) and _bare(question) in _bare(asked)]
+            replies.append((asked, turn_text))
+    own = [
+        turn_text
+        for asked, turn_text in replies
+        if _letters_only(question) and _letters_only(question) in _letters_only(asked)
+    ]
     return own[-1] if own else replies[0][1] if replies else text
 
 
-def _without_question(text: str, question: str) -> str:
-    """Return a text without the question that it starts with, or says it was asked."""
+def _strip_question(text: str, question: str) -> str:
+    """Return a text without the question repeated at its start."""
     asked = question.strip().lower()
     at = text.lower().find(asked) if len(asked) > 3 else -1
     if at < 0 or len(text.lower()) != len(text) or not _ECHO.fullmatch(text[:at]):
@@ -355,5 +363,5 @@ def _without_question(text: str, question: str) -> str:
 
 
 @lru_cache(1 << 10)
-def _bare(text: str) -> str:
+def _letters_only(text: str) -> str:
     return _MARKS.sub("", text.lower())

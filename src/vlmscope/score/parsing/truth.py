@@ -1,18 +1,18 @@
-"""What a ground truth accepts: one answer, alternatives, the votes of annotators, a code.
+"""Answers accepted by a ground truth: one answer, alternatives, annotators' votes, a code.
 
-Truths come from tables, as text that a program printed: ``A; B`` (HaloQuest), a list as JSON,
-Python or NumPy print it, records with an ``answer`` (VQA v2, VizWiz), ``y, e, s`` (AMBER). Lists
-and records are parsed as literals within limits of size and depth; no pattern picks words from
-them.
+Ground truths come from tables, as text printed by a program: ``A; B`` (HaloQuest), a list as
+JSON, Python or NumPy print it, records with an ``answer`` (VQA v2, VizWiz), ``y, e, s`` (AMBER).
+Lists and records are parsed as literals with limits on size and depth, not with patterns.
 
 Annotators' votes are weighed as in the VQA evaluation (Antol et al., 2015): an answer that n
 annotators gave has the accuracy min(n/3, 1). Here an answer is accepted where its accuracy is 1,
 and hallucinated where at most one of ten gave it and another answer has at least half of the votes;
-what lies between is unscorable.
+anything in between is unscorable.
 
-A truth may be a code: 0 or 1, or an option's number. The question of a row may decide: to *Is there
-a cup?* 1 is *yes*, to *How many cups?* it is one. Where every truth of a table is 0 or 1, the whole
-column decides for statements too (*There is a cup.*), and whether options are counted from 0 or 1.
+A ground truth may be a code: 0 or 1, or an option's number. The row's question may determine its
+meaning: for *Is there a cup?* 1 is *yes*, for *How many cups?* it is a count. If every ground truth
+of a table is 0 or 1, the whole column determines the meaning for statements as well (*There is a
+cup.*), and whether options are counted from 0 or 1.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from vlmscope.score.language.text import normalise
 from vlmscope.score.parsing.question import Question, read_question
 
 _LARGEST = 100_000
-"""Characters of a printed list that is parsed; a longer one is taken as text."""
+"""Most characters of a printed list that is parsed; a longer one is read as text."""
 
 _NO_TRUTH = frozenset(("", "nan", "null", "<na>"))
 _RECORD_ANSWER = ("answer", "raw_answer", "label", "text")
@@ -49,13 +49,13 @@ class Truth:
     """A ground truth."""
 
     accepted: tuple[str, ...] = ()
-    """Answers that are faithful; none where there is no truth."""
+    """Answers that are faithful; none if there is no ground truth."""
 
     doubtful: tuple[str, ...] = ()
     """Answers that some annotators gave, too few to accept and too many to reject."""
 
     rejected: tuple[str, ...] = ()
-    """Answers that one annotator gave against a consensus."""
+    """Answers that a single annotator gave against a consensus."""
 
     listed: bool = False
     """Whether the accepted answers are the items of a list, which may be one answer together."""
@@ -64,7 +64,7 @@ class Truth:
     """Whether annotators voted."""
 
     unanswerable: bool = False
-    """Whether the truth is that the question has no answer."""
+    """Whether the ground truth is that the question has no answer."""
 
 
 def read_truth(target: object) -> Truth:
@@ -78,14 +78,14 @@ def read_truth(target: object) -> Truth:
     True
     """
     text = "" if target is None else str(target).strip()[: _LARGEST + 1]
-    return _read(text) if len(text) > 4_000 else _remembered(text)
+    return _read(text) if len(text) > 4_000 else _cached(text)
 
 
 def accepted_answers(target: object) -> tuple[str, ...]:
     """Return every answer that a ground truth accepts; none for an empty one.
 
     Reads ``A; B; C`` (HaloQuest), lists as JSON, Python or NumPy print them, lists of records with
-    an ``answer`` (VQA), and AMBER's ``y, e, s``, a word that a join took apart.
+    an ``answer`` (VQA), and AMBER's ``y, e, s``, a word split into letters by a join.
 
     >>> accepted_answers("3; three; There are three cups.")
     ('3', 'three', 'There are three cups.')
@@ -104,12 +104,12 @@ def _read(text: str) -> Truth:
     if ", " in text and joined in ("yes", "no"):
         return Truth((joined,))
     if len(text) <= _LARGEST and (items := printed_items(text)) is not None:
-        return _of_items(items)
+        return _read_items(items)
     accepted = _distinct(text.split(";"))
     return Truth(accepted, unanswerable=_all_unanswerable(accepted))
 
 
-_remembered = lru_cache(1 << 14)(_read)
+_cached = lru_cache(1 << 14)(_read)
 
 
 def _distinct(parts: Iterable[str]) -> tuple[str, ...]:
@@ -118,12 +118,12 @@ def _distinct(parts: Iterable[str]) -> tuple[str, ...]:
 
 
 def _all_unanswerable(answers: Iterable[str]) -> bool:
-    said = [normalise(answer) for answer in answers]
-    return bool(said) and all(answer in _UNANSWERABLE for answer in said)
+    normalised = [normalise(answer) for answer in answers]
+    return bool(normalised) and all(answer in _UNANSWERABLE for answer in normalised)
 
 
 def printed_items(text: str) -> list[Any] | None:
-    """Return the items of a printed list or record, or None where the text is neither."""
+    """Return the items of a printed list or record, or None if the text is neither."""
     body = text
     if body.startswith(("array(", "np.array(")) and body.endswith(")"):
         body = re.sub(r"^(?:np\.)?array\(|(?:,\s*dtype=[\w.'\"<>]+)?\s*\)$", "", body)
@@ -138,14 +138,14 @@ def printed_items(text: str) -> list[Any] | None:
 
 
 def _literal(text: str) -> Any:
-    """Return what a text prints as JSON or as Python, or None."""
+    """Return the value of a JSON text or Python literal, or None."""
     try:
         return load_json(text)
     except ValueError:
         pass
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of backslashes in a text that is not ours
+            warnings.simplefilter("ignore")  # about backslashes in the user's text
             return ast.literal_eval(_as_python(text))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
@@ -181,14 +181,14 @@ def _columns(record: dict[Any, Any]) -> list[Any]:
     return [record]
 
 
-def _of_items(items: list[Any]) -> Truth:
-    said = [(_answer_of(item), _is_vote(item)) for item in items]
-    said = [(answer, vote) for answer, vote in said if answer.strip().lower() not in _NO_TRUTH]
-    counts = Counter(normalise(answer) for answer, _ in said)
-    votes = sum(vote for _, vote in said)
-    if votes >= 3 or len(said) >= _VOTES or len(counts) < len(said) > 2:
-        return _of_votes([answer for answer, _ in said], counts)
-    accepted = _distinct(answer for answer, _ in said)
+def _read_items(items: list[Any]) -> Truth:
+    given = [(_answer_of(item), _is_vote(item)) for item in items]
+    given = [(answer, vote) for answer, vote in given if answer.strip().lower() not in _NO_TRUTH]
+    counts = Counter(normalise(answer) for answer, _ in given)
+    votes = sum(vote for _, vote in given)
+    if votes >= 3 or len(given) >= _VOTES or len(counts) < len(given) > 2:
+        return _read_votes([answer for answer, _ in given], counts)
+    accepted = _distinct(answer for answer, _ in given)
     return Truth(
         accepted, listed=len(accepted) > 1 and not votes, unanswerable=_all_unanswerable(accepted)
     )
@@ -207,20 +207,22 @@ def _is_vote(item: Any) -> bool:
     return isinstance(item, dict) and any(name in item for name in _RECORD_MARKS)
 
 
-def _of_votes(answers: list[str], counts: Counter[str]) -> Truth:
-    """Score the votes of annotators."""
+def _read_votes(answers: list[str], counts: Counter[str]) -> Truth:
+    """Return the ground truth from annotators' votes."""
     total = counts.total()
     refused = sum(number for answer, number in counts.items() if answer in _UNANSWERABLE)
     enough = 3 if total >= _VOTES - 1 else max(2, -(-total // 3)) if total > 1 else 1
     first = {normalise(answer): answer for answer in reversed(answers)}
-    said = [(first[key], number) for key, number in counts.most_common() if key and key in first
+    counted = [(first[key], number) for key, number in counts.most_common() if key and key in first
             and key not in _UNANSWERABLE]  # fmt: skip
-    top = max((number for _, number in said), default=0)
-    accepted = [answer for answer, number in said if number >= enough]
-    lone = [answer for answer, number in said if number == 1 < enough and total >= 8]
-    rejected = lone if 2 * max(top, refused) >= total else []
-    doubtful = [answer for answer, _ in said if answer not in accepted and answer not in rejected]
-    if {"yes", "no"} <= {normalise(answer) for answer in accepted}:  # both cannot be right
+    top = max((number for _, number in counted), default=0)
+    accepted = [answer for answer, number in counted if number >= enough]
+    single = [answer for answer, number in counted if number == 1 < enough and total >= 8]
+    rejected = single if 2 * max(top, refused) >= total else []
+    doubtful = [
+        answer for answer, _ in counted if answer not in accepted and answer not in rejected
+    ]
+    if {"yes", "no"} <= {normalise(answer) for answer in accepted}:  # both cannot be correct
         sides = [answer for answer in accepted if normalise(answer) in ("yes", "no")]
         tied = counts[normalise(sides[0])] == counts[normalise(sides[1])]
         doubtful += sides if tied else sides[1:]
@@ -234,27 +236,27 @@ def _of_votes(answers: list[str], counts: Counter[str]) -> Truth:
 
 
 FEWEST = 10
-"""Rows of a column from which its code is read."""
+"""Minimum number of rows to determine a column's coding."""
 
 _NUMBER = re.compile(r"\s*(\d{1,2})(?:\.0)?\s*", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Code:
-    """How the coded truths of a column are read."""
+    """How the coded ground truths of a column are read."""
 
     yes_no: bool = False
     """Whether 1 is yes and 0 is no, whatever the form of the question."""
 
     first_option: int | None = None
-    """The number of the first option; None where truths are no numbers of options."""
+    """The number of the first option; None if ground truths are not numbers of options."""
 
     rows: int = 0
-    """Rows whose truth is read so."""
+    """Number of rows whose ground truth is read as a code."""
 
     @property
     def summary(self) -> str:
-        """How the column was read, as one line; empty where truths are not coded.
+        """How the column was read, as one line; empty if ground truths are not coded.
 
         >>> Code(yes_no=True, rows=240).summary
         'truth 1 = yes, 0 = no in 240 rows'
@@ -265,7 +267,7 @@ class Code:
         return f"truth 1 = yes, 0 = no in {rows}" if self.rows else ""
 
     def decode(self, row: Answered) -> Answered:
-        """Return a row with its truth in words.
+        """Return a row with its ground truth in words.
 
         >>> code = Code(first_option=0)
         >>> code.decode(Answered("q", "Which? (A) red (B) blue", "B", "1")).target
@@ -280,13 +282,13 @@ class Code:
             at = number - self.first_option
             letters = question.choices.letters
             return replace(row, target=f"({letters[at]})") if 0 <= at < len(letters) else row
-        if self.yes_no and number < 2 and not _says_otherwise(question):
+        if self.yes_no and number < 2 and not _asks_other(question):
             return replace(row, target="yes" if number else "no")
         return row
 
 
 def read_code(rows: Iterable[Answered]) -> Code:
-    """Return how a table's truths are coded, read from all of its rows.
+    """Return how a table's ground truths are coded, determined from all of its rows.
 
     >>> rows = [Answered(str(n), "Is it red?", "Yes", str(n % 2)) for n in range(12)]
     >>> read_code(rows).summary
@@ -305,22 +307,22 @@ def read_code(rows: Iterable[Answered]) -> Code:
             continue  # the truth is an option's text
         if question.choices and number <= len(question.choices.texts):
             options += 1
-            if (str(number),) not in question.choices.said:
+            if (str(number),) not in question.choices.tokens:
                 numbers[number] += 1
                 last += number == len(question.choices.texts)
-        elif number < 2 and not _says_otherwise(question):
+        elif number < 2 and not _asks_other(question):
             sides += 1
             coded += question.yes_no and not question.either
-    told = 2 * numbers.total() >= options  # else most numbers may be what their options say
-    if options >= FEWEST and options == total and told and not (numbers[0] and last):
+    clear = 2 * numbers.total() >= options  # else most numbers may be the text of an option
+    if options >= FEWEST and options == total and clear and not (numbers[0] and last):
         first = 0 if numbers[0] else 1 if last else None
         return Code(first_option=first, rows=options if first is not None else 0)
-    whole = sides == total >= FEWEST
-    return Code(yes_no=whole, rows=sides if whole else coded)
+    all_coded = sides == total >= FEWEST
+    return Code(yes_no=all_coded, rows=sides if all_coded else coded)
 
 
-def _says_otherwise(question: Question) -> bool:
-    """Return whether a question asks for something else than yes or no."""
+def _asks_other(question: Question) -> bool:
+    """Return whether a question asks for something other than yes or no."""
     return question.counts or question.either or _OPEN.match(question.asked) is not None
 
 

@@ -1,10 +1,10 @@
-"""The color, the number or the side that an answer gives to the thing that was asked about.
+"""The color, number or side that an answer gives to the object asked about.
 
 *The red hat is next to a brown bus* gives the bus the color brown, *five bears next to eight
 couches* counts eight couches, *The clock is on the right, and the sink on the left* puts the clock
-on the right. An answer is split into clauses; in each, a value belongs to the noun behind it, else
-to the subject of the clause, else to the last thing mentioned. Where a value belongs to nothing, or
-the thing has two, nothing is found.
+on the right. An answer is split into clauses; in each, a value belongs to the noun after it, else
+to the subject of the clause, else to the last object mentioned. If a value belongs to nothing, or
+the object has two, no value is returned.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CONTRASTED = re.compile(
     r"^(?:and |but )?(?:not(?! only| just| very| all)|rather than|instead of|as opposed to|unlike"
     r"|compared (?:to|with)|neither)\b"
 )
-_OTHER_WORLD = re.compile(
+_NOT_FACTUAL = re.compile(
     r"\b(?:if|unless|would|could|should|might|used to|no longer|not (?:only|just|all|very)|never"
     r"|almost|nearly|looks? like a|except|supposed|half|partly|either|everything|all but|nothing"
     r"|same"
@@ -51,7 +51,7 @@ _IDIOMS = re.compile(
     r"|\b\d+(?: ?[+×x*-] ?\d+)+ ?(?:=|is|equals) ?"
 )
 _LISTED = re.compile(r"(?<=\w)(?::| -| –) an? [^\d.:;]{1,80}[.!]*\s*$")
-"""What a number consists of: *three people: a man, a woman, and a child*."""
+"""The list after a count: *three people: a man, a woman, and a child*."""
 
 _VERBS = word_set(
     "is are was were be look looks appear appears seem seems has have had stands stand sits lies "
@@ -93,10 +93,10 @@ _ARTICLE = re.compile(r"^(?:the|a|an|this|that|these|those|his|her|its|their|my)
 
 @dataclass
 class _Reading:
-    """What an answer says, clause by clause."""
+    """The values found in an answer, collected clause by clause."""
 
     values: list[str] = field(default_factory=list)
-    """Values that the answer gives to the thing."""
+    """Values that the answer gives to the object."""
 
     parts: list[str] = field(default_factory=list)
     """Numbers without a noun, at a position: *five on the left*."""
@@ -133,11 +133,11 @@ def asked_thing(question: Question) -> str:
 def attribute_value(text: str, question: Question, kind: str) -> str | None:
     """Return the one value of a kind that an answer gives to what was asked about.
 
-    None where it gives no such value; "" where it is not clear what the value belongs to.
+    None if it gives no such value; "" if it is unclear what the value belongs to.
 
     Args:
         text: The answer.
-        question: What is asked.
+        question: The question.
         kind: ``color``, ``number`` or ``side``.
 
     >>> from vlmscope.score.parsing.question import read_question
@@ -157,8 +157,8 @@ def attribute_value(text: str, question: Question, kind: str) -> str | None:
         return None
     if question.negated or _QUOTED.search(text.strip(' ."“”')) or hedge_in(line):
         return ""
-    other = {found[0] for found in _OTHER_WORLD.finditer(line)} - question.words
-    if "?" in line or other or (kind == "side" and _elsewhere(line, question)):
+    other = {found[0] for found in _NOT_FACTUAL.finditer(line)} - question.words
+    if "?" in line or other or (kind == "side" and _is_about_direction(line, question)):
         return ""
     read = _read(line, question, thing, kind)
     return "" if read.unsure else _one_value(read)
@@ -174,19 +174,19 @@ def _read(line: str, question: Question, thing: str, kind: str) -> _Reading:
                 read.unsure = read.unsure or not any(_values(words(clause), kind))
             if clause and not contrasted:
                 clause = _JOINED.sub("", clause)
-                if _clashes(clause, question, thing, kind):
+                if _is_of_other_instance(clause, question, thing, kind):
                     read.unsure = True
                 _read_clause(clause, thing, kind, read)
     return read
 
 
-def _elsewhere(line: str, question: Question) -> bool:
-    """Return whether a line says where something looks or goes, which the question does not ask."""
+def _is_about_direction(line: str, question: Question) -> bool:
+    """Return whether a line states where something looks or moves, unlike the question."""
     return bool(_TURNED.search(line)) and not _TURNED.search(question.asked)
 
 
 def is_about_another(text: str, question: Question) -> bool:
-    """Return whether an answer is about another thing than that whose color or side is asked.
+    """Return whether an answer is about another object than the one asked about.
 
     >>> from vlmscope.score.parsing.question import read_question
     >>> collar = read_question("What color is the dog's collar?")
@@ -194,67 +194,69 @@ def is_about_another(text: str, question: Question) -> bool:
     (True, False)
     """
     thing = asked_thing(question)
-    said = [words(part) for sentence in sentences(text) for part in _SPLIT.split(sentence)]
-    subjects = {_subject(tuple(w.removesuffix("'s") for w in part), thing) for part in said if part}
+    tokens = [words(part) for sentence in sentences(text) for part in _SPLIT.split(sentence)]
+    subjects = {
+        _subject(tuple(w.removesuffix("'s") for w in part), thing) for part in tokens if part
+    }
     return bool(thing) and not subjects <= {None, "", thing, *COLOURS}
 
 
-def _clashes(clause: str, question: Question, thing: str, kind: str) -> bool:
-    """Return whether a clause is about another instance of the thing than the question."""
-    said, asked = words(clause), words(question.asked)
-    owners = {word for word in said if word.endswith("'s")}
+def _is_of_other_instance(clause: str, question: Question, thing: str, kind: str) -> bool:
+    """Return whether a clause is about another instance of the object than the question."""
+    tokens, asked = words(clause), words(question.asked)
+    owners = {word for word in tokens if word.endswith("'s")}
     own = {word for word in asked if word.endswith("'s")}
     if own and owners and not owners & own:
         return True
-    if kind != "number" and own and not owners and (subject := _subject(said, thing)):
+    if kind != "number" and own and not owners and (subject := _subject(tokens, thing)):
         people = {lemma(word.removesuffix("'s")) for word in own}
         if subject not in {thing, *people}:
             return True
-    for one in said:
+    for one in tokens:
         for side in SIDES:
             if kind != "side" and one in side and one not in asked and side.intersection(asked):
                 return True
     if any(map(_is_superlative, asked)):
-        before = [said[at - 1] for at in range(1, len(said)) if lemma(said[at]) == thing]
+        before = [tokens[at - 1] for at in range(1, len(tokens)) if lemma(tokens[at]) == thing]
         if any(w not in asked and (_is_superlative(w) or is_part(w, "a")) for w in before):
             return True
-    return kind == "number" and _of_others(said, question, thing)
+    return kind == "number" and _counts_others(tokens, question, thing)
 
 
 def _is_superlative(word: str) -> bool:
     return word.endswith("est") and adjective_of(f"{word.removesuffix('est')}er") is not None
 
 
-def _of_others(said: tuple[str, ...], question: Question, thing: str) -> bool:
-    """Return whether a clause counts some of the thing only, or more than it (*a puppy*)."""
+def _counts_others(tokens: tuple[str, ...], question: Question, thing: str) -> bool:
+    """Return whether a clause counts only some of the objects, or others too (*a puppy*)."""
     asked = words(question.asked)
-    if any(_is_kind(lemma(word), thing) for word in said):
+    if any(_is_kind(lemma(word), thing) for word in tokens):
         return True
-    for at, word in enumerate(said[:-1]):
-        behind = lemma(said[at + 1])
-        if is_number(word) and thing not in map(lemma, said[at + 1 : at + 4]):
+    for at, word in enumerate(tokens[:-1]):
+        behind = lemma(tokens[at + 1])
+        if is_number(word) and thing not in map(lemma, tokens[at + 1 : at + 4]):
             noun = is_part(behind, "n") and not is_part(behind, "a")
             if noun and behind in question.words and behind not in asked[:2]:
                 return True
-    named = [at for at, word in enumerate(said) if lemma(word) == thing]
-    colours = COLOURS.intersection(said) - set(asked)
-    limits = _limits(asked, thing)
-    own = {lemma(word) for word in said}
-    if _VERBS.isdisjoint(said) and all(w in _STOP or is_number(w) or lemma(w) in question.words
-                                       for w in said):  # fmt: skip
+    named = [at for at, word in enumerate(tokens) if lemma(word) == thing]
+    colours = COLOURS.intersection(tokens) - set(asked)
+    limits = _limiting_words(asked, thing)
+    own = {lemma(word) for word in tokens}
+    if _VERBS.isdisjoint(tokens) and all(w in _STOP or is_number(w) or lemma(w) in question.words
+                                       for w in tokens):  # fmt: skip
         limits = set()  # "3 people" answers how many people wear hats
-    named = named if any(map(is_number, said)) else []
+    named = named if any(map(is_number, tokens)) else []
     return bool(named) and bool(colours or (limits and not limits & own))
 
 
 def _is_kind(noun: str, thing: str) -> bool:
-    """Return whether a noun names a kind of a thing: *puppy* of *dog*."""
+    """Return whether a noun names a kind of an object: *puppy* of *dog*."""
     if noun == thing or len(noun) < 3 or not is_part(noun, "n"):
         return False
     return is_a(noun, thing) and not same(noun, thing)
 
 
-def _limits(asked: tuple[str, ...], thing: str) -> set[str]:
+def _limiting_words(asked: tuple[str, ...], thing: str) -> set[str]:
     """Return the words by which a question limits what it counts: *brown dogs*, *wearing hats*."""
     found = set()
     for word in asked:
@@ -302,29 +304,29 @@ def _read_clause(clause: str, thing: str, kind: str, read: _Reading) -> None:
     if found and found["c"] in COLOURS and lemma(words(found["x"])[-1]) == thing:
         read.values.append(found["c"])
         return
-    said = tuple(word.removesuffix("'s") for word in words(clause))
-    subject = _subject(said, thing)
-    for at in _values(said, kind):
-        owner = _owner(said, at, thing, kind)
+    tokens = tuple(word.removesuffix("'s") for word in words(clause))
+    subject = _subject(tokens, thing)
+    for at in _values(tokens, kind):
+        owner = _owner(tokens, at, thing, kind)
         if owner == "subject":
-            owner = _resolved(subject, thing, read)
-            if owner == "thing" and subject is None and not _is_fragment(said, kind):
+            owner = _resolve_subject(subject, thing, read)
+            if owner == "thing" and subject is None and not _is_fragment(tokens, kind):
                 owner = "unsure"
         if kind == "number":
-            _count(said, at, owner, read)
+            _count(tokens, at, owner, read)
         elif owner == "thing":
-            read.values.append(said[at])
+            read.values.append(tokens[at])
         elif owner == "unsure":
             read.unsure = True
-    if NEGATIVE.search(clause) and _names(said, thing) and kind != "number":
+    if NEGATIVE.search(clause) and _names(tokens, thing) and kind != "number":
         read.unsure = True
     read.subject = subject if subject not in (None, "") else read.subject
 
 
-def _is_fragment(said: tuple[str, ...], kind: str) -> bool:
-    """Return whether a clause without a verb says a value and little else."""
+def _is_fragment(tokens: tuple[str, ...], kind: str) -> bool:
+    """Return whether a clause without a verb consists of a value and little else."""
     more = [
-        word for word in said
+        word for word in tokens
         if word not in COLOURS | _HUES | _PRONOUNS | _PREPOSITIONS | _TOTALS | _STOP
         and not word.endswith("ly") and not is_number(word) and word not in _FILLERS
     ]  # fmt: skip
@@ -337,8 +339,8 @@ _FILLERS = word_set(
 )
 
 
-def _values(said: tuple[str, ...], kind: str) -> Iterator[int]:
-    for at, word in enumerate(said):
+def _values(tokens: tuple[str, ...], kind: str) -> Iterator[int]:
+    for at, word in enumerate(tokens):
         if (
             (kind == "color" and word in COLOURS)
             or (kind == "side" and word in ("left", "right"))
@@ -347,16 +349,16 @@ def _values(said: tuple[str, ...], kind: str) -> Iterator[int]:
             yield at
 
 
-def _names(said: tuple[str, ...], thing: str) -> bool:
-    return any(lemma(word) == thing or same(word, thing) for word in said)
+def _names(tokens: tuple[str, ...], thing: str) -> bool:
+    return any(lemma(word) == thing or same(word, thing) for word in tokens)
 
 
-def _subject(said: tuple[str, ...], thing: str) -> str | None:
-    """Return the noun that a clause is about: "" for a pronoun, None where it has none."""
-    verb = next((at for at, word in enumerate(said) if word in _VERBS), None)
+def _subject(tokens: tuple[str, ...], thing: str) -> str | None:
+    """Return the noun that a clause is about: "" for a pronoun, None if it has none."""
+    verb = next((at for at, word in enumerate(tokens) if word in _VERBS), None)
     if verb is None:
         return None
-    before = said[:verb]
+    before = tokens[:verb]
     if before[:2] in (("color", "of"), ("number", "of")) or before[:3] == ("total", "number", "of"):
         before = before[before.index("of") + 1 :]
     named: list[str] = []
@@ -372,8 +374,8 @@ def _subject(said: tuple[str, ...], thing: str) -> str | None:
     return thing if same(noun, thing) else noun
 
 
-def _resolved(subject: str | None, thing: str, read: _Reading) -> str:
-    """Return whose value a clause gives: that of its subject, or of what a pronoun refers to."""
+def _resolve_subject(subject: str | None, thing: str, read: _Reading) -> str:
+    """Return the owner of a clause's value: its subject, or the object its pronoun refers to."""
     if subject == thing:
         return "thing"
     if subject:
@@ -381,21 +383,21 @@ def _resolved(subject: str | None, thing: str, read: _Reading) -> str:
     return "thing" if read.subject in (None, thing) else "unsure"
 
 
-def _owner(said: tuple[str, ...], at: int, thing: str, kind: str) -> str:
-    """Return to what a value belongs: thing, other, or subject where no noun follows it."""
+def _owner(tokens: tuple[str, ...], at: int, thing: str, kind: str) -> str:
+    """Return the owner of a value: thing, other, or subject if no noun follows it."""
     following: list[str] = []
-    for word in said[at + 1 : at + 5]:
+    for word in tokens[at + 1 : at + 5]:
         if word in _STOP or is_number(word) or (kind == "color" and word in COLOURS):
             break
         following.append(word)
     if not following or following[0] in _HUES or following[0].endswith("ly"):
-        if kind != "side" and at and said[at - 1] in _PREPOSITIONS - {"of"} and not following:
+        if kind != "side" and at and tokens[at - 1] in _PREPOSITIONS - {"of"} and not following:
             return "other"  # "the girl in blue", "born after 1945"
         return "subject"
-    for place, word in enumerate(following[: 3 if kind == "number" else 2]):
+    for index, word in enumerate(following[: 3 if kind == "number" else 2]):
         if not _names((word,), thing):
             continue
-        behind = following[place + 1] if place + 1 < len(following) else ""
+        behind = following[index + 1] if index + 1 < len(following) else ""
         compound = is_part(lemma(behind), "n") and not behind.endswith(("ing", "ed"))
         return "other" if behind and compound else "thing"
     if kind == "number" and any(is_a(word, thing) for word in following):
@@ -407,17 +409,21 @@ def _owner(said: tuple[str, ...], at: int, thing: str, kind: str) -> str:
     return "other"
 
 
-def _count(said: tuple[str, ...], at: int, owner: str, read: _Reading) -> None:
+def _count(tokens: tuple[str, ...], at: int, owner: str, read: _Reading) -> None:
     """Record a number and what it counts."""
-    following = said[at + 1] if at + 1 < len(said) else ""
-    number = said[at]
+    following = tokens[at + 1] if at + 1 < len(tokens) else ""
+    number = tokens[at]
     if owner == "other":
         return
-    if at and said[at - 1] in ("number", "no", "room", "page", "version", "line"):
+    if at and tokens[at - 1] in ("number", "no", "room", "page", "version", "line"):
         owner = "unsure"
-    if owner == "unsure" or following == "of" or (at and said[at - 1] in ("than", "least", "most")):
+    if (
+        owner == "unsure"
+        or following == "of"
+        or (at and tokens[at - 1] in ("than", "least", "most"))
+    ):
         read.unsure = True
-    elif not _TOTALS.isdisjoint(said):
+    elif not _TOTALS.isdisjoint(tokens):
         read.totals.append(number)
     elif following in _PREPOSITIONS and owner == "thing" and read.values:
         read.parts.append(number)

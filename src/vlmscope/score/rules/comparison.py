@@ -1,10 +1,10 @@
 """Which of two things an answer names: as the taller one, or as the one on the left.
 
 Comparatives: *The pole is shorter than the tree*, *The pole is not as tall as the tree* and *The
-tree, not the pole* all say that the tree is taller.
+tree, not the pole* all state that the tree is taller.
 
-Relative positions: *The dog is to the right of the man* says that the man is left of the dog. Only
-sentences about just the two things of the question are read.
+Relative positions: *The dog is to the right of the man* states that the man is left of the dog.
+Only sentences about exactly the two objects of the question are read.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _FRAGMENT = re.compile(
     r"(?:the )?(?P<x>[\w' -]+?)(?: is| does| did| was)?"
 )
 _NOT_AS = re.compile(r"\bnot (?:as|so) (?P<x>\w+) as\b")
-_EVEN = re.compile(r"\b(?:equal\w*|same|both|neither|identical|as \w+ as|tie[ds]?)\b")
+_EQUAL = re.compile(r"\b(?:equal\w*|same|both|neither|identical|as \w+ as|tie[ds]?)\b")
 _IF = re.compile(r"\b(?:if|unless|would|were to|used to|should)\b")
 _IRREGULAR = {
     "better": "good", "worse": "bad", "farther": "far", "further": "far", "less": "less",
     "more": "more", "fewer": "less", "older": "old", "elder": "old",
 }  # fmt: skip
 _MORE = {("more", "expensive"): 1, ("more", "cheap"): -1, ("more", "less"): -1}
-_APART = frozenset(
+_OPPOSITES = frozenset(
     frozenset(pair.split("/"))
     for pair in ("big/small", "large/small", "big/little", "close/far", "near/far", "more/less",
                  "expensive/cheap", "high/low", "warm/cold", "hot/cold", "young/old", "new/old")
@@ -56,7 +56,7 @@ _APART = frozenset(
 
 
 def compared_options(question: Question) -> tuple[Words, Words] | None:
-    """Return the two things that a question compares, in words, or None."""
+    """Return the words of the two objects that a question compares, or None."""
     found = _TWO.match(question.asked)
     if found is None or _degree(words(found["ask"])) is None:
         return None
@@ -65,7 +65,7 @@ def compared_options(question: Question) -> tuple[Words, Words] | None:
 
 
 def winner(text: str, question: Question) -> Words | None:
-    """Return which of the two things an answer ranks higher in what is asked, or None.
+    """Return which of the two objects an answer ranks higher on the property asked for, or None.
 
     >>> from vlmscope.score.parsing.question import read_question
     >>> taller = read_question("Which is taller, the tree or the pole?")
@@ -80,7 +80,7 @@ def winner(text: str, question: Question) -> Words | None:
     if question.negated or _IF.search(line):
         return None
     asked = _degree(words(found["ask"]))
-    won = set()
+    winners = set()
     for sentence in sentences(line):
         clauses = [part for part in _SPLIT.split(sentence.rstrip(" .!")) if part]
         for clause in clauses:
@@ -88,15 +88,15 @@ def winner(text: str, question: Question) -> Words | None:
                 clause != clauses[-1] and clause.endswith((" is", " does", " was"))
             ) or _CONTRASTED.match(clause):
                 continue
-            said = _of_clause(clause, options, asked or "")
-            if said == "unclear":
+            ranked = _rank_in_clause(clause, options, asked or "")
+            if ranked == "unclear":
                 return None
-            if said is not None:
-                won.add(int(said))
-    return options[won.pop()] if len(won) == 1 else None
+            if ranked is not None:
+                winners.add(int(ranked))
+    return options[winners.pop()] if len(winners) == 1 else None
 
 
-def _of_clause(
+def _rank_in_clause(
     clause: str, options: tuple[Words, Words], asked: str
 ) -> int | Literal["unclear"] | None:
     """Return the number of the option that a clause ranks higher, "unclear", or None."""
@@ -106,18 +106,18 @@ def _of_clause(
         if named is None or not sign:
             return "unclear"
         return 1 - named if sign > 0 else named
-    if _EVEN.search(clause):
+    if _EQUAL.search(clause):
         return "unclear"
-    said = words(re.split(r" than\b", clause, maxsplit=1)[0])
-    degree = _degree(said)
+    tokens = words(re.split(r" than\b", clause, maxsplit=1)[0])
+    degree = _degree(tokens)
     if degree is None:
         fragment = _FRAGMENT.fullmatch(clause)
-        return _named(words(fragment["x"]), options, whole=True) if fragment else None
+        return _named(words(fragment["x"]), options, exact=True) if fragment else None
     sign = _sign(asked, degree)
-    at = next(i for i, word in enumerate(said) if adjective_of(word) or word in ("more", "less"))
-    named = _named(said[:at], options)
+    at = next(i for i, word in enumerate(tokens) if adjective_of(word) or word in ("more", "less"))
+    named = _named(tokens[:at], options)
     if named is None:
-        named = _named(said[at + 1 :], options)
+        named = _named(tokens[at + 1 :], options)
     if not sign or named is None:
         return "unclear" if named is not None else None
     if NEGATIVE.search(clause):
@@ -125,21 +125,25 @@ def _of_clause(
     return named if sign > 0 else 1 - named
 
 
-def _named(said: Words, options: tuple[Words, Words], whole: bool = False) -> int | None:
-    """Return which one of the options some words name, or None for none or both."""
+def _named(tokens: Words, options: tuple[Words, Words], exact: bool = False) -> int | None:
+    """Return which of the options some words name, or None if they name none or both."""
     found = []
     for number, option in enumerate(options):
-        starts = range(len(said) - len(option) + 1)
-        if (said == option) if whole else any(said[i : i + len(option)] == option for i in starts):
+        starts = range(len(tokens) - len(option) + 1)
+        if (
+            (tokens == option)
+            if exact
+            else any(tokens[i : i + len(option)] == option for i in starts)
+        ):
             found.append(number)
     return found[0] if len(found) == 1 else None
 
 
-def _degree(said: Words) -> str | None:
+def _degree(tokens: Words) -> str | None:
     """Return the adjective of the first comparative among some words, or None."""
-    for at, word in enumerate(said):
+    for at, word in enumerate(tokens):
         if word in ("more", "less"):
-            following = said[at + 1] if at + 1 < len(said) else ""
+            following = tokens[at + 1] if at + 1 < len(tokens) else ""
             if is_part(following, "a"):
                 return following if word == "more" else f"-{following}"
             return word
@@ -164,20 +168,20 @@ def adjective_of(word: str) -> str | None:
     return next((base for base in bases if base and is_part(base, "a")), None)
 
 
-def _sign(asked: str, said: str) -> int:
-    """Return 1 where two adjectives mean the same, -1 for the opposite, else 0.
+def _sign(asked: str, stated: str) -> int:
+    """Return 1 if two adjectives are synonyms, -1 if they are antonyms, else 0.
 
     ``-expensive`` is *less expensive*.
     """
-    if asked.startswith("-") or said.startswith("-"):
-        turned = asked.startswith("-") != said.startswith("-")
-        sign = _sign(asked.removeprefix("-"), said.removeprefix("-"))
-        return -sign if turned else sign
-    if asked == said or (asked, said) in _MORE:
-        return _MORE.get((asked, said), 1)
-    if opposite(asked, said) or frozenset((asked, said)) in _APART:
+    if asked.startswith("-") or stated.startswith("-"):
+        reverses = asked.startswith("-") != stated.startswith("-")
+        sign = _sign(asked.removeprefix("-"), stated.removeprefix("-"))
+        return -sign if reverses else sign
+    if asked == stated or (asked, stated) in _MORE:
+        return _MORE.get((asked, stated), 1)
+    if opposite(asked, stated) or frozenset((asked, stated)) in _OPPOSITES:
         return -1
-    return 1 if same(asked, said) else 0
+    return 1 if same(asked, stated) else 0
 
 
 _FORMS = {
@@ -213,21 +217,21 @@ _WHERE = re.compile(
 
 @dataclass(frozen=True)
 class RelativePosition:
-    """The position of one thing relative to another."""
+    """The position of one object relative to another."""
 
     one: str
     side: str
     other: str
 
     def side_of(self, one: str, other: str) -> str | None:
-        """Return on which side of the other thing the one is, or None for other things."""
+        """Return on which side of ``other`` the object ``one`` is, or None for other objects."""
         if (self.one, self.other) == (one, other):
             return self.side
         return _REVERSED[self.side] if (self.other, self.one) == (one, other) else None
 
 
 def read_position(sentence: str) -> RelativePosition | None:
-    """Return the relative position that a sentence in the wording of ``plain`` states, or None.
+    """Return the relative position stated by a sentence normalised by ``plain``, or None.
 
     >>> read_position("the dog is to the right of the man.")
     RelativePosition(one='dog', side='right', other='man')
@@ -245,7 +249,7 @@ def _noun(part: str) -> str:
 
 
 def asked_pair(question: Question) -> tuple[str, str] | None:
-    """Return the two things between which a question asks for a side, or None."""
+    """Return the two objects whose relative position a question asks for, or None."""
     line = " ".join(IN_IMAGE.sub(" ", question.asked).split())
     if found := _EITHER.match(line):
         return _noun(found["one"]), _noun(found["other"])
@@ -254,56 +258,62 @@ def asked_pair(question: Question) -> tuple[str, str] | None:
     return None
 
 
-def said_side(text: str, question: Question) -> str | None:
-    """Return the side that an answer gives to the first of a question's two things.
+def answered_side(text: str, question: Question) -> str | None:
+    """Return the side that an answer gives to the first of a question's two objects.
 
-    "" where it relates the two in a way that is not read; None where it does not mention them.
+    "" if it relates the two in a way that is not covered; None if it does not mention them.
     """
     pair = asked_pair(question)
-    said = sentences(plain(text))
-    if pair is None or not said:
+    parts = sentences(plain(text))
+    if pair is None or not parts:
         return None
-    found = read_position(said[0])
+    found = read_position(parts[0])
     if found is None:
-        named = {lemma(word) for word in words(said[0])}
+        named = {lemma(word) for word in words(parts[0])}
         other = {word for word in pair[1].split() if word not in ("the", "a")}
-        first = next((at for at, w in enumerate(words(said[0])) if lemma(w) in other), 99)
-        own = next((at for at, w in enumerate(words(said[0])) if lemma(w) in pair[0].split()), 99)
+        first = next((at for at, w in enumerate(words(parts[0])) if lemma(w) in other), 99)
+        own = next((at for at, w in enumerate(words(parts[0])) if lemma(w) in pair[0].split()), 99)
         return "" if other <= named and first < own else None
     side = found.side_of(*pair)
-    return side if side and len(said) == 1 else ""
+    return side if side and len(parts) == 1 else ""
 
 
 def relative_side(question: Question, sentence: str) -> Literal["yes", "no"] | None:
-    """Return the side that a sentence takes to *Is the bottle left of the laptop?*."""
+    """Return the side that a sentence takes on *Is the bottle left of the laptop?*."""
     if not question.yes_no or question.either or question.negated:
         return None
     statement = re.sub(r"^(is|are) ((?:the |a |an )?[\w' -]+?) (?=(?:to|on|at) the (?:left|right)"
                        r"|(?:left|right) of|above|over|below|under|beneath|behind|in front|on top)",
                        r"\2 \1 ", question.asked)  # fmt: skip
-    asked, said = read_position(statement), read_position(sentence)
-    if asked is None or said is None:
+    asked, stated = read_position(statement), read_position(sentence)
+    if asked is None or stated is None:
         return None
-    side = said.side_of(asked.one, asked.other)
+    side = stated.side_of(asked.one, asked.other)
     if side == asked.side:
         return "yes"
     return "no" if side == _REVERSED[asked.side] else None
 
 
 def score_relative_position(case: Case) -> Finding | None:
-    """Compare on which side of another thing an answer puts the one that was asked about."""
+    """Compare the side on which an answer places the object asked about with the ground truth."""
     if asked_pair(case.question) is None or len(case.truths[0]) > 300:
         return None
-    true = {_truth_side(truth, case.question) for truth in case.truths}
-    if len(true) != 1 or None in true or (said := said_side(case.final, case.question)) is None:
+    truth_sides = {_truth_side(truth, case.question) for truth in case.truths}
+    if (
+        len(truth_sides) != 1
+        or None in truth_sides
+        or (side := answered_side(case.final, case.question)) is None
+    ):
         return None
-    if not said:
+    if not side:
         return Finding(None, f"an answer that needs a judge: which is where? {case.shown}")
-    return Finding(said not in true, f"puts it {said} in {case.shown}, truth {case.truth_shown}")
+    return Finding(
+        side not in truth_sides, f"puts it {side} in {case.shown}, truth {case.truth_shown}"
+    )
 
 
 def _truth_side(truth: str, question: Question) -> str | None:
-    """Return the side that a truth names: *left*, *to the left of the dog*."""
+    """Return the side that a ground truth names: *left*, *to the left of the dog*."""
     if word := re.fullmatch(
         r"(?:(?:to|on|at|in) the |in )?(left|right|above|below|front|behind)(?: side)?(?: of)?",
         plain(truth).strip(" ."),

@@ -1,13 +1,14 @@
-"""Answers that may be right although they are not the truth: longer names, other right answers.
+"""Answers that may be correct although they differ from the ground truth.
 
-*A large truck* is a truck; whether it is a pickup, the truth does not tell. A longer name means the
-truth where what it adds is an adjective of size, age or color, or where annotators gave both.
+*A large truck* is a truck; whether it is a pickup is not known from the ground truth. A longer name
+is equal to the ground truth if it adds only adjectives of size, age or color, or if annotators gave
+both.
 
-*A laptop* does not contradict the truth *vase* of *What is on the table?*: both may stand there. A
-woman in jeans wears a shirt too, a man who walks may talk, and one thing has several reasons. An
-answer that names only what the question says already (*an animal*), or that says something of the
-thing that was not asked (*a small room* where its kind is asked), contradicts nothing either. Where
-ten annotators agree, no other answer is compatible.
+*A laptop* does not contradict the ground truth *vase* of *What is on the table?*: both may be
+there. A woman in jeans also wears a shirt, a man who walks may talk, and one event has several
+reasons. An answer that only repeats the question (*an animal*), or that gives a property that was
+not asked for (*a small room* if its kind is asked), contradicts nothing either. If ten annotators
+agree, no other answer is compatible.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _BRAND = re.compile(r"\b(?:brand|company|make|manufacturer|logo)\b")
 
 
 def is_longer_name(case: Case, phrase: Words, truth: Words) -> bool:
-    """Return whether a phrase is a longer name for the truth.
+    """Return whether a phrase is a longer name for the ground truth.
 
     >>> from vlmscope.schema import Answered
     >>> case = Case(Answered("q", "What is it?", "", "truck"))
@@ -54,11 +55,11 @@ def is_longer_name(case: Case, phrase: Words, truth: Words) -> bool:
 
 
 def means_accepted_answer(case: Case, answer: Words) -> bool:
-    """Return whether an answer that few annotators gave says what an accepted one says.
+    """Return whether an answer given by few annotators is equivalent to an accepted one.
 
-    *$2.50* says what *2.50* does, *a Santa hat* what *hat* does; *red and black* says more.
+    *$2.50* is equivalent to *2.50*, *a Santa hat* to *hat*; *red and black* is not.
     """
-    accepted = [words(known_) for known_ in case.truths]
+    accepted = [words(text) for text in case.truths]
     if "and" in answer:
         parts = words(" ".join(answer).replace(" and ", " ; "))
         at = answer.index("and")
@@ -81,7 +82,7 @@ _IS = (
     r"| standing| lying| hanging)?|can (?:be|you|we|i) (?:see|seen|spot|find|found)"
     r"|do (?:you|we|i) see|stands?|sits?|lies|hangs?)"
 )
-_BESIDE = re.compile(
+_AT_LOCATION = re.compile(
     rf"^(?:what|who)(?: else)? {_IS} (?:next to|close to|beside|near|behind|around|in front of"
     r"|between|by|against|along|through|to the (?:left|right) of|across from|outside|among) "
 )
@@ -93,11 +94,11 @@ _WIDE = re.compile(
     r"|beach|park|river|lake|ocean|corner|refrigerator|fridge|mantle|roof|ceiling|court|lawn"
     r"|snow|sand|mirror)$"
 )
-"""Locations with several things as a rule."""
+"""Locations that usually contain several objects."""
 
 _ONE = re.compile(r"\b(?:the (?:only )?(?:object|thing|item|animal|person) |only )")
 _WORN = re.compile(r"\b(?:wear|wears|wearing|dressed in|have on)\b")
-_DONE = re.compile(r"^what (?:is|are|was|were) .+ doing\b|^what (?:does|do) .+ do$")
+_ACTIVITY = re.compile(r"^what (?:is|are|was|were) .+ doing\b|^what (?:does|do) .+ do$")
 _REASON = re.compile(
     r"^why\b|^for what\b|\bused? for$|\b(?:purpose|reason|function|cause|benefit|advantage)\b"
     r"|\bwhat (?:is|are) .+ for$|\bhow come\b"
@@ -118,9 +119,9 @@ _FEELINGS = tuple(
         "bored tired serious calm neutral indifferent focused concentrated thoughtful",
     )
 )
-"""Feelings that one may have at once."""
+"""Feelings that a person may have at the same time."""
 
-_SLOTS = tuple(
+_GARMENTS = tuple(
     word_set(kind)
     for kind in (
         "hat cap helmet beanie hood crown bonnet turban headband sombrero",
@@ -132,15 +133,15 @@ _SLOTS = tuple(
         "tie bowtie",
     )
 )
-"""Garments of which a person wears one."""
+"""Kinds of garments of which a person wears only one."""
 
-_ALSO = word_set(
+_SIMULTANEOUS = word_set(
     "talk speak smile laugh look watch listen hold wear pose sing wait carry eat drink chew smoke"
     " text wave rest relax work stare think use enjoy point lean perform compete exercise"
     " train practice chat gaze observe face turn hug kiss clap cheer celebrate travel wink"
     " photograph film shop gather"
 )
-"""What one may do while doing something else."""
+"""Activities that are possible at the same time as others."""
 
 _POSTURES = word_set("stand sit lie kneel crouch squat lean")
 _MOVES = word_set("walk run jump swim climb dance crawl sleep march jog hike")
@@ -153,9 +154,9 @@ _GENERAL = word_set(
     " kind type variety organism being individual figure artwork art decoration utensil gadget"
     " piece part unit vessel document"
 )
-"""Words for very many things: an answer of these contradicts few truths."""
+"""Very general words: an answer of these contradicts few ground truths."""
 
-_TELLING = (
+_DESCRIPTIVE = (
     word_set(
         "large small big little tall short young old long huge tiny beautiful modern vintage wooden"
         " metal plastic open closed empty full bright dark light new clean dirty colorful cold hot"
@@ -183,7 +184,7 @@ _HUES = {
 
 
 def allows_other_answers(case: Case, phrase: Words) -> bool:
-    """Return whether an answer's phrase may be right as well as the truth, though it is another.
+    """Return whether an answer's phrase and a different ground truth may both be correct.
 
     >>> from vlmscope.schema import Answered
     >>> def allowed(question, truth, answer):
@@ -201,27 +202,27 @@ def allows_other_answers(case: Case, phrase: Words) -> bool:
         return True
     if any(_near_hue(*pair) for pair in pairs):
         return True
-    return not case.truth.voted and any(_beside(case, *pair) for pair in pairs)
+    return not case.truth.voted and any(_allows_several(case, *pair) for pair in pairs)
 
 
 def _says_nothing_new(case: Case, phrase: Words) -> bool:
-    """Return whether a phrase names only what the question does, or what very many things are."""
+    """Return whether a phrase only repeats words of the question, or is very general."""
     if not case.question.offered.isdisjoint(phrase):
         return False
     asked = case.question.words - case.question.offered
-    bases = {lemma(word) for word in phrase} - _TELLING
+    bases = {lemma(word) for word in phrase} - _DESCRIPTIVE
     return bool(bases) and all(word in _GENERAL or word in asked for word in bases)
 
 
 def _of_another_kind(case: Case, phrase: Words, truth: Words) -> bool:
-    """Return whether a phrase says how a thing is, where the truth says what it is."""
+    """Return whether a phrase describes an object, while the ground truth names it."""
     if case.question.offered or re.search(r"\bcolou?r|\bhow\b|\blike$", case.question.asked):
         return False
     if any(len(word) < 2 for word in (*phrase, *truth)):
         return False
-    if not is_part(truth[-1], "n") or not _TELLING.isdisjoint(truth):
+    if not is_part(truth[-1], "n") or not _DESCRIPTIVE.isdisjoint(truth):
         return False
-    return _TELLING.issuperset(phrase)
+    return _DESCRIPTIVE.issuperset(phrase)
 
 
 def _near_hue(phrase: Words, truth: Words) -> bool:
@@ -232,31 +233,31 @@ def _near_hue(phrase: Words, truth: Words) -> bool:
     )
 
 
-def _beside(case: Case, phrase: Words, truth: Words) -> bool:
-    """Return whether a question may have several answers at once, these two among them."""
+def _allows_several(case: Case, phrase: Words, truth: Words) -> bool:
+    """Return whether a question may have several correct answers, including these two."""
     asked = case.question.asked
-    if _BESIDE.match(asked) or _WIDE.match(asked):
+    if _AT_LOCATION.match(asked) or _WIDE.match(asked):
         return phrase[0][:3] != truth[0][:3] and not _ONE.search(plain(case.final))
     if _REASON.search(asked) or _LOOSE.search(asked):
         return True
     if _WORN.search(asked):
-        return not any(_both_in(kind, phrase, truth) for kind in _SLOTS)
-    if _DONE.search(asked):
-        return _at_once(phrase, truth)
+        return not any(_both_in(kind, phrase, truth) for kind in _GARMENTS)
+    if _ACTIVITY.search(asked):
+        return _simultaneous(phrase, truth)
     if _FEELING.search(asked):
         return any(kind.intersection(phrase) and kind.intersection(truth) for kind in _FEELINGS)
     return False
 
 
 def _both_in(kind: frozenset[str], phrase: Words, truth: Words) -> bool:
-    def named(said: Words) -> bool:
-        return said[-1] in kind or lemma(said[-1]) in kind
+    def named(part: Words) -> bool:
+        return part[-1] in kind or lemma(part[-1]) in kind
 
     return named(phrase) and named(truth)
 
 
-def _at_once(phrase: Words, truth: Words) -> bool:
-    """Return whether somebody may do two things at once."""
+def _simultaneous(phrase: Words, truth: Words) -> bool:
+    """Return whether a person may do both at the same time."""
     one, other = (
         {base for word in part for base in (lemma(word), word.removesuffix("ing"))}
         for part in (phrase, truth)
@@ -268,4 +269,4 @@ def _at_once(phrase: Words, truth: Words) -> bool:
         return False
     if one & (_POSTURES | _MOVES) and other & (_POSTURES | _MOVES):
         return "sleep" in both and bool(both & {"lie", "sit", "lean"})
-    return bool(both & (_ALSO | _POSTURES)) or ("jump" in both and len(both & _IN_AIR) > 1)
+    return bool(both & (_SIMULTANEOUS | _POSTURES)) or ("jump" in both and len(both & _IN_AIR) > 1)

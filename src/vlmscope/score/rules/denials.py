@@ -1,8 +1,8 @@
-"""Rules for answers and truths that deny, refuse, count none, or reject a question's premise.
+"""Rules for answers and ground truths that deny, refuse, count none, or reject a premise.
 
-*The bear is not eating a fish* is the truth of *What kind of fish is the bear eating?*: an answer
-that says so is faithful, one that names a fish is hallucinated. *There is nothing on the table*
-denies whatever a positive truth names there.
+*The bear is not eating a fish* is the ground truth of *What kind of fish is the bear eating?*: an
+answer that states this is faithful, one that names a fish is hallucinated. *There is nothing on the
+table* contradicts any positive ground truth.
 """
 
 from __future__ import annotations
@@ -43,34 +43,34 @@ _EMPTY = re.compile(
 
 
 def score_rejected_premise(case: Case) -> Finding | None:
-    """Score an answer against truths that negate the verb of the question."""
+    """Score an answer against ground truths that negate the verb of the question."""
     short = [truth for truth in case.truths if len(truth) < _LONGEST]
     verbs = {verb for truth in short if (verb := _negated_verb(truth, case))}
-    said = sentences(case.answer)
-    if not verbs or not said or any(deny(s) and hedge_in(s) for s in said[:1]):
-        return _no_such_thing(case)
-    first = said[0]
+    parts = sentences(case.answer)
+    if not verbs or not parts or any(deny(s) and hedge_in(s) for s in parts[:1]):
+        return _score_no_such_thing(case)
+    first = parts[0]
     own = {lemma(word) for word in content(first)}
     known = case.question.words | {lemma(w) for truth in short for w in words(truth)}
     if len(NEGATIVE.findall(first)) == 1 and not hedge_in(first) and not _TURNS.search(first):
         clause = first.split(",")[0].rstrip(" .!")
         about = {lemma(word) for word in content(clause)} - _ANY
-        undone = _NOT.search(clause)
-        negated = lemma(undone["verb"]) in verbs if undone else clause.endswith(" nothing")
+        negation = _NOT.search(clause)
+        negated = lemma(negation["verb"]) in verbs if negation else clause.endswith(" nothing")
         if negated and about & verbs and about <= known:
             return Finding(False, f"denies what the truth denies: {case.truth_shown}")
-    if found := _no_such_thing(case):
+    if found := _score_no_such_thing(case):
         return found
     if case.denied or DOUBT.search(first) or hedge_in(first) or _TURNS.search(first):
         return None
-    if len(said) == 1 and (own & verbs or case.is_short):
+    if len(parts) == 1 and (own & verbs or case.is_short):
         bare = words(case.answer) in (("yes",), ("no",))
         return None if bare else Finding(True, f"claims {case.shown}, truth {case.truth_shown}")
     return None
 
 
 def _negated_verb(truth: str, case: Case) -> str | None:
-    """Return the verb that a truth negates, where the question asks about nothing else."""
+    """Return the verb that a ground truth negates, if the question is about nothing else."""
     line = plain(truth).strip(" .")
     found = _NOT.search(line)
     if found is None or len(sentences(truth)) != 1 or hedge_in(line) or "," in line:
@@ -82,14 +82,14 @@ def _negated_verb(truth: str, case: Case) -> str | None:
     return verb if verb in case.question.words and about <= case.question.words else None
 
 
-def _no_such_thing(case: Case) -> Finding | None:
-    """Score an answer that denies, in any clause, the thing that a truth denies."""
-    said = sentences(case.answer)
+def _score_no_such_thing(case: Case) -> Finding | None:
+    """Score an answer that denies, in any clause, the object that a ground truth denies."""
+    parts = sentences(case.answer)
     for denied in case.denied:
-        if denied.untold or denied.owner or not denied.head or len(denied.head) < 3:
+        if denied.unanswerable or denied.owner or not denied.head or len(denied.head) < 3:
             continue
         asked = read_question(f"Is there a {denied.head}?")
-        sides = {presence(asked, sentence) for sentence in said[:4]} - {None}
+        sides = {presence(asked, sentence) for sentence in parts[:4]} - {None}
         shown = re.search(rf"\bno (?:\w+ ){{0,2}}{re.escape(denied.head)}", plain(case.answer))
         claimed = case.question.kind & set(words(case.answer)) - set(denied.things)
         if sides == {"no"} and shown and not claimed and denied.head in case.question.words:
@@ -98,7 +98,7 @@ def _no_such_thing(case: Case) -> Finding | None:
 
 
 def score_nothing_found(case: Case) -> Finding | None:
-    """Score *There is nothing on the table* against a truth that names something."""
+    """Score *There is nothing on the table* against a ground truth that names something."""
     if len(case.answer) > _LONGEST or not case.short_truths:
         return None
     line = plain(case.final).strip(" .!")
@@ -122,7 +122,7 @@ def score_nothing_found(case: Case) -> Finding | None:
 
 
 def says_not_visible(case: Case) -> bool:
-    """Return whether an answer says that what is asked for cannot be seen."""
+    """Return whether an answer states that what is asked for is not visible."""
     denial, line = case.denial, plain(case.answer)
     if denial is None or denial.incapable or len(sentences(case.answer)) != 1:
         return False
@@ -134,16 +134,18 @@ def says_not_visible(case: Case) -> bool:
     )
 
 
-BARE = tuple((word,) for word in ("yes", "no", "yeah", "yep", "nope", "correct", "true", "false"))
+YES_NO_WORDS = tuple(
+    (word,) for word in ("yes", "no", "yeah", "yep", "nope", "correct", "true", "false")
+)
 _NOTHING = (("0",), ("nothing",), ("no", "1"), ("nobody",))
-_LEFT_OUT = word_set("on in at of to with by for from under behind near")
+_PREPOSITIONS = word_set("on in at of to with by for from under behind near")
 
 
 def score_denial(case: Case) -> Finding | None:
     """Score an answer that is a denial or a refusal."""
     denial = case.denial
     if denial is None:
-        return _nothing(case)
+        return _score_nothing(case)
     if denial.incapable:
         return Finding(None, f"refuses to answer: {case.shown}")
     if case.truth.unanswerable and says_not_visible(case):
@@ -151,19 +153,19 @@ def score_denial(case: Case) -> Finding | None:
     if same_denial := next((d for d in case.denied if _denies_same(denial, d, case)), None):
         what = (
             "cannot be told, says the truth too"
-            if same_denial.untold
+            if same_denial.unanswerable
             else "denies what the truth denies"
         )
         return Finding(False, f"{what}: {case.truth_shown}")
-    if denial.untold:
+    if denial.unanswerable:
         return Finding(None, f"refuses to answer: {case.shown}")
     if not _all_asked(denial.owner, case.question.words):
         return Finding(None, f"denies something else: {case.shown}")
     asked = case.question.words
     if ("0",) in case.short_truths and _all_asked(denial.things, asked):
         return Finding(False, f"denies what the truth counts as 0: {case.shown}")
-    spoken_of = {lemma(word) for truth in case.truths for word in words(truth)}
-    known = spoken_of | (asked if case.short_truths else frozenset())
+    truth_words = {lemma(word) for truth in case.truths for word in words(truth)}
+    known = truth_words | (asked if case.short_truths else frozenset())
     if case.denied and (found := score_claim(case)) and found.hallucinated:
         return found
     doubted = case.truth_doubted or case.question.negated
@@ -172,20 +174,22 @@ def score_denial(case: Case) -> Finding | None:
     return Finding(True, f"denies what is there: {case.shown}, truth {case.truth_shown}")
 
 
-def _denies_same(denial: Denial, true: Denial, case: Case) -> bool:
-    """Return whether an answer denies what the truth denies."""
-    if true.untold and not true.things:
-        return denial.untold
-    if true.untold and denial.untold and not denial.things and not denial.incapable:
+def _denies_same(denial: Denial, other: Denial, case: Case) -> bool:
+    """Return whether an answer denies the same as the ground truth."""
+    if other.unanswerable and not other.things:
+        return denial.unanswerable
+    if other.unanswerable and denial.unanswerable and not denial.things and not denial.incapable:
         return True
-    if not denial.things or not true.head:
+    if not denial.things or not other.head:
         return False
-    known = case.question.words | {lemma(word) for word in true.things}
-    if denial.untold or true.untold:
-        return denial.untold and true.untold and set(map(lemma, denial.things)) <= known
-    if same(denial.head, true.head) or (denial.head == "person" and _is_person(true.head)):
+    known = case.question.words | {lemma(word) for word in other.things}
+    if denial.unanswerable or other.unanswerable:
+        return (
+            denial.unanswerable and other.unanswerable and set(map(lemma, denial.things)) <= known
+        )
+    if same(denial.head, other.head) or (denial.head == "person" and _is_person(other.head)):
         return _all_asked(denial.things, known)
-    return set(map(lemma, denial.things)) <= set(map(lemma, true.things))
+    return set(map(lemma, denial.things)) <= set(map(lemma, other.things))
 
 
 def _is_person(noun: str) -> bool:
@@ -199,73 +203,76 @@ def _is_person(noun: str) -> bool:
 _PEOPLE = word_set("man woman boy girl child baby person player driver rider worker")
 
 
-def _nothing(case: Case) -> Finding | None:
-    """Score *0*, *none*, *zero goats* against a truth that denies what is counted."""
-    if not case.denied or not (case.question.counts or case.said in _NOTHING):
+def _score_nothing(case: Case) -> Finding | None:
+    """Score *0*, *none*, *zero goats* against a ground truth that denies what is counted."""
+    if not case.denied or not (case.question.counts or case.tokens in _NOTHING):
         return None
-    zero = "0" in case.said and not any(is_number(w) and w != "0" for w in case.said)
+    zero = "0" in case.tokens and not any(is_number(w) and w != "0" for w in case.tokens)
     heads = {denied.head for denied in case.denied}
     counted = case.question.counted
     about = any(head == counted or is_a(head, counted) or is_a(counted, head) for head in heads)
-    if case.question.counts and zero and not about and case.said[0] == "0":
+    if case.question.counts and zero and not about and case.tokens[0] == "0":
         return Finding(None, f"counts none of something else: {case.shown}")
     if (
         case.question.counts
         and zero
         and about
-        and len(case.said) <= 12
+        and len(case.tokens) <= 12
         and not hedge_in(plain(case.final))
     ):
         asked = case.question.words | heads | LIGHT | {"0"}
-        if all(word in asked or lemma(word) in asked for word in case.said):
+        if all(word in asked or lemma(word) in asked for word in case.tokens):
             return Finding(False, f"counts none, as the truth denies it: {case.truth_shown}")
-    if case.said in _NOTHING[2:] and "person" in {*heads, *(h for h in heads if is_a(h, "person"))}:
+    if case.tokens in _NOTHING[2:] and "person" in {
+        *heads,
+        *(h for h in heads if is_a(h, "person")),
+    }:
         return Finding(False, f"denies what the truth denies: {case.truth_shown}")
-    if case.said in _NOTHING:
+    if case.tokens in _NOTHING:
         return Finding(None, f"names nothing: {case.shown}")
     return None
 
 
 def score_claim(case: Case) -> Finding | None:
-    """Score a claim against truths that are denials."""
+    """Score a claim against ground truths that are denials."""
     if not case.denied:
         return None
-    line = _claimed(case)
+    line = _claim_sentence(case)
     if (
         DOUBT.search(line)
         or hedge_in(line)
         or re.search(r"\b(?:actually|only|but|empty|blank|0|n/a)\b", line)
     ):
         return Finding(None, f"truth is a denial, the answer negates or hedges: {case.shown}")
-    said = {lemma(word) for word in words(line.replace("'s", ""))}
-    heads = [denied.head for denied in case.denied if denied.head and not denied.untold]
-    about = any(head in said for head in heads)
+    stems = {lemma(word) for word in words(line.replace("'s", ""))}
+    heads = [denied.head for denied in case.denied if denied.head and not denied.unanswerable]
+    about = any(head in stems for head in heads)
     if "person" in heads and case.question.asked.startswith("who"):
         doing = {w for w in case.question.words if len(w) > 3} - {"person"}
-        named = any(is_a(word, "person") for word in said)
-        about = about or (named and ("be" not in said or doing <= said))
+        named = any(is_a(word, "person") for word in stems)
+        about = about or (named and ("be" not in stems or doing <= stems))
     named = case.truth.unanswerable and line.startswith(("this is a", "it is a", "that is a"))
-    short = (case.is_short or case.phrase or named) and words(case.answer) not in BARE
-    if not CAPTION & said and (about or (short and len(case.said) <= 12)):
+    short = (case.is_short or case.phrase or named) and words(case.answer) not in YES_NO_WORDS
+    if not CAPTION & stems and (about or (short and len(case.tokens) <= 12)):
         return Finding(True, f"claims {case.shown}, truth {case.truth_shown}")
     return None
 
 
-def _claimed(case: Case) -> str:
-    """Return the sentence of an answer that claims what the truth denies, else the answer.
+def _claim_sentence(case: Case) -> str:
+    """Return the sentence that claims what the ground truth denies, else the whole answer.
 
     Denials of other things in further sentences (*No people are visible.*) do not retract it.
     """
-    said = sentences(case.answer)
-    heads = {denied.head for denied in case.denied if denied.head and not denied.untold}
-    own = [part for part in said if heads & {lemma(w) for w in words(part.replace("'s", ""))}]
-    number = case.question.counted in heads and said and any(map(is_number, words(said[0])))
-    if len(said) < 2 or (own != said[:1] and not number):
+    parts = sentences(case.answer)
+    heads = {denied.head for denied in case.denied if denied.head and not denied.unanswerable}
+    own = [part for part in parts if heads & {lemma(w) for w in words(part.replace("'s", ""))}]
+    number = case.question.counted in heads and parts and any(map(is_number, words(parts[0])))
+    if len(parts) < 2 or (own != parts[:1] and not number):
         return plain(case.answer)
-    later = " ".join(said[1:])
+    later = " ".join(parts[1:])
     if hedge_in(later) or _TAKES_BACK.search(later):
         return plain(case.answer)
-    return said[0]
+    return parts[0]
 
 
 _TAKES_BACK = re.compile(
@@ -276,11 +283,11 @@ _TAKES_BACK = re.compile(
 
 
 def _all_asked(things: Words, known: frozenset[str] | set[str]) -> bool:
-    """Return whether a question or a truth mentions all the words, or kinds of them."""
+    """Return whether all words, or kinds of them, are among the known words."""
     return all(
         word in known
         or lemma(word) in known
-        or word in _LEFT_OUT
+        or word in _PREPOSITIONS
         or any(is_a(other, word) for other in known if len(other) > 2)
         for word in things
     )

@@ -1,7 +1,7 @@
 """Rules for multiple choice: which option an answer chooses, by letter, number or words.
 
-Where the question lists its options, both the truth and the answer are read as one of them. Where
-it does not, a truth that is a letter is compared with the letter of the answer.
+If the question lists its options, both the ground truth and the answer are read as one of them. If
+not, a ground truth that is a letter is compared with the letter of the answer.
 """
 
 from __future__ import annotations
@@ -22,37 +22,39 @@ _MARKED = re.compile(r"^\s*[\"'*]*\(?([A-Ja-j])[).:]\s+(?P<text>\S.*)$")
 
 
 def score_choice(case: Case) -> Finding | None:
-    """Compare choices where the question lists them."""
+    """Compare choices if the question lists them."""
     choices = case.question.choices
     if choices is None:
-        return score_unlisted(case) if case.row.options else _letter(case)
-    true = {true_choice(truth, choices) for truth in case.truths}
-    if None in true and (found := _numbered(case, choices)):
+        return score_unlisted(case) if case.row.options else _score_letter(case)
+    truth_indices = {true_choice(truth, choices) for truth in case.truths}
+    if None in truth_indices and (found := _score_number(case, choices)):
         return found
-    if None in true:
-        return None if all(len(words(truth)) > 1 for truth in case.truths) else _letter(case)
+    if None in truth_indices:
+        return None if all(len(words(truth)) > 1 for truth in case.truths) else _score_letter(case)
     chosen = choose(case.answer, choices)
     if chosen.index is None and (side := yes_no_choice(case.answer, case.row.question, choices)):
-        return Finding(choices.said.index((side,)) not in true, f"says {side}: {case.shown}")
+        return Finding(
+            choices.tokens.index((side,)) not in truth_indices, f"says {side}: {case.shown}"
+        )
     if chosen.index is None:
         return Finding(None, f"{chosen.why}: {case.shown}")
-    return Finding(chosen.index not in true, f"{chosen.why}, truth {case.truth_shown}")
+    return Finding(chosen.index not in truth_indices, f"{chosen.why}, truth {case.truth_shown}")
 
 
 def score_unlisted(case: Case) -> Finding | None:
-    """Compare options that the question does not list: by their words, or by a letter alone."""
+    """Compare options that the question does not list, by their words or a single letter."""
     options = case.row.options
     choices = Choices("", tuple(LETTERS[: len(options)]), options)
-    said = [words(truth) for truth in case.truths]
+    truth_tokens = [words(truth) for truth in case.truths]
     chosen = choose(case.answer, choices)
     if chosen.index is None:
         return None
     return Finding(
-        choices.said[chosen.index] not in said, f"{chosen.why}, truth {case.truth_shown}"
+        choices.tokens[chosen.index] not in truth_tokens, f"{chosen.why}, truth {case.truth_shown}"
     )
 
 
-def _numbered(case: Case, choices: Choices) -> Finding | None:
+def _score_number(case: Case, choices: Choices) -> Finding | None:
     """Compare a choice with an option's number, which may count from 0 or from 1."""
     if len(case.truths) != 1 or not re.fullmatch(r"\s*\d{1,2}\s*", case.truths[0], re.ASCII):
         return None
@@ -65,12 +67,12 @@ def _numbered(case: Case, choices: Choices) -> Finding | None:
     return Finding(None, f"options counted from 0 or from 1: {case.shown}")
 
 
-def _letter(case: Case) -> Finding | None:
+def _score_letter(case: Case) -> Finding | None:
     """Compare the letters of options that the question does not list: *(B)*, *B. a dog*."""
     found = [_LETTER.fullmatch(truth.strip()) for truth in case.truths]
     letters = {(one[1] or one[2]).lower() for one in found if one}
     if not all(found) or not letters:
-        return _marked(case)
+        return _score_lettered_text(case)
     chosen = chosen_letter(case.answer, tuple("abcdefghij"))
     if not chosen and case.phrase and len(case.phrase[-1]) == 1:
         chosen = case.phrase[-1]
@@ -79,16 +81,16 @@ def _letter(case: Case) -> Finding | None:
     return Finding(chosen not in letters, f"option {chosen}, truth {case.truth_shown}")
 
 
-def _marked(case: Case) -> Finding | None:
-    """Compare an option with its letter (*(D) Soft / Uniform*) with a truth in words."""
+def _score_lettered_text(case: Case) -> Finding | None:
+    """Compare an option with its letter (*(D) Soft / Uniform*) with a ground truth in words."""
     marked = _MARKED.match(case.final)
-    said = words(marked["text"]) if marked else ()
-    if not said or not case.short_truths or len(said) > 5:
+    tokens = words(marked["text"]) if marked else ()
+    if not tokens or not case.short_truths or len(tokens) > 5:
         return None
-    if any(relation(said, truth, case.question) == "equal" for truth in case.short_truths):
+    if any(relation(tokens, truth, case.question) == "equal" for truth in case.short_truths):
         return Finding(False, f"says {case.shown}")
     if case.doubt or len(sentences(marked["text"] if marked else "")) > 1:
         return None
-    if any(set(truth) < set(said) for truth in case.short_truths) and len(said) <= SHORT:
+    if any(set(truth) < set(tokens) for truth in case.short_truths) and len(tokens) <= SHORT:
         return Finding(True, f"a longer name than the truth {case.truth_shown}: {case.shown}")
     return None

@@ -1,9 +1,9 @@
 """Rules for answers of one kind: a color, a number, a side, a year, a text, a list, an alternative.
 
-Where the truth is a value of such a kind, the answer is read for the value that it gives to what
-was asked about (``attributes``, ``comparison``), not for other values that it names. *The people
-are sitting on the benches* answers *Are they sitting or standing?*, as long as the sentence
-mentions nothing else before it.
+If the ground truth is a value of such a kind, only the value that the answer gives to the object
+asked about is compared (``attributes``, ``comparison``), not other values that it mentions. *The
+people are sitting on the benches* answers *Are they sitting or standing?*, if the sentence mentions
+nothing else before it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ENDING = word_set("up down position pose")
 
 
 def score_alternative(case: Case) -> Finding | None:
-    """Compare which of the alternatives of a question a sentence names."""
+    """Compare the alternative that a sentence names (*red or green?*) with the ground truth."""
     offered = case.question.offered
     if case.question.negated or compared_options(case.question):
         return None
@@ -43,12 +43,16 @@ def score_alternative(case: Case) -> Finding | None:
         or case.doubt
     ):
         return None
-    true = {word for truth in case.short_truths for word in truth if word in offered}
-    own = [part for part in (words(truth) for truth in case.truths) if true.issuperset(part)]
-    said = _named(case, offered)
-    if len(true) != 1 or not own or said is None:
+    truth_words = {word for truth in case.short_truths for word in truth if word in offered}
+    truths = [
+        part for part in (words(truth) for truth in case.truths) if truth_words.issuperset(part)
+    ]
+    named = _named(case, offered)
+    if len(truth_words) != 1 or not truths or named is None:
         return None
-    return Finding(said not in true, f'says "{said}" in {case.shown}, truth {case.truth_shown}')
+    return Finding(
+        named not in truth_words, f'says "{named}" in {case.shown}, truth {case.truth_shown}'
+    )
 
 
 def _is_sided(offered: frozenset[str]) -> bool:
@@ -60,22 +64,22 @@ def _is_sided(offered: frozenset[str]) -> bool:
 def _named(case: Case, offered: frozenset[str]) -> str | None:
     """Return the one alternative that an answer of one sentence names, or None."""
     line = plain(case.final)
-    said = words(case.final)
-    if len(sentences(line)) != 1 or len(said) > 20 or _BETWEEN.search(line) or hedge_in(line):
+    tokens = words(case.final)
+    if len(sentences(line)) != 1 or len(tokens) > 20 or _BETWEEN.search(line) or hedge_in(line):
         return None
-    found = [at for at, word in enumerate(said) if word in offered]
+    found = [at for at, word in enumerate(tokens) if word in offered]
     if len(found) != 1:
         return None
     [at] = found
-    before, after = said[:at], said[at + 1 :]
-    if said[at] in ("on", "off") and after:
+    before, after = tokens[:at], tokens[at + 1 :]
+    if tokens[at] in ("on", "off") and after:
         return None
     led = all(w in _LEADING or w in case.question.words or lemma(w) in case.question.words
               for w in before)  # fmt: skip
-    return said[at] if led and _closed(after, case) else None
+    return tokens[at] if led and _leaves_unchanged(after, case) else None
 
 
-def _closed(after: Words, case: Case) -> bool:
+def _leaves_unchanged(after: Words, case: Case) -> bool:
     """Return whether the words after an alternative do not change it (*sitting on a bench*)."""
     return (
         not after
@@ -86,7 +90,7 @@ def _closed(after: Words, case: Case) -> bool:
 
 
 SENTENCE = 30
-"""Most words of an answer that is searched for the truth; a longer one mentions many things."""
+"""Most words of an answer searched for the ground truth; longer ones mention many objects."""
 
 VAGUE_NUMBER = re.compile(
     r"\b(?:at (?:least|most)|(?:more|less|fewer) than|approximately|roughly|nearly|almost|several"
@@ -104,13 +108,13 @@ def score_list(case: Case) -> Finding | None:
         items = _joined_items(case)
         if not items:
             return None
-    said = words(case.answer)
-    named = [item for item in items if contains(said, item)]
+    tokens = words(case.answer)
+    named = [item for item in items if contains(tokens, item)]
     if not named and items and case.question.wants_all and case.is_short and not case.doubt:
         return _names_others(case, items)
-    if not named or len(said) > SENTENCE or case.doubt:
+    if not named or len(tokens) > SENTENCE or case.doubt:
         return Finding(None, f"a list that needs a judge: {case.shown}") if named else None
-    more = set(said) - {w for item in items for w in item} - case.question.words - LIGHT - _JOIN
+    more = set(tokens) - {w for item in items for w in item} - case.question.words - LIGHT - _JOIN
     if len(named) == len(items):
         if more:
             return Finding(None, f"names more than the truth: {case.shown}")
@@ -124,7 +128,7 @@ def score_list(case: Case) -> Finding | None:
 
 
 def _joined_items(case: Case) -> list[Words]:
-    """Return the items of a truth in one text (*red and blue*) where the question asks for all."""
+    """Return the items of a ground truth (*red and blue*) if the question asks for all."""
     if not case.question.wants_all or len(case.truths) != 1:
         return []
     parts = [words(part) for part in re.split(r",? and |, ?|; ?| & ", case.truths[0])]
@@ -134,11 +138,11 @@ def _joined_items(case: Case) -> list[Words]:
 
 def _names_others(case: Case, items: list[Words]) -> Finding | None:
     """Score an answer that names none of a list."""
-    said = [w for w in case.said if w not in LIGHT | _JOIN and w not in case.question.words]
+    others = [w for w in case.tokens if w not in LIGHT | _JOIN and w not in case.question.words]
     near = any(
-        relation((w,), item, case.question) in ("equal", "close") for w in said for item in items
+        relation((w,), item, case.question) in ("equal", "close") for w in others for item in items
     )
-    if not said or near:
+    if not others or near:
         return None
     return Finding(True, f"names none of {case.truth_shown}: {case.shown}")
 
@@ -150,51 +154,53 @@ def asks_several(case: Case) -> bool:
     )
 
 
-def contains(said: Words, part: Words) -> bool:
-    """Return whether the words occur in the answer, in succession."""
-    starts = range(len(said) - len(part) + 1)
-    return bool(part) and any(said[start : start + len(part)] == part for start in starts)
+def contains(tokens: Words, part: Words) -> bool:
+    """Return whether the words of a part occur in the answer, in succession."""
+    starts = range(len(tokens) - len(part) + 1)
+    return bool(part) and any(tokens[start : start + len(part)] == part for start in starts)
 
 
 def score_comparison(case: Case) -> Finding | None:
-    """Compare which of two things the answer ranks as taller, older, closer."""
+    """Compare which of two objects the answer ranks as taller, older, closer."""
     options = compared_options(case.question)
     if options is None or len(case.truths) != 1:
         return None
-    true = words(case.truths[0])
-    own = [
-        option for option in options if true in (option, (*option, case.question.asked.split()[1]))
+    truth = words(case.truths[0])
+    matching = [
+        option for option in options if truth in (option, (*option, case.question.asked.split()[1]))
     ]
-    said = winner(case.final, case.question)
-    if len(own) != 1 or said is None:
+    ranked = winner(case.final, case.question)
+    if len(matching) != 1 or ranked is None:
         return None
-    return Finding(said != own[0], f'finds "{" ".join(said)}" ahead in {case.shown}')
+    return Finding(ranked != matching[0], f'finds "{" ".join(ranked)}" ahead in {case.shown}')
 
 
 def score_year(case: Case) -> Finding | None:
-    """Compare the year in which something happens, and not those before or after it."""
+    """Compare the year of an event, ignoring years that it is before or after."""
     if not re.match(r"(?:in |on )?(?:what|which) year|when\b", case.question.asked):
         return None
-    true = {words(truth) for truth in case.truths}
+    truths = {words(truth) for truth in case.truths}
     line = plain(case.final)
-    if len(true) != 1 or hedge_in(line) or VAGUE_NUMBER.search(line):
+    if len(truths) != 1 or hedge_in(line) or VAGUE_NUMBER.search(line):
         return None
-    [own] = true
-    if len(own) != 1 or not re.fullmatch(r"\d{4}", own[0]):
+    [truth] = truths
+    if len(truth) != 1 or not re.fullmatch(r"\d{4}", truth[0]):
         return None
     parts = re.split(r"[,;.]\s|\s(?=(?:and|but|while|not)\b)", line)
     years = {part: _YEAR.findall(part) for part in parts if not part.startswith("not ")}
     asked = {lemma(words(case.question.asked)[-1])}
-    said = {year for part, found in years.items() for year in found if _about(part, asked)}
-    if len(said) != 1 or NEGATIVE.search(line.replace("not in", "")):
+    named = {year for part, found in years.items() for year in found if _about(part, asked)}
+    if len(named) != 1 or NEGATIVE.search(line.replace("not in", "")):
         return None
-    return Finding(said != {own[0]}, f"year {said.pop()} in {case.shown}, truth {case.truth_shown}")
+    return Finding(
+        named != {truth[0]}, f"year {named.pop()} in {case.shown}, truth {case.truth_shown}"
+    )
 
 
 def _about(part: str, asked: set[str]) -> bool:
-    """Return whether a part of an answer has all the given verbs, or names nothing at all."""
-    said = {lemma(word) for word in words(part) if word not in LIGHT and not is_figure(word)}
-    return asked <= said or not said - {"year", "in", "date", "of", "be"}
+    """Return whether a part of an answer contains all the given verbs, or names nothing."""
+    stems = {lemma(word) for word in words(part) if word not in LIGHT and not is_figure(word)}
+    return asked <= stems or not stems - {"year", "in", "date", "of", "be"}
 
 
 _YEAR = re.compile(
@@ -204,40 +210,45 @@ _YEAR = re.compile(
 
 
 def score_written_text(case: Case) -> Finding | None:
-    """Compare what a sign says, where the question asks for it."""
+    """Compare the text on a sign, if the question asks for it."""
     if not _ASKS_TEXT.search(case.question.asked) or case.question.yes_no or len(case.truths) != 1:
         return None
-    true = words(case.truths[0])
+    truth = words(case.truths[0])
     quoted = {found.strip(" .,!") for found in _QUOTED.findall(case.final)}
     found = None
     if not quoted:
         found = _SAYS.match(plain(case.final))
-        named = len(case.said) <= SHORT and not re.match(
+        named = len(case.tokens) <= SHORT and not re.match(
             r"\W*(?:an?|the|it"
             r"|there)\b",
             case.final.lower(),
         )
         quoted = {found["text"]} if found else {case.final} if named else set()
-    described = not quoted and len(case.said) <= SENTENCE and case.phrase != true
+    described = not quoted and len(case.tokens) <= SENTENCE and case.phrase != truth
     if described and case.denial is None:
         return Finding(None, f"describes what is written: {case.shown}")
-    if len(quoted) != 1 or not true or len(true) > SHORT or hedge_in(plain(case.final)):
+    if len(quoted) != 1 or not truth or len(truth) > SHORT or hedge_in(plain(case.final)):
         return None
-    said = words(quoted.pop())
-    if said == true:
-        return Finding(False, f'reads "{" ".join(true)}" in {case.shown}')
-    if set(said) & set(true) and not found:
+    tokens = words(quoted.pop())
+    if tokens == truth:
+        return Finding(False, f'reads "{" ".join(truth)}" in {case.shown}')
+    if set(tokens) & set(truth) and not found:
         return Finding(None, f"reads more or less than the truth: {case.shown}")
     unread = re.search(
         r"illegible|unread|blurr|unclear|unknown|nothing|\w+thing"
         r"|text",
-        " ".join(said),
+        " ".join(tokens),
     )
-    if unread or not said or len(said) > SHORT or set(map(lemma, said)) & set(map(lemma, true)):
+    if (
+        unread
+        or not tokens
+        or len(tokens) > SHORT
+        or set(map(lemma, tokens)) & set(map(lemma, truth))
+    ):
         return None
-    if relation(said, true, case.question) == "close":
+    if relation(tokens, truth, case.question) == "close":
         return None
-    return Finding(True, f'reads "{" ".join(said)}" in {case.shown}, truth {case.truth_shown}')
+    return Finding(True, f'reads "{" ".join(tokens)}" in {case.shown}, truth {case.truth_shown}')
 
 
 _ASKS_TEXT = re.compile(
@@ -252,38 +263,42 @@ _SAYS = re.compile(
 
 
 def score_attribute(case: Case) -> Finding | None:
-    """Compare the color, number or side that the answer gives to what was asked about."""
+    """Compare the color, number or side that the answer gives to the object asked about."""
     if case.denial:
         return None
     for kind, values in _KINDS.items():
-        said_by = [_only_value(truth, kind, case) for truth in case.truths]
-        if len(set(said_by)) == 1 and said_by[0] is not None and _asks_for(case, kind, values):
-            return _bound(case, kind, said_by[0])
+        truth_values = [_only_value(truth, kind, case) for truth in case.truths]
+        if (
+            len(set(truth_values)) == 1
+            and truth_values[0] is not None
+            and _asks_for(case, kind, values)
+        ):
+            return _compare_value(case, kind, truth_values[0])
     return None
 
 
 def _asks_for(case: Case, kind: str, values: frozenset[str]) -> bool:
-    """Return whether a question asks for a value of a kind, and the answer is exact."""
+    """Return whether a question asks for a value of a kind and the answer is exact."""
     if kind == "number":
         return case.question.counts and not VAGUE_NUMBER.search(plain(case.final))
     named = kind != "color" or "color" in words(case.question.asked)
     return named or bool(case.question.offered & values)
 
 
-def _bound(case: Case, kind: str, true: str) -> Finding | None:
-    """Compare the value that an answer gives to what was asked about with the true one."""
+def _compare_value(case: Case, kind: str, truth: str) -> Finding | None:
+    """Compare the value that an answer gives to the object asked about with the ground truth."""
     for text in dict.fromkeys((case.final, case.answer)):
-        said = attribute_value(text, case.question, kind)
-        if said is None:
+        given = attribute_value(text, case.question, kind)
+        if given is None:
             continue
-        if said == "":
+        if given == "":
             if plain(text).startswith("of "):
                 return None  # "Of the three people, only the actor was."
             return Finding(None, f"an answer that needs a judge: whose {kind}? {case.shown}")
-        if said != true and said.lstrip("0") == true:
+        if given != truth and given.lstrip("0") == truth:
             return None  # 07 is 7 in a count, not on a shirt
-        shown = f"{kind} {said} in {case.shown}"
-        return Finding(said != true, f"{shown}, truth {case.truth_shown}")
+        shown = f"{kind} {given} in {case.shown}"
+        return Finding(given != truth, f"{shown}, truth {case.truth_shown}")
     return None
 
 
@@ -291,8 +306,8 @@ _KINDS = {"color": COLOURS, "side": frozenset(("left", "right")), "number": froz
 
 
 def _only_value(truth: str, kind: str, case: Case) -> str | None:
-    """Return the value of a kind that is all that a truth says, or None."""
-    said = words(truth)
-    own = [w for w in said if w in _KINDS[kind] or (kind == "number" and is_number(w))]
-    rest = {lemma(w) for w in said if w not in own} - case.question.words - LIGHT
-    return own[0] if len(own) == 1 and not rest - {"in", "on", "side", "of"} else None
+    """Return the value of a kind if a ground truth consists of it, else None."""
+    tokens = words(truth)
+    found = [w for w in tokens if w in _KINDS[kind] or (kind == "number" and is_number(w))]
+    rest = {lemma(w) for w in tokens if w not in found} - case.question.words - LIGHT
+    return found[0] if len(found) == 1 and not rest - {"in", "on", "side", "of"} else None

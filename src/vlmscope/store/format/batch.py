@@ -92,7 +92,7 @@ QUESTION_ID = "question_id"
 NO_BOUNDARY = -1
 """Value in the column of a boundary for a row that does not have this boundary."""
 
-_METADATA_LEVELS = DEEPEST + 1  # the object that holds the values is one
+_METADATA_LEVELS = DEEPEST + 1  # the object that contains the values is one
 
 _REMEDY = "restore the run from a copy"
 

@@ -250,5 +250,5 @@ def _open_source(group: Any, part: bytes, name: str) -> Any:
         isinstance(found, h5d.DatasetID) and found.get_create_plist().get_layout() == h5d.VIRTUAL
     )
     if virtual or b"%" in part:
-        raise StoreError(f"{file_name(group)}: {name!r} shows data that is no column; {_REMEDY}")
+        raise StoreError(f"{file_name(group)}: {name!r} shows data that is not a column; {_REMEDY}")
     return found

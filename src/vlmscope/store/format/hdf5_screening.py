@@ -221,7 +221,7 @@ def screen(path: Path, depth: Depth) -> Identity:
 
     Raises:
         OSError: There is no such file.
-        StoreError: HDF5 hangs, fills the memory, or crashes on it.
+        StoreError: HDF5 does not return, exhausts the memory, or crashes on it.
     """
     with _LOCK:
         for _ in range(_ATTEMPTS):

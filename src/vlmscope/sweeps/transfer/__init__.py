@@ -4,5 +4,5 @@
 - ``fits``: fits on one run, risks on another; all choices are made in training
 - ``run``: the complete transfer
 - ``verdict``: its findings, in sentences
-- ``save``: writing of a transfer, beside the sweep of the training run
+- ``save``: writing of a transfer, in the folder of the training run's sweep
 """

@@ -1,12 +1,12 @@
-"""Fits on one run, risks on another: probes and baselines alike, everything chosen in training.
+"""Fits on one run, risks on another: probes and baselines, with all choices made in training.
 
-A part is a set of rows to learn from and the rows of the test run that this fit judges. There is
-one part where the two runs share no image: all rows learn, all rows are judged. Where they share
-their images there is a part for each fold, and the fit of a fold has seen none of its images.
+A part is a set of training rows and the rows of the test run that this fit is tested on. If the two
+runs share no image, there is one part with all rows. If they share their images, there is a part
+for each fold, and the fit of a fold has seen none of its images.
 
-Features of baselines are made of both runs together, without labels, so that a column means the
-same on both sides. A category, token or word that only the test run has is a column that training
-says nothing about: its weight stays 0.
+Features of baselines are computed from both runs together, without labels, so that a column has the
+same meaning in both. A category, token or word that occurs only in the test run is a column without
+training data: its weight stays 0.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from vlmscope.sweeps.data import shown
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """One fit: its training rows, and the rows that it judges."""
+    """The training and test rows of one fit."""
 
     train: NDArray[np.int64]
     """Rows of the training run."""
-    judged: NDArray[np.int64]
+    test: NDArray[np.int64]
     """Rows of the test run; none of their images is in ``train``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Carried:
+class Transferred:
     """The risks of one predictor on the rows of the test run."""
 
     risk: NDArray[np.float64]
     """Risk of each row, ``[M]``."""
     inner_auroc: tuple[float, ...]
-    """AUROC inside the training rows of each part, by which choices are made."""
+    """AUROC inside the training rows of each part, used for selection."""
 
 
 def transfer_probe(
@@ -64,8 +64,8 @@ def transfer_probe(
     test_vectors: NDArray[np.float32],
     *,
     folds: int,
-) -> Carried:
-    """Train a logistic probe as a saved one is, calibrated in training, and apply it.
+) -> Transferred:
+    """Train and calibrate a logistic probe as when it is saved, and apply it to the test run.
 
     Args:
         vectors: Of the training run, ``[N, D]``.
@@ -81,13 +81,13 @@ def transfer_probe(
     risk = np.empty(len(test_vectors))
     inner = []
     for part in parts:
-        learnt = vectors[part.train], truth[part.train], groups[part.train]
-        probe = LogisticProbe().fit(learnt[0], learnt[1], groups=learnt[2])
-        platt, _ = scale_of(probe, *learnt, folds)
-        logit = probe.decision_function(test_vectors[part.judged])
-        risk[part.judged] = platt.apply(logit)
+        rows = vectors[part.train], truth[part.train], groups[part.train]
+        probe = LogisticProbe().fit(rows[0], rows[1], groups=rows[2])
+        platt, _ = scale_of(probe, *rows, folds)
+        logit = probe.decision_function(test_vectors[part.test])
+        risk[part.test] = platt.apply(logit)
         inner.append(float(probe.grid_auroc_[probe.grid_loss_.argmin()]))
-    return Carried(risk, tuple(inner))
+    return Transferred(risk, tuple(inner))
 
 
 def transfer_baselines(
@@ -99,14 +99,14 @@ def transfer_baselines(
     folds: int,
     seed: int,
 ) -> Iterator[tuple[Baseline, NDArray[np.float64]]]:
-    """Yield every baseline known before the answer with its risks on the test run; joint last.
+    """Yield every baseline known before the answer with its test risks, the joint one last.
 
     Args:
-        facts: Of both runs, the rows of the training run first: see ``both_facts``.
+        facts: Facts of both runs, with the training rows first (``both_facts``).
         truth: Of the training run, ``[N]``.
         groups: The image of each of its rows, ``[N]``.
         parts: The training and test rows of each fit.
-        folds: Inner folds that forms and penalties are chosen by.
+        folds: Number of inner folds to choose forms and penalties.
         seed: Of the inner folds.
     """
     single = {
@@ -124,10 +124,10 @@ def transfer_baselines(
                 name: _chosen(candidates, truth, part.train, splits)
                 for name, candidates in forms.items()
             }
-            # As in the sweep, the joint baseline may turn out to be one that knows a single fact.
+            # As in the sweep, the joint baseline may be one that uses a single fact.
             choices[JOINT] = max(choices.values(), key=lambda choice: choice.auroc)
             for name, choice in choices.items():
-                risks[name][part.judged] = choice.risk(truth, part, len(truth))
+                risks[name][part.test] = choice.risk(truth, part, len(truth))
     for name, (baseline, _) in single.items():
         yield baseline, risks[name]
     yield JOINT_BASELINE, risks[JOINT]
@@ -143,10 +143,10 @@ class _Choice:
     """Out-of-fold log-odds of the training rows."""
 
     def risk(self, truth: NDArray[np.bool_], part: Part, before: int) -> NDArray[np.float64]:
-        """Fit on all training rows and return the calibrated risk of the judged ones."""
+        """Fit on all training rows and return the calibrated risk of the test rows."""
         platt = rising_platt(truth[part.train], self.logit)
-        judge = fit_candidate(self.candidate, part.train, truth)
-        return np.asarray(expit(platt.a * judge(before + part.judged) + platt.b))
+        predict = fit_candidate(self.candidate, part.train, truth)
+        return np.asarray(expit(platt.a * predict(before + part.test) + platt.b))
 
 
 def _inner_folds(
@@ -156,7 +156,7 @@ def _inner_folds(
     folds: int,
     seed: int,
 ) -> list[Fold]:
-    """Return folds of some rows, as numbers of their places among these rows."""
+    """Return folds of some rows, as positions among these rows."""
     count = inner_count(truth[train], groups[train], folds)
     return grouped_folds(truth[train], groups[train], count=count, seed=seed)
 
@@ -171,15 +171,15 @@ def _chosen(
     label = truth[train]
     sizes = [label[fold.test].sum() * (~label[fold.test]).sum() for fold in splits]
 
-    def judged(candidate: Candidate) -> _Choice:
+    def evaluated(candidate: Candidate) -> _Choice:
         logit = np.empty(len(train))
         for fold in splits:
-            judge = fit_candidate(candidate, train[fold.train], truth)
-            logit[fold.test] = judge(train[fold.test])
+            predict = fit_candidate(candidate, train[fold.train], truth)
+            logit[fold.test] = predict(train[fold.test])
         scores = [rank_auroc(label[fold.test], logit[None, fold.test])[0] for fold in splits]
         return _Choice(candidate, float(np.average(scores, weights=sizes)), logit)
 
-    return max(map(judged, candidates.values()), key=lambda choice: choice.auroc)
+    return max(map(evaluated, candidates.values()), key=lambda choice: choice.auroc)
 
 
 def take_facts(facts: Facts, rows: NDArray[np.int64]) -> Facts:
@@ -197,13 +197,13 @@ def take_facts(facts: Facts, rows: NDArray[np.int64]) -> Facts:
 
 
 def both_facts(one: Facts, other: Facts, *, same_tokens: bool) -> tuple[Facts, tuple[str, ...]]:
-    """Return the facts of two runs, one below the other, and what had to be left out.
+    """Return the concatenated facts of two runs, and the facts left out.
 
     Args:
         one: Of the training run.
         other: Of the test run.
-        same_tokens: Whether token ids and prompt lengths mean the same in both. If not, the first
-            token's probabilities are known by rank alone.
+        same_tokens: Whether token ids and prompt lengths are comparable. If not, the first token's
+            probabilities are used by rank only.
     """
     known: dict[str, Any] = {}
     left_out = []
@@ -240,7 +240,7 @@ _NAMES = {
 
 
 def _stacked(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
-    """Return two arrays as one; of columns that only one has, nothing."""
+    """Return two concatenated arrays, without columns that only one of them has."""
     if one.ndim == 1:
         return np.concatenate([one, other])
     width = min(one.shape[1], other.shape[1])
@@ -248,7 +248,7 @@ def _stacked(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
 
 
 def _without_tokens(facts: Facts) -> Facts:
-    """Return facts in which ranks stand for token ids."""
+    """Return facts with ranks instead of token ids."""
     ranks = facts.first_token_logprobs
     return replace(
         facts,

@@ -1,14 +1,13 @@
-"""Transfer: probes and baselines trained on one labelled run, judged on others.
+"""Transfer: probes and baselines trained on one labelled run, evaluated on others.
 
-A sweep judges probes on images they have not seen, but of the same table and model. Here probes
-and baselines learn on one run and are judged on another: another table on the same model, or
-another model whose vectors are as wide. Everything is chosen in the training run alone. The results
-of cross-validation within the test run are given for comparison.
+A sweep evaluates probes on unseen images, but of the same table and model. Here probes and
+baselines are trained on one run and evaluated on another: another table on the same model, or
+another model with vectors of the same width. All choices are made in the training run alone. The
+results of cross-validation within the test run are given for comparison.
 
-No image that is judged was in training. Where most rows of the test run are about other images,
-the rows about shared ones are left out. Where it shares its images (the same questions on another
-model), the training run's folds are used: each row is judged by the fit that has not seen its
-image.
+No tested image was in training. If most rows of the test run are about other images, the rows about
+shared ones are left out. If it shares its images (the same questions on another model), the
+training run's folds are used: each row is predicted by the fit that has not seen its image.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from vlmscope.shown import count
 from vlmscope.store import DEFAULT, AnyRun, Run, vector_path
 from vlmscope.sweeps.calibration import calibrated
 from vlmscope.sweeps.data import ProbeData
-from vlmscope.sweeps.grid import SweepSpec, known_of, place_title, sweep, vectors
+from vlmscope.sweeps.grid import SweepSpec, known_of, layer_title, sweep, vectors
 from vlmscope.sweeps.results import (
     CONSTANT,
     ProbeResult,
@@ -49,10 +48,10 @@ from vlmscope.sweeps.results import (
     difference_fields,
     measured,
 )
-from vlmscope.sweeps.source import LABEL_SET, AnySource, Place
+from vlmscope.sweeps.source import LABEL_SET, AnySource, LayerKey
 from vlmscope.sweeps.transfer.fits import (
-    Carried,
     Part,
+    Transferred,
     both_facts,
     take_facts,
     transfer_baselines,
@@ -80,12 +79,12 @@ class TransferredResult:
     representation: str | None
     layer: int | None
     source_auroc: float
-    """On the training run, out of fold, as the sweep tells it; NaN where it has no number for it,
-    or found nothing."""
+    """On the training run, out of fold, as in the sweep; NaN if it is missing there, or found
+    nothing."""
     source_auroc_low: float
     source_auroc_high: float
     auroc: float
-    """On the test run, as the other metrics: its images are resampled, the fits as they are."""
+    """On the test run, as the other metrics: its images are resampled, with fixed fits."""
     auroc_low: float
     auroc_high: float
     auprc: float
@@ -104,21 +103,21 @@ class TransferredResult:
     prevalence_low: float
     prevalence_high: float
     count: int
-    """Answers judged."""
+    """Number of tested answers."""
     constant: float
     """Share of the compared pairs that have one single risk."""
     found_nothing: bool
-    """Whether that is most of them: its AUROC says nothing then."""
+    """Whether that is most of them, so that the AUROC is meaningless."""
     own_auroc: float
-    """AUROC of the same trained and judged within the test run; NaN if unavailable, or if it finds
-    nothing.
+    """AUROC of the same trained and evaluated within the test run; NaN if unavailable, or if it
+    finds nothing.
     """
     above_joint: float | None
-    """AUROC minus that of the joint baseline, carried over likewise; None for baselines."""
+    """AUROC minus that of the joint baseline, transferred in the same way; None for baselines."""
     above_joint_low: float | None
     above_joint_high: float | None
     above_joint_p: float | None
-    """P-value for the selected probe; for every layer it would be misleading."""
+    """P-value, for the selected probe only; for every layer it would be misleading."""
     above_own: float | None
     """AUROC minus ``own_auroc``: below 0, the loss by the transfer."""
     above_own_low: float | None
@@ -138,15 +137,15 @@ class TransferTest:
     rows: tuple[TransferredResult, ...]
     """The selected layer, every layer, the baselines."""
     risks: dict[str, NDArray[np.float64]]
-    """Name → risk of each judged row, ``[M]``."""
+    """Name → risk of each tested row, ``[M]``."""
     part_of: NDArray[np.int64]
-    """Number of the fit that judged each row, ``[M]``: all 0 unless ``paired``."""
+    """Number of the fit that predicts each row, ``[M]``: all 0 unless ``paired``."""
     chosen: tuple[str, ...]
-    """Of each fit: the layer that it selected."""
+    """The layer selected by each fit."""
     no_own: str
-    """Why nothing is trained within the test run; empty where it is."""
+    """Why nothing is trained within the test run; empty if it is."""
     facts_left_out: tuple[str, ...]
-    """Facts that baselines do without, each with its reason."""
+    """Facts left out of the baselines, each with its reason."""
 
     def __getitem__(self, name: str) -> TransferredResult:
         """Return a row by its name."""
@@ -165,7 +164,7 @@ class TransferResult:
 
     def __repr__(self) -> str:
         runs = count(len(self.tests), "run")
-        return f"TransferResult({str(self.source.path)!r}, judged on {runs})"
+        return f"TransferResult({str(self.source.path)!r}, tested on {runs})"
 
 
 def transfer(
@@ -177,38 +176,40 @@ def transfer(
     result: SweepResult | None = None,
     progress: Progress | bool | None = None,
 ) -> TransferResult:
-    """Train on one labelled run and judge on others.
+    """Train probes on one labelled run and evaluate them on others.
 
     Args:
-        source: The labelled run to learn from, or its folder.
-        tests: Labelled runs to judge on, or their folders, or one of them; or what ``targets``
-            made of them.
-        spec: Folds, draws and seed, as of the sweep.
-        labels: The label set of ``source``; test runs are judged by their default sets.
-        result: The sweep of ``source`` with these settings and labels, if it was made already.
+        source: The labelled training run, or its folder.
+        tests: Labelled test runs, their folders, or one of these; or the result of ``targets``.
+        spec: Folds, draws and seed, as for the sweep.
+        labels: The label set of ``source``; test runs use their default sets.
+        result: The sweep of ``source`` with these settings and labels, if it exists already.
         progress: Called with a line of text about each step; True prints it.
 
     Raises:
-        InputError: A run has no labels, is the run that is learnt from, shares no vectors with it,
-            or has too few answers of a kind that can be judged.
+        InputError: A run has no labels, is the training run itself, shares no vectors with it, or
+            has too few answers of a class to test.
     """
-    tell, spec = listener("progress", progress), spec or SweepSpec()
+    report, spec = listener("progress", progress), spec or SweepSpec()
     run = checked_source(source)
     made: list[AnyRun | Target] = (
         [tests] if isinstance(tests, Run | str | PathLike) else list(tests)
     )
     plain = [each for each in made if not isinstance(each, Target)]
     opened = iter(targets(run, plain, spec, labels=labels) if plain else ())
-    aims = [each if isinstance(each, Target) else next(opened) for each in made]
-    result = result or sweep(run, spec, labels=labels, progress=tell)
-    if (learnt := result.data.origin.get(LABEL_SET, DEFAULT)) != labels:
-        raise InputError(f"transfer: the sweep learnt the label set {learnt!r}, not {labels!r}")
+    resolved = [each if isinstance(each, Target) else next(opened) for each in made]
+    result = result or sweep(run, spec, labels=labels, progress=report)
+    if (trained_on := result.data.origin.get(LABEL_SET, DEFAULT)) != labels:
+        raise InputError(f"transfer: the sweep used the label set {trained_on!r}, not {labels!r}")
     return TransferResult(
-        run, result, tuple(_judged_on(run, result, aim, spec, tell) for aim in aims), spec
+        run,
+        result,
+        tuple(_evaluate(run, result, target, spec, report) for target in resolved),
+        spec,
     )
 
 
-def _judged_on(
+def _evaluate(
     source: Run, result: SweepResult, target: Target, spec: SweepSpec, progress: Progress
 ) -> TransferTest:
     """Return the results on one test run."""
@@ -216,22 +217,22 @@ def _judged_on(
     parts = target.parts
     part_of = np.empty(len(target.kept), dtype=np.int64)
     for number, part in enumerate(parts):
-        part_of[part.judged] = number
+        part_of[part.test] = number
     name = target.run.path.name
     own = _OwnFits.begin(target, spec)
-    carried: dict[str, Carried] = {}
-    for place in target.places:
-        path = vector_path(*place)
+    transferred: dict[str, Transferred] = {}
+    for key in target.layers:
+        path = vector_path(*key)
         progress(f"{path}, on {name}")
-        test_vectors = vectors(target.run, target.data, *place)[target.kept]
-        carried[path] = transfer_probe(
-            vectors(source, data, *place), data.truth, data.groups, parts, test_vectors,
+        test_vectors = vectors(target.run, target.data, *key)[target.kept]
+        transferred[path] = transfer_probe(
+            vectors(source, data, *key), data.truth, data.groups, parts, test_vectors,
             folds=spec.folds,
         )  # fmt: skip
         own.add(path, test_vectors)
-    chosen = _selected(carried, target, result, len(parts))
-    risks = {SELECTED: _put_together(carried, chosen, parts, len(target.kept))} if chosen else {}
-    risks |= {path: each.risk for path, each in carried.items()}
+    chosen = _selected(transferred, target, result, len(parts))
+    risks = {SELECTED: _assembled(transferred, chosen, parts, len(target.kept))} if chosen else {}
+    risks |= {path: each.risk for path, each in transferred.items()}
     progress(f"baselines, on {name}")
     facts, lacking = both_facts(
         data.facts,
@@ -248,60 +249,60 @@ def _judged_on(
     return TransferTest(target, rows, risks, part_of, chosen, own.failed, lacking)
 
 
-def _with_columns(data: ProbeData, learnt: Facts) -> Facts:
-    """Return the facts of the test run with the columns that the training run learnt from."""
-    found = {name: data.columns[name] for name in learnt.columns if name in data.columns}
+def _with_columns(data: ProbeData, training: Facts) -> Facts:
+    """Return the facts of the test run with the columns of the training run."""
+    found = {name: data.columns[name] for name in training.columns if name in data.columns}
     return replace(data.facts, columns=found)
 
 
 def _regrouped(data: ProbeData, target: Target) -> ProbeData:
-    """Return the training rows; grouped together with those of the test run, if they share."""
-    if not target.paired:  # the fit is the one that is saved
+    """Return the training rows, grouped with those of the test run if they share images."""
+    if not target.paired:  # the fit is the saved one
         return data
     grouping = replace(data.grouping, groups=target.overlap.source_groups)
     return replace(data, grouping=grouping, split=None)
 
 
 def _selected(
-    carried: dict[str, Carried], target: Target, result: SweepResult, parts: int
+    transferred: dict[str, Transferred], target: Target, result: SweepResult, parts: int
 ) -> tuple[str, ...]:
-    """Return the layer that each fit selects, without a look at the test run.
+    """Return the layer that each fit selects, without using the test run.
 
-    A single fit takes what the sweep selected, which is what is saved; unless the test run lacks
-    it. Then, and in folds, it is the layer that does best inside training.
+    A single fit uses the layer selected by the sweep, which is the saved one, unless the test run
+    lacks it. Otherwise, and in folds, it is the best layer inside training.
     """
-    before = [vector_path(*p) for p in target.places if known_of(p[0]) == "before"]
+    before = [vector_path(*p) for p in target.layers if known_of(p[0]) == "before"]
     if not before:
         return ()
     if not target.paired and result.selected_place in before:
         return (result.selected_place,)
-    inner = np.array([carried[path].inner_auroc for path in before])
+    inner = np.array([transferred[path].inner_auroc for path in before])
     return tuple(before[inner[:, part].argmax()] for part in range(parts))
 
 
-def _put_together(
-    carried: dict[str, Carried], chosen: Sequence[str], parts: Sequence[Part], count: int
+def _assembled(
+    transferred: dict[str, Transferred], chosen: Sequence[str], parts: Sequence[Part], count: int
 ) -> NDArray[np.float64]:
     """Return the risks of the layer that each fit selected."""
     risk = np.empty(count)
     for name, part in zip(chosen, parts, strict=True):
-        risk[part.judged] = carried[name].risk[part.judged]
+        risk[part.test] = transferred[name].risk[part.test]
     return risk
 
 
 class _OwnFits:
-    """Cross-validation within the test run, on the rows that are judged."""
+    """Cross-validation within the test run, on the tested rows."""
 
     def __init__(self, target: Target, folds: Sequence[Fold], failed: str) -> None:
         self._target = target
         self._folds = folds
         self._fits: dict[str, CrossFit] = {}
         self.failed = failed
-        """Why there is nothing to learn; empty where there is."""
+        """Why no fit is possible; empty if it is."""
 
     @classmethod
     def begin(cls, target: Target, spec: SweepSpec) -> _OwnFits:
-        """Make folds of the test run, where it has enough images of each class."""
+        """Make folds of the test run, if it has enough images of each class."""
         try:
             folds = grouped_folds(target.truth, target.groups, count=spec.folds, seed=spec.seed)
         except FoldError as error:
@@ -315,21 +316,21 @@ class _OwnFits:
             fit = crossfit_logistic(matrix, truth, self._folds, groups)
             self._fits[path] = calibrated(fit, truth, self._folds)
 
-    def sides(self, carried: Iterable[str], learnt: Facts) -> dict[str, Judged]:
-        """Return the out-of-fold risks by the names of what is carried over.
+    def sides(self, transferred: Iterable[str], training: Facts) -> dict[str, Judged]:
+        """Return the out-of-fold risks by name.
 
         Args:
-            carried: The names.
-            learnt: Facts of the training run: baselines know the same columns of the table.
+            transferred: The names of the transferred predictors.
+            training: Facts of the training run: baselines use the same columns of the table.
         """
         if not self._folds:
             return {}
-        truth, wanted = self._target.truth, set(carried)
+        truth, wanted = self._target.truth, set(transferred)
         risks = {path: fit.risk for path, fit in self._fits.items()}
         before = {p: fit for p, fit in self._fits.items() if known_of(p.split("/")[0]) == "before"}
         if before:
             risks[SELECTED] = crossfit_select(before, self._folds).risk
-        facts = take_facts(_with_columns(self._target.data, learnt), self._target.kept)
+        facts = take_facts(_with_columns(self._target.data, training), self._target.kept)
         for baseline, fit in baseline_fits(facts, truth, self._folds):
             risks[baseline.name] = calibrated(fit, truth, self._folds).risk
         fold_of = block_numbers(self._folds, len(truth))
@@ -348,10 +349,10 @@ def _rows(
     spec: SweepSpec,
     progress: Progress,
 ) -> tuple[TransferredResult, ...]:
-    """Return a result for each risk: resampled by the images of the test run."""
+    """Return a result for each risk, resampled by the images of the test run."""
     truth, groups = target.truth, target.groups
     progress(f"intervals, on {target.run.path.name}")
-    folds = part_of if target.paired else None  # a single fit on other images is no cross-fit
+    folds = part_of if target.paired else None  # a single fit on other images is not a cross-fit
     sides = {name: Judged(truth, risk, folds) for name, risk in risks.items()}
     drawn = resample_sides(sides, groups, draws=spec.draws, seed=spec.seed, correct=True)
     within = {
@@ -363,11 +364,11 @@ def _rows(
         {**sides, **within}, groups, draws=spec.draws, seed=spec.seed, metrics=("auroc",),
         correct=True,
     )  # fmt: skip
-    places = {vector_path(*place): place for place in target.places}
-    told = _told_in_training(result, places)
+    keys = {vector_path(*key): key for key in target.layers}
+    trained = _training_results(result, keys)
 
     def row(name: str) -> TransferredResult:
-        representation, layer = places.get(name, (None, None))
+        representation, layer = keys.get(name, (None, None))
         other = f"own {name}"
         title = titles.get(name) or "best layer, chosen in training"
         above_joint = None if name in titles else drawn.difference(name, JOINT)
@@ -375,12 +376,12 @@ def _rows(
         planned = name == SELECTED
         return TransferredResult(
             name=name,
-            title=place_title(representation, layer) if representation else title,
+            title=layer_title(representation, layer) if representation else title,
             kind="baseline" if name in titles else ("selected" if planned else "probe"),
             known=known_of(representation) if representation else "before",
             representation=representation,
             layer=layer,
-            **_source_fields(told.get(name)),
+            **_source_fields(trained.get(name)),
             **measured(drawn, name, len(truth)),
             **constant_fields(constant_pairs(truth, risks[name], part_of)),
             own_auroc=both.whole[other]["auroc"] if other in within else nan,
@@ -400,13 +401,13 @@ def _source_fields(found: ProbeResult | None) -> dict[str, Any]:
     }
 
 
-def _told_in_training(result: SweepResult, places: dict[str, Place]) -> dict[str, ProbeResult]:
-    """Return what the sweep found of the training run, by name.
+def _training_results(result: SweepResult, keys: dict[str, LayerKey]) -> dict[str, ProbeResult]:
+    """Return the sweep's results on the training run, by name.
 
-    Its number for the selected layer is of what was carried over if every layer that a fold chose
-    can be carried over: leaving out the others would have changed no choice.
+    Its result for the selected layer applies to the transferred probe only if every layer selected
+    in a fold can be transferred: leaving out the others would then have changed no choice.
     """
-    told = {row.name: row for row in result.rows if not row.found_nothing}
-    if not set(result.chosen[SELECTED]) <= places.keys():
-        told.pop(SELECTED, None)
-    return told
+    found = {row.name: row for row in result.rows if not row.found_nothing}
+    if not set(result.chosen[SELECTED]) <= keys.keys():
+        found.pop(SELECTED, None)
+    return found

@@ -1,10 +1,10 @@
-"""A transfer on disk, beside the sweep of the training run.
+"""A transfer on disk, in the folder of the training run's sweep.
 
 transfer.json
     what was trained on; of each test run how it is related, what was left out, a row for each probe
     and baseline, and the verdict
 transfer_predictions.parquet
-    a row for each question judged: run, label, image group, fit, risks
+    a row for each tested question: run, label, image group, fit, risks
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ TRANSFER, TRANSFER_PREDICTIONS = "transfer.json", "transfer_predictions.parquet"
 """The document, which is written last, and the risks."""
 
 KIND = "vlmscope transfer"
-"""How the document says what it is."""
+"""Kind of the document."""
 
 SCHEMA_VERSION = 1
-"""Grows when a reader of the older version would misread the document."""
+"""Increased when a reader of the older version would misread the document."""
 
 
 def save_transfer(found: TransferResult, folder: str | PathLike[str] | None = None) -> Path:
-    """Write what a transfer found beside the sweep of the training run; return the document.
+    """Write a transfer to the folder of the training run's sweep, and return the document.
 
-    An older transfer there is replaced as a whole.
+    An older transfer there is replaced completely.
 
     Args:
         found: What was found.
-        folder: Where to; by default the folder of the training run's sweep.
+        folder: Output folder; by default that of the training run's sweep.
 
     Raises:
-        InputError: A file of the name is there that no transfer wrote.
-        StoreError: The disk refuses, or the folder is a symbolic link.
+        InputError: A file of that name exists that was not written by a transfer.
+        StoreError: Writing fails, or the folder is a symbolic link.
     """
     folder = default_folder(found.source.path) if folder is None else as_path(folder)
     labels = str(found.result.data.origin.get(LABEL_SET, DEFAULT))
@@ -84,13 +84,13 @@ def save_transfer(found: TransferResult, folder: str | PathLike[str] | None = No
 
 
 def check_replaceable(source: Run, folder: Path) -> None:
-    """Raise if a file that no transfer wrote would be replaced, or a link followed.
+    """Raise if a file not written by a transfer would be replaced, or a link followed.
 
-    In the run's own folder the two names are ours, and what has them is replaced: never written
-    through. In a folder that the user named only a transfer is.
+    In the run's own folder the two names are reserved, and existing files are replaced, never
+    written through. In a folder given by the user, only a transfer is replaced.
 
     Raises:
-        InputError: There is such a file.
+        InputError: Such a file exists.
         StoreError: The run's folder of probes is a symbolic link, or a file cannot be read.
     """
     if folder == default_folder(source.path):
@@ -103,16 +103,16 @@ def check_replaceable(source: Run, folder: Path) -> None:
     document = folder / TRANSFER
     if document.exists():
         if not _is_ours(document):
-            raise InputError(f"{document}: is no transfer of vlmscope probe; give another --out")
+            raise InputError(f"{document}: is not a transfer of vlmscope probe; give another --out")
     elif (folder / TRANSFER_PREDICTIONS).exists():
         raise InputError(
-            f"{folder / TRANSFER_PREDICTIONS}: is there and no transfer beside it; give another "
-            "--out"
+            f"{folder / TRANSFER_PREDICTIONS}: exists without a transfer in the same folder; give "
+            "another --out"
         )
 
 
 def _is_ours(path: Path) -> bool:
-    """Return whether a transfer wrote a document."""
+    """Return whether a document was written by a transfer."""
     try:
         found = load_json(read_document(path).decode())
     except OSError as error:
@@ -123,11 +123,11 @@ def _is_ours(path: Path) -> bool:
 
 
 def transfer_document(found: TransferResult, folder: Path | None = None) -> dict[str, Any]:
-    """Return everything that was found as plain JSON values.
+    """Return a transfer as plain JSON values.
 
     Args:
         found: What was found.
-        folder: Where the sweep is saved that it belongs to.
+        folder: The folder of the sweep that it belongs to.
     """
     data = found.result.data
     return {
@@ -147,7 +147,7 @@ def transfer_document(found: TransferResult, folder: Path | None = None) -> dict
 
 
 def _hash_of(path: Path) -> str | None:
-    """Return the SHA-256 of the sweep's summary: it tells whether the sweep was made anew since."""
+    """Return the SHA-256 of the sweep's summary, by which a repeated sweep is detected."""
     try:
         return hashlib.sha256(read_document(path)).hexdigest()
     except OSError:
@@ -166,7 +166,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _test(test: TransferTest) -> dict[str, Any]:
-    """Return what was found on one test run."""
+    """Return the results on one test run."""
     target = test.target
     overlap, kept = target.overlap, target.kept
     return {
@@ -194,7 +194,7 @@ def _test(test: TransferTest) -> dict[str, Any]:
 
 
 def _predictions(found: TransferResult) -> dict[str, list[Any]]:
-    """Return each judged question's truth and risks as columns; risks that a run lacks are null."""
+    """Return each tested question's label and risks as columns; risks that a run lacks are null."""
     names = dict.fromkeys(name for test in found.tests for name in test.risks)
     columns: dict[str, list[Any]] = {
         name: [] for name in ("run_id", "id", "hallucinated", "image_group", "fit")

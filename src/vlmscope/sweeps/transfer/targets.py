@@ -1,11 +1,11 @@
-"""What the two sides of a transfer share: the model, images, questions, and vectors.
+"""The test runs of a transfer, and what they share with the training run.
 
-A probe that has seen an image may recognise it in another table, so which rows of the test run
-are about images of the training run is known before anything is judged. Images are compared by
-content and near-copies over both runs together, whatever their files are called.
+A probe that has seen an image may recognise it in another table, so the rows of the test run about
+images of the training run are determined before anything is trained. Images are compared by content
+and near-copies across both runs, independently of file names.
 
-The runs that a transfer judges on, opened, joined with their labels, and held against training.
-Everything that can be refused is refused here, before anything is trained.
+Test runs are opened, joined with their labels, and compared with the training run (models, images,
+questions, vectors). Everything that can be refused is refused here, before anything is trained.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from vlmscope.store import (
 from vlmscope.sweeps.data import LeftOut, ProbeData, probe_data
 from vlmscope.sweeps.grid import SweepSpec
 from vlmscope.sweeps.grouping import content_groups, plain_question
-from vlmscope.sweeps.source import AnySource, Place, as_source
+from vlmscope.sweeps.source import AnySource, LayerKey, as_source
 from vlmscope.sweeps.transfer.fits import Part
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Overlap:
-    """The image groups of both sides, numbered together, and what stands on both."""
+    """The image groups of both runs, numbered together, and the rows that they share."""
 
     source_groups: NDArray[np.int64]
-    """Group of each row that is learnt from, ``[N]``."""
+    """Group of each training row, ``[N]``."""
     groups: NDArray[np.int64]
     """Group of each row of the test run, ``[M]``; equal numbers are the same images."""
     shared: NDArray[np.bool_]
@@ -51,7 +51,7 @@ class Overlap:
     same_question: NDArray[np.bool_]
     """Rows whose question is asked in the training run of the same image group, ``[M]``."""
     by: str
-    """How images are told apart: see ``Grouping.by``."""
+    """How images are identified: see ``Grouping.by``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,9 @@ class Relation:
     same_model: bool
     """Configuration, weights, processor and chat template are the same."""
     same_tokens: bool
-    """The processor is the same: token ids and prompt lengths mean the same."""
+    """The processor is the same, so token ids and prompt lengths are comparable."""
     model: str
-    """In words: ``the same model``, ``another model (NAME)`` …"""
+    """As text: ``the same model``, ``another model (NAME)`` …"""
 
 
 def relation_of(source: Manifest, test: Manifest) -> Relation:
@@ -81,24 +81,24 @@ def relation_of(source: Manifest, test: Manifest) -> Relation:
 
 
 def overlap_of(
-    source: Run, learnt: ProbeData, test: Run, judged: ProbeData, copies: str = "near"
+    source: Run, train_data: ProbeData, test: Run, test_data: ProbeData, copies: str = "near"
 ) -> Overlap:
     """Return the overlap of two runs.
 
-    Rows that either side keeps together stay together: a group of one run may join groups of the
-    other through an image that both show.
+    Groups of either run are kept together: a group of one run may join groups of the other through
+    an image that both contain.
 
     Args:
-        source: The run that is learnt from.
-        learnt: Its rows.
-        test: The run that is judged on.
-        judged: Its rows.
+        source: The training run.
+        train_data: Its rows.
+        test: The test run.
+        test_data: Its rows.
         copies: Of ``grouping.COPIES``.
     """
-    tables = [source.to_pandas().iloc[learnt.rows], test.to_pandas().iloc[judged.rows]]
+    tables = [source.to_pandas().iloc[train_data.rows], test.to_pandas().iloc[test_data.rows]]
     content, by = content_groups(tables, copies)
-    count = len(learnt.rows)
-    own = [f"a{g}" for g in learnt.groups] + [f"b{g}" for g in judged.groups]
+    count = len(train_data.rows)
+    own = [f"a{g}" for g in train_data.groups] + [f"b{g}" for g in test_data.groups]
     names = [(f"image {c}", side) for c, side in zip(content, own, strict=True)]
     groups = np.asarray(image_groups(names), dtype=np.int64)
     texts = [plain_question(str(text)) for table in tables for text in table["question"]]
@@ -114,13 +114,13 @@ def overlap_of(
     )
 
 
-def common_places(
-    source: Run, learnt: ProbeData, test: Run, judged: ProbeData
-) -> tuple[tuple[Place, ...], tuple[LeftOut, ...]]:
-    """Return the vectors that a probe can be carried over on, and those left out, with the reason.
+def common_layers(
+    source: Run, train_data: ProbeData, test: Run, test_data: ProbeData
+) -> tuple[tuple[LayerKey, ...], tuple[LeftOut, ...]]:
+    """Return the vectors that both runs have, and those left out, with the reason.
 
     Raises:
-        InputError: There are none, or layers of the two runs mean different things.
+        InputError: There are none, or layers of the two runs are defined differently.
     """
     mine, theirs = source.manifest, test.manifest
     for name in ("compat", "layer_k"):
@@ -130,18 +130,18 @@ def common_places(
                 f"--test {test.path}: its layers are read as capture.{name} {other!r} says, those "
                 f"of {source.path} as {one!r}: they are not the same vectors; extract one again"
             )
-    there = set(judged.places)
+    available = set(test_data.places)
     found, lacking, widths = [], [], []
-    for place in learnt.places:
-        path = vector_path(*place)
-        if place not in there or _pools_otherwise(place, mine, theirs):
+    for key in train_data.places:
+        path = vector_path(*key)
+        if key not in available or _pools_differently(key, mine, theirs):
             lacking.append(path)
         elif mine.widths()[path] != theirs.widths()[path]:
             widths.append((path, mine.widths()[path], theirs.widths()[path]))
         else:
-            found.append(place)
-    left_out = tuple(_not_carried(lacking, widths, [vector_path(*p) for p in judged.places
-                                                    if p not in set(learnt.places)]))  # fmt: skip
+            found.append(key)
+    more = [vector_path(*key) for key in test_data.places if key not in set(train_data.places)]
+    left_out = tuple(_untransferable(lacking, widths, more))
     if not found:
         why = "; ".join(f"{each.what}: {each.reason}" for each in left_out)
         raise InputError(
@@ -151,70 +151,70 @@ def common_places(
     return tuple(found), left_out
 
 
-def _pools_otherwise(place: Place, mine: Manifest, theirs: Manifest) -> bool:
-    """Return whether a vector is a mean over other positions in the two runs."""
+def _pools_differently(key: LayerKey, mine: Manifest, theirs: Manifest) -> bool:
+    """Return whether a vector is a mean over different positions in the two runs."""
     pooled = mine.capture.vision_pooling != theirs.capture.vision_pooling
-    return place[0] == VISION_ONLY and pooled
+    return key[0] == VISION_ONLY and pooled
 
 
-def _not_carried(
+def _untransferable(
     lacking: list[str], widths: list[tuple[str, int, int]], more: list[str]
 ) -> Iterator[LeftOut]:
-    """Yield one line for each reason, not for each vector."""
+    """Yield one entry for each reason, not for each vector."""
     if lacking:
-        yield LeftOut(_listed(lacking), len(lacking), "the test run has no such vector")
+        yield LeftOut(_shown_paths(lacking), len(lacking), "the test run has no such vector")
     if more:
-        yield LeftOut(_listed(more), len(more), "the training run has no such vector")
+        yield LeftOut(_shown_paths(more), len(more), "the training run has no such vector")
     if widths:
         path, mine, theirs = widths[0]
-        names = _listed([name for name, _, _ in widths])
+        names = _shown_paths([name for name, _, _ in widths])
         reason = f"its width differs ({mine} numbers in training, {theirs} in the test run)"
         if len({(one, other) for _, one, other in widths}) > 1:
             reason += f", as of {path}; other widths differ too"
         yield LeftOut(names, len(widths), reason)
 
 
-def _listed(paths: list[str]) -> str:
+def _shown_paths(paths: list[str]) -> str:
     """Return paths as a short text.
 
-    >>> _listed(["a/layer_0", "a/layer_1", "b/layer_0"])
+    >>> _shown_paths(["a/layer_0", "a/layer_1", "b/layer_0"])
     'a/layer_0 and 2 more'
     """
     return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
 
 
 FEWEST_GROUPS = 3
-"""Image groups of each class that a test run must have."""
+"""Minimum number of image groups of each class in a test run."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """A labelled run to judge on, and how it is related to the one that is learnt from."""
+    """A labelled test run, and its relation to the training run."""
 
     run: Run
     data: ProbeData
-    """Its labelled rows, those about shared images among them."""
+    """Its labelled rows, including those about shared images."""
     relation: Relation
     overlap: Overlap
-    places: tuple[Place, ...]
-    """The vectors that both runs have, as wide in both."""
+    layers: tuple[LayerKey, ...]
+    """The representations and layers that both runs have, with the same width."""
     left_out: tuple[LeftOut, ...]
-    """What is not carried over, and the rows that are not judged."""
+    """Vectors that are not transferred, and rows that are not tested."""
     paired: bool
     """Whether the training run's folds are used, because the runs share their images."""
     kept: NDArray[np.int64]
-    """The rows of ``data`` that are judged."""
+    """The rows of ``data`` that are tested."""
     parts: tuple[Part, ...] = ()
-    """Who learns and who is judged: rows of the training run, and places in ``kept``."""
+    """Rows to train and to test on: rows of the training run, and positions in ``kept``."""
 
     @property
     def truth(self) -> NDArray[np.bool_]:
-        """True where a judged answer is a hallucination, ``[M]``."""
+        """True where a tested answer is a hallucination, ``[M]``."""
         return self.data.truth[self.kept]
 
     @property
     def groups(self) -> NDArray[np.int64]:
-        """Number of each judged row's image group, ``[M]``."""
+        """Number of each tested row's image group, ``[M]``."""
         return self.overlap.groups[self.kept]
 
 
@@ -225,56 +225,55 @@ def targets(
     *,
     labels: str = DEFAULT,
 ) -> tuple[Target, ...]:
-    """Open the runs to judge on, and refuse what cannot be judged before anything is trained.
+    """Open the test runs, and raise for unusable ones before anything is trained.
 
     Args:
-        source: The labelled run to learn from.
-        tests: Labelled runs to judge on, or their folders.
-        spec: Folds and seed, as of the sweep.
-        labels: The label set of ``source``; test runs are judged by their default sets.
+        source: The labelled training run.
+        tests: Labelled test runs, or their folders.
+        spec: Folds and seed, as for the sweep.
+        labels: The label set of ``source``; test runs use their default sets.
 
     Raises:
         InputError: As for ``transfer``.
     """
     run = checked_source(source)
     spec = spec or SweepSpec()
-    learnt = probe_data(run, spec.copies, labels=labels)
+    train_data = probe_data(run, spec.copies, labels=labels)
     found: list[Target] = []
     for test in tests:
         opened = as_run(test)
         _check_other(run, opened, [each.run for each in found])
-        found.append(_target(run, learnt, opened, spec))
+        found.append(_target(run, train_data, opened, spec))
     return tuple(found)
 
 
 def checked_source(source: AnySource) -> Run:
-    """Return the training run, opened, or refuse files that know neither images nor model."""
+    """Return the opened training run; raise for HALP files, which identify no model."""
     source = as_source(source)
     if isinstance(source, Run):
         return source
     raise InputError(
-        f"--test: {source.path} holds research files, which know neither their model nor the "
-        "content of their images; give a run folder to learn from"
+        f"--test: {source.path} contains HALP files, which identify neither their model nor "
+        "the content of their images; give a run folder to train on"
     )
 
 
 def _check_other(source: Run, test: Run, before: Sequence[Run]) -> None:
-    """Raise for the training run, and for a run that is given twice."""
+    """Raise for the training run, and for a duplicate run."""
     if test.manifest.run_id == source.manifest.run_id:
         raise InputError(
-            f"--test {test.path}: is the run that is learnt from (run_id "
-            f"{source.manifest.run_id[:8]}…); give another run, what a run finds on itself is in "
-            "its own results"
+            f"--test {test.path}: is the training run (run_id {source.manifest.run_id[:8]}…); "
+            "give another run; results within one run are those of its sweep"
         )
     if any(test.manifest.run_id == each.manifest.run_id for each in before):
         raise InputError(f"--test {test.path}: the run is given twice; give it once")
 
 
-def _target(source: Run, learnt: ProbeData, test: Run, spec: SweepSpec) -> Target:
-    """Join a test run with its labels and with what it shares with the training run."""
+def _target(source: Run, train_data: ProbeData, test: Run, spec: SweepSpec) -> Target:
+    """Return a test run with its labels and its relation to the training run."""
     data = probe_data(test, spec.copies)
-    places, left_out = common_places(source, learnt, test, data)
-    overlap = overlap_of(source, learnt, test, data, spec.copies)
+    layers, left_out = common_layers(source, train_data, test, data)
+    overlap = overlap_of(source, train_data, test, data, spec.copies)
     shared = int(overlap.shared.sum())
     paired = shared * 2 > len(overlap.shared)
     kept = np.arange(len(data.rows)) if paired else np.flatnonzero(~overlap.shared)
@@ -287,13 +286,13 @@ def _target(source: Run, learnt: ProbeData, test: Run, spec: SweepSpec) -> Targe
         data=data,
         relation=relation_of(source.manifest, test.manifest),
         overlap=overlap,
-        places=places,
+        layers=layers,
         left_out=(*data.left_out, *left_out),
         paired=paired,
         kept=kept,
     )
     _check_enough(found)
-    return replace(found, parts=_parts(learnt, found, spec))
+    return replace(found, parts=_parts(train_data, found, spec))
 
 
 def _check_enough(target: Target) -> None:
@@ -304,42 +303,42 @@ def _check_enough(target: Target) -> None:
         return
     lost = len(target.data.truth) - len(truth)
     raise InputError(
-        f"--test {target.run.path}: {len(truth)} rows can be judged"
-        + (f", {lost} more are about images that are trained on" if lost else "")
+        f"--test {target.run.path}: {len(truth)} rows can be tested"
+        + (f", {lost} more are about training images" if lost else "")
         + f"; image groups with hallucinated answers: {counts[0]}, with faithful ones: "
         f"{counts[1]}, and {FEWEST_GROUPS} of each are needed; label questions about other images"
     )
 
 
-def _parts(learnt: ProbeData, target: Target, spec: SweepSpec) -> tuple[Part, ...]:
-    """Return who learns and who is judged: once, or once for each fold of the images.
+def _parts(train_data: ProbeData, target: Target, spec: SweepSpec) -> tuple[Part, ...]:
+    """Return the training and test rows of each fit: one, or one for each fold of the images.
 
-    Groups that only the test run has go to the folds in turn: any fit may judge them.
+    Groups that only the test run has are assigned to the folds in turn, as any fit may test them.
 
     Raises:
         InputError: No fold has answers of both kinds to compare.
     """
     if not target.paired:
-        return (Part(np.arange(len(learnt.truth)), np.arange(len(target.kept))),)
+        return (Part(np.arange(len(train_data.truth)), np.arange(len(target.kept))),)
     groups = target.overlap.source_groups
     try:
-        folds = grouped_folds(learnt.truth, groups, count=spec.folds, seed=spec.seed)
+        folds = grouped_folds(train_data.truth, groups, count=spec.folds, seed=spec.seed)
     except FoldError as error:
         raise InputError(
-            f"--test {target.run.path}: shares its images with {len(learnt.truth)} rows of the "
+            f"--test {target.run.path}: shares its images with {len(train_data.truth)} rows of the "
             f"training run, and both together cannot be split by image: {error}"
         ) from error
     fold_of = {int(g): n for n, fold in enumerate(folds) for g in np.unique(groups[fold.test])}
     new = [int(g) for g in np.unique(target.groups) if int(g) not in fold_of]
     order = np.random.default_rng(spec.seed).permutation(len(new))
-    fold_of |= {new[place]: turn % len(folds) for turn, place in enumerate(order)}
-    judged_by = np.array([fold_of[int(g)] for g in target.groups])
+    fold_of |= {new[index]: rank % len(folds) for rank, index in enumerate(order)}
+    fit_of = np.array([fold_of[int(g)] for g in target.groups])
     parts = tuple(
-        Part(np.asarray(fold.train), np.flatnonzero(judged_by == number))
+        Part(np.asarray(fold.train), np.flatnonzero(fit_of == number))
         for number, fold in enumerate(folds)
-        if (judged_by == number).any()
+        if (fit_of == number).any()
     )
-    if not any(0 < target.truth[part.judged].sum() < len(part.judged) for part in parts):
+    if not any(0 < target.truth[part.test].sum() < len(part.test) for part in parts):
         raise InputError(
             f"--test {target.run.path}: no fold has hallucinated and faithful answers to compare; "
             "label more rows"

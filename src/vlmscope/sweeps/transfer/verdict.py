@@ -19,14 +19,14 @@ def transfer_verdict(test: TransferTest) -> list[str]:
     names = {row.name for row in test.rows}
     lines = [_what(test.target)]
     if SELECTED in names:
-        lines += [*_carried(test), _joint(test), _calibrated(test[SELECTED])]
+        lines += [*_selected(test), _joint(test), _calibrated(test[SELECTED])]
     else:
-        lines.append("No layer that is known before the answer can be carried over.")
+        lines.append("No layer that is known before the answer can be transferred.")
     return [*lines, *_warnings(test), *map(_left_out, test.target.left_out), *_facts(test)]
 
 
 def relation_phrase(target: Target) -> str:
-    """Return what the test run is to the training run: ``the same questions on another model``."""
+    """Return the relation to the training run as text: ``the same questions on another model``."""
     which = "the same questions" if _same_questions(target) else "other questions"
     return f"{which} on {target.relation.model}"
 
@@ -37,18 +37,18 @@ def _same_questions(target: Target) -> bool:
 
 
 def unseen_phrase(target: Target) -> str:
-    """Return how it is made sure that nothing judged was in training."""
+    """Return how the tested rows are separated from training, as text."""
     what = "question" if target.overlap.by == "question" else "image"
     if target.paired:
         return (
-            f"paired by {what}: no {what} judged was in training (each row is judged by the fit "
-            f"of the fold that its {what} was left out of)"
+            f"paired by {what}: no tested {what} was in training (each row is predicted by the "
+            f"fit of the fold that excludes its {what})"
         )
-    return f"no {what} judged was in training"
+    return f"no tested {what} was in training"
 
 
 def _what(target: Target) -> str:
-    """Return a sentence on the judged rows."""
+    """Return a sentence on the tested rows."""
     count = len(np.unique(target.groups))
     about = "different questions" if target.overlap.by == "question" else "groups of images"
     return (
@@ -57,7 +57,7 @@ def _what(target: Target) -> str:
     )
 
 
-def _carried(test: TransferTest) -> Iterator[str]:
+def _selected(test: TransferTest) -> Iterator[str]:
     """Yield sentences on the AUROC of the selected layer, and its loss by the transfer."""
     row = test[SELECTED]
     layer = " or ".join(test[name].title for name in dict.fromkeys(test.chosen))
@@ -68,13 +68,13 @@ def _carried(test: TransferTest) -> Iterator[str]:
         )
         return
     if row.auroc_low > 0.5:
-        says = "it tells hallucinated from faithful answers there, better than chance"
+        conclusion = "it distinguishes hallucinated from faithful answers there better than chance"
     elif row.auroc_high < 0.5:
-        says = "it is worse than chance there: what it learnt points the other way"
+        conclusion = "it is worse than chance there: its direction is reversed"
     else:
-        says = "whether it is better than chance there cannot be told"
+        conclusion = "it is not significantly better than chance there"
     found = _span(row.auroc, row.auroc_low, row.auroc_high)
-    yield f"The probe of the training run ({layer}) has an AUROC of {found} there: {says}."
+    yield f"The probe of the training run ({layer}) has an AUROC of {found} there: {conclusion}."
     yield from _loss(row, test.no_own)
 
 
@@ -87,26 +87,28 @@ def _loss(row: TransferredResult, why: str) -> Iterator[str]:
         )
     low, high = row.above_own_low, row.above_own_high
     if low is None or high is None:
-        unknown = f"What the test run would teach itself is not known: {why}."
+        unknown = f"The AUROC of training within the test run is unknown: {why}."
         yield unknown if why else "Trained within the test run it finds nothing."
         return
     if high < 0:
-        says = "the transfer loses"
+        conclusion = "the transfer loses"
     elif low > 0:
-        says = "the transfer gains"
+        conclusion = "the transfer gains"
     else:
-        says = "whether the transfer loses anything cannot be told"
+        conclusion = "the difference is not significant"
     own = f"Trained within the test run it reaches {row.own_auroc:.3f}"
     value = rounded_difference(row.auroc, row.own_auroc)
-    yield f"{own}: {says}, {_signed(value, low, high)}."
+    yield f"{own}: {conclusion}, {_signed(value, low, high)}."
 
 
 def _joint(test: TransferTest) -> str:
-    """Return a sentence on whether it is above the joint baseline, carried over likewise."""
+    """Return a sentence on the difference to the joint baseline, transferred in the same way."""
     joint, selected = test[JOINT], test[SELECTED]
     low, high = selected.above_joint_low, selected.above_joint_high
     reaches = "finds nothing" if joint.found_nothing else f"reaches {joint.auroc:.3f} there"
-    text = f"Everything known before the answer, in one model carried over alike, {reaches}"
+    text = (
+        f"Everything known before the answer, in one model transferred in the same way, {reaches}"
+    )
     if low is None or high is None or selected.found_nothing or joint.found_nothing:
         return f"{text}."
     difference = _signed(rounded_difference(selected.auroc, joint.auroc), low, high)
@@ -114,7 +116,7 @@ def _joint(test: TransferTest) -> str:
         return f"{text}: the probe is better, {difference}."
     if high < 0:
         return f"{text}: the probe is worse, {difference}."
-    return f"{text}: whether the probe is better cannot be told, {difference}."
+    return f"{text}: the difference to the probe is not significant, {difference}."
 
 
 def _calibrated(row: TransferredResult) -> str:
@@ -131,17 +133,17 @@ def _warnings(test: TransferTest) -> Iterator[str]:
     if is_small(target.truth, target.groups):
         yield (
             "Warning: the test run has little data: intervals are those of small samples, and "
-            "what cannot be told may be told by more."
+            "differences that are not significant may be with more."
         )
     overlap = target.overlap
     asked = int(overlap.same_text[target.kept].sum())
     if asked and overlap.by != "question" and not _same_questions(target):
-        rows = f"{asked:,} of the {len(target.kept):,} questions judged"
+        rows = f"{asked:,} of the {len(target.kept):,} tested questions"
         yield f"{rows} are asked in the training run too, word for word."
     if overlap.by == "content":
         yield (
-            "Copies of an image are recognised by their content alone: a run has no hashes of "
-            "likeness, so a resized copy counts as another image."
+            "Copies of an image are recognised by their content alone: a run has no perceptual "
+            "hashes, so a resized copy counts as another image."
         )
 
 

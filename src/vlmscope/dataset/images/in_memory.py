@@ -16,7 +16,7 @@ ImageHashes = dict[Hashable, str]
 """Position of an image in its table → SHA-256 of its size and pixels."""
 
 
-class HeldImage:
+class InMemoryImage:
     """A PIL image and its position in a table.
 
     Args:

@@ -21,14 +21,14 @@ from vlmscope.store.storage.object_store import reading
 from vlmscope.store.storage.paths import as_path
 from vlmscope.store.table import parquet_bytes
 
-TRUTHS = "truths.parquet"
+FILE = "truths.parquet"
 """Name of the file in a run folder."""
 
 _COLUMNS = ("id", "ground_truth_answer")
 _REMEDY = "remove it, and run 'vlmscope extract' again with the table, which rewrites it"
 
 
-def read_truths(run: str | Path) -> dict[str, str]:
+def read_ground_truths(run: str | Path) -> dict[str, str]:
     """Return the ground truths that replace those in the shards, by question id.
 
     Args:
@@ -40,44 +40,44 @@ def read_truths(run: str | Path) -> dict[str, str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = as_path(run) / TRUTHS
+    path = as_path(run) / FILE
     try:
         with reading(path) as file:
             table = pq.read_table(file)
-        ids, truths = (table[name].to_pylist() for name in _COLUMNS)
+        ids, ground_truths = (table[name].to_pylist() for name in _COLUMNS)
     except FileNotFoundError:
         return {}
     except (OSError, KeyError, pa.ArrowException) as error:
         raise StoreError(f"{path}: cannot be read: {one_line(error)}; {_REMEDY}") from error
-    if not all(isinstance(text, str) for text in (*ids, *truths)):
+    if not all(isinstance(text, str) for text in (*ids, *ground_truths)):
         raise StoreError(f"{path}: not a file of ground truths, a cell is not text; {_REMEDY}")
-    return dict(zip(ids, truths, strict=True))
+    return dict(zip(ids, ground_truths, strict=True))
 
 
-def write_truths(run: Path, truths: Mapping[str, str]) -> None:
+def replace_ground_truths(run: Path, ground_truths: Mapping[str, str]) -> None:
     """Replace the ground truths of a run; nothing is written if they are the same.
 
     Raises:
         StoreError: The file cannot be written, or the existing one is damaged and is kept.
     """
-    wanted = {id_: clean_text(truth) for id_, truth in truths.items()}
+    wanted = {id_: clean_text(truth) for id_, truth in ground_truths.items()}
     with waiting(run, "manifest"):
-        if read_truths(run) != wanted:
+        if read_ground_truths(run) != wanted:
             columns: dict[str, list[Any]] = {"id": list(wanted), _COLUMNS[1]: list(wanted.values())}
-            publish(as_path(run) / TRUTHS, parquet_bytes(columns))
+            publish(as_path(run) / FILE, parquet_bytes(columns))
 
 
-def hash_truths(truths: Mapping[str, str]) -> str:
+def hash_ground_truths(ground_truths: Mapping[str, str]) -> str:
     """Return a hash of ground truths, independent of their order; empty if there are none."""
-    if not truths:
+    if not ground_truths:
         return ""
-    return hashlib.sha256(json.dumps(sorted(truths.items())).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(sorted(ground_truths.items())).encode()).hexdigest()
 
 
-def with_truths(block: Block, truths: Mapping[str, str]) -> Block:
-    """Return rows with their ground truths replaced by those in ``truths``."""
-    if truths.keys().isdisjoint(block.ids):
+def with_ground_truths(block: Block, ground_truths: Mapping[str, str]) -> Block:
+    """Return rows with their ground truths replaced by the given ones."""
+    if ground_truths.keys().isdisjoint(block.ids):
         return block
     own = block.texts[_COLUMNS[1]]
-    now = [truths.get(id_, truth) for id_, truth in zip(block.ids, own, strict=True)]
+    now = [ground_truths.get(id_, truth) for id_, truth in zip(block.ids, own, strict=True)]
     return replace(block, texts={**block.texts, _COLUMNS[1]: now})
