@@ -309,7 +309,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     made = Kernel()
     monkeypatch.setattr(packing, "varlen_attn", made)
     monkeypatch.setattr(packing, "_broken", [])
-    monkeypatch.setattr(packing, "_is_supported", lambda *_: not packing._broken)
+    monkeypatch.setattr(packing, "is_supported", lambda *_: not packing._broken)
     return made
 
 
@@ -386,15 +386,15 @@ def test_what_the_kernel_is_asked(
     query: Any, value: Any, scaling: float | None, taken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packing, "_broken", [])
-    assert packing._is_supported(query, value, scaling) == taken
+    assert packing.is_supported(query, value, scaling) == taken
     monkeypatch.setattr(packing, "_broken", ["it failed"])
-    assert not packing._is_supported(query, value, scaling)
+    assert not packing.is_supported(query, value, scaling)
 
 
 def test_an_older_torch_batches_windows(
     monkeypatch: pytest.MonkeyPatch, calls: list[tuple[int, ...]]
 ) -> None:
-    monkeypatch.setattr(packing, "_is_supported", lambda *_: True)
+    monkeypatch.setattr(packing, "is_supported", lambda *_: True)
     monkeypatch.setattr(packing, "varlen_attn", None)
     packed_attention(Attention(), *states([4, 4]), None, **given_bounds([4, 4]))
     assert calls == [(2, 4, 4, WIDTH)]

@@ -21,10 +21,26 @@ from torch import Tensor
 from vlmscope.dataset import difference_hash, hash_image, image_thumbnail
 from vlmscope.engine.device import pinned
 from vlmscope.engine.given import open_image
+from vlmscope.engine.shared_prefix import (
+    SharedPrefix,
+    SharedTokens,
+    check,
+    distinct_enough,
+    is_checked,
+    lay_out,
+    why_not_shared,
+)
 from vlmscope.errors import RowError
 from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
 from vlmscope.model.lengths import ALONE
-from vlmscope.prompt import DistinctImages, count_after_question, encode, image_order, render
+from vlmscope.prompt import (
+    DistinctImages,
+    count_after_question,
+    encode,
+    image_order,
+    plain_tokens,
+    render,
+)
 from vlmscope.schema import CaptureSpec, Failure, Sample, failure_of
 from vlmscope.shown_once import shown_once
 
@@ -60,6 +76,8 @@ class Batch:
     """Names of inputs that depend on the images alone and have one entry per distinct one."""
     entries: tuple[int, ...] = ()
     """Index of each row's entry in these inputs; empty if there is one entry per row."""
+    prefix: SharedPrefix | None = None
+    """The beginnings of the prompts, if rows share them: ``inputs`` are then the tokens alone."""
 
     def entry(self, row: int) -> int:
         """Return the index of a row's entry in the inputs ``apart``."""
@@ -91,7 +109,11 @@ class Batch:
 
 @shown_once()
 def prepare(
-    samples: Sequence[Sample], vlm: VisionLanguageModel, spec: ResolvedSpec | None = None
+    samples: Sequence[Sample],
+    vlm: VisionLanguageModel,
+    spec: ResolvedSpec | None = None,
+    *,
+    share: bool = True,
 ) -> tuple[list[Batch], list[Failure]]:
     """Load the images, render the prompts, and make batches of the valid rows.
 
@@ -100,6 +122,7 @@ def prepare(
         vlm: The model, for its processor.
         spec: What to record (default: that of the specification); some positions need more of the
             prompt than its tokens.
+        share: Whether questions about one image may share the beginning of their prompts.
 
     Returns:
         The batches (at most one, if all rows have images and these are not very large), and the
@@ -109,7 +132,7 @@ def prepare(
     failures: list[Failure] = []
     batches: list[Batch] = []
     for good in _read_all(samples, vlm, spec, failures):
-        batches += _batches_of(good, vlm, spec, failures)
+        batches += _batches_of(good, vlm, spec, failures, share=share)
         good.clear()  # frees the images, of which only the tensors are needed
     return batches, failures
 
@@ -123,19 +146,25 @@ def bands_of(batch: Batch, vlm: VisionLanguageModel, spec: ResolvedSpec) -> list
 
 
 def _batches_of(
-    good: Sequence[_Row], vlm: VisionLanguageModel, spec: ResolvedSpec, failures: list[Failure]
+    good: Sequence[_Row],
+    vlm: VisionLanguageModel,
+    spec: ResolvedSpec,
+    failures: list[Failure],
+    *,
+    share: bool,
 ) -> list[Batch]:
     """Make batches of valid rows; append rows with a too long prompt to the failures."""
     batches: list[Batch] = []
+    share = share and not why_not_shared(vlm)
     for rows in _groups(good, vlm):
-        batch = _encode(rows, vlm)
+        batch = _encode(rows, vlm, share=share)
         if too_long := _too_long(batch, vlm):
             failures += too_long
             failed = {failure.id for failure in too_long}
             rows = [row for row in rows if row.sample.id not in failed]
             if not rows:
                 continue
-            batch = _encode(rows, vlm)
+            batch = _encode(rows, vlm, share=share)
         batches += _split_by_band(batch, rows, vlm, spec)
     return batches
 
@@ -247,9 +276,9 @@ def _groups(rows: Sequence[_Row], vlm: VisionLanguageModel) -> list[Sequence[_Ro
     return list(groups.values())
 
 
-def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
-    texts, images = [row.chat_text for row in rows], [row.images for row in rows]
-    shown = [row.shown for row in rows]
+def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel, *, share: bool = False) -> Batch:
+    """Make a batch of rows; with ``share``, questions about one image may share a beginning."""
+    images, shown = [row.images for row in rows], [row.shown for row in rows]
     distinct = {id(image): image for own in images for image in own}
     hashes = {key: hash_image(image) for key, image in distinct.items()}
     dhashes = {key: difference_hash(image) for key, image in distinct.items()}
@@ -258,14 +287,17 @@ def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
     indices: dict[str, int] = {}
     entries = tuple(indices.setdefault(name, len(indices)) for name in names)
     apart = vlm.family.encoder_inputs if len(indices) < len(rows) and any(images) else ()
-    each = DistinctImages(entries, apart) if apart else None
-    inputs = vlm.cast(encode(vlm.processor, texts, shown, each))
-    if vlm.device.type == "cuda":  # in this thread, for which the GPU does not wait
-        inputs = {name: pinned(tensor) for name, tensor in inputs.items()}
+    shared = None
+    if share and any(images) and distinct_enough(entries):
+        shared = _encode_shared(rows, entries, vlm)
+    if shared is None:
+        inputs = _process(rows, vlm, DistinctImages(entries, apart) if apart else None)
+    else:
+        inputs = {"input_ids": shared.input_ids, "attention_mask": shared.attention_mask}
     return Batch(
         samples=tuple(row.sample for row in rows),
         inputs=inputs,
-        chat_texts=tuple(texts),
+        chat_texts=tuple(row.chat_text for row in rows),
         image_hashes=tuple("+".join(hashes[id(image)] for image in own) for own in images),
         image_dhashes=tuple("+".join(dhashes[id(image)] for image in own) for own in images),
         image_thumbnails=tuple("+".join(thumbnails[id(image)] for image in own) for own in images),
@@ -274,7 +306,38 @@ def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
         after_question=tuple(row.after_question for row in rows),
         apart=apart,
         entries=entries if apart else (),
+        prefix=None if shared is None else shared.prefix,
     )
+
+
+def _process(
+    rows: Sequence[_Row], vlm: VisionLanguageModel, each: DistinctImages | None = None
+) -> dict[str, Tensor]:
+    """Return the model's inputs for some rows, pinned if the model is on a GPU."""
+    texts, shown = [row.chat_text for row in rows], [row.shown for row in rows]
+    inputs = vlm.cast(encode(vlm.processor, texts, shown, each))
+    if vlm.device.type == "cuda":  # in this thread, for which the GPU does not wait
+        inputs = {name: pinned(tensor) for name, tensor in inputs.items()}
+    return inputs
+
+
+def _encode_shared(
+    rows: Sequence[_Row], entries: Sequence[int], vlm: VisionLanguageModel
+) -> SharedTokens | None:
+    """Return the tokens of rows that share beginnings; None if their prompts do not."""
+    processor = vlm.processor
+    if is_checked(processor) is False:
+        return None
+    firsts = [rows[entries.index(entry)] for entry in range(1 + max(entries))]
+    shared = lay_out(
+        _process(firsts, vlm),
+        entries,
+        [plain_tokens(processor, row.chat_text) for row in rows],
+        vlm,
+    )
+    if shared is None or is_checked(processor):
+        return shared
+    return shared if check(processor, shared, _process(rows, vlm)) else None
 
 
 def _too_long(batch: Batch, vlm: VisionLanguageModel) -> list[Failure]:

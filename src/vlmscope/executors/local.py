@@ -164,6 +164,7 @@ def _run_rows(
         stop=stop,
         journal=journal,
         restarts=restarts,
+        rows=plan.todo,
     )
     apart = left_out.union(suspects)
     rows = UntilChanged(pending_rows(table, request, results.done_ids, results.put, apart=apart))

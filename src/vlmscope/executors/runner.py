@@ -40,6 +40,7 @@ from vlmscope.executors.time_limit import (
 from vlmscope.executors.writing import StrictStop, WritingThread
 from vlmscope.locking import model_lock
 from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
+from vlmscope.model.fused import FusedParts, worth_fusing
 from vlmscope.schema import Capture, Failure, Sample, failure_of
 from vlmscope.store import InProgress
 
@@ -359,6 +360,7 @@ class Loop:
         journal: Records which rows are in progress; closed before the process ends because of a
             row.
         restarts: Earlier restarts by the time limit.
+        rows: Number of rows to capture, if known: parts of the model are compiled for many.
         stop: Set to stop after the answers in progress are finished.
     """
 
@@ -373,6 +375,7 @@ class Loop:
         stop: threading.Event,
         journal: InProgress | None = None,
         restarts: Restarts = Restarts(),  # noqa: B008 - frozen
+        rows: int = 0,
     ) -> None:
         self._vlm = vlm
         self._request = request
@@ -382,13 +385,15 @@ class Loop:
         self._restarts = restarts
         self._sizer = sizer
         spec = resolve_spec(request.spec, vlm)
+        fused = FusedParts(vlm.model) if worth_fusing(vlm, rows) else None
+        slots = rows_at_once(vlm, request.batch_size)
         self._limit = TimeLimit(request.time_limit, self._expired)
         self._runner = ResilientRunner(
             vlm,
             spec,
             sizer,
             went_well=went_well,
-            session=CaptureSession(vlm, spec, rows_at_once(vlm, request.batch_size)),
+            session=CaptureSession(vlm, spec, slots, fused=fused),
             limit=self._limit,
             journal=journal,
         )

@@ -169,7 +169,10 @@ class Worker:
             with writing(
                 request, self._manifest, vlm, published, writer=writer, size=lambda: sizer.size
             ) as results:
-                loop = Loop(vlm, request, results, sizer, went_well=went_well, stop=self._stop)
+                loop = Loop(
+                    vlm, request, results, sizer,
+                    went_well=went_well, stop=self._stop, rows=self._scan.rows,
+                )  # fmt: skip
                 while self._await_rows():
                     try:
                         loop.run(self._rows())
