@@ -79,6 +79,15 @@ class Batch:
     prefix: SharedPrefix | None = None
     """The beginnings of the prompts, if rows share them: ``inputs`` are then the tokens alone."""
 
+    @property
+    def computed_tokens(self) -> int:
+        """Number of tokens that the decoder is run over, with padding."""
+        length = self.input_ids.shape[1]
+        if self.prefix is None:
+            return len(self.samples) * length
+        beginnings = self.prefix.inputs["input_ids"].numel()
+        return beginnings + len(self.samples) * (length - self.prefix.length)
+
     def entry(self, row: int) -> int:
         """Return the index of a row's entry in the inputs ``apart``."""
         return self.entries[row] if self.entries else row

@@ -109,8 +109,8 @@ def lay_out(
     """
     firsts = _unpadded(inputs)
     rows: list[list[int]] = []
-    lengths = [_image_end(tokens, vlm.image_token_id) for tokens in firsts]
     control = set(vlm.processor.tokenizer.added_tokens_decoder)
+    lengths = [_image_end(tokens, vlm.image_token_id, control) for tokens in firsts]
     for row, entry in enumerate(entries):
         tokens = _expanded(plain[row], plain[entries.index(entry)], firsts[entry], control)
         end = lengths[entry]
@@ -130,13 +130,23 @@ def _unpadded(inputs: Mapping[str, Tensor]) -> list[list[int]]:
     return [ids[own].tolist() for ids, own in zip(inputs["input_ids"], real, strict=True)]
 
 
-def _image_end(tokens: Sequence[int], image: int) -> int:
-    """Return the length of a beginning: up to the token after the last image token; 0 for none.
+def _image_end(tokens: Sequence[int], image: int, control: set[int]) -> int:
+    """Return the length of a beginning; 0 if there is no image.
 
-    That token is of the text, whose positions follow one another; those of an image need not.
+    It ends after the control tokens that follow the last image token, which an architecture may
+    replace by features of the image (Ovis2), or after one token of the text: its positions follow
+    one another, and those of an image need not.
+
+    >>> _image_end([5, 1, 1, 2, 3, 6, 7], 1, {1, 2, 3}), _image_end([5, 1, 6, 7], 1, {1})
+    (5, 3)
     """
     found = np.flatnonzero(np.asarray(tokens) == image)
-    return int(found[-1]) + 2 if len(found) else 0
+    if not len(found):
+        return 0
+    end = int(found[-1]) + 1
+    while end < len(tokens) and tokens[end] in control:
+        end += 1
+    return max(end, int(found[-1]) + 2)
 
 
 def _expanded(

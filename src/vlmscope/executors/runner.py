@@ -223,7 +223,9 @@ class ResilientRunner:
         idle, peak = _memory(self._vlm)
         # Extrapolated to all rows of the batch.
         grown = max(0.0, peak - idle) * asked / len(batch.samples)
-        self._sizer.learn(rows=asked, memory_used=idle + grown, memory_idle=idle)
+        on_gpu = self._vlm.cuda_devices and not self._vlm.family.cross_attention
+        tokens = batch.computed_tokens * asked // len(batch.samples) if on_gpu else 0
+        self._sizer.learn(rows=asked, tokens=tokens, memory_used=idle + grown, memory_idle=idle)
         return results
 
     def _mark_finished(self, results: Results) -> None:
