@@ -21,8 +21,8 @@ from torch import Tensor
 from vlmscope.dataset import difference_hash, hash_image, image_thumbnail
 from vlmscope.engine.device import pinned
 from vlmscope.engine.given import open_image
-from vlmscope.errors import RowError
-from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
+from vlmscope.errors import InputError, RowError
+from vlmscope.model import Preprocessing, ResolvedSpec, VisionLanguageModel, resolve_spec
 from vlmscope.model.lengths import ALONE
 from vlmscope.prompt import DistinctImages, count_after_question, encode, image_order, render
 from vlmscope.schema import CaptureSpec, Failure, Sample, failure_of
@@ -79,6 +79,11 @@ class Batch:
         }
 
     @property
+    def nbytes(self) -> int:
+        """Size of the inputs in bytes."""
+        return sum(tensor.nbytes for tensor in self.inputs.values())
+
+    @property
     def input_ids(self) -> Int[np.ndarray, "batch length"]:
         """Token ids, padded on the left."""
         return self.inputs["input_ids"].numpy()
@@ -91,21 +96,27 @@ class Batch:
 
 @shown_once()
 def prepare(
-    samples: Sequence[Sample], vlm: VisionLanguageModel, spec: ResolvedSpec | None = None
+    samples: Sequence[Sample],
+    vlm: VisionLanguageModel | Preprocessing,
+    spec: ResolvedSpec | None = None,
 ) -> tuple[list[Batch], list[Failure]]:
     """Load the images, render the prompts, and make batches of the valid rows.
 
     Args:
         samples: The rows.
-        vlm: The model, for its processor.
-        spec: What to record (default: that of the specification); some positions need more of the
-            prompt than its tokens.
+        vlm: The model, or the part of it that is needed here.
+        spec: What to record (default, for a model: that of the specification); some positions need
+            more of the prompt than its tokens.
 
     Returns:
         The batches (at most one, if all rows have images and these are not very large), and the
         failures of the other rows.
     """
-    spec = spec or resolve_spec(CaptureSpec(), vlm)
+    if isinstance(vlm, VisionLanguageModel):
+        spec = spec or resolve_spec(CaptureSpec(), vlm)
+        vlm = vlm.preprocessing
+    if spec is None:
+        raise InputError("spec: without a model, give what to record")
     failures: list[Failure] = []
     batches: list[Batch] = []
     for good in _read_all(samples, vlm, spec, failures):
@@ -114,7 +125,9 @@ def prepare(
     return batches, failures
 
 
-def bands_of(batch: Batch, vlm: VisionLanguageModel, spec: ResolvedSpec) -> list[int]:
+def bands_of(
+    batch: Batch, vlm: VisionLanguageModel | Preprocessing, spec: ResolvedSpec
+) -> list[int]:
     """Return the length band of each row of a batch, which must be one (``model/lengths.py``)."""
     if not vlm.lengths:
         return [0] * len(batch.samples)
@@ -123,7 +136,7 @@ def bands_of(batch: Batch, vlm: VisionLanguageModel, spec: ResolvedSpec) -> list
 
 
 def _batches_of(
-    good: Sequence[_Row], vlm: VisionLanguageModel, spec: ResolvedSpec, failures: list[Failure]
+    good: Sequence[_Row], vlm: Preprocessing, spec: ResolvedSpec, failures: list[Failure]
 ) -> list[Batch]:
     """Make batches of valid rows; append rows with a too long prompt to the failures."""
     batches: list[Batch] = []
@@ -141,7 +154,7 @@ def _batches_of(
 
 
 def _split_by_band(
-    batch: Batch, rows: Sequence[_Row], vlm: VisionLanguageModel, spec: ResolvedSpec
+    batch: Batch, rows: Sequence[_Row], vlm: Preprocessing, spec: ResolvedSpec
 ) -> list[Batch]:
     """Return a batch unchanged if its rows have one length band, else one batch per band."""
     groups: dict[tuple[int, int], list[_Row]] = {}
@@ -170,7 +183,7 @@ class _Row:
 
 def _read_all(
     samples: Sequence[Sample],
-    vlm: VisionLanguageModel,
+    vlm: Preprocessing,
     spec: ResolvedSpec,
     failures: list[Failure],
 ) -> Iterator[list[_Row]]:
@@ -197,7 +210,7 @@ def _pixels_of(rows: Sequence[_Row]) -> int:
 
 def _read(
     sample: Sample,
-    vlm: VisionLanguageModel,
+    vlm: Preprocessing,
     spec: ResolvedSpec,
     opened: dict[str, Image],
 ) -> _Row:
@@ -232,7 +245,7 @@ def _open(image: Any, opened: dict[str, Image]) -> Image:
     return opened[path]
 
 
-def _groups(rows: Sequence[_Row], vlm: VisionLanguageModel) -> list[Sequence[_Row]]:
+def _groups(rows: Sequence[_Row], vlm: Preprocessing) -> list[Sequence[_Row]]:
     """Return the rows in groups that may be batched.
 
     All questions of a batch show the same number of images. Not every processor accepts a mix of
@@ -247,7 +260,7 @@ def _groups(rows: Sequence[_Row], vlm: VisionLanguageModel) -> list[Sequence[_Ro
     return list(groups.values())
 
 
-def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
+def _encode(rows: Sequence[_Row], vlm: Preprocessing) -> Batch:
     texts, images = [row.chat_text for row in rows], [row.images for row in rows]
     shown = [row.shown for row in rows]
     distinct = {id(image): image for own in images for image in own}
@@ -260,7 +273,7 @@ def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
     apart = vlm.family.encoder_inputs if len(indices) < len(rows) and any(images) else ()
     each = DistinctImages(entries, apart) if apart else None
     inputs = vlm.cast(encode(vlm.processor, texts, shown, each))
-    if vlm.device.type == "cuda":  # in this thread, for which the GPU does not wait
+    if vlm.pin_memory:  # in this thread, for which the GPU does not wait
         inputs = {name: pinned(tensor) for name, tensor in inputs.items()}
     return Batch(
         samples=tuple(row.sample for row in rows),
@@ -277,7 +290,7 @@ def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
     )
 
 
-def _too_long(batch: Batch, vlm: VisionLanguageModel) -> list[Failure]:
+def _too_long(batch: Batch, vlm: Preprocessing) -> list[Failure]:
     lengths, limit = batch.attention_mask.sum(axis=1), vlm.max_prompt_tokens
     images = (batch.input_ids == vlm.image_token_id).sum(axis=1)
     return [
