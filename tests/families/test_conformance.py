@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from engine.against_reference import answered_by_generate
+from executors.prepared import assert_same_prepared
 from families.conformance import (
     CONTENTS,
     INTERLEAVED,
@@ -27,6 +28,7 @@ from families.conformance import (
     RUNNABLE,
     SEVERAL,
     THIRD,
+    WIDE,
     build,
     make_image,
 )
@@ -34,6 +36,7 @@ from families.vision_rows import rows_per_image, without_fill
 from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.errors import RowError
+from vlmscope.executors.workers import Workers
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.computing import full_float32
 from vlmscope.prompt import chat_template, encode
@@ -150,6 +153,23 @@ def test_a_batch_equals_each_row_alone(
         assert_same(item, alone)
         assert_same(item, reference(item.sample, vlm, spec))
     assert bool(generated) == (family in SHORT_WINDOW or family in GENERATED)
+
+
+def test_worker_processes_prepare_the_same(
+    vlm: VisionLanguageModel, worker_processes: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = resolve_spec(CaptureSpec(positions=positions(vlm), max_new_tokens=2), vlm)
+    rows = [*ONE_IMAGE, *SEVERAL, *INTERLEAVED, Sample("text", None, "What is a cat?")]
+    [first, *_], _ = prepare(rows[:1], vlm, spec)
+    limit = int(first.attention_mask.sum()) + 40
+    model = dataclasses.replace(vlm.preprocessing, max_prompt_tokens=limit)
+    rows += [Sample("long", WIDE, "What is it? " * limit)]
+    expected = prepare(rows, model, spec)
+    assert expected[0]
+    assert any("tokens" in failure.error for failure in expected[1])
+    worker_processes.begin(model, spec)
+    monkeypatch.setattr(worker_processes, "_prepared_here", None)
+    assert_same_prepared(worker_processes.prepare(rows), expected)
 
 
 def test_vision_only_is_the_encoders_output(family: str, vlm: VisionLanguageModel) -> None:

@@ -8,8 +8,8 @@ model, in other threads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
@@ -28,10 +28,10 @@ from vlmscope.engine.shared_prefix import (
     distinct_enough,
     is_checked,
     lay_out,
-    why_not_shared,
+    preprocessing_of,
 )
-from vlmscope.errors import RowError
-from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
+from vlmscope.errors import InputError, RowError
+from vlmscope.model import Preprocessing, ResolvedSpec, VisionLanguageModel, resolve_spec
 from vlmscope.model.lengths import ALONE
 from vlmscope.prompt import (
     DistinctImages,
@@ -46,6 +46,10 @@ from vlmscope.shown_once import shown_once
 
 PIXELS_AT_ONCE = 2**28
 """Decoded pixels that a batch may keep in memory, 1 GiB in Pillow; a batch with more is split."""
+
+
+_BEGINNING = "beginning/"
+"""Before the name of an input of the prompts' beginnings."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,10 +86,10 @@ class Batch:
     @property
     def computed_tokens(self) -> int:
         """Number of tokens that the decoder is run over, with padding."""
-        length = self.input_ids.shape[1]
+        length = int(self.input_ids.shape[1])
         if self.prefix is None:
             return len(self.samples) * length
-        beginnings = self.prefix.inputs["input_ids"].numel()
+        beginnings = int(self.prefix.inputs["input_ids"].numel())
         return beginnings + len(self.samples) * (length - self.prefix.length)
 
     def entry(self, row: int) -> int:
@@ -106,6 +110,26 @@ class Batch:
         }
 
     @property
+    def nbytes(self) -> int:
+        """Size of the inputs in bytes."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors: the inputs, and those of the beginnings under other names."""
+        beginnings = {} if self.prefix is None else self.prefix.inputs
+        return self.inputs | {_BEGINNING + name: each for name, each in beginnings.items()}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor], samples: tuple[Sample, ...]) -> Batch:
+        """Return the batch with other samples, and other tensors under the names of ``tensors``."""
+        inputs: dict[str, Tensor] = {}
+        beginnings: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            kept = beginnings if name.startswith(_BEGINNING) else inputs
+            kept[name.removeprefix(_BEGINNING)] = tensor
+        prefix = self.prefix and SharedPrefix(beginnings, self.prefix.entries)
+        return replace(self, samples=samples, inputs=inputs, prefix=prefix)
+
+    @property
     def input_ids(self) -> Int[np.ndarray, "batch length"]:
         """Token ids, padded on the left."""
         return self.inputs["input_ids"].numpy()
@@ -119,34 +143,37 @@ class Batch:
 @shown_once()
 def prepare(
     samples: Sequence[Sample],
-    vlm: VisionLanguageModel,
+    vlm: VisionLanguageModel | Preprocessing,
     spec: ResolvedSpec | None = None,
-    *,
-    share: bool = True,
 ) -> tuple[list[Batch], list[Failure]]:
     """Load the images, render the prompts, and make batches of the valid rows.
 
     Args:
         samples: The rows.
-        vlm: The model, for its processor.
-        spec: What to record (default: that of the specification); some positions need more of the
-            prompt than its tokens.
-        share: Whether questions about one image may share the beginning of their prompts.
+        vlm: The model, or the part of it that is needed here.
+        spec: What to record (default, for a model: that of the specification); some positions need
+            more of the prompt than its tokens.
 
     Returns:
         The batches (at most one, if all rows have images and these are not very large), and the
         failures of the other rows.
     """
-    spec = spec or resolve_spec(CaptureSpec(), vlm)
+    if isinstance(vlm, VisionLanguageModel):
+        spec = spec or resolve_spec(CaptureSpec(), vlm)
+        vlm = preprocessing_of(vlm)
+    if spec is None:
+        raise InputError("spec: without a model, give what to record")
     failures: list[Failure] = []
     batches: list[Batch] = []
     for good in _read_all(samples, vlm, spec, failures):
-        batches += _batches_of(good, vlm, spec, failures, share=share)
+        batches += _batches_of(good, vlm, spec, failures)
         good.clear()  # frees the images, of which only the tensors are needed
     return batches, failures
 
 
-def bands_of(batch: Batch, vlm: VisionLanguageModel, spec: ResolvedSpec) -> list[int]:
+def bands_of(
+    batch: Batch, vlm: VisionLanguageModel | Preprocessing, spec: ResolvedSpec
+) -> list[int]:
     """Return the length band of each row of a batch, which must be one (``model/lengths.py``)."""
     if not vlm.lengths:
         return [0] * len(batch.samples)
@@ -155,31 +182,25 @@ def bands_of(batch: Batch, vlm: VisionLanguageModel, spec: ResolvedSpec) -> list
 
 
 def _batches_of(
-    good: Sequence[_Row],
-    vlm: VisionLanguageModel,
-    spec: ResolvedSpec,
-    failures: list[Failure],
-    *,
-    share: bool,
+    good: Sequence[_Row], vlm: Preprocessing, spec: ResolvedSpec, failures: list[Failure]
 ) -> list[Batch]:
     """Make batches of valid rows; append rows with a too long prompt to the failures."""
     batches: list[Batch] = []
-    share = share and not why_not_shared(vlm)
     for rows in _groups(good, vlm):
-        batch = _encode(rows, vlm, share=share)
+        batch = _encode(rows, vlm)
         if too_long := _too_long(batch, vlm):
             failures += too_long
             failed = {failure.id for failure in too_long}
             rows = [row for row in rows if row.sample.id not in failed]
             if not rows:
                 continue
-            batch = _encode(rows, vlm, share=share)
+            batch = _encode(rows, vlm)
         batches += _split_by_band(batch, rows, vlm, spec)
     return batches
 
 
 def _split_by_band(
-    batch: Batch, rows: Sequence[_Row], vlm: VisionLanguageModel, spec: ResolvedSpec
+    batch: Batch, rows: Sequence[_Row], vlm: Preprocessing, spec: ResolvedSpec
 ) -> list[Batch]:
     """Return a batch unchanged if its rows have one length band, else one batch per band."""
     groups: dict[tuple[int, int], list[_Row]] = {}
@@ -208,7 +229,7 @@ class _Row:
 
 def _read_all(
     samples: Sequence[Sample],
-    vlm: VisionLanguageModel,
+    vlm: Preprocessing,
     spec: ResolvedSpec,
     failures: list[Failure],
 ) -> Iterator[list[_Row]]:
@@ -235,7 +256,7 @@ def _pixels_of(rows: Sequence[_Row]) -> int:
 
 def _read(
     sample: Sample,
-    vlm: VisionLanguageModel,
+    vlm: Preprocessing,
     spec: ResolvedSpec,
     opened: dict[str, Image],
 ) -> _Row:
@@ -270,7 +291,7 @@ def _open(image: Any, opened: dict[str, Image]) -> Image:
     return opened[path]
 
 
-def _groups(rows: Sequence[_Row], vlm: VisionLanguageModel) -> list[Sequence[_Row]]:
+def _groups(rows: Sequence[_Row], vlm: Preprocessing) -> list[Sequence[_Row]]:
     """Return the rows in groups that may be batched.
 
     All questions of a batch show the same number of images. Not every processor accepts a mix of
@@ -285,8 +306,8 @@ def _groups(rows: Sequence[_Row], vlm: VisionLanguageModel) -> list[Sequence[_Ro
     return list(groups.values())
 
 
-def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel, *, share: bool = False) -> Batch:
-    """Make a batch of rows; with ``share``, questions about one image may share a beginning."""
+def _encode(rows: Sequence[_Row], vlm: Preprocessing) -> Batch:
+    """Make a batch of rows; questions about one image share the beginning of their prompts."""
     images, shown = [row.images for row in rows], [row.shown for row in rows]
     distinct = {id(image): image for own in images for image in own}
     hashes = {key: hash_image(image) for key, image in distinct.items()}
@@ -297,7 +318,7 @@ def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel, *, share: bool = Fal
     entries = tuple(indices.setdefault(name, len(indices)) for name in names)
     apart = vlm.family.encoder_inputs if len(indices) < len(rows) and any(images) else ()
     shared = None
-    if share and any(images) and distinct_enough(entries):
+    if vlm.shares_prefix and any(images) and distinct_enough(entries):
         shared = _encode_shared(rows, entries, vlm)
     if shared is None:
         inputs = _process(rows, vlm, DistinctImages(entries, apart) if apart else None)
@@ -320,18 +341,18 @@ def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel, *, share: bool = Fal
 
 
 def _process(
-    rows: Sequence[_Row], vlm: VisionLanguageModel, each: DistinctImages | None = None
+    rows: Sequence[_Row], vlm: Preprocessing, each: DistinctImages | None = None
 ) -> dict[str, Tensor]:
     """Return the model's inputs for some rows, pinned if the model is on a GPU."""
     texts, shown = [row.chat_text for row in rows], [row.shown for row in rows]
     inputs = vlm.cast(encode(vlm.processor, texts, shown, each))
-    if vlm.device.type == "cuda":  # in this thread, for which the GPU does not wait
+    if vlm.pin_memory:  # in this thread, for which the GPU does not wait
         inputs = {name: pinned(tensor) for name, tensor in inputs.items()}
     return inputs
 
 
 def _encode_shared(
-    rows: Sequence[_Row], entries: Sequence[int], vlm: VisionLanguageModel
+    rows: Sequence[_Row], entries: Sequence[int], vlm: Preprocessing
 ) -> SharedTokens | None:
     """Return the tokens of rows that share beginnings; None if their prompts do not."""
     processor = vlm.processor
@@ -349,7 +370,7 @@ def _encode_shared(
     return shared if check(processor, shared, _process(rows, vlm)) else None
 
 
-def _too_long(batch: Batch, vlm: VisionLanguageModel) -> list[Failure]:
+def _too_long(batch: Batch, vlm: Preprocessing) -> list[Failure]:
     lengths, limit = batch.attention_mask.sum(axis=1), vlm.max_prompt_tokens
     images = (batch.input_ids == vlm.image_token_id).sum(axis=1)
     return [

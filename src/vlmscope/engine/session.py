@@ -199,7 +199,7 @@ class CaptureSession:
 
     def _prefill_whole(self, batch: Batch) -> None:
         """Prepare the rows of a batch again, each prompt as a whole, and prefill them."""
-        batches, failures = prepare(batch.samples, self._vlm, self._spec, share=False)
+        batches, failures = prepare(batch.samples, self._vlm.preprocessing, self._spec)
         self._finished += failures
         for one in batches:
             band = self._band(one)

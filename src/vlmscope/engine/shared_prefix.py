@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from vlmscope.engine.decoding.support import why_not_in_slots
-from vlmscope.model import VisionLanguageModel
+from vlmscope.model import Preprocessing, VisionLanguageModel
 
 FEWER = 0.75
 """Distinct images per row up to which a batch is run in two passes."""
@@ -84,6 +84,11 @@ def why_not_shared(vlm: VisionLanguageModel) -> str:
     return why_not_in_slots(vlm)
 
 
+def preprocessing_of(vlm: VisionLanguageModel) -> Preprocessing:
+    """Return what preparing a batch needs; rows share beginnings if the model allows it."""
+    return replace(vlm.preprocessing, shares_prefix=not why_not_shared(vlm))
+
+
 def distinct_enough(entries: Sequence[int]) -> bool:
     """Return whether rows repeat images so often that two passes are faster than one."""
     return len(set(entries)) <= FEWER * len(entries)
@@ -93,7 +98,7 @@ def lay_out(
     inputs: Mapping[str, Tensor],
     entries: Sequence[int],
     plain: Sequence[Sequence[int]],
-    vlm: VisionLanguageModel,
+    vlm: Preprocessing,
 ) -> SharedTokens | None:
     """Lay out the tokens of rows whose images were prepared once.
 
