@@ -260,9 +260,10 @@ def measure_library(
         say(f"generate, batch {size}: {found['generate'][size]}")
     one = prepare_plain(vlm, samples[:1]).inputs
     inputs = {name: tensor.to(vlm.device) for name, tensor in one.items()}
+    read = step_bytes(vlm, one, options.tokens)
+    vlm.model.set_attn_implementation("eager")  # the counter does not know shared heads
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         vlm.model(**inputs, logits_to_keep=1)
-    read = step_bytes(vlm, one, options.tokens)
     step = (read["weights"] + DECODED_AT_ONCE * read["row"]) / ceilings["bytes"]
     prefill = float(counter.get_total_flops()) / ceilings["flops"]
     decode = (options.tokens - 1) * step / DECODED_AT_ONCE

@@ -19,9 +19,9 @@ from typing import Any
 _PATHS, _HERE = list(sys.path), Path(__file__).parent
 sys.path[:] = [str(_HERE.parent / "tests"), *(p for p in _PATHS if Path(p).resolve() != _HERE)]
 
-from families import chat_formats
-from families.decoders import CLIP_COLOURS, SIGLIP_COLOURS
-from families.tile_checkpoints import IDEFICS_TOKENS
+from families import chat_formats  # noqa: E402
+from families.decoders import CLIP_COLOURS, SIGLIP_COLOURS  # noqa: E402
+from families.tile_checkpoints import IDEFICS_TOKENS  # noqa: E402
 
 sys.path[:] = [*_PATHS, sys.path[0]]
 

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vlmscope.errors import one_line
 from vlmscope.model.computing import undone_at_exit
@@ -74,7 +74,8 @@ class FusedParts:
             if kind.__module__.startswith("transformers.models."):
                 spaces[id(space)] = space
                 if kind.__name__.endswith(_NAMES) and "forward" not in vars(module):
-                    self._modules.append((module, partial(compile_once(kind.forward), module)))
+                    forward = partial(_by_token, compile_once(kind.forward), module)
+                    self._modules.append((module, forward))
         self._functions = [
             (space, name, function, compile_once(function))
             for space in spaces.values()
@@ -126,6 +127,17 @@ class FusedParts:
                 return found
 
         return call
+
+
+def _by_token(forward: Callable[..., Any], module: nn.Module, states: Any, *args: Any) -> Any:
+    """Call a module on its states as a list of tokens, so that it is compiled for one shape.
+
+    A prefill's states have three dimensions, an encoder's two, and a step's one token per row.
+    """
+    if args or not isinstance(states, Tensor) or states.dim() < 3:
+        return forward(module, states, *args)
+    found = forward(module, states.flatten(0, -2))
+    return found.view(*states.shape[:-1], found.shape[-1])
 
 
 def _keep_kernels() -> None:
