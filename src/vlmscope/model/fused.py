@@ -54,9 +54,11 @@ class FusedParts:
 
     Args:
         model: The model.
+        backend: Backend of ``torch.compile``.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, backend: str = "inductor") -> None:
+        self._backend = backend
         _keep_kernels()
         self._failed = False
         compiled: dict[Any, Callable[..., Any]] = {}
@@ -107,7 +109,7 @@ class FusedParts:
 
     def _with_fallback(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a compiled function that is as it was loaded if the compiler fails."""
-        compiled: Callable[..., Any] = torch.compile(function, dynamic=True)
+        compiled: Callable[..., Any] = torch.compile(function, dynamic=True, backend=self._backend)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if self._failed:
