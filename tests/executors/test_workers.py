@@ -26,7 +26,7 @@ from vlmscope.engine import prepare
 from vlmscope.executors.batching import BatchSizer
 from vlmscope.executors.runner import ResilientRunner
 from vlmscope.executors.workers import Workers, WorkersError, count
-from vlmscope.executors.workers.count import auto_workers, usable_processors
+from vlmscope.executors.workers.count import usable_memory, usable_processors
 from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.shown_once import forget_shown
@@ -257,6 +257,21 @@ def test_what_a_script_defines_is_prepared_by_threads(
     assert "OfAScript" in text
 
 
+def test_a_plugin_of_pillow_is_not_missed(
+    workers: Workers, vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker would refuse a format that only a plugin of this process reads."""
+    pool = "vlmscope.executors.workers.pool"
+    monkeypatch.setattr(f"{pool}.known_formats", lambda: ["PNG", "NEW"])
+    monkeypatch.setattr(f"{pool}.warn", lambda _: None)
+    server = workers._server
+    monkeypatch.setattr(type(server), "interrupt", lambda _: None)  # the others need it
+    workers.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
+    assert len(workers.prepare([row(make_image("one"))])[0]) == 1
+    assert workers.problem.startswith("RuntimeError: NEW is read by a plugin")
+    assert workers._server is server
+
+
 def test_the_first_rows_need_not_wait(vlm: VisionLanguageModel) -> None:
     workers = Workers(1, wait=False)
     lock = workers._lock
@@ -325,6 +340,7 @@ def test_a_thread_for_each_processor_except_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(48)))
+    monkeypatch.setattr(count, "_control_groups", lambda: [tmp_path])
     monkeypatch.setattr(count, "_CGROUPS", tmp_path)
     for name in ("SLURM_CPUS_ON_NODE", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
@@ -337,7 +353,11 @@ def test_a_thread_for_each_processor_except_two(
     assert usable_processors() == 13
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("300000\n")
     assert usable_processors() == 3
-    assert auto_workers(3) == 2
+    whole = usable_memory()
+    (tmp_path / "memory.max").write_text("max\n")
+    assert usable_memory() == whole > 2**30
+    (tmp_path / "memory.max").write_text(f"{2**30}\n")
+    assert usable_memory() == 2**30
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile
 
+from vlmscope.dataset import known_formats
 from vlmscope.engine import Batch, open_image, prepare
 from vlmscope.errors import VlmscopeError, named_line
 from vlmscope.executors.time_limit import PREPARE_STAGE
@@ -75,6 +76,7 @@ class Workers:
         self._settings: Setup | None = None
         self._lock = threading.Lock()
         self._begun = threading.Event()
+        self._beginning: threading.Thread | None = None
         # As many threads as prepare rows without workers: more only contend for one lock.
         self._here = threading.Semaphore(max(2, min(8, (count + 2) // 2)))
         self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
@@ -98,15 +100,19 @@ class Workers:
             model: What they need of the model.
             spec: What to record.
         """
+        if self._beginning is not None:
+            self._beginning.join()
         filters = [each for each in warnings.filters if _is_sendable(each)]
-        self._settings = Setup(model, spec, filters)
+        self._settings = Setup(model, spec, filters, known_formats())
         self._closed, self.problem, self._deaths = False, "", 0
         self._begun.clear()
         self._stop_idle()
         while self._idle.qsize() < self.count:
             self._idle.put(None)
         self.start()
-        threading.Thread(target=self._begin, name="vlmscope-workers", daemon=True).start()
+        self._beginning = threading.Thread(target=self._begin, daemon=True)
+        self._beginning.name = "vlmscope-workers"
+        self._beginning.start()
 
     def __enter__(self) -> Workers:
         return self
