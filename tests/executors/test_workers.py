@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from subprocess import PIPE, Popen
@@ -18,12 +19,18 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+import vlmscope
+from executors.made_up_model import made_up
 from executors.prepared import assert_same_prepared
 from material import make_image
 from threads import Worker
+from vlmscope.api.extracting import FailedRowsWarning
 from vlmscope.dataset import Share
 from vlmscope.engine import prepare
+from vlmscope.errors import InputError
+from vlmscope.executors import plan
 from vlmscope.executors.batching import BatchSizer
+from vlmscope.executors.request import Request
 from vlmscope.executors.runner import ResilientRunner
 from vlmscope.executors.workers import Workers, WorkersError, count
 from vlmscope.executors.workers.count import usable_memory, usable_processors
@@ -257,6 +264,48 @@ def test_what_a_script_defines_is_prepared_by_threads(
     assert "OfAScript" in text
 
 
+def test_a_run_is_the_same_with_workers(
+    workers: Workers, vlm: VisionLanguageModel, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (table.parent / "four_0.png").write_bytes(b"no image")
+    ended: list[bool] = []
+    monkeypatch.setattr(plan, "make_workers", lambda _: workers)
+    monkeypatch.setattr(workers, "close", lambda: ended.append(True))  # others need them
+    monkeypatch.setattr(workers, "_prepared_here", None)
+    runs = []
+    for count_, name in ((2, "processes"), (0, "threads")):
+        if not count_:
+            monkeypatch.undo()
+        with pytest.warns(FailedRowsWarning, match="3 rows failed"):
+            runs.append(
+                vlmscope.extract(
+                    table, vlm, table.parent / name, max_new_tokens=2, num_workers=count_,
+                    batch_size=3,
+                )
+            )  # fmt: skip
+    one, other = runs
+    assert ended
+    assert one.failures == other.failures
+    assert one.ids == other.ids
+    for id_ in one.ids:
+        mine, theirs = one[id_], other[id_]
+        assert (mine.answer, mine.image_sha256) == (theirs.answer, theirs.image_sha256)
+        for name, vector in theirs.vectors.items():
+            np.testing.assert_array_equal(mine.vectors[name], vector)
+
+
+@pytest.mark.parametrize("number", [-1, 1.5, "two"])
+def test_a_number_of_workers_is_a_number(number: Any, vlm: VisionLanguageModel) -> None:
+    with pytest.raises(InputError, match="num_workers"):
+        vlmscope.extract("none.csv", vlm, "nowhere", num_workers=number)
+
+
+def test_workers_need_linux(vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "is_supported", lambda: False)
+    with pytest.raises(InputError, match=r"num_workers 2: .* Linux"):
+        vlmscope.extract("none.csv", vlm, "nowhere", num_workers=2)
+
+
 def test_a_plugin_of_pillow_is_not_missed(
     workers: Workers, vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,36 +356,37 @@ threading.Thread(target=workers.prepare, args=(rows,), daemon=True).start()
 while not workers._busy:
     time.sleep(0.01)
 server = workers._server._process.pid
-print(server, Path(f"/proc/{{server}}/task/{{server}}/children").read_text(), flush=True)
+children = Path(f"/proc/{{server}}/task/{{server}}/children").read_text()
+print(os.getpid(), server, children, flush=True)
 sys.stdin.readline()
 os.execv({real!r}, [{real!r}, "-c", "import time; time.sleep(600)"])
 """
 
 
 def test_workers_of_a_script_do_not_run_it_again_and_end_when_it_becomes_another_program(
-    talkative: Path, tmp_path: Path
+    python: str, talkative: Path, tmp_path: Path
 ) -> None:
     image, script = tmp_path / "one.png", tmp_path / "script.py"
     make_image("one").save(image)
     names = {"ran": tmp_path / "ran", "model": talkative, "image": image, "real": sys.executable}
     script.write_text(SCRIPT.format(**{name: str(path) for name, path in names.items()}))
-    with Popen([sys.executable, str(script)], stdin=PIPE, stdout=PIPE, text=True) as process:
+    with Popen([python, str(script)], stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        own, *ids = map(int, process.stdout.readline().split())
         try:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            ids = list(map(int, process.stdout.readline().split()))
             assert len(ids) == 2
             assert not any(map(is_gone, ids))
             process.stdin.write("\n")
             process.stdin.flush()
             wait_until(lambda: all(map(is_gone, ids)))
-            assert process.poll() is None
+            assert not is_gone(own)
         finally:
-            process.kill()
+            os.kill(own, signal.SIGKILL)
     assert (tmp_path / "ran").read_text() == "once "
 
 
-def test_a_thread_for_each_processor_except_two(
+def test_processors_and_memory_are_those_of_the_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(48)))
@@ -358,6 +408,28 @@ def test_a_thread_for_each_processor_except_two(
     assert usable_memory() == whole > 2**30
     (tmp_path / "memory.max").write_text(f"{2**30}\n")
     assert usable_memory() == 2**30
+
+
+def test_processes_are_for_gpus_unless_a_number_is_given(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Workers, "start", lambda _: None)
+    monkeypatch.setattr(count, "_usable_by_rank", lambda *_: 24)
+    monkeypatch.setattr(count, "usable_memory", lambda: 2**40)
+    gpu, cpu = made_up("cuda:0"), made_up()
+    on_cpu = Request("none.csv", cpu, Path("none"))
+    assert count.make_workers(on_cpu) is None
+    found = count.make_workers(replace(on_cpu, num_workers=3))
+    assert found is not None
+    assert (found.count, found._wait) == (3, True)
+    assert count.keep_for(cpu, found, replace(on_cpu, num_workers=3)) is found
+    on_gpu = replace(on_cpu, model=gpu)
+    assert count.make_workers(replace(on_gpu, num_workers=0)) is None
+    found = count.make_workers(on_gpu, sharing=2)
+    assert found is not None
+    assert (found.count, found._wait) == (10, False)
+    assert count.keep_for(gpu, found, on_gpu) is found
+    assert count.keep_for(cpu, found, on_gpu) is None
 
 
 @pytest.mark.parametrize(
