@@ -395,6 +395,8 @@ class Loop:
         A row that hangs again, or with which the process dies again, must not affect others; and
         the fewer rows are in progress then, the easier it is to identify.
         """
+        if self._workers is not None:
+            self._workers.wait()
         for group in groups:
             if self._stop.is_set():
                 return

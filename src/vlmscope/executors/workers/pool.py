@@ -144,6 +144,10 @@ class Workers:
         for _ in idle:  # for threads that wait for a worker
             self._idle.put(None)
 
+    def wait(self) -> None:
+        """Wait until the workers can be started: no more rows are prepared in this process."""
+        self._begun.wait()
+
     def prepare(self, samples: Sequence[Sample]) -> tuple[list[Batch], list[Failure]]:
         """Prepare a batch as ``engine.prepare`` does, in a worker.
 
