@@ -40,6 +40,9 @@ from vlmscope.model.preprocessing import packed
 from vlmscope.schema import Failure, Sample, failure_of
 from vlmscope.shown_once import show_messages, warn
 
+FIRST = 2
+"""Batches that may be prepared in this process until the workers have started."""
+
 DEATHS = 3
 """Rows in succession that end a worker alone, before any row succeeded, that count as a bug."""
 
@@ -65,8 +68,8 @@ class Workers:
 
     Args:
         count: Number of workers.
-        wait: Whether rows wait until the workers have started; else the first ones are prepared in
-            this process.
+        wait: Whether rows wait until the workers have started; else ``FIRST`` batches are prepared
+            in this process until then.
     """
 
     def __init__(self, count: int, *, wait: bool = True) -> None:
@@ -76,6 +79,7 @@ class Workers:
         self._settings: Setup | None = None
         self._lock = threading.Lock()
         self._begun = threading.Event()
+        self._first = threading.Semaphore(0)
         self._beginning: threading.Thread | None = None
         # As many threads as prepare rows without workers: more only contend for one lock.
         self._here = threading.Semaphore(max(2, min(8, (count + 2) // 2)))
@@ -105,6 +109,7 @@ class Workers:
         filters = [each for each in warnings.filters if _is_sendable(each)]
         self._settings = Setup(model, spec, filters, known_formats())
         self._closed, self.problem, self._deaths = False, "", 0
+        self._first = threading.Semaphore(0 if self._wait else FIRST)
         self._begun.clear()
         self._stop_idle()
         while self._idle.qsize() < self.count:
@@ -155,8 +160,10 @@ class Workers:
             WorkersError: Workers die with every row.
             Exception: As ``engine.prepare``.
         """
-        started = self._begun.wait(None if self._wait else 0)
-        task = _packed_task(samples) if started and not self.problem else None
+        if not self._begun.is_set() and self._first.acquire(blocking=False):
+            return self._prepared_here(samples)
+        self._begun.wait()
+        task = _packed_task(samples) if not self.problem else None
         if task is None:
             return self._prepared_here(samples)
         try:
