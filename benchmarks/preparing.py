@@ -23,7 +23,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,31 +50,49 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(1)
     print(f"{len(os.sched_getaffinity(0))} processors, CUDA: {torch.cuda.is_available()}")
-    with tempfile.TemporaryDirectory() as folder:
+    workers = Workers(max(options.counts))
+    with tempfile.TemporaryDirectory() as folder, workers:
         rows = write_rows(Path(folder))
-        alone = launches_per_second(options.seconds)
-        head = ["rows a second (launching thread's speed)"]
-        head += [f"{n} {kind}" for kind in ("threads", "processes") for n in options.counts]
-        print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
+        if not options.profile:
+            head = ["rows a second (launching thread's speed)"]
+            head += [f"{n} {kind}" for kind in options.kinds for n in options.counts]
+            print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}", flush=True)
         for name in options.families:
             model, spec = preprocessing(Path(folder) / name, SHAPES[name])
-            chunks = [rows[i : i + options.batch_size] for i in range(0, CROPS, options.batch_size)]
-            prepare(chunks[0], model, spec)
             if options.profile:
                 profile(name, model, spec, rows)
                 continue
-            cells = [SHAPES[name].title]
-            for count in options.counts:
-                work = lambda chunk, model=model, spec=spec: prepare(chunk, model, spec)  # noqa: E731
-                cells.append(measured(work, chunks, count, options.seconds, alone))
-            with Workers(max(options.counts)) as workers:
-                start = time.perf_counter()
-                workers.begin(model, spec)
-                workers.prepare(chunks[0])
-                first = time.perf_counter() - start
-                for count in options.counts:
-                    cells.append(measured(workers.prepare, chunks, count, options.seconds, alone))
-            print(f"| {' | '.join(cells)} | first batch of workers after {first:.1f} s", flush=True)
+            size = options.batch_size
+            chunks = [rows[i : i + size] for i in range(0, CROPS, size)]
+            print(f"| {SHAPES[name].title}", end="", flush=True)
+            for kind in options.kinds:
+                measure(kind, model, spec, chunks, options, workers)
+            print(" |", flush=True)
+
+
+def measure(
+    kind: str,
+    model: Preprocessing,
+    spec: ResolvedSpec,
+    chunks: Sequence[Sequence[Sample]],
+    options: argparse.Namespace,
+    workers: Workers,
+) -> None:
+    """Print the cells of threads or processes."""
+    alone = launches_per_second(options.seconds)
+    if kind == "threads":
+        for count in options.counts:
+            work = partial(prepare, vlm=model, spec=spec)
+            print(" |", measured(work, chunks, count, options.seconds, alone), end="", flush=True)
+        return
+    start = time.perf_counter()
+    workers.begin(model, spec)
+    workers.prepare(chunks[0])
+    first = time.perf_counter() - start
+    for count in options.counts:
+        found = measured(workers.prepare, chunks, count, options.seconds, alone)
+        print(" |", found, end="", flush=True)
+    print(f" (first batch after {first:.1f} s)", end="")
 
 
 def parse() -> argparse.Namespace:
@@ -84,8 +103,11 @@ def parse() -> argparse.Namespace:
     numbers = lambda text: [int(part) for part in text.split(",")]  # noqa: E731
     parser.add_argument("--counts", type=numbers, default=[1, 4, 8, 16])
     parser.add_argument("--families", type=lambda text: text.split(","), default=list(SHAPES))
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument(
+        "--kinds", type=lambda text: text.split(","), default=["threads", "processes"]
+    )
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")
     parser.add_argument("--profile", action="store_true", help="where the time of a row goes")
     parser.add_argument("--work", help="not used: a temporary folder is")
     return parser.parse_args()
@@ -198,9 +220,8 @@ def profile(name: str, model: Preprocessing, spec: ResolvedSpec, rows: Sequence[
     """Print where the time of a row goes."""
     profiler = cProfile.Profile()
     start = time.perf_counter()
-    with nullcontext():
-        for row in rows:
-            prepare([row], model, spec)
+    for row in rows:
+        prepare([row], model, spec)
     plain = (time.perf_counter() - start) / len(rows)
     profiler.enable()
     for row in rows:

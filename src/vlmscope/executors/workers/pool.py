@@ -14,6 +14,7 @@ code is not an installed library's, or a row with an object that cannot be pickl
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -107,7 +108,8 @@ class Workers:
         if self._beginning is not None:
             self._beginning.join()
         filters = [each for each in warnings.filters if _is_sendable(each)]
-        self._settings = Setup(model, spec, filters, known_formats())
+        level = logging.getLogger("transformers").getEffectiveLevel()
+        self._settings = Setup(model, spec, filters, level, known_formats())
         self._closed, self.problem, self._deaths = False, "", 0
         self._first = threading.Semaphore(0 if self._wait else FIRST)
         self._begun.clear()

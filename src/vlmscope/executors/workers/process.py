@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import signal
 import socket
@@ -109,6 +110,8 @@ class Setup:
     spec: ResolvedSpec
     filters: Sequence[Any]
     """Python's warning filters."""
+    log_level: int
+    """Level from which transformers logs."""
     formats: Sequence[str]
     """Formats of images that are read, some perhaps by a plugin of Pillow."""
 
@@ -169,6 +172,7 @@ def _set_up(pipe: Connection, modules: Sequence[str]) -> tuple[Setup | None, str
         return None, named_line(error)
     if missing := sorted(set(setup.formats).difference(known_formats())):
         return None, f"{', '.join(missing)} is read by a plugin of Pillow that is not loaded there"
+    logging.getLogger("transformers").setLevel(setup.log_level)
     filters: Any = warnings.filters
     filters[:] = setup.filters
     gc.collect()
