@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from subprocess import PIPE, Popen
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ from vlmscope.api.extracting import FailedRowsWarning
 from vlmscope.dataset import Share
 from vlmscope.engine import prepare
 from vlmscope.errors import InputError
-from vlmscope.executors import plan
+from vlmscope.executors import plan, runner
 from vlmscope.executors.batching import BatchSizer
 from vlmscope.executors.request import Request
 from vlmscope.executors.runner import ResilientRunner
@@ -143,10 +145,10 @@ def test_a_row_that_ends_its_worker_is_recorded_alone(
     rows = [row(make_image("one"), f"q{i}") for i in range(4)]
     rows[2] = row(deadly(number), "q2")
     journal = Recorded()
-    runner = ResilientRunner(
+    resilient = ResilientRunner(
         vlm, resolve_spec(SPEC, vlm), BatchSizer(4), journal=journal, workers=workers
     )
-    results = [item for piece in runner.run(rows) for item in piece]
+    results = [item for piece in resilient.run(rows) for item in piece]
     [failure] = [item for item in results if isinstance(item, Failure)]
     assert (failure.id, failure.stage) == ("q2", "prepare")
     assert failure.error.startswith("t 3: ")
@@ -180,9 +182,9 @@ def test_workers_that_die_with_every_row_end_the_run(
     workers = Workers(1)
     workers._server = worker_processes._server  # started already
     workers.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
-    runner = ResilientRunner(vlm, resolve_spec(SPEC, vlm), BatchSizer(4), workers=workers)
+    resilient = ResilientRunner(vlm, resolve_spec(SPEC, vlm), BatchSizer(4), workers=workers)
     with pytest.raises(WorkersError, match=r"SIGKILL.*num_workers"):
-        list(runner.run([row(deadly(), f"q{i}") for i in range(3)]))
+        list(resilient.run([row(deadly(), f"q{i}") for i in range(3)]))
     workers._stop_idle()
 
 
@@ -320,6 +322,41 @@ def test_a_plugin_of_pillow_is_not_missed(
     assert len(workers.prepare([row(make_image("one"))])[0]) == 1
     assert workers.problem.startswith("RuntimeError: NEW is read by a plugin")
     assert workers._server is server
+
+
+def test_threads_prepare_rows_where_no_process_can_be_started(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row(make_image("one"))]
+    expected = prepare(rows, vlm, resolve_spec(SPEC, vlm))
+    told: list[str] = []
+    monkeypatch.setattr("vlmscope.executors.workers.pool.warn", told.append)
+    monkeypatch.setattr("vlmscope.executors.workers.server.START_SECONDS", 0.2)
+    for executable in ("/nothing/here", "/bin/sleep"):
+        monkeypatch.setattr(sys, "executable", executable)
+        with Workers(1) as others:
+            others.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
+            assert_same_prepared(others.prepare(rows), expected)
+    assert "No such file" in told[0]
+    assert len(told) == 2
+
+
+def test_workers_end_before_the_command_begins_again(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    results: Any = SimpleNamespace(
+        wait=lambda: done.append("write"), release=lambda: done.append("release"), captured=0
+    )
+    workers: Any = SimpleNamespace(begin=lambda *_: None, close=lambda: done.append("end workers"))
+    monkeypatch.setattr(runner, "end_process", lambda *_, **__: done.append("restart"))
+    request = Request("none.csv", vlm, Path("none"), spec=SPEC, time_limit=1)
+    loop = runner.Loop(
+        vlm, request, results, BatchSizer(1), went_well=True, stop=threading.Event(),
+        workers=workers,
+    )  # fmt: skip
+    loop._expired()
+    assert done == ["write", "release", "end workers", "restart"]
 
 
 def test_the_first_rows_need_not_wait(vlm: VisionLanguageModel) -> None:

@@ -56,7 +56,8 @@ def make_workers(request: Request, *, sharing: int = 1) -> Workers | None:
     if not count:
         return None
     workers = Workers(count, wait=request.num_workers != "auto")
-    workers.start()
+    with suppress(OSError):  # ``begin`` tries again, and reports the error
+        workers.start()
     return workers
 
 

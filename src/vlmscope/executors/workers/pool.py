@@ -93,7 +93,11 @@ class Workers:
         """Why rows are prepared in this process; empty if they are not."""
 
     def start(self) -> None:
-        """Start the process that starts the workers."""
+        """Start the process that starts the workers.
+
+        Raises:
+            OSError: It cannot be started.
+        """
         if self._server is None:
             self._server = Server()
             weakref.finalize(self, self._server.stop)
@@ -116,7 +120,12 @@ class Workers:
         self._stop_idle()
         while self._idle.qsize() < self.count:
             self._idle.put(None)
-        self.start()
+        try:
+            self.start()
+        except OSError as error:
+            self._give_up(error)
+            self._begun.set()
+            return
         self._beginning = threading.Thread(target=self._begin, daemon=True)
         self._beginning.name = "vlmscope-workers"
         self._beginning.start()
@@ -257,7 +266,8 @@ class Workers:
         if result is None or result[0].problem == "error":
             return self._prepared_here(samples)
         answer, inputs = result
-        show_messages(answer.messages)
+        if answer.messages:
+            show_messages(answer.messages)
         if answer.problem == "memory":
             raise MemoryError("a worker process ran out of memory while it prepared rows")
         batches = [
@@ -280,6 +290,9 @@ class Workers:
         """
         worker = self._idle.get()
         try:
+            if worker is not None and not worker.is_alive():  # killed from outside
+                worker.stop()
+                worker = None
             worker = worker or self._start_worker()
             self._busy.add(worker)
             result = worker.run(task, pin_memory=self._setup.model.pin_memory)
