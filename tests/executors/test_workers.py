@@ -86,9 +86,13 @@ def kinds_of_images(folder: Path) -> list[Any]:
     see_through = photo.convert("P")
     see_through.info["transparency"] = 3
     lazy = Image.open(BytesIO(turned))
+    # Neither is pickled: an orientation that was set, and a palette with transparency.
+    oriented, clear = photo.copy(), photo.convert("P")
+    oriented.getexif()[0x0112] = 6
+    clear.putpalette([part for i in range(256) for part in (i, 255 - i, 3, i)], "RGBA")
     return [
         "turned.jpg", folder / "turned.jpg", "missing.jpg", turned, bytearray(turned),
-        memoryview(turned), photo, see_through, lazy, photo.convert("LA"), np.asarray(photo),
+        memoryview(turned), photo, see_through, lazy, oriented, clear, photo.convert("LA"), np.asarray(photo),
         np.asarray(photo)[::2, ::2, 0], np.zeros((3, 3), float), "short.png",
         Image.open(BytesIO((folder / "short.png").read_bytes())), [photo, "turned.jpg"], None, 7,
         b"",
