@@ -92,7 +92,8 @@ def kinds_of_images(folder: Path) -> list[Any]:
     clear.putpalette([part for i in range(256) for part in (i, 255 - i, 3, i)], "RGBA")
     return [
         "turned.jpg", folder / "turned.jpg", "missing.jpg", turned, bytearray(turned),
-        memoryview(turned), photo, see_through, lazy, oriented, clear, photo.convert("LA"), np.asarray(photo),
+        memoryview(turned), photo, see_through, lazy, oriented, clear, photo.convert("LA"),
+        np.asarray(photo),
         np.asarray(photo)[::2, ::2, 0], np.zeros((3, 3), float), "short.png",
         Image.open(BytesIO((folder / "short.png").read_bytes())), [photo, "turned.jpg"], None, 7,
         b"",
