@@ -507,6 +507,7 @@ def test_killed_processes_are_replaced_and_closing_ends_all(workers: Workers) ->
     assert [sample.id for batch in batches for sample in batch.samples] == ["q0", "q1", "q2"]
     waiting = Worker(lambda: workers.prepare([row(Doing(time.sleep, 600))]))
     wait_until(lambda: bool(workers._busy))
+    [asleep] = workers._busy
     server, *own = processes(workers)
     os.kill(server, signal.SIGKILL)
     wait_until(lambda: all(map(is_gone, own)))
@@ -514,6 +515,9 @@ def test_killed_processes_are_replaced_and_closing_ends_all(workers: Workers) ->
     # The row is tried again, alone, by a worker of another server, and others are prepared.
     [batch], _ = workers.prepare(rows)
     assert [sample.id for sample in batch.samples] == ["q0", "q1", "q2"]
+    # What an earlier server started is no child of this one, which must not mind.
+    assert "process that started it" in str(workers._death_of(asleep))
+    assert len(workers.prepare(rows)[0]) == 1
     wait_until(lambda: bool(workers._busy))
     ids = processes(workers)
     assert server not in ids

@@ -342,9 +342,9 @@ class Workers:
         with self._lock:
             if self._closed:
                 return RuntimeError("the workers are closed")
-            if self._server is None:
+            if self._server is not worker.server:  # replaced by another one meanwhile
                 return _DiedError(WITH_SERVER)
-            return _DiedError(self._server.end_of(worker))
+            return _DiedError(worker.server.end_of(worker))
 
 
 def _is_sendable(item: Any) -> bool:

@@ -100,7 +100,7 @@ class Server:
         if process == NOT_STARTED:
             ours.close()
             raise RuntimeError("a process cannot be forked, memory may be too small")
-        return Worker(ours, process)
+        return Worker(ours, process, self)
 
     def end_of(self, worker: Worker) -> str:
         """Return how a worker ended that has died."""
@@ -144,10 +144,12 @@ class Worker:
     Args:
         pipe: Its socket.
         process: Its process id.
+        server: The server that started it.
     """
 
-    def __init__(self, pipe: Connection, process: int) -> None:
+    def __init__(self, pipe: Connection, process: int, server: Server) -> None:
         self.process = process
+        self.server = server
         self._pipe = pipe
         self._data = _socket_of(pipe)
 
