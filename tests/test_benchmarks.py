@@ -47,6 +47,12 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             "and 3 MLPs filled up",
         ),
         (
+            "preparing.py",
+            ["--counts", "1", "--seconds", "0.1", "--kinds", "threads", "--families", "smolvlm",
+             "--batch-size", "2"],
+            "| SmolVLM2-2.2B |",
+        ),
+        (
             "throughput.py",
             ["--cpu-overhead", "--rows", "4", "--tokens", "3", "--rounds", "1"],
             "overhead",

@@ -6,27 +6,36 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from subprocess import PIPE, Popen
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+import vlmscope
+from executors.made_up_model import made_up
 from executors.prepared import assert_same_prepared
 from material import make_image
 from threads import Worker
+from vlmscope.api.extracting import FailedRowsWarning
 from vlmscope.dataset import Share
 from vlmscope.engine import prepare
+from vlmscope.errors import InputError
+from vlmscope.executors import plan, runner
 from vlmscope.executors.batching import BatchSizer
+from vlmscope.executors.request import Request
 from vlmscope.executors.runner import ResilientRunner
 from vlmscope.executors.workers import Workers, WorkersError, count
-from vlmscope.executors.workers.count import auto_workers, usable_processors
+from vlmscope.executors.workers.count import usable_memory, usable_processors
 from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.shown_once import forget_shown
@@ -77,9 +86,14 @@ def kinds_of_images(folder: Path) -> list[Any]:
     see_through = photo.convert("P")
     see_through.info["transparency"] = 3
     lazy = Image.open(BytesIO(turned))
+    # Neither is pickled: an orientation that was set, and a palette with transparency.
+    oriented, clear = photo.copy(), photo.convert("P")
+    oriented.getexif()[0x0112] = 6
+    clear.putpalette([part for i in range(256) for part in (i, 255 - i, 3, i)], "RGBA")
     return [
         "turned.jpg", folder / "turned.jpg", "missing.jpg", turned, bytearray(turned),
-        memoryview(turned), photo, see_through, lazy, photo.convert("LA"), np.asarray(photo),
+        memoryview(turned), photo, see_through, lazy, oriented, clear, photo.convert("LA"),
+        np.asarray(photo),
         np.asarray(photo)[::2, ::2, 0], np.zeros((3, 3), float), "short.png",
         Image.open(BytesIO((folder / "short.png").read_bytes())), [photo, "turned.jpg"], None, 7,
         b"",
@@ -136,10 +150,10 @@ def test_a_row_that_ends_its_worker_is_recorded_alone(
     rows = [row(make_image("one"), f"q{i}") for i in range(4)]
     rows[2] = row(deadly(number), "q2")
     journal = Recorded()
-    runner = ResilientRunner(
+    resilient = ResilientRunner(
         vlm, resolve_spec(SPEC, vlm), BatchSizer(4), journal=journal, workers=workers
     )
-    results = [item for piece in runner.run(rows) for item in piece]
+    results = [item for piece in resilient.run(rows) for item in piece]
     [failure] = [item for item in results if isinstance(item, Failure)]
     assert (failure.id, failure.stage) == ("q2", "prepare")
     assert failure.error.startswith("t 3: ")
@@ -173,9 +187,9 @@ def test_workers_that_die_with_every_row_end_the_run(
     workers = Workers(1)
     workers._server = worker_processes._server  # started already
     workers.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
-    runner = ResilientRunner(vlm, resolve_spec(SPEC, vlm), BatchSizer(4), workers=workers)
+    resilient = ResilientRunner(vlm, resolve_spec(SPEC, vlm), BatchSizer(4), workers=workers)
     with pytest.raises(WorkersError, match=r"SIGKILL.*num_workers"):
-        list(runner.run([row(deadly(), f"q{i}") for i in range(3)]))
+        list(resilient.run([row(deadly(), f"q{i}") for i in range(3)]))
     workers._stop_idle()
 
 
@@ -216,13 +230,14 @@ def test_messages_of_workers_are_shown_once(
 ) -> None:
     forget_shown()
     logger = logging.getLogger("transformers")
+    caplog.set_level(logging.INFO, "transformers")
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         workers.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
         for number in (1, 2):
             images = [
                 Doing(warnings.warn, f"pixel {number} is odd", UserWarning),
-                Doing(logger.warning, f"an image has {number} sides"),
+                Doing(logger.info, f"an image has {number} sides"),
                 Doing(logger.debug, "nothing"),
             ]
             logger.addHandler(caplog.handler)
@@ -255,6 +270,98 @@ def test_what_a_script_defines_is_prepared_by_threads(
             assert_same_prepared(others.prepare(rows), expected)
     [text] = told
     assert "OfAScript" in text
+
+
+def test_a_run_is_the_same_with_workers(
+    workers: Workers, vlm: VisionLanguageModel, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (table.parent / "four_0.png").write_bytes(b"no image")
+    ended: list[bool] = []
+    monkeypatch.setattr(plan, "make_workers", lambda _: workers)
+    monkeypatch.setattr(workers, "close", lambda: ended.append(True))  # others need them
+    monkeypatch.setattr(workers, "_prepared_here", None)
+    runs = []
+    for count_, name in ((2, "processes"), (0, "threads")):
+        if not count_:
+            monkeypatch.undo()
+        with pytest.warns(FailedRowsWarning, match="3 rows failed"):
+            runs.append(
+                vlmscope.extract(
+                    table, vlm, table.parent / name, max_new_tokens=2, num_workers=count_,
+                    batch_size=3,
+                )
+            )  # fmt: skip
+    one, other = runs
+    assert ended
+    assert one.failures == other.failures
+    assert one.ids == other.ids
+    for id_ in one.ids:
+        mine, theirs = one[id_], other[id_]
+        assert (mine.answer, mine.image_sha256) == (theirs.answer, theirs.image_sha256)
+        for name, vector in theirs.vectors.items():
+            np.testing.assert_array_equal(mine.vectors[name], vector)
+
+
+@pytest.mark.parametrize("number", [-1, 1.5, "two"])
+def test_a_number_of_workers_is_a_number(number: Any, vlm: VisionLanguageModel) -> None:
+    with pytest.raises(InputError, match="num_workers"):
+        vlmscope.extract("none.csv", vlm, "nowhere", num_workers=number)
+
+
+def test_workers_need_linux(vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "is_supported", lambda: False)
+    with pytest.raises(InputError, match=r"num_workers 2: .* Linux"):
+        vlmscope.extract("none.csv", vlm, "nowhere", num_workers=2)
+
+
+def test_a_plugin_of_pillow_is_not_missed(
+    workers: Workers, vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker would refuse a format that only a plugin of this process reads."""
+    pool = "vlmscope.executors.workers.pool"
+    monkeypatch.setattr(f"{pool}.known_formats", lambda: ["PNG", "NEW"])
+    monkeypatch.setattr(f"{pool}.warn", lambda _: None)
+    server = workers._server
+    monkeypatch.setattr(type(server), "interrupt", lambda _: None)  # the others need it
+    workers.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
+    assert len(workers.prepare([row(make_image("one"))])[0]) == 1
+    assert workers.problem.startswith("RuntimeError: NEW is read by a plugin")
+    assert workers._server is server
+
+
+def test_threads_prepare_rows_where_no_process_can_be_started(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row(make_image("one"))]
+    expected = prepare(rows, vlm, resolve_spec(SPEC, vlm))
+    told: list[str] = []
+    monkeypatch.setattr("vlmscope.executors.workers.pool.warn", told.append)
+    monkeypatch.setattr("vlmscope.executors.workers.server.START_SECONDS", 0.2)
+    for executable in ("/nothing/here", "/bin/sleep"):
+        monkeypatch.setattr(sys, "executable", executable)
+        with Workers(1) as others:
+            others.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
+            assert_same_prepared(others.prepare(rows), expected)
+    assert "No such file" in told[0]
+    assert len(told) == 2
+
+
+def test_workers_end_before_the_command_begins_again(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    results: Any = SimpleNamespace(
+        wait=lambda: done.append("write"), release=lambda: done.append("release"), captured=0
+    )
+    workers: Any = SimpleNamespace(begin=lambda *_: None, close=lambda: done.append("end workers"))
+    monkeypatch.setattr(runner, "end_process", lambda *_, **__: done.append("restart"))
+    request = Request("none.csv", vlm, Path("none"), spec=SPEC, time_limit=1)
+    loop = runner.Loop(
+        vlm, request, results, BatchSizer(1), went_well=True, stop=threading.Event(),
+        workers=workers,
+    )  # fmt: skip
+    loop._expired()
+    assert done == ["write", "release", "end workers", "restart"]
 
 
 def test_the_first_rows_need_not_wait(vlm: VisionLanguageModel) -> None:
@@ -292,39 +399,41 @@ threading.Thread(target=workers.prepare, args=(rows,), daemon=True).start()
 while not workers._busy:
     time.sleep(0.01)
 server = workers._server._process.pid
-print(server, Path(f"/proc/{{server}}/task/{{server}}/children").read_text(), flush=True)
+children = Path(f"/proc/{{server}}/task/{{server}}/children").read_text()
+print(os.getpid(), server, children, flush=True)
 sys.stdin.readline()
 os.execv({real!r}, [{real!r}, "-c", "import time; time.sleep(600)"])
 """
 
 
 def test_workers_of_a_script_do_not_run_it_again_and_end_when_it_becomes_another_program(
-    talkative: Path, tmp_path: Path
+    python: str, talkative: Path, tmp_path: Path
 ) -> None:
     image, script = tmp_path / "one.png", tmp_path / "script.py"
     make_image("one").save(image)
     names = {"ran": tmp_path / "ran", "model": talkative, "image": image, "real": sys.executable}
     script.write_text(SCRIPT.format(**{name: str(path) for name, path in names.items()}))
-    with Popen([sys.executable, str(script)], stdin=PIPE, stdout=PIPE, text=True) as process:
+    with Popen([python, str(script)], stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        own, *ids = map(int, process.stdout.readline().split())
         try:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            ids = list(map(int, process.stdout.readline().split()))
             assert len(ids) == 2
             assert not any(map(is_gone, ids))
             process.stdin.write("\n")
             process.stdin.flush()
             wait_until(lambda: all(map(is_gone, ids)))
-            assert process.poll() is None
+            assert not is_gone(own)
         finally:
-            process.kill()
+            os.kill(own, signal.SIGKILL)
     assert (tmp_path / "ran").read_text() == "once "
 
 
-def test_a_thread_for_each_processor_except_two(
+def test_processors_and_memory_are_those_of_the_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(48)))
+    monkeypatch.setattr(count, "_control_groups", lambda: [tmp_path])
     monkeypatch.setattr(count, "_CGROUPS", tmp_path)
     for name in ("SLURM_CPUS_ON_NODE", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
@@ -337,7 +446,33 @@ def test_a_thread_for_each_processor_except_two(
     assert usable_processors() == 13
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("300000\n")
     assert usable_processors() == 3
-    assert auto_workers(3) == 2
+    whole = usable_memory()
+    (tmp_path / "memory.max").write_text("max\n")
+    assert usable_memory() == whole > 2**30
+    (tmp_path / "memory.max").write_text(f"{2**30}\n")
+    assert usable_memory() == 2**30
+
+
+def test_processes_are_for_gpus_unless_a_number_is_given(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Workers, "start", lambda _: None)
+    monkeypatch.setattr(count, "_usable_by_rank", lambda *_: 24)
+    monkeypatch.setattr(count, "usable_memory", lambda: 2**40)
+    gpu, cpu = made_up("cuda:0"), made_up()
+    on_cpu = Request("none.csv", cpu, Path("none"))
+    assert count.make_workers(on_cpu) is None
+    found = count.make_workers(replace(on_cpu, num_workers=3))
+    assert found is not None
+    assert (found.count, found._wait) == (3, True)
+    assert count.keep_for(cpu, found, replace(on_cpu, num_workers=3)) is found
+    on_gpu = replace(on_cpu, model=gpu)
+    assert count.make_workers(replace(on_gpu, num_workers=0)) is None
+    found = count.make_workers(on_gpu, sharing=2)
+    assert found is not None
+    assert (found.count, found._wait) == (10, False)
+    assert count.keep_for(gpu, found, on_gpu) is found
+    assert count.keep_for(cpu, found, on_gpu) is None
 
 
 @pytest.mark.parametrize(
@@ -372,6 +507,7 @@ def test_killed_processes_are_replaced_and_closing_ends_all(workers: Workers) ->
     assert [sample.id for batch in batches for sample in batch.samples] == ["q0", "q1", "q2"]
     waiting = Worker(lambda: workers.prepare([row(Doing(time.sleep, 600))]))
     wait_until(lambda: bool(workers._busy))
+    [asleep] = workers._busy
     server, *own = processes(workers)
     os.kill(server, signal.SIGKILL)
     wait_until(lambda: all(map(is_gone, own)))
@@ -379,6 +515,9 @@ def test_killed_processes_are_replaced_and_closing_ends_all(workers: Workers) ->
     # The row is tried again, alone, by a worker of another server, and others are prepared.
     [batch], _ = workers.prepare(rows)
     assert [sample.id for sample in batch.samples] == ["q0", "q1", "q2"]
+    # What an earlier server started is no child of this one, which must not mind.
+    assert "process that started it" in str(workers._death_of(asleep))
+    assert len(workers.prepare(rows)[0]) == 1
     wait_until(lambda: bool(workers._busy))
     ids = processes(workers)
     assert server not in ids

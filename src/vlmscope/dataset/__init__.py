@@ -18,6 +18,7 @@ from vlmscope.dataset.answers import (
     parse_answer_mapping,
     read_answers,
 )
+from vlmscope.dataset.image_formats import known_formats
 from vlmscope.dataset.images.image import difference_hash, hash_image, load_image
 from vlmscope.dataset.images.locate import read_images
 from vlmscope.dataset.images.thumbnail import Thumbnails, image_thumbnail, read_thumbnails
@@ -50,6 +51,7 @@ __all__ = [
     "hash_image",
     "image_thumbnail",
     "in_memory",
+    "known_formats",
     "load_image",
     "open_table",
     "parse_answer_mapping",

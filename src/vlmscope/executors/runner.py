@@ -381,21 +381,27 @@ class Loop:
                     del prepared  # so that the memory of the batch can be freed
                     for results in pieces:
                         self._results.put(results)
-                # After a stop request, batches that no thread has begun need not be prepared.
-                preparing.shutdown(wait=False, cancel_futures=True)
+                if self._stop.is_set():
+                    self._abandon(preparing)
                 self._finish()
                 if ended:
                     raise ended[0]
             except StrictStop:
-                preparing.shutdown(wait=False, cancel_futures=True)
+                self._abandon(preparing)
                 with suppress(StrictStop):
                     self._finish()  # the rows being decoded are almost done
                 raise
             except BaseException:
-                preparing.shutdown(wait=False, cancel_futures=True)
+                self._abandon(preparing)
                 with suppress(Exception):
                     self._results.flush()
                 raise
+
+    def _abandon(self, preparing: ThreadPoolExecutor) -> None:
+        """Drop the batches that are being prepared: no more rows will be captured."""
+        preparing.shutdown(wait=False, cancel_futures=True)
+        if self._workers is not None:
+            self._workers.close()
 
     def run_isolated(self, groups: Iterator[list[Sample]]) -> None:
         """Capture one group of rows after the other, their images one by one.
@@ -403,6 +409,8 @@ class Loop:
         A row that hangs again, or with which the process dies again, must not affect others; and
         the fewer rows are in progress then, the easier it is to identify.
         """
+        if self._workers is not None:
+            self._workers.wait()
         for group in groups:
             if self._stop.is_set():
                 return

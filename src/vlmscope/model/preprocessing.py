@@ -79,7 +79,7 @@ class _LibraryPickler(ForkingPickler):
         if isinstance(obj, type) and MADE_BY in vars(obj):
             return vars(obj)[MADE_BY]
         if isinstance(obj, type) or (callable(obj) and hasattr(obj, "__qualname__")):
-            module = str(getattr(obj, "__module__", None) or "builtins")
+            module = (hasattr(obj, "__module__") and obj.__module__) or "builtins"
             if module.partition(".")[0] not in _LIBRARIES:
                 raise InputError(f"{module}.{obj.__qualname__} is not of an installed library")
             self.modules[module] = None

@@ -1,7 +1,8 @@
 """How many worker processes prepare rows: the processors that this process may use, minus two.
 
 One of the two launches the GPU's work, the other writes the run. Processors count if the affinity
-of the process and the quota of its container allow them, and ranks on one machine share them.
+of the process and the quota of its container allow them. Ranks on one machine share them, and the
+memory must suffice for a batch in each worker.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ LEAST = 2
 MOST = 16
 """Most workers of ``auto``: enough for a GPU, and each one takes memory for a batch."""
 
+MEMORY = 2 * 2**30
+"""Bytes of memory of this machine or container for each worker: a batch of many tiles takes 1 GiB
+while it is prepared."""
+
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -44,13 +49,15 @@ def make_workers(request: Request, *, sharing: int = 1) -> Workers | None:
     if request.num_workers != "auto":
         count = request.num_workers
     elif _is_for_gpu(request):
-        count = auto_workers(_usable_by_rank(request.shard, os.environ) // sharing)
+        processors = _usable_by_rank(request.shard, os.environ) // sharing
+        count = auto_workers(processors, usable_memory() // sharing)
     else:
         count = 0
     if not count:
         return None
     workers = Workers(count, wait=request.num_workers != "auto")
-    workers.start()
+    with suppress(OSError):  # ``begin`` tries again, and reports the error
+        workers.start()
     return workers
 
 
@@ -67,15 +74,17 @@ def is_supported() -> bool:
     return hasattr(os, "fork") and hasattr(os, "sched_getaffinity")
 
 
-def auto_workers(processors: int) -> int:
-    """Return the number of workers for some processors, 0 if they are too few.
+def auto_workers(processors: int, memory: int) -> int:
+    """Return the number of workers for some processors and bytes of memory, 0 if too few.
 
-    >>> [auto_workers(processors) for processors in (1, 2, 3, 4, 16, 128)]
+    >>> [auto_workers(processors, 2**36) for processors in (1, 2, 3, 4, 16, 128)]
     [0, 0, 2, 2, 14, 16]
+    >>> [auto_workers(16, memory) for memory in (2**30, 2**32, 2**34)]
+    [0, 2, 8]
     """
-    if processors <= RESERVED or not is_supported():
+    if processors <= RESERVED or memory < LEAST * MEMORY or not is_supported():
         return 0
-    return max(LEAST, min(MOST, processors - RESERVED))
+    return max(LEAST, min(MOST, processors - RESERVED, memory // MEMORY))
 
 
 def _is_for_gpu(request: Request) -> bool:
@@ -120,13 +129,15 @@ def _control_groups() -> Iterator[Path]:
                 yield from (own, *(each for each in own.parents if each.is_relative_to(_CGROUPS)))
 
 
-def memory_limit() -> int:
-    """Return the bytes of memory that this process may use."""
+def usable_memory() -> int:
+    """Return the bytes of memory that this machine has, or this process's container."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if is_supported() else []
     for folder in _control_groups():
         with suppress(OSError, ValueError):
             found.append(int((folder / "memory.max").read_text()))
-    return min(found, default=2**34)
+    with suppress(OSError, ValueError):  # version 1, in a container
+        found.append(int((_CGROUPS / "memory" / "memory.limit_in_bytes").read_text()))
+    return min(found, default=0)
 
 
 def _usable_by_rank(shard: Share | None, environment: Mapping[str, str]) -> int:

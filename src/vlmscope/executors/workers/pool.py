@@ -14,6 +14,7 @@ code is not an installed library's, or a row with an object that cannot be pickl
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -29,6 +30,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile
 
+from vlmscope.dataset import known_formats
 from vlmscope.engine import Batch, open_image, prepare
 from vlmscope.errors import VlmscopeError, named_line
 from vlmscope.executors.time_limit import PREPARE_STAGE
@@ -38,6 +40,9 @@ from vlmscope.model import Preprocessing, ResolvedSpec
 from vlmscope.model.preprocessing import packed
 from vlmscope.schema import Failure, Sample, failure_of
 from vlmscope.shown_once import show_messages, warn
+
+FIRST = 2
+"""Batches that may be prepared in this process until the workers have started."""
 
 DEATHS = 3
 """Rows in succession that end a worker alone, before any row succeeded, that count as a bug."""
@@ -64,8 +69,8 @@ class Workers:
 
     Args:
         count: Number of workers.
-        wait: Whether rows wait until the workers have started; else the first ones are prepared in
-            this process.
+        wait: Whether rows wait until the workers have started; else ``FIRST`` batches are prepared
+            in this process until then.
     """
 
     def __init__(self, count: int, *, wait: bool = True) -> None:
@@ -75,6 +80,8 @@ class Workers:
         self._settings: Setup | None = None
         self._lock = threading.Lock()
         self._begun = threading.Event()
+        self._first = threading.Semaphore(0)
+        self._beginning: threading.Thread | None = None
         # As many threads as prepare rows without workers: more only contend for one lock.
         self._here = threading.Semaphore(max(2, min(8, (count + 2) // 2)))
         self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
@@ -86,7 +93,11 @@ class Workers:
         """Why rows are prepared in this process; empty if they are not."""
 
     def start(self) -> None:
-        """Start the process that starts the workers."""
+        """Start the process that starts the workers.
+
+        Raises:
+            OSError: It cannot be started.
+        """
         if self._server is None:
             self._server = Server()
             weakref.finalize(self, self._server.stop)
@@ -98,15 +109,26 @@ class Workers:
             model: What they need of the model.
             spec: What to record.
         """
+        if self._beginning is not None:
+            self._beginning.join()
         filters = [each for each in warnings.filters if _is_sendable(each)]
-        self._settings = Setup(model, spec, filters)
+        level = logging.getLogger("transformers").getEffectiveLevel()
+        self._settings = Setup(model, spec, filters, level, known_formats())
         self._closed, self.problem, self._deaths = False, "", 0
+        self._first = threading.Semaphore(0 if self._wait else FIRST)
         self._begun.clear()
         self._stop_idle()
         while self._idle.qsize() < self.count:
             self._idle.put(None)
-        self.start()
-        threading.Thread(target=self._begin, name="vlmscope-workers", daemon=True).start()
+        try:
+            self.start()
+        except OSError as error:
+            self._give_up(error)
+            self._begun.set()
+            return
+        self._beginning = threading.Thread(target=self._begin, daemon=True)
+        self._beginning.name = "vlmscope-workers"
+        self._beginning.start()
 
     def __enter__(self) -> Workers:
         return self
@@ -138,6 +160,10 @@ class Workers:
         for _ in idle:  # for threads that wait for a worker
             self._idle.put(None)
 
+    def wait(self) -> None:
+        """Wait until the workers can be started: no more rows are prepared in this process."""
+        self._begun.wait()
+
     def prepare(self, samples: Sequence[Sample]) -> tuple[list[Batch], list[Failure]]:
         """Prepare a batch as ``engine.prepare`` does, in a worker.
 
@@ -145,8 +171,10 @@ class Workers:
             WorkersError: Workers die with every row.
             Exception: As ``engine.prepare``.
         """
-        started = self._begun.wait(None if self._wait else 0)
-        task = _packed_task(samples) if started and not self.problem else None
+        if not self._begun.is_set() and self._first.acquire(blocking=False):
+            return self._prepared_here(samples)
+        self._begun.wait()
+        task = _packed_task(samples) if not self.problem else None
         if task is None:
             return self._prepared_here(samples)
         try:
@@ -238,7 +266,8 @@ class Workers:
         if result is None or result[0].problem == "error":
             return self._prepared_here(samples)
         answer, inputs = result
-        show_messages(answer.messages)
+        if answer.messages:
+            show_messages(answer.messages)
         if answer.problem == "memory":
             raise MemoryError("a worker process ran out of memory while it prepared rows")
         batches = [
@@ -261,6 +290,9 @@ class Workers:
         """
         worker = self._idle.get()
         try:
+            if worker is not None and not worker.is_alive():  # killed from outside
+                worker.stop()
+                worker = None
             worker = worker or self._start_worker()
             self._busy.add(worker)
             result = worker.run(task, pin_memory=self._setup.model.pin_memory)
@@ -310,9 +342,9 @@ class Workers:
         with self._lock:
             if self._closed:
                 return RuntimeError("the workers are closed")
-            if self._server is None:
+            if self._server is not worker.server:  # replaced by another one meanwhile
                 return _DiedError(WITH_SERVER)
-            return _DiedError(self._server.end_of(worker))
+            return _DiedError(worker.server.end_of(worker))
 
 
 def _is_sendable(item: Any) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import signal
 import socket
@@ -33,6 +34,7 @@ import torch
 from PIL import Image, ImageFile
 from torch import Tensor
 
+from vlmscope.dataset import known_formats
 from vlmscope.engine import Batch, prepare
 from vlmscope.errors import named_line
 from vlmscope.model import Preprocessing, ResolvedSpec
@@ -108,6 +110,10 @@ class Setup:
     spec: ResolvedSpec
     filters: Sequence[Any]
     """Python's warning filters."""
+    log_level: int
+    """Level from which transformers logs."""
+    formats: Sequence[str]
+    """Formats of images that are read, some perhaps by a plugin of Pillow."""
 
 
 def serve(descriptor: int) -> None:
@@ -136,7 +142,6 @@ def serve(descriptor: int) -> None:
             if order == "set up":
                 setup, reply = _set_up(pipe, argument)
             elif order == "start":
-                assert setup is not None  # noqa: S101 - the parent sets up first
                 reply = worker = _fork(pipe, setup, messages)
                 workers |= {worker} - {NOT_STARTED}
             else:
@@ -165,6 +170,9 @@ def _set_up(pipe: Connection, modules: Sequence[str]) -> tuple[Setup | None, str
         setup: Setup = ForkingPickler.loads(data)
     except Exception as error:  # noqa: BLE001 - importing and unpickling may raise anything
         return None, named_line(error)
+    if missing := sorted(set(setup.formats).difference(known_formats())):
+        return None, f"{', '.join(missing)} is read by a plugin of Pillow that is not loaded there"
+    logging.getLogger("transformers").setLevel(setup.log_level)
     filters: Any = warnings.filters
     filters[:] = setup.filters
     gc.collect()
@@ -172,7 +180,7 @@ def _set_up(pipe: Connection, modules: Sequence[str]) -> tuple[Setup | None, str
     return setup, ""
 
 
-def _fork(pipe: Connection, setup: Setup, messages: list[Message]) -> int:
+def _fork(pipe: Connection, setup: Setup | None, messages: list[Message]) -> int:
     """Fork a worker that serves the next socket from the pipe.
 
     Returns:
@@ -182,10 +190,10 @@ def _fork(pipe: Connection, setup: Setup, messages: list[Message]) -> int:
         _, [descriptor], _, _ = socket.recv_fds(control, 1, 1)
     server = os.getpid()
     try:
-        worker = os.fork()
+        worker = os.fork() if setup is not None else NOT_STARTED
     except OSError:
         worker = NOT_STARTED
-    if worker:
+    if worker or setup is None:
         os.close(descriptor)
         return worker
     try:

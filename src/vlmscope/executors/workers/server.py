@@ -38,6 +38,9 @@ _ONE_THREAD = {
 WITH_SERVER = "with the process that started it"
 """How a worker ended whose server died."""
 
+START_SECONDS = 120
+"""Seconds that the server may take to start, also on a busy machine with a slow disk."""
+
 SECONDS_TO_END = 1.0
 """Seconds that the server may take to end its workers before it is killed; then the kernel does."""
 
@@ -47,7 +50,6 @@ class Server:
 
     def __init__(self) -> None:
         self._pipe, theirs = Pipe()
-        self._socket = _socket_of(self._pipe)
         self._owner = os.getpid()
         self._is_ready = False
         isolation = "-I" if sys.flags.isolated else "-P"
@@ -55,7 +57,7 @@ class Server:
         with theirs:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, isolation, "-X", f"utf8={sys.flags.utf8_mode}"),
+                    *(sys.executable or "", isolation, "-X", f"utf8={sys.flags.utf8_mode}"),
                     *("-c", _START, str(theirs.fileno()), *path),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -65,15 +67,18 @@ class Server:
                 start_new_session=True,  # Ctrl-C is handled by this process
                 env={**os.environ, **_ONE_THREAD},
             )
+        self._socket = _socket_of(self._pipe)
 
     def set_up(self, modules: Sequence[str], data: memoryview) -> None:
         """Send what rows are prepared with.
 
         Raises:
             EOFError, OSError: It has ended.
-            RuntimeError: The data cannot be used there.
+            RuntimeError: It does not start, or the data cannot be used there.
         """
         if not self._is_ready:
+            if not self._pipe.poll(START_SECONDS):  # for example, the executable is not Python
+                raise RuntimeError(f"their process did not start in {START_SECONDS} seconds")
             self._pipe.recv()
             self._is_ready = True
         self._pipe.send(("set up", modules))
@@ -95,7 +100,7 @@ class Server:
         if process == NOT_STARTED:
             ours.close()
             raise RuntimeError("a process cannot be forked, memory may be too small")
-        return Worker(ours, process)
+        return Worker(ours, process, self)
 
     def end_of(self, worker: Worker) -> str:
         """Return how a worker ended that has died."""
@@ -139,12 +144,23 @@ class Worker:
     Args:
         pipe: Its socket.
         process: Its process id.
+        server: The server that started it.
     """
 
-    def __init__(self, pipe: Connection, process: int) -> None:
+    def __init__(self, pipe: Connection, process: int, server: Server) -> None:
         self.process = process
+        self.server = server
         self._pipe = pipe
         self._data = _socket_of(pipe)
+
+    def is_alive(self) -> bool:
+        """Return whether it has not died while it was idle."""
+        try:
+            return bool(self._data.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
 
     def run(
         self, task: memoryview, *, pin_memory: bool
