@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from inspect import signature
 from typing import Any
@@ -32,13 +32,11 @@ from vlmscope.model.computing import check_thread
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.shown_once import warn
 
-try:  # since torch 2.10
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:
-    varlen_attn = None  # type: ignore[assignment]
+varlen_attn: Any = None
+"""torch's function, once it is loaded; None before torch 2.10."""
 
-_OPTIONS = frozenset() if varlen_attn is None else frozenset(signature(varlen_attn).parameters)
-"""Options of torch's function, which differ from version to version."""
+_OPTIONS: frozenset[str] = frozenset()
+"""Its options, which differ from version to version."""
 
 PACKED = "vlmscope_packed_flash"
 """Name of ``packed_attention`` in the library's registry. The library looks for "flash" in it, and
@@ -218,9 +216,9 @@ def varlen(
         options |= {"window_size": (-1, 0)} if "window_size" in _OPTIONS else {"is_causal": True}
     taken: Any = (query, key, value, bounds, bounds, longest, longest)
     if torch.compiler.is_compiling():
-        return varlen_attn(*taken, **options)  # type: ignore[return-value]
+        return varlen_attn(*taken, **options)  # type: ignore[no-any-return]
     try:
-        return varlen_attn(*taken, **options)  # type: ignore[return-value]
+        return varlen_attn(*taken, **options)  # type: ignore[no-any-return]
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error):
             raise
@@ -237,17 +235,30 @@ _broken: list[str] = []
 """Errors of the kernel, which fails on GPUs before Ampere."""
 
 
+@cache
+def _load_kernel() -> None:
+    """Import torch's function: only if a GPU needs it, as this imports torch's compiler (2 s)."""
+    global varlen_attn, _OPTIONS
+    with suppress(ImportError):
+        from torch.nn.attention import varlen as module
+
+        varlen_attn = module.varlen_attn
+        _OPTIONS = frozenset(signature(varlen_attn).parameters)
+
+
 def is_supported(query: Tensor, value: Tensor, scaling: float | None) -> bool:
     """Return whether ``varlen`` supports the tensors: half precision, heads of 8, 16, ... 256.
 
     Before torch 2.11 it scales by one over the square root of the width, and by nothing else.
     """
     width = query.shape[-1]
+    if not (query.is_cuda and query.dtype in {torch.bfloat16, torch.float16}):
+        return False
+    if not torch.compiler.is_compiling():
+        _load_kernel()
     return (
         varlen_attn is not None
-        and query.is_cuda
         and not _broken
-        and query.dtype in {torch.bfloat16, torch.float16}
         and width == value.shape[-1]
         and width % 8 == 0
         and width <= 256
