@@ -42,15 +42,13 @@ from bare_model import free_memory, prepare_plain
 from ceilings import measure_ceilings, settle, step_bytes, watch_gpu
 from family_checkpoint import build_checkpoint, count_parameters
 from family_shapes import SHAPES, FamilyShape
+from photo_crops import IMAGE_SIZES, crop
 from true_shape import PHOTOS, QUESTIONS, device_name, extract, verify
 from vlmscope.dataset import read_samples
 from vlmscope.model import load_model
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
 from vlmscope.store import open_run
-
-IMAGE_SIZES = ((640, 480), (480, 640))
-"""Width and height, in turn."""
 
 DECODED_AT_ONCE = 128
 """Rows of the floor's decoding step, which reads the weights once for all of them."""
@@ -149,15 +147,6 @@ def write_tables(work: Path, rows: int) -> dict[str, Path]:
                 name = f"crop_{i // each:04d}.jpg"
                 writer.writerow([f"question_comb_{i}", name, question, "No"])
     return tables
-
-
-def crop(photo: Image.Image, rng: random.Random, width: int, height: int) -> Image.Image:
-    """Return a random part of a photograph, of this shape and scaled to this size."""
-    scale = min(photo.width / width, photo.height / height) * rng.uniform(0.6, 0.95)
-    wide, high = int(width * scale), int(height * scale)
-    left, top = rng.randint(0, photo.width - wide), rng.randint(0, photo.height - high)
-    part = photo.crop((left, top, left + wide, top + high))
-    return part.resize((width, height), Image.LANCZOS)
 
 
 def run_model(options: argparse.Namespace, name: str, ceilings: dict[str, float]) -> dict[str, Any]:

@@ -29,10 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from family_checkpoint import build_processor
 from family_shapes import SHAPES, FamilyShape
-from true_families import IMAGE_SIZES, crop
+from photo_crops import IMAGE_SIZES, crop
 from true_shape import PHOTOS, QUESTIONS
 from vlmscope.engine import prepare
 from vlmscope.executors.workers import Workers
@@ -116,7 +117,7 @@ def parse() -> argparse.Namespace:
 def write_rows(folder: Path) -> list[Sample]:
     """Write crops of photographs; return questions about them."""
     rng = random.Random(0)  # noqa: S311 - images, no secrets
-    photos = sorted(PHOTOS.glob("*.jpg"))
+    photos = [Image.open(path).convert("RGB") for path in sorted(PHOTOS.glob("*.jpg"))]
     rows = []
     for i in range(CROPS):
         path = folder / f"crop_{i:04d}.jpg"
