@@ -60,6 +60,14 @@ def build_checkpoint(
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def build_processor(folder: Path, shape: FamilyShape) -> None:
+    """Write the processor of a checkpoint at its true shape, and the configuration of the model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_processor(folder, shape, dict(shape.processor), dict(shape.images))
+    _write_tokenizer(folder, shape)
+    _write_json(folder / "config.json", dict(shape.config))
+
+
 def count_parameters(shape: FamilyShape) -> int:
     """Return the number of parameters at the true shape, without building them."""
     with torch.device("meta"):

@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import Any
 
 # The chat formats and colours of the families are the tests' own, so that they stand in one place.
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+# Without this folder, which has a script of the name of the tests' package.
+_PATHS, _HERE = list(sys.path), Path(__file__).parent
+sys.path[:] = [str(_HERE.parent / "tests"), *(p for p in _PATHS if Path(p).resolve() != _HERE)]
 
-from families import chat_formats
-from families.decoders import CLIP_COLOURS, SIGLIP_COLOURS
-from families.tile_checkpoints import IDEFICS_TOKENS
+from families import chat_formats  # noqa: E402
+from families.decoders import CLIP_COLOURS, SIGLIP_COLOURS  # noqa: E402
+from families.tile_checkpoints import IDEFICS_TOKENS  # noqa: E402
+
+sys.path[:] = [*_PATHS, sys.path[0]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,10 +293,65 @@ SMOLVLM = FamilyShape(
 )  # fmt: skip
 """Twelve tiles and an overview for 640 x 480, 729 patches shuffled to 81 image tokens each."""
 
+QWEN3_VL = FamilyShape(
+    title="Qwen3-VL-8B",
+    parameters=8.767,
+    config={
+        "model_type": "qwen3_vl",
+        "vision_config": {
+            "depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "num_heads": 16,
+            "out_hidden_size": 4096, "patch_size": 16, "spatial_merge_size": 2,
+            "temporal_patch_size": 2, "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": [8, 16, 24],
+        },
+        "text_config": {
+            "vocab_size": 151_936, "hidden_size": 4096, "intermediate_size": 12_288,
+            "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8,
+            "head_dim": 128, "max_position_embeddings": 262_144, "rms_norm_eps": 1e-6,
+            "rope_theta": 5e6,
+            "rope_scaling": {
+                "rope_type": "default", "mrope_section": [24, 20, 20], "mrope_interleaved": True,
+            },
+            "bos_token_id": 151_643, "eos_token_id": 151_645,
+        },
+        "image_token_id": 151_655, "video_token_id": 151_656,
+        "vision_start_token_id": 151_652, "vision_end_token_id": 151_653,
+        "tie_word_embeddings": False,
+    },
+    processor={"processor_class": "Qwen3VLProcessor"},
+    images={
+        "image_processor_type": "Qwen2VLImageProcessor", "patch_size": 16,
+        "temporal_patch_size": 2, "merge_size": 2,
+        "size": {"shortest_edge": 65_536, "longest_edge": 16_777_216},
+        "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+    },
+    template=chat_formats.QWEN2_VL,
+    tokens=QWEN2_5_VL.tokens,
+    tokenizer={"eos": "<|im_end|>", "pad": "<|endoftext|>"},
+    stops=("<|im_end|>", "<|endoftext|>"),
+    tiny={
+        "config": {
+            "vision_config": {
+                "depth": 3, "hidden_size": 40, "intermediate_size": 56, "num_heads": 5,
+                "out_hidden_size": 128, "num_position_embeddings": 36,
+                "deepstack_visual_indexes": [0, 2],
+            },
+            "text_config": {
+                "hidden_size": 128, "intermediate_size": 96, "num_hidden_layers": 5,
+                "num_attention_heads": 1, "num_key_value_heads": 1,
+            },
+        },
+        "images": {"size": {"shortest_edge": 4096, "longest_edge": 16 * 32 * 32}},
+    },
+    videos={"video_processor_type": "Qwen3VLVideoProcessor"},
+)  # fmt: skip
+"""Any size of image, each seen as a whole; features of three layers enter the decoder's first."""
+
 SHAPES: Mapping[str, FamilyShape] = {
     "qwen2_5_vl": QWEN2_5_VL,
     "gemma3": GEMMA3,
     "llava_next": LLAVA_NEXT,
     "smolvlm": SMOLVLM,
+    "qwen3_vl": QWEN3_VL,
 }
 """Name on the command line → shape."""

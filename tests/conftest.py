@@ -29,6 +29,7 @@ import torch  # noqa: E402
 from material import QUESTIONS, make_image  # noqa: E402
 from ready import ready_python  # noqa: E402
 from tools.standin import build_standin  # noqa: E402
+from vlmscope.executors.workers import Workers  # noqa: E402
 from vlmscope.model import VisionLanguageModel, load_model  # noqa: E402
 from vlmscope.schema import Sample  # noqa: E402
 
@@ -123,6 +124,14 @@ def vlm(checkpoint: Path) -> VisionLanguageModel:
 def talkative_vlm(talkative: Path) -> VisionLanguageModel:
     """The model whose answers end at different lengths."""
     return load_model(talkative, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def worker_processes() -> Iterator[Workers]:
+    """Two processes that prepare rows, to be begun for a model; starting them takes seconds."""
+    with Workers(2) as workers:
+        workers.start()
+        yield workers
 
 
 @pytest.fixture(scope="session")

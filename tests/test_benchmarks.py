@@ -47,6 +47,12 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
             "and 3 MLPs filled up",
         ),
         (
+            "preparing.py",
+            ["--counts", "1", "--seconds", "0.1", "--kinds", "threads", "--families", "smolvlm",
+             "--batch-size", "2"],
+            "| SmolVLM2-2.2B |",
+        ),
+        (
             "throughput.py",
             ["--cpu-overhead", "--rows", "4", "--tokens", "3", "--rounds", "1"],
             "overhead",
@@ -66,17 +72,21 @@ def test_a_benchmark_runs(
 def test_the_benchmark_of_families_does_what_the_large_one_does(
     tmp_path: Path, python: str
 ) -> None:
-    script = [python, str(BENCHMARKS / "true_families.py"), "--work", str(tmp_path)]
+    script = [python, str(BENCHMARKS / "families.py"), "--work", str(tmp_path)]
     small = ["--size", "tiny", "--rows", "4", "--tokens", "3", "--batch-size", "2"]
-    command = [*script, *small, "--seed-rows", "1", "--verify", "2", "--models", "smolvlm"]
+    small += ["--generate", "2", "--modes", "answers", "shared"]
+    command = [*script, *small, "--verify", "2", "--models", "smolvlm"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "parity with reference.py" in done.stdout
-    results = json.loads((tmp_path / "true_families.json").read_text())
+    results = json.loads((tmp_path / "families.json").read_text())
     billions = {name: round(count / 1e9, 2) for name, count in results["parameters"].items()}
-    assert billions == {"qwen2_5_vl": 8.29, "gemma3": 12.19, "llava_next": 8.36, "smolvlm": 2.25}
+    assert billions == {"smolvlm": 2.25}
     found = results["models"]["smolvlm"]
     assert found["lengths"]["answer"] == [3, 3]  # no answer ends by itself
+    assert found["generate"]["2"].keys() == {"host_seconds", "prefill", "answers"}
+    assert found["floor"]["prefill"] > found["floor"]["answers"] > 0
+    assert found["shared"]["captured"] == 4
     assert found["verify"] | {"largest_relative_error": 0.0} == {
         "rows": 2, "largest_relative_error": 0.0, "same_answers": 2, "same_boundaries": 2,
     }  # fmt: skip

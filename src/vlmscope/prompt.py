@@ -291,10 +291,19 @@ def count_after_question(processor: Any, chat_text: str, images: int = 1) -> int
             "last_question_token: the chat template does not end in the same way for every "
             "question; omit that position",
         )
+    offsets = _encoding(processor, chat_text).offsets
+    return sum(start >= len(chat_text) - len(after) for start, _ in offsets)
+
+
+def plain_tokens(processor: Any, chat_text: str) -> list[int]:
+    """Return the tokens of a rendered prompt in which no image is expanded."""
+    return list(_encoding(processor, chat_text).ids)
+
+
+def _encoding(processor: Any, chat_text: str) -> Any:
     # The backend, not the tokenizer's call, which changes the tokenizer's padding.
     with tokenizer_lock():
-        encoding = processor.tokenizer.backend_tokenizer.encode(chat_text, add_special_tokens=False)
-    return sum(start >= len(chat_text) - len(after) for start, _ in encoding.offsets)
+        return processor.tokenizer.backend_tokenizer.encode(chat_text, add_special_tokens=False)
 
 
 def _control_tokens(tokenizer: Any) -> list[str]:

@@ -417,8 +417,8 @@ class Failure:
     id: str
     """The question id."""
     stage: str
-    """``input``, ``image``, ``prompt``, ``capture``; ``prepare`` or ``model`` if the process was
-    killed with this row, and ``model`` if it took too long."""
+    """``input``, ``image``, ``prompt``, ``capture``; ``prepare`` or ``model`` if the process, or
+    a worker process, was killed with this row, and ``model`` if it took too long."""
     error: str
     """What went wrong and what to do, in one line."""
     attempt: int = 1

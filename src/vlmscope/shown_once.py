@@ -10,7 +10,7 @@ import logging
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ContextDecorator, contextmanager
 from typing import Any
 
@@ -145,3 +145,63 @@ def showing_once() -> Iterator[None]:
     """Show this thread's repeated messages once within the context; see ``shown_once``."""
     with _ONCE:
         yield
+
+
+Message = tuple[str, int, str] | tuple[str, type[Warning], str, int]
+"""A log record: logger, level and text. Or a warning: text, category, file and line."""
+
+
+def collect_messages() -> list[Message]:
+    """Collect the warnings and log records of this process from now on, instead of showing them.
+
+    For a process that works for another one, which shows them: ``show_messages``.
+
+    Returns:
+        The messages so far, to which later ones are added.
+    """
+    found: list[Message] = []
+    collector = _Collector(found)
+    for name in ("", *_LOGGERS):
+        logging.getLogger(name).handlers[:] = [collector]
+
+    def collect(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int,
+        file: Any = None, line: str | None = None,
+    ) -> None:  # fmt: skip
+        del file, line
+        found.append((str(message), category, filename, lineno))
+
+    warnings.showwarning = collect
+    return found
+
+
+class _Collector(logging.Handler):
+    """Adds log records to a list."""
+
+    def __init__(self, found: list[Message]) -> None:
+        super().__init__()
+        self._found = found
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Add a record."""
+        self._found.append((record.name, record.levelno, record.getMessage()))
+
+
+@_ONCE
+def show_messages(messages: Iterable[Message]) -> None:
+    """Show what ``collect_messages`` collected in another process; repeated messages once."""
+    for message in messages:
+        if len(message) == 3:
+            name, level, text = message
+            logging.getLogger(name).log(level, "%s", text)
+        else:
+            text, category, filename, lineno = message
+            warnings.showwarning(_warning(category, text), category, filename, lineno)
+
+
+def _warning(category: type[Warning], text: str) -> Warning:
+    """Return a warning; some categories cannot be made from a text."""
+    try:
+        return category(text)
+    except TypeError:
+        return Warning(text)

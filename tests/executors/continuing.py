@@ -96,7 +96,7 @@ class Sessions:
         """Stand for ``engine.prepare``."""
         good = tuple(sample for sample in samples if sample.id not in self.unreadable)
         bad = [Failure(row.id, "image", "is broken") for row in samples if row not in good]
-        return ([SimpleNamespace(samples=good)] if good else []), bad
+        return ([SimpleNamespace(samples=good, nbytes=0)] if good else []), bad
 
     def capture_batch(self, batch: Any, *_: Any) -> list[Capture]:
         """Stand for ``engine.capture_batch``."""

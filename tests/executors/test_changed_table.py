@@ -75,7 +75,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     def prepare(rows: Sequence[Sample], *_: Any) -> tuple[list[Any], list[Failure]]:
         good = tuple(row for row in rows if row.id not in session.unreadable)
         bad = [Failure(row.id, "image", "is broken") for row in rows if row not in good]
-        return ([SimpleNamespace(samples=good)] if good else []), bad
+        return ([SimpleNamespace(samples=good, nbytes=0)] if good else []), bad
 
     monkeypatch.setattr(runner, "prepare", prepare)
     monkeypatch.setattr(

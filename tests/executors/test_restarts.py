@@ -74,7 +74,7 @@ class Command:
             return [make_capture(int(s.id[1:]), id_=s.id) for s in batch.samples]
 
         before = len(self.exits)
-        prepare = lambda rows, *_: ([SimpleNamespace(samples=tuple(rows))], [])  # noqa: E731
+        prepare = lambda rows, *_: ([SimpleNamespace(samples=tuple(rows), nbytes=0)], [])  # noqa: E731
         request = Request(
             "t",
             "m",

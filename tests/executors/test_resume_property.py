@@ -55,7 +55,9 @@ class Session:
 
         monkeypatch.setattr(runner, "capture_batch", capture_batch)
         monkeypatch.setattr(
-            runner, "prepare", lambda rows, *_: ([SimpleNamespace(samples=tuple(rows))], [])
+            runner,
+            "prepare",
+            lambda rows, *_: ([SimpleNamespace(samples=tuple(rows), nbytes=0)], []),
         )
         request = Request("table", "model", out, spec=CaptureSpec(), batch_size=self.batch_size)
         done = frozenset(open_run(out).ids) if (out / "run.json").exists() else frozenset()

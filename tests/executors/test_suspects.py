@@ -59,7 +59,7 @@ class Machine:
 
         def prepare(samples: Any, *_: Any) -> Any:
             work("prepare", [sample.id for sample in samples])
-            return [SimpleNamespace(samples=tuple(samples))], []
+            return [SimpleNamespace(samples=tuple(samples), nbytes=0)], []
 
         def capture_batch(batch: Any, *_: Any) -> list[Capture]:
             work("model", [sample.id for sample in batch.samples])

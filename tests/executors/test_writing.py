@@ -68,7 +68,7 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def replace_model(patch: pytest.MonkeyPatch, capture: Callable[..., list[Capture]]) -> None:
-    prepared = lambda rows, *_: ([SimpleNamespace(samples=tuple(rows))], [])  # noqa: E731
+    prepared = lambda rows, *_: ([SimpleNamespace(samples=tuple(rows), nbytes=0)], [])  # noqa: E731
     patch.setattr(runner, "prepare", prepared)
     patch.setattr(runner, "capture_batch", capture)
 

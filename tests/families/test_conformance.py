@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from engine.against_reference import answered_by_generate
+from executors.prepared import assert_same_prepared
 from families.conformance import (
     CONTENTS,
     INTERLEAVED,
@@ -27,6 +28,7 @@ from families.conformance import (
     RUNNABLE,
     SEVERAL,
     THIRD,
+    WIDE,
     build,
     make_image,
 )
@@ -34,6 +36,7 @@ from families.vision_rows import rows_per_image, without_fill
 from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.errors import RowError
+from vlmscope.executors.workers import Workers
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.computing import full_float32
 from vlmscope.prompt import chat_template, encode
@@ -74,6 +77,14 @@ slots, so that ``generate`` writes (``test_windows.py`` has wider ones)."""
 GENERATED = ("qwen3_5", "qwen3_5_moe", "lfm2_vl", "minicpmv4_6", "minicpmv4_7", "llama4")
 """Families whose answers ``generate`` writes: blocks that keep states and no keys, and Llama 4,
 where each pair proves itself."""
+
+SHARES_PROMPTS = (
+    "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe",
+    "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "glm4v", "glm4v_moe", "glm46v",
+    "video_llama_3", "idefics3", "smolvlm", "internvl", "ovis2", "pixtral", "mistral3", "janus",
+    "aria", "granite4_vision", "hunyuan_vl", "got_ocr2",
+)  # fmt: skip
+"""Families whose questions about one image share the beginning of their prompts."""
 
 IMAGES_FIRST = ("llava", "llava_next", "llava_onevision", "paligemma", "molmo2", "perception_lm")
 """Families whose chat template writes every image before the text."""
@@ -150,6 +161,42 @@ def test_a_batch_equals_each_row_alone(
         assert_same(item, alone)
         assert_same(item, reference(item.sample, vlm, spec))
     assert bool(generated) == (family in SHORT_WINDOW or family in GENERATED)
+
+
+def test_questions_about_one_image_share_its_prompt(
+    family: str, endless: VisionLanguageModel, generated: list[str]
+) -> None:
+    """Two passes for a batch that repeats images, beginnings and ends; the numbers are the same."""
+    spec = CaptureSpec(layers="all", positions=positions(endless), max_new_tokens=3)
+    rows = [
+        Sample(f"{i}_{row.id}", row.images, question)
+        for i, question in enumerate(("Is it lit?", "What is it, and is it lit?", "Is it a cat?"))
+        for row in (ONE_IMAGE[0], ONE_IMAGE[1], SEVERAL[0])
+    ]
+    batches, failures = prepare(rows, endless, resolve_spec(spec, endless))
+    assert not failures
+    shared = [batch for batch in batches if batch.prefix is not None]
+    assert bool(shared) == (family in SHARES_PROMPTS)
+    for item in capture(rows, endless, spec, batch_size=9):
+        assert_same(item, reference(item.sample, endless, spec))
+    assert not generated or family not in SHARES_PROMPTS
+
+
+def test_worker_processes_prepare_the_same(
+    vlm: VisionLanguageModel, worker_processes: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = resolve_spec(CaptureSpec(positions=positions(vlm), max_new_tokens=2), vlm)
+    rows = [*ONE_IMAGE, *SEVERAL, *INTERLEAVED, Sample("text", None, "What is a cat?")]
+    [first, *_], _ = prepare(rows[:1], vlm, spec)
+    limit = int(first.attention_mask.sum()) + 40
+    model = dataclasses.replace(vlm.preprocessing, max_prompt_tokens=limit)
+    rows += [Sample("long", WIDE, "What is it? " * limit)]
+    expected = prepare(rows, model, spec)
+    assert expected[0]
+    assert any("tokens" in failure.error for failure in expected[1])
+    worker_processes.begin(model, spec)
+    monkeypatch.setattr(worker_processes, "_prepared_here", None)
+    assert_same_prepared(worker_processes.prepare(rows), expected)
 
 
 def test_vision_only_is_the_encoders_output(family: str, vlm: VisionLanguageModel) -> None:

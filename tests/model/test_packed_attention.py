@@ -291,17 +291,24 @@ class Kernel:
         cu_seq_k: Tensor,
         max_q: int,
         max_k: int,
+        *,
+        scale: float | None = None,
+        window_size: tuple[int, int] = (-1, -1),
+        enable_gqa: bool = False,
     ) -> Tensor:
         if self.error is not None:
             raise self.error
-        assert query.shape == key.shape == value.shape
+        assert key.shape == value.shape
+        assert (query.shape == key.shape) == (not enable_gqa)
         assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
-        assert max_q == max_k == int(cu_seq_q.diff().max())
+        assert max_q == max_k >= int(cu_seq_q.diff().max())
         self.longest.append(max_q)
         assert all(part.stride(-1) == 1 for part in (query, key, value))
         lengths = cu_seq_q.diff().tolist()
         parts = tuple(part.transpose(0, 1).unsqueeze(0) for part in (query, key, value))
-        return window_by_window(Attention(), parts, lengths)[0]
+        groups, causal = query.shape[1] // key.shape[1], window_size == (-1, 0)
+        module = Attention(groups, is_causal=causal)
+        return window_by_window(module, parts, lengths, scaling=scale)[0]
 
 
 @pytest.fixture
@@ -309,7 +316,8 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     made = Kernel()
     monkeypatch.setattr(packing, "varlen_attn", made)
     monkeypatch.setattr(packing, "_broken", [])
-    monkeypatch.setattr(packing, "_is_supported", lambda *_: not packing._broken)
+    monkeypatch.setattr(packing, "_OPTIONS", frozenset({"scale", "window_size", "enable_gqa"}))
+    monkeypatch.setattr(packing, "is_supported", lambda *_: not packing._broken)
     return made
 
 
@@ -332,6 +340,7 @@ def test_one_call_of_the_kernel_for_all_windows(
 
 def test_torchs_function_takes_these_arguments() -> None:
     """On tensors without numbers: the shapes that it would return, from arguments like ours."""
+    packing._load_kernel()
     if packing.varlen_attn is None:
         pytest.fail("torch.nn.attention.varlen is gone, or torch is older than 2.10")
     inspect.signature(packing.varlen_attn).bind(*range(7))
@@ -374,7 +383,7 @@ def on_gpu(width: int = 80, dtype: torch.dtype = torch.bfloat16, **other: Any) -
         (on_gpu(), on_gpu(), None, True),
         (on_gpu(72, torch.float16), on_gpu(72), 72**-0.5, True),
         (on_gpu(256), on_gpu(256), None, True),
-        (on_gpu(), on_gpu(), 0.2, False),
+        (on_gpu(), on_gpu(), 0.2, True),
         (on_gpu(dtype=torch.float32), on_gpu(), None, False),
         (on_gpu(is_cuda=False), on_gpu(), None, False),
         (on_gpu(84), on_gpu(84), None, False),
@@ -386,15 +395,17 @@ def test_what_the_kernel_is_asked(
     query: Any, value: Any, scaling: float | None, taken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packing, "_broken", [])
-    assert packing._is_supported(query, value, scaling) == taken
+    assert packing.is_supported(query, value, scaling) == taken
+    monkeypatch.setattr(packing, "_OPTIONS", frozenset())  # torch 2.10
+    assert packing.is_supported(query, value, scaling) == (taken and scaling != 0.2)
     monkeypatch.setattr(packing, "_broken", ["it failed"])
-    assert not packing._is_supported(query, value, scaling)
+    assert not packing.is_supported(query, value, scaling)
 
 
 def test_an_older_torch_batches_windows(
     monkeypatch: pytest.MonkeyPatch, calls: list[tuple[int, ...]]
 ) -> None:
-    monkeypatch.setattr(packing, "_is_supported", lambda *_: True)
+    monkeypatch.setattr(packing, "_load_kernel", lambda: None)
     monkeypatch.setattr(packing, "varlen_attn", None)
     packed_attention(Attention(), *states([4, 4]), None, **given_bounds([4, 4]))
     assert calls == [(2, 4, 4, WIDTH)]
@@ -415,6 +426,13 @@ def test_it_can_be_compiled_whole_while_a_model_computes(kernel: Kernel) -> None
 
 
 def _varlen_op(
-    query: Tensor, key: Tensor, value: Tensor, cut: Tensor, same: Tensor, most: int, too: int
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cut: Tensor,
+    same: Tensor,
+    most: int,
+    too: int,
+    scale: float | None = None,
 ) -> Tensor:
-    return Kernel()(query, key, value, cut, same, most, too).clone()
+    return Kernel()(query, key, value, cut, same, most, too, scale=scale).clone()

@@ -75,6 +75,7 @@ def extract(
     compat: Compat = "",
     spec: CaptureSpec | None = None,
     batch_size: int | Literal["auto"] = "auto",
+    num_workers: int | Literal["auto"] = "auto",
     limit: int | None = None,
     dtype: str = "auto",
     device: str = "auto",
@@ -128,6 +129,8 @@ def extract(
         compat: ``"halp"`` reads layers and positions as the original research did.
         spec: The last five as one, instead of them.
         batch_size: Questions in the model at once, or ``"auto"``.
+        num_workers: Processes that prepare images and prompts; 0 for threads; ``"auto"``: processes
+            for a GPU, as many as there are processors.
         limit: Only the first rows of the table.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 on a GPU.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``.
@@ -178,6 +181,7 @@ def extract(
         fields=fields_of(map, records, image_pattern, question_template, number_rows=number_rows),
         spec=spec_of(spec, *arguments),
         batch_size=batch_size,
+        num_workers=num_workers,
         limit=limit,
         loading=ModelOptions(
             dtype, device, revision, attention, family, adapter, quantize, allow_pickle_weights

@@ -51,6 +51,15 @@ def extract(
     batch_size: Annotated[
         str, typer.Option("--batch-size", help="Questions decoded at once, or auto.")
     ] = "auto",
+    num_workers: Annotated[
+        str,
+        typer.Option(
+            "--num-workers",
+            metavar="N",
+            help="Processes that prepare images and prompts; 0: threads; auto: processes for a "
+            "GPU, as many as there are processors.",
+        ),
+    ] = "auto",
     limit: Annotated[
         int | None,
         typer.Option("--limit", help="Only the first N rows of the table.", show_default=False),
@@ -155,6 +164,7 @@ def extract(
         "spec": options.build_spec(layers, positions, vision_pooling, max_new_tokens, compat),
         "limit": limit,
         "batch_size": parse_batch_size(batch_size),
+        "num_workers": number_or_auto("--num-workers", num_workers),
         "loading": ModelOptions(
             dtype, device, revision, attention, family, adapter, quantize, allow_pickle_weights
         ),
@@ -244,9 +254,14 @@ def parse_batch_size(text: str) -> int | str:
     >>> parse_batch_size("8"), parse_batch_size("auto")
     (8, 'auto')
     """
+    return number_or_auto("--batch-size", text)
+
+
+def number_or_auto(option: str, text: str) -> int | str:
+    """Return the value of an option as a number, or ``auto``."""
     if text == "auto":
         return text
     try:
         return int(text)
     except ValueError:
-        raise InputError(f"--batch-size {text!r}: give a number or auto") from None
+        raise InputError(f"{option} {text!r}: give a number or auto") from None

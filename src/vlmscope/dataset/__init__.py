@@ -18,6 +18,7 @@ from vlmscope.dataset.answers import (
     parse_answer_mapping,
     read_answers,
 )
+from vlmscope.dataset.image_formats import known_formats
 from vlmscope.dataset.images.arrays import image_of_array
 from vlmscope.dataset.images.image import difference_hash, hash_image, image_size, load_image
 from vlmscope.dataset.images.locate import read_images
@@ -53,6 +54,7 @@ __all__ = [
     "image_size",
     "image_thumbnail",
     "in_memory",
+    "known_formats",
     "load_image",
     "open_table",
     "parse_answer_mapping",

@@ -6,6 +6,7 @@
 - ``prefill``: one pass of a batch's prompts; ``hooks``: what is copied out of it
 - ``image_cache``: each image through the vision encoder once; ``pooling``: many vectors to one
 - ``decoding/``: answers of many rows at a time
+- ``shared_prefix``, ``shared_prefill``: questions about one image share the prompt's beginning
 - ``answers``: the recorded answer; ``answer_states``: hidden states of its tokens
 - ``row_errors``: exceptions of a processor or model, as errors of a row
 """
@@ -13,6 +14,7 @@
 from vlmscope.engine.batch import Batch, prepare
 from vlmscope.engine.given import Rows, open_image, rows_of, until_error
 from vlmscope.engine.session import CaptureSession, capture, capture_batch
+from vlmscope.engine.shared_prefix import preprocessing_of
 
 __all__ = [
     "Batch",
@@ -22,6 +24,7 @@ __all__ = [
     "capture_batch",
     "open_image",
     "prepare",
+    "preprocessing_of",
     "rows_of",
     "until_error",
 ]

@@ -8,8 +8,8 @@ model, in other threads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
@@ -21,15 +21,35 @@ from torch import Tensor
 from vlmscope.dataset import difference_hash, hash_image, image_thumbnail
 from vlmscope.engine.device import pinned
 from vlmscope.engine.given import open_image
-from vlmscope.errors import RowError
-from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
+from vlmscope.engine.shared_prefix import (
+    SharedPrefix,
+    SharedTokens,
+    check,
+    distinct_enough,
+    is_checked,
+    lay_out,
+    preprocessing_of,
+)
+from vlmscope.errors import InputError, RowError
+from vlmscope.model import Preprocessing, ResolvedSpec, VisionLanguageModel, resolve_spec
 from vlmscope.model.lengths import ALONE
-from vlmscope.prompt import DistinctImages, count_after_question, encode, image_order, render
+from vlmscope.prompt import (
+    DistinctImages,
+    count_after_question,
+    encode,
+    image_order,
+    plain_tokens,
+    render,
+)
 from vlmscope.schema import CaptureSpec, Failure, Sample, failure_of
 from vlmscope.shown_once import shown_once
 
 PIXELS_AT_ONCE = 2**28
 """Decoded pixels that a batch may keep in memory, 1 GiB in Pillow; a batch with more is split."""
+
+
+_BEGINNING = "beginning/"
+"""Before the name of an input of the prompts' beginnings."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +80,17 @@ class Batch:
     """Names of inputs that depend on the images alone and have one entry per distinct one."""
     entries: tuple[int, ...] = ()
     """Index of each row's entry in these inputs; empty if there is one entry per row."""
+    prefix: SharedPrefix | None = None
+    """The beginnings of the prompts, if rows share them: ``inputs`` are then the tokens alone."""
+
+    @property
+    def computed_tokens(self) -> int:
+        """Number of tokens that the decoder is run over, with padding."""
+        length = int(self.input_ids.shape[1])
+        if self.prefix is None:
+            return len(self.samples) * length
+        beginnings = int(self.prefix.inputs["input_ids"].numel())
+        return beginnings + len(self.samples) * (length - self.prefix.length)
 
     def entry(self, row: int) -> int:
         """Return the index of a row's entry in the inputs ``apart``."""
@@ -79,6 +110,26 @@ class Batch:
         }
 
     @property
+    def nbytes(self) -> int:
+        """Size of the inputs in bytes."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors: the inputs, and those of the beginnings under other names."""
+        beginnings = {} if self.prefix is None else self.prefix.inputs
+        return self.inputs | {_BEGINNING + name: each for name, each in beginnings.items()}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor], samples: tuple[Sample, ...]) -> Batch:
+        """Return the batch with other samples, and other tensors under the names of ``tensors``."""
+        inputs: dict[str, Tensor] = {}
+        beginnings: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            kept = beginnings if name.startswith(_BEGINNING) else inputs
+            kept[name.removeprefix(_BEGINNING)] = tensor
+        prefix = self.prefix and SharedPrefix(beginnings, self.prefix.entries)
+        return replace(self, samples=samples, inputs=inputs, prefix=prefix)
+
+    @property
     def input_ids(self) -> Int[np.ndarray, "batch length"]:
         """Token ids, padded on the left."""
         return self.inputs["input_ids"].numpy()
@@ -91,21 +142,27 @@ class Batch:
 
 @shown_once()
 def prepare(
-    samples: Sequence[Sample], vlm: VisionLanguageModel, spec: ResolvedSpec | None = None
+    samples: Sequence[Sample],
+    vlm: VisionLanguageModel | Preprocessing,
+    spec: ResolvedSpec | None = None,
 ) -> tuple[list[Batch], list[Failure]]:
     """Load the images, render the prompts, and make batches of the valid rows.
 
     Args:
         samples: The rows.
-        vlm: The model, for its processor.
-        spec: What to record (default: that of the specification); some positions need more of the
-            prompt than its tokens.
+        vlm: The model, or the part of it that is needed here.
+        spec: What to record (default, for a model: that of the specification); some positions need
+            more of the prompt than its tokens.
 
     Returns:
         The batches (at most one, if all rows have images and these are not very large), and the
         failures of the other rows.
     """
-    spec = spec or resolve_spec(CaptureSpec(), vlm)
+    if isinstance(vlm, VisionLanguageModel):
+        spec = spec or resolve_spec(CaptureSpec(), vlm)
+        vlm = preprocessing_of(vlm)
+    if spec is None:
+        raise InputError("spec: without a model, give what to record")
     failures: list[Failure] = []
     batches: list[Batch] = []
     for good in _read_all(samples, vlm, spec, failures):
@@ -114,7 +171,9 @@ def prepare(
     return batches, failures
 
 
-def bands_of(batch: Batch, vlm: VisionLanguageModel, spec: ResolvedSpec) -> list[int]:
+def bands_of(
+    batch: Batch, vlm: VisionLanguageModel | Preprocessing, spec: ResolvedSpec
+) -> list[int]:
     """Return the length band of each row of a batch, which must be one (``model/lengths.py``)."""
     if not vlm.lengths:
         return [0] * len(batch.samples)
@@ -123,7 +182,7 @@ def bands_of(batch: Batch, vlm: VisionLanguageModel, spec: ResolvedSpec) -> list
 
 
 def _batches_of(
-    good: Sequence[_Row], vlm: VisionLanguageModel, spec: ResolvedSpec, failures: list[Failure]
+    good: Sequence[_Row], vlm: Preprocessing, spec: ResolvedSpec, failures: list[Failure]
 ) -> list[Batch]:
     """Make batches of valid rows; append rows with a too long prompt to the failures."""
     batches: list[Batch] = []
@@ -141,7 +200,7 @@ def _batches_of(
 
 
 def _split_by_band(
-    batch: Batch, rows: Sequence[_Row], vlm: VisionLanguageModel, spec: ResolvedSpec
+    batch: Batch, rows: Sequence[_Row], vlm: Preprocessing, spec: ResolvedSpec
 ) -> list[Batch]:
     """Return a batch unchanged if its rows have one length band, else one batch per band."""
     groups: dict[tuple[int, int], list[_Row]] = {}
@@ -170,7 +229,7 @@ class _Row:
 
 def _read_all(
     samples: Sequence[Sample],
-    vlm: VisionLanguageModel,
+    vlm: Preprocessing,
     spec: ResolvedSpec,
     failures: list[Failure],
 ) -> Iterator[list[_Row]]:
@@ -197,7 +256,7 @@ def _pixels_of(rows: Sequence[_Row]) -> int:
 
 def _read(
     sample: Sample,
-    vlm: VisionLanguageModel,
+    vlm: Preprocessing,
     spec: ResolvedSpec,
     opened: dict[str, Image],
 ) -> _Row:
@@ -232,7 +291,7 @@ def _open(image: Any, opened: dict[str, Image]) -> Image:
     return opened[path]
 
 
-def _groups(rows: Sequence[_Row], vlm: VisionLanguageModel) -> list[Sequence[_Row]]:
+def _groups(rows: Sequence[_Row], vlm: Preprocessing) -> list[Sequence[_Row]]:
     """Return the rows in groups that may be batched.
 
     All questions of a batch show the same number of images. Not every processor accepts a mix of
@@ -247,9 +306,9 @@ def _groups(rows: Sequence[_Row], vlm: VisionLanguageModel) -> list[Sequence[_Ro
     return list(groups.values())
 
 
-def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
-    texts, images = [row.chat_text for row in rows], [row.images for row in rows]
-    shown = [row.shown for row in rows]
+def _encode(rows: Sequence[_Row], vlm: Preprocessing) -> Batch:
+    """Make a batch of rows; questions about one image share the beginning of their prompts."""
+    images, shown = [row.images for row in rows], [row.shown for row in rows]
     distinct = {id(image): image for own in images for image in own}
     hashes = {key: hash_image(image) for key, image in distinct.items()}
     dhashes = {key: difference_hash(image) for key, image in distinct.items()}
@@ -258,14 +317,17 @@ def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
     indices: dict[str, int] = {}
     entries = tuple(indices.setdefault(name, len(indices)) for name in names)
     apart = vlm.family.encoder_inputs if len(indices) < len(rows) and any(images) else ()
-    each = DistinctImages(entries, apart) if apart else None
-    inputs = vlm.cast(encode(vlm.processor, texts, shown, each))
-    if vlm.device.type == "cuda":  # in this thread, for which the GPU does not wait
-        inputs = {name: pinned(tensor) for name, tensor in inputs.items()}
+    shared = None
+    if vlm.shares_prefix and any(images) and distinct_enough(entries):
+        shared = _encode_shared(rows, entries, vlm)
+    if shared is None:
+        inputs = _process(rows, vlm, DistinctImages(entries, apart) if apart else None)
+    else:
+        inputs = {"input_ids": shared.input_ids, "attention_mask": shared.attention_mask}
     return Batch(
         samples=tuple(row.sample for row in rows),
         inputs=inputs,
-        chat_texts=tuple(texts),
+        chat_texts=tuple(row.chat_text for row in rows),
         image_hashes=tuple("+".join(hashes[id(image)] for image in own) for own in images),
         image_dhashes=tuple("+".join(dhashes[id(image)] for image in own) for own in images),
         image_thumbnails=tuple("+".join(thumbnails[id(image)] for image in own) for own in images),
@@ -274,10 +336,41 @@ def _encode(rows: Sequence[_Row], vlm: VisionLanguageModel) -> Batch:
         after_question=tuple(row.after_question for row in rows),
         apart=apart,
         entries=entries if apart else (),
+        prefix=None if shared is None else shared.prefix,
     )
 
 
-def _too_long(batch: Batch, vlm: VisionLanguageModel) -> list[Failure]:
+def _process(
+    rows: Sequence[_Row], vlm: Preprocessing, each: DistinctImages | None = None
+) -> dict[str, Tensor]:
+    """Return the model's inputs for some rows, pinned if the model is on a GPU."""
+    texts, shown = [row.chat_text for row in rows], [row.shown for row in rows]
+    inputs = vlm.cast(encode(vlm.processor, texts, shown, each))
+    if vlm.pin_memory:  # in this thread, for which the GPU does not wait
+        inputs = {name: pinned(tensor) for name, tensor in inputs.items()}
+    return inputs
+
+
+def _encode_shared(
+    rows: Sequence[_Row], entries: Sequence[int], vlm: Preprocessing
+) -> SharedTokens | None:
+    """Return the tokens of rows that share beginnings; None if their prompts do not."""
+    processor = vlm.processor
+    if is_checked(processor) is False:
+        return None
+    firsts = [rows[entries.index(entry)] for entry in range(1 + max(entries))]
+    shared = lay_out(
+        _process(firsts, vlm),
+        entries,
+        [plain_tokens(processor, row.chat_text) for row in rows],
+        vlm,
+    )
+    if shared is None or is_checked(processor):
+        return shared
+    return shared if check(processor, shared, _process(rows, vlm)) else None
+
+
+def _too_long(batch: Batch, vlm: Preprocessing) -> list[Failure]:
     lengths, limit = batch.attention_mask.sum(axis=1), vlm.max_prompt_tokens
     images = (batch.input_ids == vlm.image_token_id).sum(axis=1)
     return [

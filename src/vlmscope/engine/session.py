@@ -32,14 +32,17 @@ from vlmscope.engine.decoding.scheduler import Decoding
 from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.engine.device import is_dead_device, is_out_of_memory
 from vlmscope.engine.given import until_error
+from vlmscope.engine.hooks import Taps
 from vlmscope.engine.image_cache import ImageEncoder
 from vlmscope.engine.prefill import Prefilled, Ready, make_ready, run, start_copies
 from vlmscope.engine.row_errors import row_errors
+from vlmscope.engine.shared_prefill import run_shared
 from vlmscope.errors import InputError, RowError, VlmscopeError, one_line
 from vlmscope.locking import model_lock
 from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
 from vlmscope.model.attention.kv_cache import keys_and_values
 from vlmscope.model.computing import computing
+from vlmscope.model.fused import FusedParts
 from vlmscope.model.lengths import ALONE
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.shown_once import warn
@@ -57,13 +60,22 @@ class CaptureSession:
         vlm: The model.
         spec: What to record.
         rows: Maximum number of rows that are answered at once.
+        fused: Compiled parts of the model, for a session of many rows.
 
     Attributes:
         shapes_: Module → shape of its output in the latest prefill.
     """
 
-    def __init__(self, vlm: VisionLanguageModel, spec: ResolvedSpec, rows: int) -> None:
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        spec: ResolvedSpec,
+        rows: int,
+        *,
+        fused: FusedParts | None = None,
+    ) -> None:
         self._vlm = vlm
+        self._fused = fused
         self._spec = spec
         self._gpus = vlm.cuda_devices
         self._finished: Results = []
@@ -121,6 +133,8 @@ class CaptureSession:
             stack.enter_context(computing())
             for device in self._gpus[:1]:  # graphs and streams belong to the current device
                 stack.enter_context(torch.cuda.device(device))
+            if self._fused is not None:
+                stack.enter_context(self._fused.in_place())
             yield
 
     def pop_failed(self) -> list[Sample]:
@@ -148,8 +162,8 @@ class CaptureSession:
             # A step that fails drops the slots itself.
             return self._decoding.forget() or self._decoding is not decoding
 
-    def _ready(self, batch: Batch, states: AnswerStates | None = None) -> Ready:
-        """Copy a batch to the device, and encode its images if that is done separately."""
+    def _ready(self, batch: Batch, states: AnswerStates | None = None) -> tuple[Ready, Taps]:
+        """Copy a batch to the device, encode its images if that is done separately; make hooks."""
         vlm = self._vlm
         if self._images is None and vlm.family.cross_attention and vlm.projector is not None:
             self._images = ImageEncoder(vlm, self._spec.vision_pooling)
@@ -165,14 +179,21 @@ class CaptureSession:
         """Prefill a batch, and add its rows to those that are being decoded."""
         while not self._decoding.has_room(len(batch.samples), band):
             self._collect(self._decoding.step)
-        ready = self._ready(batch)
-        self._finish_prefilled()  # while the device encodes the images
         config = greedy_config(self._vlm, 1)
         config.return_dict_in_generate = True
-        output = run(ready, self._vlm, config)
+        if batch.prefix is None:
+            ready, taps = self._ready(batch)
+            self._finish_prefilled()  # while the device encodes the images
+            cache = run(ready, taps, self._vlm, config).past_key_values
+        else:
+            self._finish_prefilled()
+            ready, cache = run_shared(batch, self._vlm, self._spec, config)
+            if cache is None:
+                self._prefill_whole(batch)
+                return
         self.shapes_ = ready.taps.shapes_
         if self._spec.max_new_tokens:
-            self._answer(ready, output.past_key_values, batch, band)
+            self._answer(ready, cache, batch, band)
             return
         rows = start_copies(ready)
         if self._copies_later and self._not_copied.isdisjoint(row.sample.id for row in rows):
@@ -180,6 +201,17 @@ class CaptureSession:
         else:  # all or none: an error is one of this batch, which is run again in pieces
             self._finished += [check_finite(row.capture()) for row in rows]
             self._not_copied.difference_update(row.sample.id for row in rows)
+
+    def _prefill_whole(self, batch: Batch) -> None:
+        """Prepare the rows of a batch again, each prompt as a whole, and prefill them."""
+        batches, failures = prepare(batch.samples, self._vlm.preprocessing, self._spec)
+        self._finished += failures
+        for one in batches:
+            band = self._band(one)
+            if self._spec.max_new_tokens and (band == ALONE or self._must_generate(one)):
+                self._generate(one)
+            else:
+                self._prefill(one, band)
 
     def _answer(self, ready: Ready, cache: Any, batch: Batch, band: int) -> None:
         tokens = batch.inputs["input_ids"].shape[1]
@@ -240,12 +272,15 @@ class CaptureSession:
 
     def _generate(self, batch: Batch) -> None:
         """Prefill a batch and decode its answers with the library's ``generate``."""
+        if batch.prefix is not None:  # ``generate`` needs the images of every row
+            self._prefill_whole(batch)
+            return
         vlm, spec, rows = self._vlm, self._spec, len(batch.samples)
         states = AnswerStates(end_tokens(vlm), rows) if spec.answer_positions else None
-        ready = self._ready(batch, states)
-        steps = StepLogprobs(ready.taps, states)
+        ready, taps = self._ready(batch, states)
+        steps = StepLogprobs(taps, states)
         config = greedy_config(vlm, spec.decoded_tokens)
-        output = run(ready, vlm, config, stopping_criteria=[steps])
+        output = run(ready, taps, vlm, config, stopping_criteria=[steps])
         self.shapes_ = ready.taps.shapes_
         prompt = batch.inputs["input_ids"].shape[1]
         generated = output[:, prompt : prompt + spec.max_new_tokens].cpu().numpy()

@@ -5,6 +5,8 @@
 - ``pending``: the rows still to be captured, in their order
 - ``batching``: the number of rows that go through the model together
 - ``runner``: the loop around one model: prepare ahead, run, halve batches that fail
+- ``prefetching``: the next batches are prepared while the model runs
+- ``workers/``: processes that prepare rows
 - ``time_limit``: restarts the command where the model hangs; ``watchdog``: the process that
   ends a hanging one
 - ``writing``: the thread that writes results

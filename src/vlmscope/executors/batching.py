@@ -30,6 +30,12 @@ STEP = 4
 LARGEST_ON_GPU = 32
 """Largest size of ``auto`` on a GPU: a larger prefill is no faster."""
 
+LARGEST_OF_SHORT = 64
+"""Largest size on a GPU for rows of few tokens: those that share the beginning of their prompts."""
+
+TOKENS_ON_GPU = 8192
+"""Tokens of a prefill from which a larger one is no faster."""
+
 LARGEST_BESIDE_ANSWERS = 16
 """Largest size if answers are decoded too: so many slots stay empty until the next prefill."""
 
@@ -88,16 +94,23 @@ class BatchSizer:
         """Whether batches of this size may be prepared far ahead, even if the size still grows."""
         return self.settled or self.size >= START_ON_GPU
 
-    def learn(self, *, rows: int, memory_used: float = 0.0, memory_idle: float = 0.0) -> None:
+    def learn(
+        self, *, rows: int, tokens: int = 0, memory_used: float = 0.0, memory_idle: float = 0.0
+    ) -> None:
         """Update the size after a batch that succeeded.
 
         Args:
             rows: Rows of the batch, including those that failed.
+            tokens: Tokens that the decoder was run over; 0 if unknown. If a larger batch has
+                still few, the largest size is larger.
             memory_used: Peak share of a GPU's memory, 0 if unknown.
             memory_idle: Share in use between batches (the weights).
         """
         if not self._growing or rows < self.size:
             return
+        if tokens:
+            short = min(LARGEST_OF_SHORT, TOKENS_ON_GPU * rows // tokens)
+            self._largest = max(self._largest, short)
         wanted = self.size * STEP
         growth = memory_used - memory_idle
         fits = int(rows * (MEMORY_SHARE - memory_idle) / growth) if growth > 0 else wanted

@@ -1,8 +1,9 @@
 """The executor of this process: one model, three kinds of threads, bounded queues between them.
 
-    preparing threads        this thread            writing thread, or process
-    images, prompts   ──►  the model         ──►  shards, failures
-    some batches ahead       one batch              up to BEHIND_BYTES
+    preparing threads,       this thread            writing thread,
+    or processes       ──►   the model      ──►     or process
+    images, prompts          one batch              shards, failures
+    some batches ahead                              up to BEHIND_BYTES
 
 Every batch is published before its rows count as done. After a stop request the answers in progress
 are finished; if the process is killed, the next session continues from the published shards.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -91,6 +93,7 @@ def run_plan(
     sizer = sizer_for(plan.vlm, wanted, answers=spec.max_new_tokens > 0)
     tally = _Tally(observer or NullObserver(), sizer)
     with (
+        plan.workers or nullcontext(),
         writing(
             plan.request, plan.manifest, plan.vlm, tally.add, size=lambda: sizer.size
         ) as results,
@@ -164,6 +167,8 @@ def _run_rows(
         stop=stop,
         journal=journal,
         restarts=restarts,
+        rows=plan.todo,
+        workers=plan.workers,
     )
     apart = left_out.union(suspects)
     rows = UntilChanged(pending_rows(table, request, results.done_ids, results.put, apart=apart))

@@ -17,6 +17,7 @@ from vlmscope.errors import InputError, RowError, StoreError
 from vlmscope.executors.manifest import capture_record, make_manifest
 from vlmscope.executors.request import Request
 from vlmscope.executors.time_limit import check_time_limit
+from vlmscope.executors.workers import Workers, is_supported, keep_for, make_workers
 from vlmscope.model import (
     VisionLanguageModel,
     load_with,
@@ -109,6 +110,8 @@ class Plan(Outline):
     done: frozenset[str]
     notes: tuple[str, ...] = ()
     held: RowComparison = field(default_factory=RowComparison)
+    workers: Workers | None = field(default=None, repr=False, compare=False)
+    """Processes that prepare rows, which are being started; None for threads."""
 
     @property
     def title(self) -> str:
@@ -129,10 +132,17 @@ def make_plan(request: Request, *, note: Callable[[str], None] | None = None) ->
         RunMismatchError: The run has rows made with other settings, or from another table.
     """
     table, scan, held = open_checked(request, note=note)
-    vlm, manifest, notes = load_checked(request, scan)
-    done, more = compare(request, scan, manifest, held)
+    workers = make_workers(request)
+    try:
+        vlm, manifest, notes = load_checked(request, scan)
+        workers = keep_for(vlm, workers, request)
+        done, more = compare(request, scan, manifest, held)
+    except BaseException:
+        if workers is not None:
+            workers.close()
+        raise
     manifest = as_compared(manifest, held)
-    return Plan(request, table, scan, vlm, manifest, done, (*notes, *more), held)
+    return Plan(request, table, scan, vlm, manifest, done, (*notes, *more), held, workers)
 
 
 def as_compared(manifest: Manifest, held: RowComparison) -> Manifest:
@@ -361,8 +371,24 @@ def _check_options(request: Request) -> None:
     if request.limit is not None:
         whole_number("--limit", request.limit, least=1)
     _check_model(request)
+    _check_num_workers(request)
     if request.store_dtype not in {"float32", "float16"}:
         raise InputError(f"--store-dtype {request.store_dtype!r}: choose from float32, float16")
+
+
+def _check_num_workers(request: Request) -> None:
+    """Refuse a number of workers that is invalid, or cannot be started.
+
+    Raises:
+        InputError: It is not 0 or more, or the system is not Linux.
+    """
+    if request.num_workers == "auto":
+        return
+    whole_number("--num-workers", request.num_workers, least=0)
+    if request.num_workers and not is_supported():
+        raise InputError(
+            f"--num-workers {request.num_workers}: processes that prepare rows need Linux; give 0"
+        )
 
 
 def _check_folder(out: Path, writer: str, patience: float) -> None:

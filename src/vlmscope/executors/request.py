@@ -128,6 +128,9 @@ class Request:
     shard: Share | None = None
     """Only the rows of this rank; other ranks write theirs into the same run."""
 
+    num_workers: int | Literal["auto"] = "auto"
+    """Processes that prepare rows; 0 for threads of this process; auto: processes for a GPU."""
+
     writer: Literal["auto", "thread", "process"] = "auto"
     """Whether a thread or a separate process writes the run; auto: a process on a GPU."""
 

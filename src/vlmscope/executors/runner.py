@@ -10,23 +10,27 @@ before any row succeeded, because that is a bug.
 from __future__ import annotations
 
 import gc
-import os
 import threading
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
-from typing import TypeVar
 
 import torch
 
-from vlmscope.engine import Batch, CaptureSession, capture_batch, prepare, until_error
+from vlmscope.engine import (
+    Batch,
+    CaptureSession,
+    capture_batch,
+    prepare,
+    preprocessing_of,
+    until_error,
+)
 from vlmscope.engine.device import is_dead_device, is_out_of_memory
 from vlmscope.engine.row_errors import has_unusual_shape, row_error
 from vlmscope.executors.batching import BatchSizer, rows_at_once
+from vlmscope.executors.prefetching import AHEAD, Prepared, batches_ahead, batches_to_prepare
 from vlmscope.executors.request import Request
 from vlmscope.executors.time_limit import (
     MODEL_STAGE,
@@ -37,9 +41,11 @@ from vlmscope.executors.time_limit import (
     TimeLimit,
     end_process,
 )
+from vlmscope.executors.workers import Workers, WorkersError
 from vlmscope.executors.writing import StrictStop, WritingThread
 from vlmscope.locking import model_lock
 from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
+from vlmscope.model.fused import FusedParts, worth_fusing
 from vlmscope.schema import Capture, Failure, Sample, failure_of
 from vlmscope.store import InProgress
 
@@ -49,7 +55,6 @@ SAME_ERRORS = 3
 UNUSUAL_ERRORS = 30
 """The same for rows with images of unusual shapes, which may cause errors on their own."""
 
-Prepared = tuple[list[Batch], list[Failure]]
 Results = list[Capture | Failure]
 
 
@@ -78,6 +83,7 @@ class ResilientRunner:
         went_well: Whether rows of this run succeeded before, so that errors are caused by rows.
         limit: Time limit of the model for a batch; none by default.
         journal: Records which rows are in progress.
+        workers: Processes that prepare rows; by default they are prepared by the calling thread.
     """
 
     def __init__(
@@ -90,6 +96,7 @@ class ResilientRunner:
         went_well: bool = False,
         limit: TimeLimit | None = None,
         journal: Journal | None = None,
+        workers: Workers | None = None,
     ) -> None:
         self._vlm = vlm
         self._spec = spec
@@ -98,6 +105,7 @@ class ResilientRunner:
         self._session = session
         self._limit = limit or TimeLimit(None)
         self._journal = journal or NoJournal()
+        self._workers = workers
         self._in_model: dict[str, Sample] = {}
         self._blamed: tuple[list[str], list[str]] = ([], [])
 
@@ -107,11 +115,19 @@ class ResilientRunner:
         return list(self._in_model.values())
 
     def prepare(self, samples: Sequence[Sample]) -> Prepared | Exception:
-        """Prepare a batch; an unexpected error is returned for ``run`` to handle."""
+        """Prepare a batch; an unexpected error is returned for ``run`` to handle.
+
+        Raises:
+            WorkersError: Worker processes die with every row.
+        """
         ids = [sample.id for sample in samples]
         self._journal.begin(PREPARE_STAGE, ids)
         try:
+            if self._workers is not None:
+                return self._workers.prepare(samples)
             return prepare(samples, self._vlm, self._spec)
+        except WorkersError:
+            raise
         except Exception as error:  # noqa: BLE001 - raised or recorded by ``run``
             return error
         finally:
@@ -218,7 +234,9 @@ class ResilientRunner:
         idle, peak = _memory(self._vlm)
         # Extrapolated to all rows of the batch.
         grown = max(0.0, peak - idle) * asked / len(batch.samples)
-        self._sizer.learn(rows=asked, memory_used=idle + grown, memory_idle=idle)
+        on_gpu = self._vlm.cuda_devices and not self._vlm.family.cross_attention
+        tokens = batch.computed_tokens * asked // len(batch.samples) if on_gpu else 0
+        self._sizer.learn(rows=asked, tokens=tokens, memory_used=idle + grown, memory_idle=idle)
         return results
 
     def _mark_finished(self, results: Results) -> None:
@@ -283,66 +301,6 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-AHEAD = 2
-"""Batches prepared ahead of a model on a CPU, each on its own thread."""
-
-AHEAD_OF_A_GPU = 8
-"""Maximum number of batches prepared ahead of a GPU, where half of the processors are idle."""
-
-
-def batches_to_prepare(vlm: VisionLanguageModel) -> int:
-    """Return how many batches to prepare ahead of a model, each on its own thread."""
-    if not vlm.cuda_devices:
-        return AHEAD
-    return max(AHEAD, min(AHEAD_OF_A_GPU, (os.cpu_count() or AHEAD) // 2))
-
-
-Row = TypeVar("Row")
-
-
-def batches_ahead(
-    rows: Iterator[Row],
-    sizer: BatchSizer,
-    prepare: Callable[[list[Row]], Prepared | Exception],
-    preparing: ThreadPoolExecutor,
-    stopped: Callable[[], bool] = lambda: False,
-    ahead: int = AHEAD,
-) -> Iterator[tuple[list[Row], Prepared | Exception]]:
-    """Yield rows and their batch, while the next batches are prepared.
-
-    No reference to a yielded batch is kept, so that its memory can be freed. While the size is
-    still small nothing is prepared ahead, because it would have the old size.
-
-    Args:
-        rows: Rows to prepare.
-        sizer: The batch size.
-        prepare: Makes a batch of rows.
-        preparing: Threads for it, as many as ``ahead``.
-        stopped: Called before each batch; returns whether to end.
-        ahead: Batches prepared ahead.
-    """
-    queue: deque[tuple[list[Row], Future[Prepared | Exception]]] = deque()
-    exhausted = False
-    while not stopped():
-        while not exhausted and len(queue) < (ahead if sizer.worth_preparing else 1):
-            size = sizer.size  # it may change while the rows are drawn
-            chunk = list(islice(rows, size))
-            exhausted = len(chunk) < size
-            if chunk:
-                queue.append((chunk, preparing.submit(prepare, chunk)))
-        if not queue:
-            return
-        yield _await(queue.popleft())
-
-
-def _await(
-    waiting: tuple[list[Row], Future[Prepared | Exception]],
-) -> tuple[list[Row], Prepared | Exception]:
-    """Return a prepared batch, without keeping a reference to it."""
-    rows, future = waiting
-    return rows, future.result()
-
-
 class Loop:
     """Captures rows. The batch size is kept from one call to the next.
 
@@ -355,7 +313,9 @@ class Loop:
         journal: Records which rows are in progress; closed before the process ends because of a
             row.
         restarts: Earlier restarts by the time limit.
+        rows: Number of rows to capture, if known: parts of the model are compiled for many.
         stop: Set to stop after the answers in progress are finished.
+        workers: Processes that prepare rows, which are started here; by default threads do.
     """
 
     def __init__(
@@ -369,6 +329,8 @@ class Loop:
         stop: threading.Event,
         journal: InProgress | None = None,
         restarts: Restarts = Restarts(),  # noqa: B008 - frozen
+        rows: int = 0,
+        workers: Workers | None = None,
     ) -> None:
         self._vlm = vlm
         self._request = request
@@ -377,23 +339,31 @@ class Loop:
         self._journal = journal
         self._restarts = restarts
         self._sizer = sizer
+        self._workers = workers
         spec = resolve_spec(request.spec, vlm)
+        fused = FusedParts(vlm.model) if worth_fusing(vlm, rows) else None
+        slots = rows_at_once(vlm, request.batch_size)
+        if workers is not None:
+            workers.begin(preprocessing_of(vlm), spec)
         self._limit = TimeLimit(request.time_limit, self._expired)
         self._runner = ResilientRunner(
             vlm,
             spec,
             sizer,
-            CaptureSession(vlm, spec, rows_at_once(vlm, request.batch_size)),
+            CaptureSession(vlm, spec, slots, fused=fused),
             went_well=went_well,
             limit=self._limit,
             journal=journal,
+            workers=workers,
         )
 
     def run(self, rows: Iterator[Sample]) -> None:
         """Capture rows until there are no more, or until a stop request."""
-        ahead = batches_to_prepare(self._vlm)
+        threads = ahead = batches_to_prepare(self._vlm)
+        if self._workers is not None:  # a thread waits for each of them
+            threads, ahead = self._workers.count, self._workers.count + AHEAD
         ended: list[StrictStop] = []
-        with ThreadPoolExecutor(ahead, "vlmscope-prepare") as preparing:
+        with ThreadPoolExecutor(threads, "vlmscope-prepare") as preparing:
             try:
                 for samples, prepared in batches_ahead(
                     until_error(rows, ended, StrictStop),
@@ -407,19 +377,27 @@ class Loop:
                     del prepared  # so that the memory of the batch can be freed
                     for results in pieces:
                         self._results.put(results)
+                if self._stop.is_set():
+                    self._abandon(preparing)
                 self._finish()
                 if ended:
                     raise ended[0]
             except StrictStop:
-                preparing.shutdown(wait=False, cancel_futures=True)
+                self._abandon(preparing)
                 with suppress(StrictStop):
                     self._finish()  # the rows being decoded are almost done
                 raise
             except BaseException:
-                preparing.shutdown(wait=False, cancel_futures=True)
+                self._abandon(preparing)
                 with suppress(Exception):
                     self._results.flush()
                 raise
+
+    def _abandon(self, preparing: ThreadPoolExecutor) -> None:
+        """Drop the batches that are being prepared: no more rows will be captured."""
+        preparing.shutdown(wait=False, cancel_futures=True)
+        if self._workers is not None:
+            self._workers.close()
 
     def run_isolated(self, groups: Iterator[list[Sample]]) -> None:
         """Capture one group of rows after the other, their images one by one.
@@ -427,6 +405,8 @@ class Loop:
         A row that hangs again, or with which the process dies again, must not affect others; and
         the fewer rows are in progress then, the easier it is to identify.
         """
+        if self._workers is not None:
+            self._workers.wait()
         for group in groups:
             if self._stop.is_set():
                 return
@@ -451,6 +431,9 @@ class Loop:
         # would keep this one out; so would a writing process that nobody waits for any more.
         with suppress(Exception):
             self._results.release()
+        with suppress(Exception):
+            if self._workers is not None:
+                self._workers.close()
         end_process(
             self._request,
             self._runner.in_model,

@@ -1,6 +1,7 @@
 """The model and its processor, with the same interface for every architecture.
 
 - ``vlm``: ``VisionLanguageModel``, a loaded checkpoint under standard names
+- ``preprocessing``: what preparing its inputs needs, without the weights
 - ``families``: the differences between architectures, as data; ``support``: what was checked
 - ``vision_rows``: how the vision encoder's output for a batch is assigned to questions
 - ``lengths``: sequence lengths at which a decoder computes differently
@@ -17,12 +18,14 @@
 from vlmscope.locking import model_lock
 from vlmscope.model.families import FAMILIES, Family
 from vlmscope.model.loading.load import given_model, load_model, load_with, loaded, refuse_options
+from vlmscope.model.preprocessing import Preprocessing
 from vlmscope.model.resolved_spec import ResolvedSpec, resolve_spec, resolve_spec_for
 from vlmscope.model.vlm import VisionLanguageModel
 
 __all__ = [
     "FAMILIES",
     "Family",
+    "Preprocessing",
     "ResolvedSpec",
     "VisionLanguageModel",
     "given_model",

@@ -22,6 +22,7 @@ from vlmscope.model.attention.implementations import implementations
 from vlmscope.model.families import Family
 from vlmscope.model.fingerprint import Identity
 from vlmscope.model.lengths import ONE_BAND, LengthBands
+from vlmscope.model.preprocessing import Preprocessing, cast_inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +187,21 @@ class VisionLanguageModel:
 
     def cast(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return ``inputs`` with floating tensors in the model's dtype, as its first layer does."""
-        return {
-            name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor
-            for name, tensor in inputs.items()
-        }
+        return cast_inputs(inputs, self.dtype)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the preparation of inputs needs to know of the model."""
+        return Preprocessing(
+            self.processor,
+            self.family,
+            self.lengths,
+            self.max_prompt_tokens,
+            self.image_token_id,
+            self.dtype,
+            self.one_at_a_time,
+            pin_memory=self.device.type == "cuda",
+        )
 
     def on_device(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return ``inputs`` on the model's device, ``cast``."""

@@ -20,7 +20,8 @@ from vlmscope.arguments import check_batch_size
 from vlmscope.engine import CaptureSession, Rows, rows_of, until_error
 from vlmscope.errors import InputError, RowError
 from vlmscope.executors.batching import rows_at_once, sizer_for
-from vlmscope.executors.runner import ResilientRunner, batches_ahead, batches_to_prepare
+from vlmscope.executors.prefetching import batches_ahead, batches_to_prepare
+from vlmscope.executors.runner import ResilientRunner
 from vlmscope.metrics import Platt
 from vlmscope.model import VisionLanguageModel, given_model, load_with, loaded, resolve_spec
 from vlmscope.model.halp import positions_of

@@ -32,6 +32,13 @@ from vlmscope.schema import Capture, Failure, Sample
 MEMORY_SHARE = 0.5
 """Fraction of a GPU's free memory that slots may take; the rest is for prefills."""
 
+KEYS_PER_WEIGHTS = 2
+"""Bytes of keys and values in all slots per byte of weights, from which more slots add little: a
+step reads the weights once for all rows, and the keys of each row."""
+
+SMALLEST_STEP = 12 * 10**9
+"""Bytes that are read in the time in which a step's kernels start, if its weights are fewer."""
+
 Layers = Sequence[tuple[Tensor, Tensor]]
 """Keys and values of a prefill, layer by layer."""
 
@@ -75,13 +82,16 @@ def see_tiles(
 def rows_in_memory(
     vlm: VisionLanguageModel, layers: Layers, fixed: frozenset[int], length: int
 ) -> int:
-    """Return how many slots fit into a GPU's memory beside the prefills; unlimited on a CPU."""
+    """Return how many slots are useful and fit into a GPU's memory; unlimited on a CPU."""
     if not vlm.cuda_devices:
         return np.iinfo(np.int64).max
     [device] = vlm.cuda_devices
     free, _ = torch.cuda.mem_get_info(device)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(MEMORY_SHARE * (free + unused)) // bytes_of_a_row(layers, fixed, length)
+    weights = sum(p.numel() * p.element_size() for p in vlm.decoder.parameters())
+    useful = KEYS_PER_WEIGHTS * max(weights, SMALLEST_STEP)
+    many = min(int(MEMORY_SHARE * (free + unused)), useful)
+    return many // bytes_of_a_row(layers, fixed, length)
 
 
 LAG = 1

@@ -50,7 +50,7 @@ class WorkerPool:
         actor = (
             ray.remote(Worker)
             .options(**options)
-            .remote(self.request, known, command=names_options())
+            .remote(self.request, known, command=names_options(), sharing=self.room.on_a_node)
         )
         name = team_name(self.team, f"worker_{self.started:03d}")
         self.started += 1

@@ -33,6 +33,9 @@ class Room:
     gpus: int
     """GPUs of each worker: one, or none."""
 
+    on_a_node: int
+    """Most workers on one machine."""
+
     cpus: int
     """Processors of each worker. Few are requested beside a GPU, so that no GPU stays idle for lack
     of processors."""
@@ -103,8 +106,15 @@ def room(device: str, workers: int | None) -> Room:
     if device == "cuda" and not gpus:
         raise InputError("--device cuda: the Ray cluster has no GPU; omit --device")
     if device != "cpu" and gpus:
-        return Room(workers or gpus, gpus=1, cpus=1)
+        count = workers or gpus
+        return Room(count, gpus=1, on_a_node=min(count, int(max(_resources("GPU")))), cpus=1)
     count = workers or 1
-    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    nodes = _resources("CPU")
     on_a_node = math.ceil(count / max(1, len(nodes)))
-    return Room(count, gpus=0, cpus=max(1, int(min(nodes, default=1)) // on_a_node))
+    cpus = max(1, int(min(nodes, default=1)) // on_a_node)
+    return Room(count, gpus=0, on_a_node=on_a_node, cpus=cpus)
+
+
+def _resources(kind: str) -> list[float]:
+    """Return how much of a resource each machine of the cluster has."""
+    return [node["Resources"].get(kind, 0) for node in ray.nodes() if node["Alive"]]

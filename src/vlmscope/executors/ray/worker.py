@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from vlmscope.dataset import TableScan
@@ -21,6 +22,7 @@ from vlmscope.executors.batching import BatchSizer, sizer_for
 from vlmscope.executors.plan import load_checked
 from vlmscope.executors.request import Request
 from vlmscope.executors.runner import Loop
+from vlmscope.executors.workers import keep_for, make_workers
 from vlmscope.executors.writing import StrictStop, writing
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import Capture, Failure, Sample
@@ -71,13 +73,17 @@ class Worker:
         request: The request; its paths must be valid on this machine.
         scan: The scan of the table; the ids are not needed.
         command: Whether the job was started by the command line: failures then name its options.
+        sharing: Number of models of the job on this machine.
     """
 
-    def __init__(self, request: Request, scan: TableScan, *, command: bool = False) -> None:
+    def __init__(
+        self, request: Request, scan: TableScan, *, command: bool = False, sharing: int = 1
+    ) -> None:
         self._naming = naming_options(command)
         self._naming.__enter__()  # until this process ends
         self._request = request
         self._scan = scan
+        self._sharing = sharing
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._queue: deque[Sample] = deque()
@@ -95,7 +101,9 @@ class Worker:
             InputError: The model does not support the request.
             ModelError: The checkpoint cannot be used.
         """
+        workers = make_workers(self._request, sharing=self._sharing)
         self._vlm, self._manifest, notes = load_checked(self._request, self._scan)
+        self._workers = keep_for(self._vlm, workers, self._request)
         return Loaded(self._manifest, self._vlm.family.title, notes)
 
     def begin(self, writer: str, went_well: bool) -> Report:
@@ -166,10 +174,22 @@ class Worker:
         """Process rows until the end, on the worker's own thread."""
         request, published = self._request, self._published
         try:
-            with writing(
-                request, self._manifest, vlm, published, writer=writer, size=lambda: sizer.size
-            ) as results:
-                loop = Loop(vlm, request, results, sizer, went_well=went_well, stop=self._stop)
+            with (
+                self._workers or nullcontext(),
+                writing(
+                    request, self._manifest, vlm, published, writer=writer, size=lambda: sizer.size
+                ) as results,
+            ):
+                loop = Loop(
+                    vlm,
+                    request,
+                    results,
+                    sizer,
+                    went_well=went_well,
+                    stop=self._stop,
+                    rows=self._scan.rows,
+                    workers=self._workers,
+                )
                 while self._await_rows():
                     try:
                         loop.run(self._rows())

@@ -4,5 +4,6 @@
 - ``implementations``: the ``--attention`` option
 - ``tiles``: an encoder's attention over padded tiles, without its mask
 - ``packed``: an encoder's attention over packed images, one call per layer
+- ``padded``: a decoder's attention over rows padded on the left, without a mask
 - ``kv_cache``: caches of keys and values
 """

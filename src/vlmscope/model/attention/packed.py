@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
+from inspect import signature
 from typing import Any
 
 import torch
@@ -31,10 +32,11 @@ from vlmscope.model.computing import check_thread
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.shown_once import warn
 
-try:  # since torch 2.10
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:
-    varlen_attn = None  # type: ignore[assignment]
+varlen_attn: Any = None
+"""torch's function, once it is loaded; None before torch 2.10."""
+
+_OPTIONS: frozenset[str] = frozenset()
+"""Its options, which differ from version to version."""
 
 PACKED = "vlmscope_packed_flash"
 """Name of ``packed_attention`` in the library's registry. The library looks for "flash" in it, and
@@ -145,8 +147,12 @@ def packed_attention(
         else part[0].transpose(0, 1)
         for part in (query, key, value)
     ]
-    longest = max_length_q if max_length_q is not None else max_length_k
-    found = _in_one_call(packed_states, cu_seq_lens_q, longest, scaling)
+    found = None
+    if is_supported(query, value, scaling):
+        longest = max_length_q if max_length_q is not None else max_length_k
+        if longest is None:
+            longest = int(cu_seq_lens_q.diff().max())
+        found = varlen(packed_states, cu_seq_lens_q.to(torch.int32), longest, scaling=scaling)
     if found is None:
         found = _by_length(packed_states, cu_seq_lens_q, scaling)
     return found.unsqueeze(0), None
@@ -178,27 +184,47 @@ def _one_by_one(
     return torch.cat(found, dim=1)
 
 
-def _in_one_call(
-    states: Sequence[Tensor], bounds: Tensor, longest: int | None, scaling: float | None
+def varlen(
+    states: Sequence[Tensor],
+    bounds: Tensor,
+    longest: int,
+    *,
+    causal: bool = False,
+    scaling: float | None = None,
 ) -> Tensor | None:
-    """Return ``[patches, heads, width]`` from one kernel; None if it does not support them."""
-    query, _, value = states
-    if varlen_attn is None or not _is_supported(query, value, scaling):
-        return None
-    if longest is None:
-        longest = int(bounds.diff().max())
-    bounds = bounds.to(torch.int32)
-    taken: Any = (*states, bounds, bounds, longest, longest)
+    """Attend within sequences of a concatenated row, in one kernel.
+
+    Args:
+        states: Queries, keys and values, ``[tokens, heads, width]``; fewer heads for keys and
+            values may be shared by the queries'.
+        bounds: Bounds of the sequences, ``[sequences + 1]``, int32; a sequence may be empty.
+        longest: Length of the longest sequence, or more.
+        causal: Whether a token attends only to those before it.
+        scaling: As ``is_supported`` accepts it.
+
+    Returns:
+        ``[tokens, heads, width]``; None if the kernel failed, which is then not used again.
+    """
+    query, key, value = states
+    if query.shape[1] != key.shape[1] and "enable_gqa" not in _OPTIONS:
+        groups = query.shape[1] // key.shape[1]
+        key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+    options: dict[str, Any] = {"scale": scaling} if "scale" in _OPTIONS else {}
+    if query.shape[1] != key.shape[1]:
+        options["enable_gqa"] = True
+    if causal:
+        options |= {"window_size": (-1, 0)} if "window_size" in _OPTIONS else {"is_causal": True}
+    taken: Any = (query, key, value, bounds, bounds, longest, longest)
     if torch.compiler.is_compiling():
-        return varlen_attn(*taken)  # type: ignore[return-value]
+        return varlen_attn(*taken, **options)  # type: ignore[no-any-return]
     try:
-        return varlen_attn(*taken)  # type: ignore[return-value]
+        return varlen_attn(*taken, **options)  # type: ignore[no-any-return]
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error):
             raise
         _broken.append(one_line(error))
         warn(
-            f"torch's variable-length attention failed ({_broken[-1]}); windows are batched by "
+            f"torch's variable-length attention failed ({_broken[-1]}); sequences are batched by "
             "length instead",
             stacklevel=2,
         )
@@ -209,20 +235,34 @@ _broken: list[str] = []
 """Errors of the kernel, which fails on GPUs before Ampere."""
 
 
-def _is_supported(query: Tensor, value: Tensor, scaling: float | None) -> bool:
-    """Return whether the kernel supports the tensors: half precision, heads of 8, 16, ... 256.
+@cache
+def _load_kernel() -> None:
+    """Import torch's function: only if a GPU needs it, as this imports torch's compiler (2 s)."""
+    global varlen_attn, _OPTIONS
+    with suppress(ImportError):
+        from torch.nn.attention import varlen as module
 
-    It scales by one over the square root of the width; other factors need torch 2.11.
+        varlen_attn = module.varlen_attn
+        _OPTIONS = frozenset(signature(varlen_attn).parameters)
+
+
+def is_supported(query: Tensor, value: Tensor, scaling: float | None) -> bool:
+    """Return whether ``varlen`` supports the tensors: half precision, heads of 8, 16, ... 256.
+
+    Before torch 2.11 it scales by one over the square root of the width, and by nothing else.
     """
-    width = query.shape[2]
+    width = query.shape[-1]
+    if not (query.is_cuda and query.dtype in {torch.bfloat16, torch.float16}):
+        return False
+    if not torch.compiler.is_compiling():
+        _load_kernel()
     return (
-        query.is_cuda
+        varlen_attn is not None
         and not _broken
-        and query.dtype in {torch.bfloat16, torch.float16}
-        and width == value.shape[2]
+        and width == value.shape[-1]
         and width % 8 == 0
         and width <= 256
-        and (scaling is None or abs(scaling * width**0.5 - 1) < 1e-6)
+        and ("scale" in _OPTIONS or scaling is None or abs(scaling * width**0.5 - 1) < 1e-6)
     )
 
 

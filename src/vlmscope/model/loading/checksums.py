@@ -239,7 +239,7 @@ class _Entry:
     def of(cls, stamp: Stamp) -> _Entry:
         """Return the entry for a file; its folder is made."""
         try:
-            folder = _cache() / "checksums"
+            folder = cache_folder() / "checksums"
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except (OSError, RuntimeError, ValueError):  # unwritable, no home, no path
             return cls(stamp, None)
@@ -297,8 +297,8 @@ class _Entry:
             yield
 
 
-def _cache() -> Path:
-    """Return the folder of vlmscope's per-user cache.
+def cache_folder() -> Path:
+    """Return the folder of vlmscope's per-user cache, which may not exist yet.
 
     Raises:
         RuntimeError: The home directory cannot be determined.

@@ -24,7 +24,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
@@ -56,6 +56,9 @@ SETTINGS: Mapping[str, Callable[[Any], Any]] = {
     "downsample_rate": lambda config: config.downsample_rate,
 }
 """Processor setting without a default in the library → its value by the model's configuration."""
+
+MADE_BY = "_vlmscope_made_by"
+"""Attribute of a class that is made here: how it is made in another process, for ``pickle``."""
 
 _CLASS_TOKENS = frozenset({"class_embedding", "cls_token", "class_token"})
 """Parameter names that vision encoders use for the embedding of a position that is not a patch."""
@@ -268,6 +271,16 @@ def _defined_as(kind: str, prefix: str, modules: list[str]) -> Any:
     return None
 
 
+def import_modules(paths: Iterable[str]) -> None:
+    """Import the modules that define a processor, also where they need more than is installed.
+
+    Args:
+        paths: Their names; modules that do not exist are left out.
+    """
+    for path in paths:
+        _import(path)
+
+
 def _import(path: str) -> ModuleType | None:
     """Return a module of the library; None if there is none of that name."""
     try:
@@ -295,7 +308,12 @@ def _with_row_lists(found: Any) -> Any:
         flat = None if images is None else [image for row in images for image in row]
         return found.__call__(self, images=flat, text=text, **options)
 
-    members = {"__module__": found.__module__, "__doc__": found.__doc__, "__call__": call}
+    members = {
+        "__module__": found.__module__,
+        "__doc__": found.__doc__,
+        "__call__": call,
+        MADE_BY: (_with_row_lists, (found,)),
+    }
     return type(found.__name__, (found,), members)
 
 
@@ -322,6 +340,7 @@ def _without_videos(found: Any) -> Any:
         "__doc__": found.__doc__,
         "check_argument_for_proper_class": check,
         "video_processor": property(lambda _: stand_in, lambda _self, _part: None),
+        MADE_BY: (_without_videos, (found,)),
     }
     return type(found.__name__, (found,), members)
 

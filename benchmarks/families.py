@@ -1,0 +1,356 @@
+"""The mainstream families at true shape: batched ``generate``, ours, and the floor, in one run.
+
+Random weights in bfloat16 (family_shapes.py), one family after the other; a table of distinct crops
+of real photographs, 640 x 480 and 480 x 640 pixels mixed. For each family, rows a second of
+
+- ``generate`` of the library on prepared batches, at each size, the time to prepare them apart;
+- the real ``vlmscope extract`` with answers, without, and without on four questions an image, with
+  the share of time in which the GPU was busy, peak memory, and seconds to the first stored row;
+- the floor: operations of a prefill over a large matrix product's rate, and bytes of the decoding
+  steps over a copy's, both measured in the same run.
+
+``--exact`` holds a float32 run against the reference method, and both in bfloat16 against that.
+
+    python benchmarks/families.py --work /tmp/families --models qwen2_5_vl      # one GPU
+    python benchmarks/families.py --work /tmp/tiny --size tiny --rows 4 --tokens 3 --models smolvlm
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gc
+import json
+import random
+import shutil
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from bare_model import free_memory, prepare_plain
+from ceilings import measure_ceilings, settle, step_bytes, watch_gpu
+from family_checkpoint import build_checkpoint, count_parameters
+from family_shapes import SHAPES, FamilyShape
+from photo_crops import IMAGE_SIZES, crop
+from true_shape import PHOTOS, QUESTIONS, device_name, extract, verify
+from vlmscope.dataset import read_samples
+from vlmscope.model import load_model
+from vlmscope.reference import reference
+from vlmscope.schema import CaptureSpec
+from vlmscope.store import open_run
+
+DECODED_AT_ONCE = 128
+"""Rows of the floor's decoding step, which reads the weights once for all of them."""
+
+_START = time.perf_counter()
+
+
+def main() -> None:
+    """Run every model and print one table."""
+    options = parse()
+    options.work.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {
+        "device": device_name(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "options": {k: str(v) for k, v in vars(options).items()},
+        "parameters": {name: count_parameters(SHAPES[name]) for name in options.models},
+        "models": {},
+    }
+    for name, count in results["parameters"].items():
+        known = SHAPES[name].parameters
+        assert round(count / 1e9, 3) == known, (
+            f"{name}: {count} parameters, released with {known}e9"
+        )
+    results["ceilings"] = measure_ceilings(torch.device("cuda" if on_gpu() else "cpu"))
+    say(f"ceilings: {results['ceilings']}")
+    free_memory()
+    for name in options.models:
+        results["models"][name] = run_model(options, name, results["ceilings"])
+        file = options.results or options.work / "families.json"
+        file.write_text(json.dumps(results, indent=2))
+    report(options, results)
+    if any("failed" in found for found in results["models"].values()):
+        raise SystemExit(1)
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, required=True, help="scratch folder (26 GB for true)")
+    parser.add_argument("--results", type=Path, help="where the numbers go (default: in --work)")
+    parser.add_argument("--models", type=known_models, default=list(SHAPES), help="with commas")
+    parser.add_argument("--size", choices=("true", "tiny"), default="true")
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--batch-size", default="auto")
+    parser.add_argument("--generate", type=int, nargs="*", default=[32, 128], help="batch sizes")
+    parser.add_argument("--tokens", type=int, default=65)
+    parser.add_argument("--verify", type=int, default=4, help="rows to hold against reference.py")
+    parser.add_argument("--exact", action="store_true", help="float32 runs too: twice the memory")
+    parser.add_argument("extract", nargs="*", help="options for extract, after --")
+    return parser.parse_args()
+
+
+MODES = ("answers", "prefill", "shared")
+"""The runs of ``extract``: with answers, without, and without on four questions an image."""
+
+
+def known_models(text: str) -> list[str]:
+    """Return the models of ``--models``.
+
+    Raises:
+        argparse.ArgumentTypeError: One is not known.
+    """
+    names = text.split(",")
+    if unknown := set(names) - set(SHAPES):
+        raise argparse.ArgumentTypeError(f"{sorted(unknown)}: choose from {','.join(SHAPES)}")
+    return names
+
+
+def on_gpu() -> bool:
+    """Return whether there is a GPU."""
+    return torch.cuda.is_available()
+
+
+def write_tables(work: Path, rows: int) -> dict[str, Path]:
+    """Write the questions; return mode → table. Crops are wide and tall in turn."""
+    rng = random.Random(0)  # noqa: S311 - images, no secrets
+    photos = [Image.open(path).convert("RGB") for path in sorted(PHOTOS.glob("*.jpg"))]
+    for i in range(rows):
+        if not (path := work / f"crop_{i:04d}.jpg").exists():
+            # Every photo comes in both shapes.
+            photo = photos[i // len(IMAGE_SIZES) % len(photos)]
+            crop(photo, rng, *IMAGE_SIZES[i % len(IMAGE_SIZES)]).save(path, quality=90)
+    tables = {}
+    for mode in MODES:
+        each = len(QUESTIONS) if mode == "shared" else 1
+        tables[mode] = work / f"{mode}.csv"
+        with tables[mode].open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["question_id", "image_name", "question", "gt_answer"])
+            for i in range(rows):
+                question = QUESTIONS[i % len(QUESTIONS)]
+                name = f"crop_{i // each:04d}.jpg"
+                writer.writerow([f"question_comb_{i}", name, question, "No"])
+    return tables
+
+
+def run_model(options: argparse.Namespace, name: str, ceilings: dict[str, float]) -> dict[str, Any]:
+    """Build one model, measure it, delete it; a failure is a result like any other."""
+    shape, folder = SHAPES[name], options.work / name
+    shutil.rmtree(folder, ignore_errors=True)
+    checkpoint = folder / "checkpoint"
+    found: dict[str, Any] = {}
+    try:
+        build(options, shape, checkpoint)
+        tables = write_tables(options.work, options.rows)
+        for mode in options.modes:
+            found[mode] = run_extract(options, folder, mode, tables[mode], checkpoint)
+        found["lengths"] = lengths(folder / options.modes[0])
+        found["verify"] = verify(folder / options.modes[0], options.verify)
+        measure_library(options, tables["answers"], checkpoint, ceilings, found)
+        if options.exact:
+            found["precision"] = compare_precisions(options, folder, tables["answers"], checkpoint)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the other models are still to come
+        traceback.print_exc()
+        found["failed"] = f"{type(error).__name__}: {error}"
+        say(f"{shape.title} FAILED: {found['failed']}")
+    finally:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        free_memory()
+    return found
+
+
+def build(options: argparse.Namespace, shape: FamilyShape, checkpoint: Path) -> None:
+    """Write the checkpoint, and leave the GPU to the commands."""
+    count = build_checkpoint(
+        checkpoint,
+        shape,
+        tiny=options.size == "tiny",
+        dtype=torch.bfloat16 if on_gpu() else torch.float32,
+        device="cuda" if on_gpu() else "cpu",
+    )
+    gc.collect()
+    free_memory()
+    say(f"{shape.title}: {options.size} checkpoint built, {count / 1e9:.3f} billion parameters")
+
+
+def run_extract(
+    options: argparse.Namespace, folder: Path, mode: str, table: Path, checkpoint: Path
+) -> dict[str, Any]:
+    """Run the real command; return its summary, and what the GPU did meanwhile."""
+    here = argparse.Namespace(**{**vars(options), "work": folder})
+    tokens = options.tokens if mode == "answers" else 0
+    extra = ["--images", str(options.work), "--batch-size", options.batch_size]
+    extra += ["--max-new-tokens", str(tokens), *options.extract]
+    start = time.perf_counter()
+    with watch_gpu() as watch, first_file(folder / mode / "shards") as first:
+        found = extract(here, mode, table, checkpoint, extra)
+    end = time.perf_counter()
+    found["busy"] = watch.busy(end - found["seconds"], end)
+    found["peak_gb"] = watch.peak_gb()
+    found["first_row"] = first[0] - start if first else None
+    say(f"{mode}: {found['rows_per_second']:.2f} rows/s, busy {found['busy']}, {found['peak_gb']}")
+    return found
+
+
+@contextmanager
+def first_file(folder: Path) -> Iterator[list[float]]:
+    """Watch a folder; the list gets the moment of its first file."""
+    moments: list[float] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.1):
+            if any(path.is_file() for path in folder.glob("*")):
+                moments.append(time.perf_counter())
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield moments
+    finally:
+        stop.set()
+        thread.join()
+
+
+def measure_library(
+    options: argparse.Namespace,
+    table: Path,
+    checkpoint: Path,
+    ceilings: dict[str, float],
+    found: dict[str, Any],
+) -> None:
+    """Time ``generate``, and count what a row must cost."""
+    vlm = load_model(checkpoint)
+    samples = list(read_samples(table, images=options.work, limit=max([1, *options.generate])))
+    found["generate"] = {}
+    for size in options.generate:
+        free_memory()
+        try:
+            found["generate"][size] = time_generate(vlm, samples[:size], options.tokens)
+        except torch.OutOfMemoryError:
+            found["generate"][size] = "out of memory"
+        say(f"generate, batch {size}: {found['generate'][size]}")
+    one = prepare_plain(vlm, samples[:1]).inputs
+    inputs = {name: tensor.to(vlm.device) for name, tensor in one.items()}
+    read = step_bytes(vlm, one, options.tokens)
+    vlm.model.set_attn_implementation("eager")  # the counter does not know shared heads
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        vlm.model(**inputs, logits_to_keep=1)
+    step = (read["weights"] + DECODED_AT_ONCE * read["row"]) / ceilings["bytes"]
+    prefill = float(counter.get_total_flops()) / ceilings["flops"]
+    decode = (options.tokens - 1) * step / DECODED_AT_ONCE
+    found["floor"] = {"prefill": 1 / prefill, "answers": 1 / (prefill + decode)} | read
+    say(f"floor: {found['floor']}")
+
+
+def time_generate(vlm: Any, samples: list[Any], tokens: int) -> dict[str, float]:
+    """Return rows a second of ``generate`` on one batch, and seconds a row to prepare it."""
+    prepared = prepare_plain(vlm, samples)
+    inputs = {name: tensor.to(vlm.device) for name, tensor in prepared.inputs.items()}
+    found = {"host_seconds": prepared.host_seconds}
+    for mode, limit in (("prefill", 1), ("answers", tokens)):
+        vlm.model.generate(**inputs, do_sample=False, max_new_tokens=min(limit, 3))
+        start = settle(vlm.device)
+        vlm.model.generate(**inputs, do_sample=False, max_new_tokens=limit)
+        found[mode] = len(samples) / (settle(vlm.device) - start)
+    return found
+
+
+def compare_precisions(
+    options: argparse.Namespace, folder: Path, table: Path, checkpoint: Path
+) -> dict[str, Any]:
+    """Hold a float32 batched run against the reference method, and both in bfloat16 against that.
+
+    What is further from the float32 truth than the reference method would be our fault.
+    """
+    here = argparse.Namespace(**{**vars(options), "work": folder})
+    rows = str(options.verify)
+    shared = ["--images", str(options.work), "--limit", rows, "--batch-size", rows]
+    extra = [*shared, "--max-new-tokens", "8"]
+    extract(here, "float32", table, checkpoint, [*extra, "--dtype", "float32"])
+    extract(here, "half", table, checkpoint, extra)
+    found: dict[str, Any] = {"float32": verify(folder / "float32", options.verify)}
+    truth, ours = open_run(folder / "float32"), open_run(folder / "half")
+    vlm = load_model(checkpoint)
+    errors: dict[str, list[float]] = {"ours": [], "reference": []}
+    for sample in read_samples(table, images=options.work, limit=options.verify):
+        slow = reference(sample, vlm, CaptureSpec(max_new_tokens=0)).vectors
+        for name, vector in truth[sample.id].vectors.items():
+            norm = np.linalg.norm(vector)
+            for whose, vectors in (("ours", ours[sample.id].vectors), ("reference", slow)):
+                errors[whose].append(float(np.linalg.norm(vectors[name] - vector) / norm))
+    for whose, values in errors.items():
+        found[whose] = {"mean": float(np.mean(values)), "largest": max(values)}
+    say(f"{vlm.dtype} against float32: {found['ours']} ours, {found['reference']} the reference's")
+    return found
+
+
+def lengths(run: Path) -> dict[str, list[int]]:
+    """Return the shortest and longest prompt and answer, in tokens."""
+    with h5py.File(run / "index.h5") as file:
+        rows = [row for name, row in file.items() if not name.startswith("_")]
+        prompts = [int(row.attrs["num_prompt_tokens"]) for row in rows]
+        answers = [len(row.get("answer_token_ids", ())) for row in rows]
+    found = {"prompt": [min(prompts), max(prompts)], "answer": [min(answers), max(answers)]}
+    say(f"tokens, least and most: {found}")
+    return found
+
+
+def report(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Print one line for each model and mode."""
+    say(f"{results['device']}, torch {results['torch']}, {options.size} shape, rows a second:")
+    print(
+        f"{'':16}{'mode':>9}{'generate':>10}{'ours':>8}{'ratio':>7}{'floor':>8}{'of it':>7}"
+        f"{'busy':>6}{'GB':>6}{'first row':>11}"
+    )
+    for name, found in results["models"].items():
+        title = SHAPES[name].title
+        if "failed" in found:
+            print(f"{title:16}failed: {found['failed']}")
+            continue
+        for mode in options.modes:
+            print(f"{title:16}{mode:>9}" + line(found, mode))
+        print(f"{'':16}parity with reference.py: {found['verify']} {found.get('precision', '')}")
+
+
+def line(found: dict[str, Any], mode: str) -> str:
+    """Return the numbers of one run as text."""
+    ours = found[mode]
+    plain = "answers" if mode == "answers" else "prefill"
+    sizes = [each[plain] for each in found["generate"].values() if isinstance(each, dict)]
+    best = max(sizes, default=float("nan"))
+    floor = float("nan") if mode == "shared" else found["floor"][plain]
+    rate, busy, peak = ours["rows_per_second"], ours["busy"], ours["peak_gb"]
+    first = ours["first_row"]
+    return (
+        f"{best:10.1f}{rate:8.1f}{rate / best:6.2f}x{floor:8.1f}{rate / floor:7.0%}"
+        f"{'' if busy is None else format(busy, '.0%'):>6}"
+        f"{'' if peak is None else format(peak, '.0f'):>6}"
+        f"{'' if first is None else format(first, '.1f') + ' s':>11}"
+    )
+
+
+def say(text: str) -> None:
+    """Print a line at once, with the seconds since the start."""
+    print(f"[{time.perf_counter() - _START:4.0f} s] {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""The prefill of prompts that share beginnings, in two passes (``shared_prefix``)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+from vlmscope.engine.batch import Batch
+from vlmscope.engine.device import to_device
+from vlmscope.engine.hooks import Seen, Taps
+from vlmscope.engine.pooling import TokenChoice
+from vlmscope.engine.prefill import Ready, prefilling, tokens_of
+from vlmscope.engine.shared_prefix import SharedPrefix
+from vlmscope.model import ResolvedSpec, VisionLanguageModel
+from vlmscope.model.attention.kv_cache import cache_over, keys_and_values
+
+Located = Mapping[str, Bool[np.ndarray, "batch length"]]
+"""Position → the tokens it refers to in each row."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BothPasses:
+    """What was recorded in the two passes."""
+
+    both: Seen
+    """The recorded tensors of every row."""
+    shapes_: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Module → shape of its output."""
+
+    def seen(self) -> Seen:
+        """Return the recorded tensors."""
+        return self.both
+
+
+def run_shared(
+    batch: Batch, vlm: VisionLanguageModel, spec: ResolvedSpec, config: Any
+) -> tuple[Ready, Any]:
+    """Run the beginnings and then the ends of a batch's prompts.
+
+    Args:
+        batch: A batch with ``prefix``.
+        vlm: The model.
+        spec: What to record.
+        config: Settings of ``generate`` for one token.
+
+    Returns:
+        The batch on the device with everything that was recorded, and its cache of keys and values.
+        The cache is None if the beginning's cannot be shared: nothing was recorded then.
+    """
+    prefix = batch.prefix
+    if prefix is None:
+        raise RuntimeError("the prompts of this batch share no beginnings")
+    vlm = spec.with_encoder(vlm)
+    located = tokens_of(batch, vlm, spec)
+    inputs = {name: to_device(tensor, vlm.device) for name, tensor in batch.inputs.items()}
+    first, cache = _beginnings(batch, prefix, vlm, spec, config, _part(located, prefix, end=False))
+    layers = keys_and_values(cache, inputs["input_ids"].shape[1])
+    if layers is None:
+        return Ready(batch, inputs, None, located, first), None
+    index = to_device(torch.tensor(prefix.entries), vlm.device)
+    cache = cache_over([_expanded(keys, values, index) for keys, values in layers])
+    last = _ends(batch, prefix, vlm, spec, inputs, first.seen(), cache, located)
+    both = _joined(first.seen(), last.seen(), index)
+    taps = BothPasses(both, first.shapes_ | last.shapes_)
+    return Ready(batch, inputs, None, located, taps), cache
+
+
+def _part(located: Located, prefix: SharedPrefix, *, end: bool) -> dict[str, Any]:
+    """Return the positions of one part of the prompts, with the tokens of that part.
+
+    Raises:
+        RuntimeError: A position refers to tokens of both parts.
+    """
+    found = {}
+    for name, tokens in located.items():
+        at_end = tokens[:, prefix.length :].any()
+        if at_end and tokens[:, : prefix.length].any():
+            raise RuntimeError(f"{name} refers to tokens before and after the images")
+        if at_end == end:
+            part = tokens[:, prefix.length :] if end else tokens[prefix.first_rows, : prefix.length]
+            found[name] = part
+    return found
+
+
+def _beginnings(
+    batch: Batch,
+    prefix: SharedPrefix,
+    vlm: VisionLanguageModel,
+    spec: ResolvedSpec,
+    config: Any,
+    located: Located,
+) -> tuple[Taps, Any]:
+    """Run the distinct beginnings; return their hooks and their cache."""
+    inputs = {name: to_device(tensor, vlm.device) for name, tensor in prefix.inputs.items()}
+    images = [batch.images[row] for row in prefix.first_rows]
+    taps = Taps(
+        vlm,
+        spec.layers,
+        {name: TokenChoice.from_mask(tokens, vlm.device) for name, tokens in located.items()},
+        inputs,
+        images,
+        spec.vision_pooling,
+        states=spec.layer_states,
+    )
+    with prefilling(vlm, taps, prefix.inputs["attention_mask"].numpy()):
+        output = vlm.model.generate(**inputs, generation_config=config)
+    return taps, output.past_key_values
+
+
+def _ends(
+    batch: Batch,
+    prefix: SharedPrefix,
+    vlm: VisionLanguageModel,
+    spec: ResolvedSpec,
+    inputs: Mapping[str, Tensor],
+    beginnings: Seen,
+    cache: Any,
+    located: Located,
+) -> Taps:
+    """Run the ends of all prompts on the cache of their beginnings; return the hooks."""
+    ids = inputs["input_ids"][:, prefix.length :]
+    ends = _part(located, prefix, end=True)
+    taps = Taps(
+        vlm,
+        spec.layers,
+        {name: TokenChoice.from_mask(tokens, vlm.device) for name, tokens in ends.items()},
+        {"input_ids": ids},
+        [0] * len(ids),  # the images were encoded with the beginnings
+        spec.vision_pooling,
+        states=spec.layer_states,
+    )
+    one = "logits_to_keep" in inspect.signature(vlm.model.forward).parameters
+    with prefilling(vlm, taps, batch.attention_mask):
+        vlm.model(
+            input_ids=ids,
+            attention_mask=inputs["attention_mask"],
+            position_ids=_positions(batch.attention_mask, prefix, beginnings, vlm.device),
+            past_key_values=cache,
+            use_cache=True,
+            **({"logits_to_keep": 1} if one else {}),
+        )
+    return taps
+
+
+def _positions(
+    mask: Int[np.ndarray, "batch length"],
+    prefix: SharedPrefix,
+    beginnings: Seen,
+    device: torch.device,
+) -> Tensor:
+    """Return the position ids of the ends: they continue those of their beginnings."""
+    index = to_device(torch.tensor(prefix.entries), device)
+    further = np.maximum(mask[:, prefix.length :].cumsum(axis=1), 1)  # of text: one after the other
+    if beginnings.positions is None:
+        last = torch.from_numpy(mask[:, : prefix.length].sum(axis=1) - 1).to(device)
+    else:
+        last = beginnings.positions[..., -1]
+        last = last.expand(*last.shape[:-1], len(prefix.first_rows))[..., index]
+    return last.unsqueeze(-1) + to_device(torch.from_numpy(further), device)
+
+
+def _expanded(keys: Tensor, values: Tensor, index: Tensor) -> DynamicLayer:
+    """Return a layer of a cache with the keys and values of every row's beginning."""
+    layer = DynamicLayer()
+    layer.lazy_initialization(keys, values)
+    layer.keys, layer.values = keys[index], values[index]
+    return layer
+
+
+def _joined(first: Seen, last: Seen, index: Tensor) -> Seen:
+    """Return what was recorded of every row in both passes."""
+    states = {key: found[index] for key, found in first.states.items()}
+    vision = None if first.vision is None else first.vision[index]
+    return Seen(vision, states | last.states, last.first_logits, last.positions)

@@ -1,0 +1,12 @@
+"""Worker processes that prepare rows, beside a model on a GPU.
+
+- ``pool``: ``Workers``, which prepares a batch in the next idle worker, and handles deaths
+- ``server``: this process's ends: of the process that starts workers, and of a worker
+- ``process``: those processes themselves
+- ``count``: how many workers there are
+"""
+
+from vlmscope.executors.workers.count import is_supported, keep_for, make_workers
+from vlmscope.executors.workers.pool import Workers, WorkersError
+
+__all__ = ["Workers", "WorkersError", "is_supported", "keep_for", "make_workers"]

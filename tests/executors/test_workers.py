@@ -1,0 +1,530 @@
+"""Worker processes prepare exactly what threads do, and nothing that dies with them is lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from subprocess import PIPE, Popen
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+import vlmscope
+from executors.made_up_model import made_up
+from executors.prepared import assert_same_prepared
+from material import make_image
+from threads import Worker
+from vlmscope.api.extracting import FailedRowsWarning
+from vlmscope.dataset import Share
+from vlmscope.engine import prepare
+from vlmscope.errors import InputError
+from vlmscope.executors import plan, runner
+from vlmscope.executors.batching import BatchSizer
+from vlmscope.executors.request import Request
+from vlmscope.executors.runner import ResilientRunner
+from vlmscope.executors.workers import Workers, WorkersError, count
+from vlmscope.executors.workers.count import usable_memory, usable_processors
+from vlmscope.model import VisionLanguageModel, resolve_spec
+from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
+from vlmscope.shown_once import forget_shown
+
+SPEC = CaptureSpec(layers="0", max_new_tokens=0)
+
+
+class Doing:
+    """Calls a function of a library in the process in which it is unpickled."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def deadly(number: int = signal.SIGKILL) -> Any:
+    """Return an image that ends the process that receives it."""
+    return Doing(signal.raise_signal, number)
+
+
+@pytest.fixture
+def workers(worker_processes: Workers, vlm: VisionLanguageModel) -> Workers:
+    """Two workers for the tiny model, started anew."""
+    worker_processes.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
+    return worker_processes
+
+
+def row(image: Any, id_: str = "q", question: str = "Is it lit?") -> Sample:
+    return Sample(id_, image, question, target="Yes", metadata={"free": object()}, origin="t 3")
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def kinds_of_images(folder: Path) -> list[Any]:
+    """Return images as files, bytes, arrays and PIL images, valid and not."""
+    photo = make_image("two_wide")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(photo, "JPEG", exif=exif)
+    (folder / "turned.jpg").write_bytes(turned)
+    (folder / "short.png").write_bytes(encoded(photo, "PNG")[:-300])
+    see_through = photo.convert("P")
+    see_through.info["transparency"] = 3
+    lazy = Image.open(BytesIO(turned))
+    # Neither is pickled: an orientation that was set, and a palette with transparency.
+    oriented, clear = photo.copy(), photo.convert("P")
+    oriented.getexif()[0x0112] = 6
+    clear.putpalette([part for i in range(256) for part in (i, 255 - i, 3, i)], "RGBA")
+    return [
+        "turned.jpg", folder / "turned.jpg", "missing.jpg", turned, bytearray(turned),
+        memoryview(turned), photo, see_through, lazy, oriented, clear, photo.convert("LA"),
+        np.asarray(photo),
+        np.asarray(photo)[::2, ::2, 0], np.zeros((3, 3), float), "short.png",
+        Image.open(BytesIO((folder / "short.png").read_bytes())), [photo, "turned.jpg"], None, 7,
+        b"",
+    ]  # fmt: skip
+
+
+def test_every_kind_of_row_is_prepared_as_by_a_thread(
+    workers: Workers, vlm: VisionLanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [row(image, f"q{i}") for i, image in enumerate(kinds_of_images(tmp_path))]
+    rows += [row(make_image("one"), "empty", " "), row(make_image("one"), "odd", 3)]  # type: ignore[arg-type]
+    rows += [row(make_image("four"), "same id"), row(make_image("four"), "same id", "Why?")]
+    expected = prepare(rows, vlm, resolve_spec(SPEC, vlm))
+    assert len(expected[0]) > 1
+    assert len(expected[1]) > 5
+    found = workers.prepare(rows)
+    assert_same_prepared(found, expected)
+    assert {id(each) for batch in found[0] for each in batch.samples} <= set(map(id, rows))
+    here: list[Any] = []
+    original = workers._prepared_here
+    monkeypatch.setattr(
+        workers, "_prepared_here", lambda rows: here.append(rows[0].image) or original(rows)
+    )
+    for each in rows:
+        assert_same_prepared(workers.prepare([each]), prepare([each], vlm, resolve_spec(SPEC, vlm)))
+    [unreadable] = here  # a PIL image is decoded in this process
+    assert isinstance(unreadable, Image.Image)
+    assert not workers.problem
+
+
+def test_settings_of_pillow_and_the_folder_are_those_of_this_process(
+    workers: Workers, vlm: VisionLanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row("short.png"), row("turned.jpg")]
+    before = workers.prepare(rows)
+    assert "not found" in before[1][0].error
+    kinds_of_images(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    found = workers.prepare(rows)
+    assert not found[1]
+    assert_same_prepared(found, prepare(rows, vlm, resolve_spec(SPEC, vlm)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    _, failures = workers.prepare(rows)
+    assert all("too many pixels" in failure.error for failure in failures)
+    assert len(failures) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_row_that_ends_its_worker_is_recorded_alone(
+    workers: Workers, vlm: VisionLanguageModel, number: int
+) -> None:
+    rows = [row(make_image("one"), f"q{i}") for i in range(4)]
+    rows[2] = row(deadly(number), "q2")
+    journal = Recorded()
+    resilient = ResilientRunner(
+        vlm, resolve_spec(SPEC, vlm), BatchSizer(4), journal=journal, workers=workers
+    )
+    results = [item for piece in resilient.run(rows) for item in piece]
+    [failure] = [item for item in results if isinstance(item, Failure)]
+    assert (failure.id, failure.stage) == ("q2", "prepare")
+    assert failure.error.startswith("t 3: ")
+    assert signal.Signals(number).name in failure.error
+    assert {item.sample.id for item in results if isinstance(item, Capture)} == {"q0", "q1", "q3"}
+    assert not journal.working
+    assert journal.finished == {row.id for row in rows}
+
+
+class Recorded:
+    """A journal that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.working: set[str] = set()
+        self.finished: set[str] = set()
+
+    def begin(self, _stage: str, ids: Sequence[str]) -> None:
+        self.working |= set(ids)
+
+    def leave(self, ids: Sequence[str]) -> None:
+        self.working -= set(ids)
+
+    def finish(self, ids: Sequence[str]) -> None:
+        self.leave(ids)
+        self.finished |= set(ids)
+
+
+def test_workers_that_die_with_every_row_end_the_run(
+    worker_processes: Workers, vlm: VisionLanguageModel
+) -> None:
+    workers = Workers(1)
+    workers._server = worker_processes._server  # started already
+    workers.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
+    resilient = ResilientRunner(vlm, resolve_spec(SPEC, vlm), BatchSizer(4), workers=workers)
+    with pytest.raises(WorkersError, match=r"SIGKILL.*num_workers"):
+        list(resilient.run([row(deadly(), f"q{i}") for i in range(3)]))
+    workers._stop_idle()
+
+
+def processes(workers: Workers) -> list[int]:
+    """Return the ids of the server and of its workers."""
+    assert workers._server is not None
+    server = workers._server._process.pid
+    children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+    return [server, *map(int, children)]
+
+
+def is_gone(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] == "Z"
+    except OSError:
+        return True
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.01)
+
+
+def test_no_descriptor_is_left(workers: Workers) -> None:
+    rows = [row(make_image("one"), f"q{i}") for i in range(2)]
+    workers.prepare(rows)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        workers.prepare(rows)
+        workers.prepare([row(deadly()), *rows])
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_messages_of_workers_are_shown_once(
+    workers: Workers, vlm: VisionLanguageModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    forget_shown()
+    logger = logging.getLogger("transformers")
+    caplog.set_level(logging.INFO, "transformers")
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        workers.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
+        for number in (1, 2):
+            images = [
+                Doing(warnings.warn, f"pixel {number} is odd", UserWarning),
+                Doing(logger.info, f"an image has {number} sides"),
+                Doing(logger.debug, "nothing"),
+            ]
+            logger.addHandler(caplog.handler)
+            try:
+                workers.prepare([row(images)])
+            finally:
+                logger.removeHandler(caplog.handler)
+    assert [str(each.message) for each in shown] == ["pixel 1 is odd"]
+    assert caplog.messages == ["an image has 1 sides"]
+
+
+class OfAScript:
+    """An object whose class no installed library defines."""
+
+
+def test_what_a_script_defines_is_prepared_by_threads(
+    workers: Workers, vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row(make_image("one"))]
+    expected = prepare(rows, vlm, resolve_spec(SPEC, vlm))
+    found = workers.prepare([row(OfAScript()), *rows])
+    assert "OfAScript" in found[1][0].error
+    assert not workers.problem
+    monkeypatch.setattr(vlm.processor, "of_a_script", OfAScript(), raising=False)
+    told: list[str] = []
+    monkeypatch.setattr("vlmscope.executors.workers.pool.warn", told.append)
+    with Workers(1) as others:
+        others.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
+        for _ in range(2):
+            assert_same_prepared(others.prepare(rows), expected)
+    [text] = told
+    assert "OfAScript" in text
+
+
+def test_a_run_is_the_same_with_workers(
+    workers: Workers, vlm: VisionLanguageModel, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (table.parent / "four_0.png").write_bytes(b"no image")
+    ended: list[bool] = []
+    monkeypatch.setattr(plan, "make_workers", lambda _: workers)
+    monkeypatch.setattr(workers, "close", lambda: ended.append(True))  # others need them
+    monkeypatch.setattr(workers, "_prepared_here", None)
+    runs = []
+    for count_, name in ((2, "processes"), (0, "threads")):
+        if not count_:
+            monkeypatch.undo()
+        with pytest.warns(FailedRowsWarning, match="3 rows failed"):
+            runs.append(
+                vlmscope.extract(
+                    table, vlm, table.parent / name, max_new_tokens=2, num_workers=count_,
+                    batch_size=3,
+                )
+            )  # fmt: skip
+    one, other = runs
+    assert ended
+    assert one.failures == other.failures
+    assert one.ids == other.ids
+    for id_ in one.ids:
+        mine, theirs = one[id_], other[id_]
+        assert (mine.answer, mine.image_sha256) == (theirs.answer, theirs.image_sha256)
+        for name, vector in theirs.vectors.items():
+            np.testing.assert_array_equal(mine.vectors[name], vector)
+
+
+@pytest.mark.parametrize("number", [-1, 1.5, "two"])
+def test_a_number_of_workers_is_a_number(number: Any, vlm: VisionLanguageModel) -> None:
+    with pytest.raises(InputError, match="num_workers"):
+        vlmscope.extract("none.csv", vlm, "nowhere", num_workers=number)
+
+
+def test_workers_need_linux(vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "is_supported", lambda: False)
+    with pytest.raises(InputError, match=r"num_workers 2: .* Linux"):
+        vlmscope.extract("none.csv", vlm, "nowhere", num_workers=2)
+
+
+def test_a_plugin_of_pillow_is_not_missed(
+    workers: Workers, vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker would refuse a format that only a plugin of this process reads."""
+    pool = "vlmscope.executors.workers.pool"
+    monkeypatch.setattr(f"{pool}.known_formats", lambda: ["PNG", "NEW"])
+    monkeypatch.setattr(f"{pool}.warn", lambda _: None)
+    server = workers._server
+    monkeypatch.setattr(type(server), "interrupt", lambda _: None)  # the others need it
+    workers.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
+    assert len(workers.prepare([row(make_image("one"))])[0]) == 1
+    assert workers.problem.startswith("RuntimeError: NEW is read by a plugin")
+    assert workers._server is server
+
+
+def test_threads_prepare_rows_where_no_process_can_be_started(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row(make_image("one"))]
+    expected = prepare(rows, vlm, resolve_spec(SPEC, vlm))
+    told: list[str] = []
+    monkeypatch.setattr("vlmscope.executors.workers.pool.warn", told.append)
+    monkeypatch.setattr("vlmscope.executors.workers.server.START_SECONDS", 0.2)
+    for executable in ("/nothing/here", "/bin/sleep"):
+        monkeypatch.setattr(sys, "executable", executable)
+        with Workers(1) as others:
+            others.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
+            assert_same_prepared(others.prepare(rows), expected)
+    assert "No such file" in told[0]
+    assert len(told) == 2
+
+
+def test_workers_end_before_the_command_begins_again(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    results: Any = SimpleNamespace(
+        wait=lambda: done.append("write"), release=lambda: done.append("release"), captured=0
+    )
+    workers: Any = SimpleNamespace(begin=lambda *_: None, close=lambda: done.append("end workers"))
+    monkeypatch.setattr(runner, "end_process", lambda *_, **__: done.append("restart"))
+    request = Request("none.csv", vlm, Path("none"), spec=SPEC, time_limit=1)
+    loop = runner.Loop(
+        vlm, request, results, BatchSizer(1), went_well=True, stop=threading.Event(),
+        workers=workers,
+    )  # fmt: skip
+    loop._expired()
+    assert done == ["write", "release", "end workers", "restart"]
+
+
+def test_the_first_rows_need_not_wait(vlm: VisionLanguageModel) -> None:
+    workers = Workers(1, wait=False)
+    lock = workers._lock
+    rows = [row(make_image("one"))]
+    with workers:
+        with lock:  # so that they cannot start
+            workers.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
+            found = workers.prepare(rows)
+        assert_same_prepared(found, prepare(rows, vlm, resolve_spec(SPEC, vlm)))
+
+
+SCRIPT = """
+import os, sys, threading, time
+from pathlib import Path
+with open({ran!r}, "a") as file:
+    file.write("once ")
+import vlmscope
+from vlmscope.executors.workers import Workers
+from vlmscope.model import load_model, resolve_spec
+from vlmscope.schema import CaptureSpec, Sample
+
+class Sleep:
+    def __reduce__(self):
+        return time.sleep, (600,)
+
+workers = Workers(1)
+workers.start()
+vlm = load_model({model!r}, device="cpu")
+workers.begin(vlm.preprocessing, resolve_spec(CaptureSpec(), vlm))
+[batch], _ = workers.prepare([Sample("a", {image!r}, "Is it lit?")])
+rows = [Sample("b", Sleep(), "?")]
+threading.Thread(target=workers.prepare, args=(rows,), daemon=True).start()
+while not workers._busy:
+    time.sleep(0.01)
+server = workers._server._process.pid
+children = Path(f"/proc/{{server}}/task/{{server}}/children").read_text()
+print(os.getpid(), server, children, flush=True)
+sys.stdin.readline()
+os.execv({real!r}, [{real!r}, "-c", "import time; time.sleep(600)"])
+"""
+
+
+def test_workers_of_a_script_do_not_run_it_again_and_end_when_it_becomes_another_program(
+    python: str, talkative: Path, tmp_path: Path
+) -> None:
+    image, script = tmp_path / "one.png", tmp_path / "script.py"
+    make_image("one").save(image)
+    names = {"ran": tmp_path / "ran", "model": talkative, "image": image, "real": sys.executable}
+    script.write_text(SCRIPT.format(**{name: str(path) for name, path in names.items()}))
+    with Popen([python, str(script)], stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        own, *ids = map(int, process.stdout.readline().split())
+        try:
+            assert len(ids) == 2
+            assert not any(map(is_gone, ids))
+            process.stdin.write("\n")
+            process.stdin.flush()
+            wait_until(lambda: all(map(is_gone, ids)))
+            assert not is_gone(own)
+        finally:
+            os.kill(own, signal.SIGKILL)
+    assert (tmp_path / "ran").read_text() == "once "
+
+
+def test_processors_and_memory_are_those_of_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(48)))
+    monkeypatch.setattr(count, "_control_groups", lambda: [tmp_path])
+    monkeypatch.setattr(count, "_CGROUPS", tmp_path)
+    for name in ("SLURM_CPUS_ON_NODE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert usable_processors() == 48
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert usable_processors() == 48
+    (tmp_path / "cpu.max").write_text("1250000 100000\n")
+    assert usable_processors() == 13
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("300000\n")
+    assert usable_processors() == 3
+    whole = usable_memory()
+    (tmp_path / "memory.max").write_text("max\n")
+    assert usable_memory() == whole > 2**30
+    (tmp_path / "memory.max").write_text(f"{2**30}\n")
+    assert usable_memory() == 2**30
+
+
+def test_processes_are_for_gpus_unless_a_number_is_given(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Workers, "start", lambda _: None)
+    monkeypatch.setattr(count, "_usable_by_rank", lambda *_: 24)
+    monkeypatch.setattr(count, "usable_memory", lambda: 2**40)
+    gpu, cpu = made_up("cuda:0"), made_up()
+    on_cpu = Request("none.csv", cpu, Path("none"))
+    assert count.make_workers(on_cpu) is None
+    found = count.make_workers(replace(on_cpu, num_workers=3))
+    assert found is not None
+    assert (found.count, found._wait) == (3, True)
+    assert count.keep_for(cpu, found, replace(on_cpu, num_workers=3)) is found
+    on_gpu = replace(on_cpu, model=gpu)
+    assert count.make_workers(replace(on_gpu, num_workers=0)) is None
+    found = count.make_workers(on_gpu, sharing=2)
+    assert found is not None
+    assert (found.count, found._wait) == (10, False)
+    assert count.keep_for(gpu, found, on_gpu) is found
+    assert count.keep_for(cpu, found, on_gpu) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "shard", "processors"),
+    [
+        ({}, None, 16),
+        ({}, Share(0, 8), 2),
+        ({"LOCAL_WORLD_SIZE": "4"}, Share(0, 32), 4),
+        ({"LOCAL_WORLD_SIZE": "x"}, Share(0, 2), 8),
+        ({"SLURM_CPUS_ON_NODE": "16"}, Share(0, 100), 16),
+        ({"SLURM_CPUS_ON_NODE": "16", "SLURM_STEP_TASKS_PER_NODE": "2(x3)"}, Share(0, 6), 8),
+        ({"SLURM_CPUS_ON_NODE": "16", "SLURM_CPUS_PER_TASK": "6"}, Share(0, 6), 6),
+    ],
+)
+def test_ranks_share_the_processors_of_a_machine(
+    environment: dict[str, str], shard: Share | None, processors: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(count, "usable_processors", lambda: 16)
+    assert count._usable_by_rank(shard, environment) == processors
+
+
+def test_killed_processes_are_replaced_and_closing_ends_all(workers: Workers) -> None:
+    """The last test here: it ends the processes that the others share."""
+    rows = [row(make_image("one"), f"q{i}") for i in range(3)]
+    workers.prepare(rows)
+    _, *own = processes(workers)
+    for process in own:
+        os.kill(process, signal.SIGKILL)
+    batches, failures = workers.prepare(rows)
+    assert not failures
+    assert [sample.id for batch in batches for sample in batch.samples] == ["q0", "q1", "q2"]
+    waiting = Worker(lambda: workers.prepare([row(Doing(time.sleep, 600))]))
+    wait_until(lambda: bool(workers._busy))
+    [asleep] = workers._busy
+    server, *own = processes(workers)
+    os.kill(server, signal.SIGKILL)
+    wait_until(lambda: all(map(is_gone, own)))
+    assert own
+    # The row is tried again, alone, by a worker of another server, and others are prepared.
+    [batch], _ = workers.prepare(rows)
+    assert [sample.id for sample in batch.samples] == ["q0", "q1", "q2"]
+    # What an earlier server started is no child of this one, which must not mind.
+    assert "process that started it" in str(workers._death_of(asleep))
+    assert len(workers.prepare(rows)[0]) == 1
+    wait_until(lambda: bool(workers._busy))
+    ids = processes(workers)
+    assert server not in ids
+    start = time.monotonic()
+    workers.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        waiting.result()
+    wait_until(lambda: all(map(is_gone, ids)))
+    assert time.monotonic() - start < 5
+    workers.close()

@@ -1,0 +1,155 @@
+"""Compiled norms, MLPs and rotary embeddings: in place during a pass, and nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers.models.mllama import modeling_mllama
+from transformers.models.mllama.modeling_mllama import MllamaTextMLP, MllamaTextRMSNorm
+
+from engine.against_reference import assert_all_same, expected_of, run_session
+from vlmscope.engine import CaptureSession, prepare
+from vlmscope.model import VisionLanguageModel, resolve_spec
+from vlmscope.model.fused import ROWS_TO_FUSE, FusedParts, worth_fusing
+from vlmscope.schema import CaptureSpec, Sample
+
+SPEC = CaptureSpec(max_new_tokens=4)
+
+
+def captured(
+    vlm: VisionLanguageModel, samples: list[Sample], fused: FusedParts | None
+) -> list[Any]:
+    spec = resolve_spec(SPEC, vlm)
+    session = CaptureSession(vlm, spec, len(samples), fused=fused)
+    batches, _ = prepare(samples, vlm, spec)
+    return [item for batch in batches for item in session.submit(batch)] + session.drain()
+
+
+def test_the_numbers_are_those_of_the_slow_method(
+    vlm: VisionLanguageModel, samples: list[Sample]
+) -> None:
+    fused = FusedParts(vlm.model, backend="eager")
+    results = captured(vlm, samples[:4], fused)
+    assert fused._modules
+    assert not fused._failed
+    assert_all_same(results, expected_of(samples[:4], vlm, SPEC), samples[:4])
+
+
+def test_parts_are_compiled_once_a_class_and_restored(vlm: VisionLanguageModel) -> None:
+    fused = FusedParts(vlm.model, backend="eager")
+    kinds = {type(module) for module, _ in fused._modules}
+    assert {MllamaTextMLP, MllamaTextRMSNorm} <= kinds
+    assert len({id(forward.args[0]) for _, forward in fused._modules}) == len(kinds)  # type: ignore[attr-defined]
+    own = modeling_mllama.apply_rotary_pos_emb
+    with contextlib.suppress(KeyboardInterrupt), fused.in_place():
+        assert modeling_mllama.apply_rotary_pos_emb is not own
+        assert all("forward" in vars(module) for module, _ in fused._modules)
+        raise KeyboardInterrupt
+    assert modeling_mllama.apply_rotary_pos_emb is own
+    assert not any("forward" in vars(module) for module, _ in fused._modules)
+
+
+def test_one_compilation_for_prefill_and_steps(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def spy(function: Any, **_: Any) -> Any:
+        def call(module: Any, states: torch.Tensor) -> Any:
+            shapes.append(tuple(states.shape))
+            return function(module, states)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", spy)
+    norm = next(m for m in vlm.model.modules() if isinstance(m, MllamaTextRMSNorm))
+    width = norm.weight.shape[0]
+    fused = FusedParts(norm)
+    for shape in ((3, 5, width), (3, 1, width), (7, width)):
+        states = torch.randn(shape)
+        with fused.in_place():
+            found = norm(states)
+        torch.testing.assert_close(found, norm(states))
+    assert shapes == [(15, width), (3, width), (7, width)]
+
+
+def test_a_module_with_a_hook_on_its_parts_runs_as_it_is(vlm: VisionLanguageModel) -> None:
+    fused = FusedParts(vlm.model, backend="eager")
+    mlp = next(m for m, _ in fused._modules if isinstance(m, MllamaTextMLP))
+    seen: list[int] = []
+    handle = mlp.down_proj.register_forward_hook(lambda *_: seen.append(1))
+    try:
+        with fused.in_place():
+            assert "forward" not in vars(mlp)
+            mlp(torch.randn(2, 3, mlp.down_proj.out_features))
+    finally:
+        handle.remove()
+    assert seen
+
+
+def test_without_a_compiler_the_model_runs_as_it_was_loaded(
+    vlm: VisionLanguageModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        def fail(*_: Any, **__: Any) -> None:
+            raise RuntimeError("Failed to find C compiler")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    fused = FusedParts(vlm.model)
+    with pytest.warns(RuntimeWarning, match="torch.compile failed .*C compiler") as warned:
+        results = captured(vlm, samples[:2], fused)
+    assert len([w for w in warned if "torch.compile" in str(w.message)]) == 1
+    assert_all_same(results, expected_of(samples[:2], vlm, SPEC), samples[:2])
+
+
+def test_memory_is_not_the_compilers_fault(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: full)
+    fused = FusedParts(vlm.model)
+    with pytest.raises(torch.OutOfMemoryError), fused.in_place():
+        vlm.final_norm(torch.randn(2, vlm.hidden_size))
+    assert not fused._failed
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "worth"),
+    [
+        (ROWS_TO_FUSE, {}, True),
+        (ROWS_TO_FUSE - 1, {}, False),
+        (10**6, {"cuda_devices": ()}, False),
+        (10**6, {"cuda_devices": (1, 2)}, False),
+        (10**6, {"dtype": torch.float32}, False),
+        (10**6, {"quantization": "4bit"}, False),
+        (10**6, {"adapter": "folder"}, False),
+    ],
+)
+def test_when_it_pays(rows: int, changes: dict[str, Any], worth: bool) -> None:
+    model: Any = SimpleNamespace(
+        **{"cuda_devices": (0,), "dtype": torch.bfloat16, "quantization": "", "adapter": None}
+        | changes
+    )
+    assert worth_fusing(model, rows) == worth
+
+
+def test_sessions_with_and_without_it_alternate(
+    vlm: VisionLanguageModel, samples: list[Sample]
+) -> None:
+    fused = FusedParts(vlm.model, backend="eager")
+    first = captured(vlm, samples[:2], fused)
+    pieces = run_session(samples[:2], vlm, SPEC, rows=2, size=2)
+    assert_all_same(first, expected_of(samples[:2], vlm, SPEC), samples[:2])
+    assert_all_same(
+        [item for piece in pieces for item in piece],
+        expected_of(samples[:2], vlm, SPEC),
+        samples[:2],
+    )
