@@ -5,6 +5,7 @@ Shapes and dtypes in the signatures of the numerical modules are enforced while 
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a hub
@@ -15,6 +16,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # commands started by tests share the cores
 
 from jaxtyping import install_import_hook
 
+gc.disable()  # until the tests are collected: collecting them makes objects that all stay
 _hook = install_import_hook(["vlmscope.selection", "vlmscope.engine"], "beartype.beartype")
 _hook.__enter__()
 
@@ -25,9 +27,11 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from material import QUESTIONS, make_image  # noqa: E402
 from ready import ready_python  # noqa: E402
+from split_once import split_once  # noqa: E402
 from tools.standin import build_standin  # noqa: E402
 from vlmscope.model import VisionLanguageModel, load_model  # noqa: E402
 from vlmscope.schema import Sample  # noqa: E402
@@ -38,6 +42,11 @@ if os.environ.get("VLMSCOPE_TORCHVISION"):
     _operators = declare()
 
 torch.set_num_threads(1)  # the suite runs in several processes
+split_once()
+
+settings.register_profile("quick", max_examples=40, deadline=None)
+settings.register_profile("thorough", max_examples=200, deadline=None)
+settings.load_profile(os.environ.get("VLMSCOPE_EXAMPLES", "quick"))
 
 
 LONG = (
@@ -66,6 +75,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests that take longest first."""
     order = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
+
+
+def pytest_collection_finish() -> None:
+    """From here on garbage is looked for among the objects of tests, not in all of torch."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from vlmscope.cli.output import stderr, stdout
 from vlmscope.model import VisionLanguageModel, load_with
 from vlmscope.model_options import ModelOptions
 from vlmscope.shown_once import forget_shown
+from vlmscope.sweeps import SweepSpec
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ Command = Callable[..., Outcome]
 
 get_command = functools.cache(typer.main.get_command)
 """Builds a twentieth of a second of commands, which keep nothing of a call."""
+
+
+_SWEEP = {field.name: field.default for field in fields(SweepSpec)}
+FEW_DRAWS = tuple((_SWEEP | {"draws": 100, "permutations": 100}).values())
+"""The defaults of a sweep, with a twentieth of the draws: most of its time."""
 
 
 @functools.lru_cache(maxsize=6)
@@ -55,7 +61,8 @@ def load_once(name: str, options: ModelOptions) -> VisionLanguageModel:
 
 @pytest.fixture
 def prepared_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands do not build or load again what is there."""
+    """Commands do not build or load again what is there, and sweep with the fewest draws."""
+    monkeypatch.setattr(SweepSpec.__init__, "__defaults__", FEW_DRAWS)
     monkeypatch.setattr("typer.main.get_command", get_command)
     for module in ("model", "executors.plan", "risk.scorer", "api.checking"):
         monkeypatch.setattr(f"vlmscope.{module}.load_with", load_once)
@@ -73,6 +80,8 @@ def vlmscope(
         monkeypatch.setattr(console, "_width", None)
 
     def run(*arguments: object) -> Outcome:
+        if arguments[:1] == ("probe",):  # one that is given counts, being the last
+            arguments = ("probe", "--draws", 100, "--permutations", 100, *arguments[1:])
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["vlmscope", *map(str, arguments)])
         code = 0

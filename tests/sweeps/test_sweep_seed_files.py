@@ -40,7 +40,7 @@ ROWS = 180
 FEW = 24
 """Rows of what is only read, and not swept."""
 
-SPEC = SweepSpec(repeats=1, permutations=100, draws=100)
+SPEC = SweepSpec(folds=3, repeats=1, permutations=100, draws=100)
 QUERY = "query_token_representation"
 AT_IMAGE = "vision_token_representation"
 VISION_ONLY = "vision_only_representation"
@@ -118,7 +118,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepResult]:
 
 def test_a_planted_sign_is_found(found: tuple[Path, SweepResult]) -> None:
     result = found[1]
-    assert result.chosen["selected"] == (PLANTED,) * 5
+    assert result.chosen["selected"] == (PLANTED,) * SPEC.folds
     assert result["selected"].auroc > 0.95
     assert len(result.data.truth) == ROWS - 7
     names = {row.name for row in result.rows if row.kind == "baseline"}
