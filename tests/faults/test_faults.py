@@ -29,6 +29,7 @@ def assert_well(outcome: Outcome) -> None:
     assert outcome.tries, "it was not tried"
 
 
+@pytest.mark.exhaustive
 def test_a_kill_of_the_whole_process_group_loses_nothing(
     setting: Setting, rng: random.Random
 ) -> None:
