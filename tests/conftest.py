@@ -22,6 +22,7 @@ _hook.__enter__()
 
 import json  # noqa: E402
 import tempfile  # noqa: E402
+from collections import Counter  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -72,7 +73,14 @@ So none is left alone at the end, and few workers need the server of commands.
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that take longest first."""
+    """Put the tests that take longest first; mark all but the first parameters as exhaustive."""
+    seen: Counter[tuple[Path, str]] = Counter()
+    for item in items:
+        if first := item.get_closest_marker("first"):
+            key = item.path, item.name.partition("[")[0]
+            seen[key] += 1
+            if seen[key] > first.args[0]:
+                item.add_marker(pytest.mark.exhaustive)
     order = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
 

@@ -131,6 +131,7 @@ def test_the_page_on_the_demo_works(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert printed.getvalue().count(" | ") == 6
 
 
+@pytest.mark.exhaustive
 def test_the_page_on_probing_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str
 ) -> None:

@@ -60,7 +60,7 @@ def test_a_folder_of_parts(vlmscope: Command, data: Path, labels: Path) -> None:
         done = vlmscope("probe", data, "--labels", labels, "--draws", 100)
         assert done.code == 0, done.err
     text = " ".join(done.out.split())
-    assert "chosen inside training: query token, layer 3 in 15 of 15 folds (3 splits)" in text
+    assert "chosen inside training: query token, layer 3 in 3 of 3 folds" in text
     assert "1 row is left out: generation failed, there is no answer." in text
     assert "Images are told apart by their image_id" in text
     assert f"results, predictions and probes are in {data / 'probes'}" in text

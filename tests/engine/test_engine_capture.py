@@ -309,6 +309,7 @@ def test_nan_in_the_logits_is_a_failure(
     assert "first_token_entropy" in result.error
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize(
     "settings",
     [

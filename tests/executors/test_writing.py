@@ -367,6 +367,7 @@ def test_a_signal_to_the_whole_group_publishes_the_batch_in_flight(
     assert (out / "index.h5").exists()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("by_hand")
 def test_a_killed_command_takes_its_writing_process_along(tmp_path: Path) -> None:
     out = tmp_path / "run"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+import pytest
 from playwright.sync_api import expect
 
 import document_examples as examples
@@ -97,6 +98,7 @@ def test_cards_are_sorted(open_page: OpenPage) -> None:
         assert ids(page) == first(sorted(cards, key=key))  # type: ignore[arg-type]
 
 
+@pytest.mark.exhaustive
 def test_pages_are_turned(open_page: OpenPage) -> None:
     page = open_page(FULL)
     above, below = page.locator(".pager").all()
@@ -114,6 +116,7 @@ def test_pages_are_turned(open_page: OpenPage) -> None:
     assert ids(page)[0] == "q1"
 
 
+@pytest.mark.exhaustive
 def test_two_thousand_cards_keep_the_page_small(open_page: OpenPage) -> None:
     page = open_page(examples.full(2000))
     assert count(page) == "2,000 of 2,000"
@@ -122,6 +125,7 @@ def test_two_thousand_cards_keep_the_page_small(open_page: OpenPage) -> None:
     assert ids(page) == ["q1999"]
 
 
+@pytest.mark.exhaustive
 def test_an_empty_result_offers_the_way_back(open_page: OpenPage) -> None:
     page = open_page(FULL)
     field(page, "q").fill("no such thing")
@@ -160,6 +164,7 @@ def test_a_card_opens_and_closes_by_keyboard(open_page: OpenPage) -> None:
     expect(page.locator(".card-open").nth(2)).to_be_focused()
 
 
+@pytest.mark.exhaustive
 def test_a_dialog_that_walked_to_the_next_page_returns_to_it(open_page: OpenPage) -> None:
     page = open_page(FULL)
     page.locator(".card").nth(47).click()

@@ -186,6 +186,7 @@ def vision_of(width: Callable[[int], int | None]) -> list[Row]:
     return rows
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("width", "left_out"),
     [
@@ -347,6 +348,7 @@ def spoiled(file: Path, out: Path, spoil: Callable[[Any], None]) -> ProbeData:
     return research_data(open_halp_files(out), read_label_table(file.with_name("labels.csv")))
 
 
+@pytest.mark.first(4)
 @pytest.mark.parametrize(
     ("spoil", "unknown"),
     [
