@@ -81,6 +81,7 @@ def test_colours_follow_the_system_and_the_reader(open_page: OpenPage) -> None:
     assert address(page) == ""
 
 
+@pytest.mark.exhaustive
 def test_paper_is_white_and_has_no_controls(open_page: OpenPage) -> None:
     page = open_page(FULL, "#?theme=dark&q=q1")
     shown = ids(page)
@@ -95,7 +96,7 @@ def test_paper_is_white_and_has_no_controls(open_page: OpenPage) -> None:
     assert len(colour(page, ".cards", "grid-template-columns").split()) == 3
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("name", ["full", "bare", "prefill", "empty", "hostile"])
 def test_no_page_is_wider_than_a_small_screen(open_page: OpenPage, name: str) -> None:
     documents = {
@@ -248,6 +249,7 @@ def test_without_scripts_all_but_the_gallery_can_be_read(open_page: OpenPage) ->
     expect(page.locator(".results")).to_contain_text("best baseline")
 
 
+@pytest.mark.exhaustive
 def test_the_data_of_a_figure_can_be_saved(open_page: OpenPage, tmp_path: Path) -> None:
     page = open_page(FULL)
     with page.expect_download() as saving:

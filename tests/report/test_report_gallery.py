@@ -82,6 +82,7 @@ def surprise(card: Card) -> float:
     return 1 - card.risk if card.outcome == "hallucinated" else card.risk
 
 
+@pytest.mark.exhaustive
 def test_cards_are_sorted(open_page: OpenPage) -> None:
     cards = tuple(reversed(FULL.cards))
     orders: dict[str, Callable[[Card], float | str]] = {
@@ -194,6 +195,7 @@ def test_the_dialog_shows_everything_of_a_card(open_page: OpenPage) -> None:
     assert likeliest.inner_text().split() == ["Yes", "0.888"]
 
 
+@pytest.mark.exhaustive
 def test_a_view_can_be_linked(open_page: OpenPage) -> None:
     page = open_page(FULL)
     field(page, "sort").select_option("riskiest")
@@ -209,6 +211,7 @@ def test_a_view_can_be_linked(open_page: OpenPage) -> None:
     expect(page.get_by_role("dialog")).to_contain_text("6 of 120")
 
 
+@pytest.mark.exhaustive
 def test_nonsense_in_the_address_is_ignored(open_page: OpenPage) -> None:
     page = open_page(
         FULL, "#?sort=constructor&min=x&page=-3&category=none&theme=toString&card=q&outcomes=x&y=1"
@@ -219,6 +222,7 @@ def test_nonsense_in_the_address_is_ignored(open_page: OpenPage) -> None:
     assert address(page) == ""
 
 
+@pytest.mark.exhaustive
 def test_a_run_without_labels_has_only_the_filters_that_make_sense(open_page: OpenPage) -> None:
     page = open_page(examples.bare(FULL))
     assert page.locator("[name=outcome], [name=min], .risk:visible, .badge:visible").count() == 0
