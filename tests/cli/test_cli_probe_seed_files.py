@@ -81,6 +81,7 @@ def test_one_file_and_where_to(vlmscope: Command, data: Path, labels: Path, tmp_
     }  # fmt: skip
 
 
+@pytest.mark.exhaustive
 def test_columns_of_the_label_file_and_the_papers_protocol(
     vlmscope: Command, data: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

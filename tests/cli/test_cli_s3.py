@@ -68,6 +68,7 @@ def killed_amid(python: str, arguments: list[str], run: str) -> int:
     return len(open_run(run))
 
 
+@pytest.mark.exhaustive
 def test_a_killed_run_goes_on_and_is_read_by_every_command(
     vlmscope: Command, arguments: list[str], run: str, tmp_path: Path, python: str
 ) -> None:

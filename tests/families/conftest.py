@@ -11,14 +11,20 @@ COSTLY = (
 )
 """Checks of ``test_conformance.py`` that take half of its time."""
 
-FEW = ("mllama", "qwen2_5_vl", "llava_next", "gemma3", "internvl", "paligemma", "smolvlm")
-"""Families for which they are made all the same: one of each way to put images into a prompt."""
+CHECKPOINTS = "test_family_checkpoints.py"
+"""What is asked of the checkpoints themselves, without vlmscope."""
+
+FEW = {"mllama", "qwen2_5_vl", "llava_next", "gemma3"}
+"""Families for which they are made all the same: cross-attention, packed images, tiles, windows."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is done for a few families as exhaustive for the others."""
     for item in items:
-        if isinstance(item, pytest.Function) and item.originalname in COSTLY:
-            family = item.callspec.params.get("family")
-            if item.path.name == "test_conformance.py" and family not in FEW:
-                item.add_marker(pytest.mark.exhaustive)
+        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+            continue
+        costly = item.path.name == "test_conformance.py" and item.originalname in COSTLY
+        if (costly or item.path.name == CHECKPOINTS) and not FEW & set(
+            item.callspec.params.values()
+        ):
+            item.add_marker(pytest.mark.exhaustive)
