@@ -25,7 +25,9 @@ LONG = pytest.mark.exhaustive
              "--seed-rows", "1", "--verify", "2", "--exact"],
             "parity with reference.py", marks=LONG,
         ),
-        ("scale.py", ["--rows", "4", "8", "--to", "1000"], "index made, s"),
+        pytest.param(
+            "scale.py", ["--rows", "4", "8", "--to", "1000"], "index made, s", marks=LONG
+        ),
         pytest.param(
             "probing.py", ["--rows", "150", "--width", "32", "--draws", "100"],
             "largest matrix", marks=LONG,

@@ -298,6 +298,7 @@ def test_many_different_questions_take_no_memory_of_their_own() -> None:
     assert peak < 20e6, "a mask for every group would take 41 MB"
 
 
+@pytest.mark.exhaustive
 def test_labels_of_images_of_different_sizes_keep_what_they_have_in_common() -> None:
     """One label an image, 1 to 15 rows: cut across images, the null would be too narrow."""
     rejected = 0
@@ -313,6 +314,7 @@ def test_labels_of_images_of_different_sizes_keep_what_they_have_in_common() -> 
     assert rejected <= 5
 
 
+@pytest.mark.exhaustive
 def test_labels_of_an_image_stay_together_where_groups_hold_several_images() -> None:
     """Four sources of twenty images, a label and a vector an image: shuffled, 35% are told."""
     rejected = 0

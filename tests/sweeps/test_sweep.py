@@ -289,6 +289,7 @@ def test_a_save_that_cannot_be_written_leaves_the_earlier_sweep(
     assert contents(folder) == before
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("module", "name", "calls"),
     [
@@ -325,6 +326,7 @@ def test_a_save_that_is_killed_leaves_the_earlier_sweep(
     assert contents(folder) == before
 
 
+@pytest.mark.exhaustive
 def test_few_hallucinations_do_not_break_the_null(tmp_path: Path) -> None:
     """Permuted, five of them often lie in four images, which no five folds can share."""
     folder = labelled_run(tmp_path / "run", lambda row, _: row, rows=60)
