@@ -1,6 +1,6 @@
 # Two commands do all the set-up on a fresh machine with Python 3.11+ and make:
 #   make demo    the main job on the model and questions that ship with vlmscope
-#   make test    every test
+#   make test    the tests
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -22,15 +22,19 @@ ON_TRANSFORMERS := tests/families tests/engine tests/model
 SECONDS_EACH := 30
 FUZZED := csv tsv jsonl json rows judge verdicts labels manifest failures probe image shard research
 
-.PHONY: help demo test faults fuzz test-oldest test-families-oldest test-transformers-latest \
+# Every worker collects all tests; those that take longest begin first (tests/conftest.py).
+PYTEST := -m pytest -n auto --dist worksteal
+
+.PHONY: help demo test test-exhaustive faults fuzz test-oldest test-families-oldest test-transformers-latest \
 	test-extras lint check format docs clean
 
 help:
 	@echo "make demo    the main job on the model and 2,000 questions that ship; in runs/demo"
-	@echo "make test    every test"
+	@echo "make test    the tests, in a few minutes"
+	@echo "make test-exhaustive           what is left out of them: every family, every combination"
 	@echo "make faults  every fault many times, under an hour; the table of docs/reliability.md"
-	@echo "make test-oldest    the same with the oldest supported transformers"
-	@echo "make test-families-oldest      of these, what depends on transformers"
+	@echo "make test-oldest    all of them with the oldest supported transformers"
+	@echo "make test-families-oldest      of make test, what depends on transformers, with the oldest"
 	@echo "make test-transformers-latest  the same with the newest transformers there is"
 	@echo "make test-extras               what needs torchvision, timm or bitsandbytes"
 	@echo "make fuzz    every reader for $(SECONDS_EACH) seconds (SECONDS_EACH=300 for longer)"
@@ -43,23 +47,26 @@ demo: $(READY)
 	$(BIN)/vlmscope demo --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python $(PYTEST) -m "not exhaustive"
+
+test-exhaustive: $(READY)
+	$(BIN)/python $(PYTEST) -m exhaustive
 
 faults: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m faults --curve docs/images/soak.svg
 
 # The oldest transformers that pyproject.toml allows.
 test-oldest: $(OLDEST_READY)
-	$(OLDEST)/bin/python -m pytest -n auto --dist worksteal
+	$(OLDEST)/bin/python $(PYTEST)
 
 test-families-oldest: $(OLDEST_READY)
-	$(OLDEST)/bin/python -m pytest -n auto --dist worksteal $(ON_TRANSFORMERS)
+	$(OLDEST)/bin/python $(PYTEST) -m "not exhaustive" $(ON_TRANSFORMERS)
 
 test-transformers-latest: $(LATEST_READY)
-	$(LATEST)/bin/python -m pytest -n auto --dist worksteal $(ON_TRANSFORMERS)
+	$(LATEST)/bin/python $(PYTEST) $(ON_TRANSFORMERS)
 
 test-extras: $(EXTRAS_READY)
-	VLMSCOPE_TORCHVISION=1 $(EXTRAS)/bin/python -m pytest -n auto --dist worksteal \
+	VLMSCOPE_TORCHVISION=1 $(EXTRAS)/bin/python $(PYTEST) \
 		tests/families/test_conformance.py tests/engine/test_lengths.py \
 		tests/model/test_quantized.py
 

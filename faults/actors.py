@@ -1,4 +1,4 @@
-"""Ray's actors, or the driver of a job, killed at random moments.
+"""Ray's actors, or the driver of a job, killed at random moments or by a row.
 
 The job goes on, or does with the same command; its rows are those of a quiet run.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import psutil
 from faults.killing import ONE_BY_ONE, undisturbed
 from faults.outcome import Outcome
 from faults.setting import Setting, differences
+from vlmscope.store import read_failures
 
 ACTORS = 2
 
@@ -66,8 +68,60 @@ def driver_killed(setting: Setting, tries: int, rng: random.Random) -> Outcome:
     return outcome
 
 
+CRASHES = """
+import os, signal
+from pathlib import Path
+
+import PIL.Image
+
+_open = PIL.Image.open
+
+def crash(file, *rest, **options):
+    name = getattr(file, "name", file)
+    if isinstance(name, str | os.PathLike) and Path(name).name == "poison.png":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _open(file, *rest, **options)
+
+PIL.Image.open = crash
+"""
+"""The ``sitecustomize`` of a job: a library that crashes on one image. Only actors open images."""
+
+
+def poisoned(setting: Setting, tries: int, rng: random.Random) -> Outcome:
+    """Let one row kill every actor that has it: it is recorded, the others are done."""
+    outcome = Outcome("a row that kills every actor of a Ray job")
+    folder = setting.folder / "ray-row"
+    table = setting.table(folder.name)
+    (folder / "sitecustomize.py").write_text(CRASHES)
+    shutil.copy(folder / "0.png", folder / "poison.png")
+    lines = table.read_text("utf-8").splitlines(keepends=True)
+    with tempfile.TemporaryDirectory(prefix="vr", dir="/tmp") as short:
+        for number in range(tries):
+            row = rng.randrange(setting.rows)
+            changed = lines.copy()
+            changed[row + 1] = changed[row + 1].replace(f"{row % 3}.png", "poison.png")
+            table.write_text("".join(changed), "utf-8")
+            expected = undisturbed(setting, table)
+            out, log = folder / f"run-{number}", folder / "log"
+            code = _start(setting, table, out, Path(short), log, PYTHONPATH=_first(folder)).wait(
+                600
+            )
+            wrong = [] if code == 3 else [f"exit code {code}"]
+            errors = {id_: failure.error for id_, failure in read_failures(out).items()}
+            alone = "died on this row alone" in errors.get(f"q{row}", "")
+            wrong += [] if alone and len(errors) == 1 else [f"failed: {errors}"]
+            wrong += differences(out, expected, without=[f"q{row}"])
+            outcome.add("recorded, the others done by other actors", wrong)
+    return outcome
+
+
+def _first(folder: Path) -> str:
+    """Return a PYTHONPATH that begins with a folder."""
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
+
+
 def _start(
-    setting: Setting, table: Path, out: Path, short: Path, log: Path
+    setting: Setting, table: Path, out: Path, short: Path, log: Path, **environment: str
 ) -> subprocess.Popen[bytes]:
     ray = ("--ray", "--address", "local", "--actors", str(ACTORS))
     arguments = setting.arguments(table, out, *ONE_BY_ONE, *ray)
@@ -76,7 +130,7 @@ def _start(
             [sys.executable, "-m", "vlmscope", *arguments],
             stdout=file,
             stderr=file,
-            env=os.environ | {"RAY_TMPDIR": str(short)},
+            env=os.environ | {"RAY_TMPDIR": str(short)} | environment,
         )
 
 

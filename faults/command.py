@@ -91,6 +91,7 @@ def main() -> int:
         rng = random.Random(options.seed * 1000 + 90)  # noqa: S311 - moments, no secrets
         todo.append(lambda: actors.killed(setting, options.actors, rng))
         todo.append(lambda: actors.driver_killed(setting, -(-options.actors // 10), rng))
+        todo.append(lambda: actors.poisoned(setting, -(-options.actors // 20), rng))
     with ThreadPoolExecutor(options.lanes) as lanes:
         coming: list[Future[Outcome]] = [
             lanes.submit(lambda job=job: _said(job(), began)) for job in todo

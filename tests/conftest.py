@@ -5,6 +5,7 @@ Shapes and dtypes in the signatures of the numerical modules are enforced while 
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a hub
@@ -15,19 +16,23 @@ os.environ["OMP_NUM_THREADS"] = "1"  # commands started by tests share the cores
 
 from jaxtyping import install_import_hook
 
+gc.disable()  # until the tests are collected: collecting them makes objects that all stay
 _hook = install_import_hook(["vlmscope.selection", "vlmscope.engine"], "beartype.beartype")
 _hook.__enter__()
 
 import json  # noqa: E402
 import tempfile  # noqa: E402
+from collections import Counter  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from material import QUESTIONS, make_image  # noqa: E402
 from ready import ready_python  # noqa: E402
+from split_once import split_once  # noqa: E402
 from tools.standin import build_standin  # noqa: E402
 from vlmscope.executors.workers import Workers  # noqa: E402
 from vlmscope.model import VisionLanguageModel, load_model  # noqa: E402
@@ -39,6 +44,11 @@ if os.environ.get("VLMSCOPE_TORCHVISION"):
     _operators = declare()
 
 torch.set_num_threads(1)  # the suite runs in several processes
+split_once()
+
+settings.register_profile("quick", max_examples=40, deadline=None)
+settings.register_profile("thorough", max_examples=200, deadline=None)
+settings.load_profile(os.environ.get("VLMSCOPE_EXAMPLES", "quick"))
 
 
 LONG = (
@@ -64,9 +74,22 @@ So none is left alone at the end, and few workers need the server of commands.
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that take longest first."""
+    """Put the tests that take longest first; mark all but the first parameters as exhaustive."""
+    seen: Counter[tuple[Path, str]] = Counter()
+    for item in items:
+        if first := item.get_closest_marker("first"):
+            key = item.path, item.name.partition("[")[0]
+            seen[key] += 1
+            if seen[key] > first.args[0]:
+                item.add_marker(pytest.mark.exhaustive)
     order = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
+
+
+def pytest_collection_finish() -> None:
+    """From here on garbage is looked for among the objects of tests, not in all of torch."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,7 @@
-"""The benchmarks run, at a toy size. What they measure is not a test."""
+"""The benchmarks run, at a toy size. What they measure is not a test.
+
+Those that take more than a few seconds are run by ``make test-exhaustive``.
+"""
 
 from __future__ import annotations
 
@@ -9,53 +12,59 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+LONG = pytest.mark.exhaustive
 
 
 @pytest.mark.parametrize(
     ("script", "arguments", "shown"),
     [
         ("storage.py", ["--rows", "12"], "float16"),
-        (
+        pytest.param(
             "true_shape.py",
             ["--size", "tiny", "--rows", "4", "--tokens", "3", "--batch-size", "2",
              "--seed-rows", "1", "--verify", "2", "--exact"],
-            "parity with reference.py",
+            "parity with reference.py", marks=LONG,
         ),
-        ("scale.py", ["--rows", "4", "8", "--to", "1000"], "index made, s"),
-        ("probing.py", ["--rows", "150", "--width", "32", "--draws", "100"], "largest matrix"),
+        pytest.param(
+            "scale.py", ["--rows", "4", "8", "--to", "1000"], "index made, s", marks=LONG
+        ),
+        pytest.param(
+            "probing.py", ["--rows", "150", "--width", "32", "--draws", "100"],
+            "largest matrix", marks=LONG,
+        ),
         (
             "risk.py",
             ["--size", "tiny", "--rows", "4", "--tokens", "3", "--single", "2"],
             "one question",
         ),
-        (
+        pytest.param(
             "throughput.py",
             ["--size", "tiny", "--rows", "4", "--tokens", "3", "--batch-size", "2",
              "--seed-rows", "1", "--verify", "2", "--hf-sizes", "2",
              "--scenarios", "answers", "prefill", "lengths"],
-            "prefill, share of the FLOP/s",
+            "prefill, share of the FLOP/s", marks=LONG,
         ),
         (
             "scaling.py",
             ["--size", "tiny", "--cores", "1", "--workers", "1", "--rows", "2", "--tokens", "2"],
             "| plain | 1 |",
         ),
-        (
+        pytest.param(
             "encoders.py",
             ["--tiny", "--rows", "2", "--rounds", "1", "--compile", "none",
              "--families", "qwen2_5_vl"],
-            "and 3 MLPs filled up",
+            "and 3 MLPs filled up", marks=LONG,
         ),
-        (
+        pytest.param(
             "preparing.py",
             ["--counts", "1", "--seconds", "0.1", "--kinds", "threads", "--families", "smolvlm",
              "--batch-size", "2"],
-            "| SmolVLM2-2.2B |",
+            "| SmolVLM2-2.2B |", marks=LONG,
         ),
-        (
+        pytest.param(
             "throughput.py",
             ["--cpu-overhead", "--rows", "4", "--tokens", "3", "--rounds", "1"],
-            "overhead",
+            "overhead", marks=LONG,
         ),
     ],
 )  # fmt: skip
@@ -69,6 +78,7 @@ def test_a_benchmark_runs(
     assert shown in done.stdout
 
 
+@LONG
 def test_the_benchmark_of_families_does_what_the_large_one_does(
     tmp_path: Path, python: str
 ) -> None:

@@ -131,6 +131,7 @@ def test_the_page_on_the_demo_works(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert printed.getvalue().count(" | ") == 6
 
 
+@pytest.mark.exhaustive
 def test_the_page_on_probing_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str
 ) -> None:
@@ -141,7 +142,7 @@ def test_the_page_on_probing_works(
     rows = (bundled / "questions.csv").read_text("utf-8").splitlines(keepends=True)
     (tmp_path / "questions.csv").write_text("".join(rows[:9]), "utf-8")
     monkeypatch.chdir(tmp_path)
-    fewer = '$([ "$1" != demo ] || echo --limit 100)'
+    fewer = '$([ "$1" != demo ] || echo --limit 60)'
     vlmscope = f'vlmscope() {{ "{python}" -m vlmscope "$@" {fewer}; }}'
     commands = "".join(blocks(ROOT / "docs" / "probing.md", "bash"))
     script = f"set -euo pipefail\n{vlmscope}\n{commands}"

@@ -19,6 +19,7 @@ EASY_VQA = Path(__file__).parent / "easy-vqa"
 MODEL = Path(str(files("vlmscope"))) / "demo" / "model"
 
 
+@pytest.mark.exhaustive
 def test_a_model_is_trained(tmp_path: Path, python: str) -> None:
     model = tmp_path / "model"
     train = ["--pictures", "24", "--batch", "4", "--steps", "3", "--device", "cpu",
@@ -34,6 +35,7 @@ def test_a_model_is_trained(tmp_path: Path, python: str) -> None:
     assert log["images_in_a_step"] == {"generated": 3, "easy_vqa": 1}
 
 
+@pytest.mark.exhaustive
 def test_a_model_is_measured(tmp_path: Path, python: str) -> None:
     model = shutil.copytree(MODEL, tmp_path / "model")
     (model / "README.md").unlink()

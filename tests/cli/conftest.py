@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from vlmscope.cli.output import stderr, stdout
 from vlmscope.model import VisionLanguageModel, load_with
 from vlmscope.model_options import ModelOptions
 from vlmscope.shown_once import forget_shown
+from vlmscope.sweeps import SweepSpec
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,14 @@ Command = Callable[..., Outcome]
 
 get_command = functools.cache(typer.main.get_command)
 """Builds a twentieth of a second of commands, which keep nothing of a call."""
+
+
+QUICK = ("--folds", 3, "--repeats", 1, "--permutations", 100, "--draws", 100)
+"""What ``vlmscope probe`` is given first: a tenth of the time. What a test gives comes later and
+counts."""
+_QUICK = {"folds": 3, "repeats": 1, "permutations": 100, "draws": 100}
+QUICK_SWEEP = tuple(({field.name: field.default for field in fields(SweepSpec)} | _QUICK).values())
+"""The same as the defaults of a sweep, for ``vlmscope demo``."""
 
 
 @functools.lru_cache(maxsize=6)
@@ -55,7 +64,8 @@ def load_once(name: str, options: ModelOptions) -> VisionLanguageModel:
 
 @pytest.fixture
 def prepared_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands do not build or load again what is there."""
+    """Commands do not build or load again what is there, and sweep quickly."""
+    monkeypatch.setattr(SweepSpec.__init__, "__defaults__", QUICK_SWEEP)
     monkeypatch.setattr("typer.main.get_command", get_command)
     for module in ("model", "executors.plan", "risk.scorer", "api.checking"):
         monkeypatch.setattr(f"vlmscope.{module}.load_with", load_once)
@@ -73,6 +83,8 @@ def vlmscope(
         monkeypatch.setattr(console, "_width", None)
 
     def run(*arguments: object) -> Outcome:
+        if arguments[:1] == ("probe",):  # one that is given counts, being the last
+            arguments = ("probe", *QUICK, *arguments[1:])
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["vlmscope", *map(str, arguments)])
         code = 0

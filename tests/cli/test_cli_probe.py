@@ -22,10 +22,10 @@ QUICK = ("--draws", 100, "--repeats", 1, "--permutations", 100, "--folds", 3)
 Command = Callable[..., Any]
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A labelled run in which one layer knows."""
-    folder = tmp_path / "run"
+    folder = tmp_path_factory.mktemp("probe") / "run"
     path = "query_token_representation/layer_3"
     truth = np.random.default_rng(1).random(ROWS) < 0.4
     captures = []
@@ -42,13 +42,19 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    """A copy of it to write into."""
+    return shutil.copytree(made, tmp_path / "run")
+
+
 def test_it_shows_every_probe_and_says_what_it_means(vlmscope: Command, run: Path) -> None:
-    done = vlmscope("probe", run, "--draws", 100)
+    done = vlmscope("probe", run, *QUICK, "--repeats", 2)
     assert done.code == 0, done.err
     for shown in ("query token, layer 3", "vision only", "the question's words"):
         assert shown in done.out
     text = " ".join(done.out.split())
-    assert "; chosen inside training: query token, layer 3 in 15 of 15 folds (3 splits)." in text
+    assert "; chosen inside training: query token, layer 3 in 6 of 6 folds (2 splits)." in text
     assert "the probe is better by" in text
     main, _, details = done.out.partition("\nDetails\n")
     assert "Before the answer is written" in main
@@ -56,7 +62,7 @@ def test_it_shows_every_probe_and_says_what_it_means(vlmscope: Command, run: Pat
     assert "\n- Permutation test" in details
     assert done.err.endswith(f"next: vlmscope report {run}\n")
     assert text.startswith("Before the answer is written"), "the verdict comes first"
-    assert "permuted 200 times" in text
+    assert "permuted 100 times" in text
     assert "HALP" not in text
     assert (run / "probes" / "results.json").exists()
 

@@ -60,7 +60,7 @@ def test_a_folder_of_parts(vlmscope: Command, data: Path, labels: Path) -> None:
         done = vlmscope("probe", data, "--labels", labels, "--draws", 100)
         assert done.code == 0, done.err
     text = " ".join(done.out.split())
-    assert "chosen inside training: query token, layer 3 in 15 of 15 folds (3 splits)" in text
+    assert "chosen inside training: query token, layer 3 in 3 of 3 folds" in text
     assert "1 row is left out: generation failed, there is no answer." in text
     assert "Images are identified by their image_id" in text
     assert f"results, predictions and probes are in {data / 'probes'}" in text
@@ -81,6 +81,7 @@ def test_one_file_and_where_to(vlmscope: Command, data: Path, labels: Path, tmp_
     }  # fmt: skip
 
 
+@pytest.mark.exhaustive
 def test_columns_of_the_label_file_and_the_papers_protocol(
     vlmscope: Command, data: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

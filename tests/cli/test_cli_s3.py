@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,10 +51,10 @@ def shards(run: str) -> list[str]:
     return list(store.glob(f"{run}/shards/*.h5"))
 
 
-def killed_amid(arguments: list[str], run: str) -> int:
+def killed_amid(python: str, arguments: list[str], run: str) -> int:
     """Start the command, SIGKILL it after its second shard; return how many rows are there."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "vlmscope", *arguments, run],
+        [python, "-m", "vlmscope", *arguments, run],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env=os.environ,
@@ -69,12 +68,13 @@ def killed_amid(arguments: list[str], run: str) -> int:
     return len(open_run(run))
 
 
+@pytest.mark.exhaustive
 def test_a_killed_run_goes_on_and_is_read_by_every_command(
-    vlmscope: Command, arguments: list[str], run: str, tmp_path: Path
+    vlmscope: Command, arguments: list[str], run: str, tmp_path: Path, python: str
 ) -> None:
     assert vlmscope(*arguments, tmp_path / "plain").code == 0
     expected = open_run(tmp_path / "plain")
-    there = killed_amid(arguments, run)
+    there = killed_amid(python, arguments, run)
     assert 2 <= there <= len(expected)
 
     resumed = vlmscope(*arguments, run)

@@ -120,6 +120,7 @@ def test_ranks_at_once_make_the_run_that_one_session_makes(
     assert all(len(files) == 1 for files in of_one_image.values())
 
 
+@pytest.mark.exhaustive
 def test_a_killed_rank_is_run_again_and_others_stay_out_meanwhile(
     rank: Command, questions: Path, checkpoint: Path, plain: Run, tmp_path: Path
 ) -> None:

@@ -102,6 +102,7 @@ PRINT = {
 """Commands that print something."""
 
 
+@pytest.mark.first(5)
 @pytest.mark.parametrize("name", PRINT)
 def test_a_full_stdout_is_told_in_a_line(
     code_of: Callable[..., int], run: Path, full: Any, name: str
@@ -126,6 +127,7 @@ def test_a_full_stdout_of_extract(
     assert len(open_run(tmp_path / "run")) == 2
 
 
+@pytest.mark.exhaustive
 def test_a_full_disk_of_the_log_does_not_stop_extract(
     code_of: Callable[..., int], table: Path, checkpoint: Path, tmp_path: Path, full: Any,
     monkeypatch: pytest.MonkeyPatch,

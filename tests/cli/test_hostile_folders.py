@@ -126,6 +126,7 @@ FOLDERS: tuple[Any, ...] = (
 )  # fmt: skip
 
 
+@pytest.mark.first(4)
 @pytest.mark.parametrize("folder", FOLDERS, ids=repr)
 def test_probe_removes_nothing_that_a_file_names(
     home: Path, result: SweepResult, folder: object
@@ -198,6 +199,7 @@ MUTATIONS: dict[str, Mutation] = {
 }
 
 
+@pytest.mark.first(5)
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_links_within_the_run_and_out_of_it(home: Path, result: SweepResult, mutation: str) -> None:
     MUTATIONS[mutation](home)

@@ -152,6 +152,7 @@ def commands(run: Path, table: Path) -> dict[str, tuple[object, ...]]:
     }
 
 
+@pytest.mark.first(6)
 @pytest.mark.parametrize(
     ("name", "kind"),
     [

@@ -42,7 +42,7 @@ def test_a_picture_has_the_scenes_size_and_draws_the_same_again() -> None:
 
 
 def test_everything_can_be_seen() -> None:
-    for scene in scenes(0, "demo", 60):
+    for scene in scenes(0, "demo", 15):
         plain = replace(scene, look=CLEAR)
         for thing in scene.things:
             others = tuple(other for other in scene.things if other is not thing)

@@ -68,6 +68,7 @@ def test_it_knows_where_things_are(captures: list[Capture]) -> None:
     assert np.mean(right) > 0.8
 
 
+@pytest.mark.exhaustive
 def test_it_answers_a_second_world_in_words_that_the_scorers_read(
     model: VisionLanguageModel,
 ) -> None:
@@ -163,6 +164,7 @@ class StopAfter:
             self.event.set()
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     tmp_path: Path, captures: list[Capture]
 ) -> None:

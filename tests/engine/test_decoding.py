@@ -74,6 +74,7 @@ def test_more_rows_than_slots(
     assert len(lengths) == 1
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(("rows", "size"), [(1, 1), (4, 1), (4, 3), (2, 5), (11, 4)])
 def test_it_does_not_matter_who_shares_the_slots(
     eleven: Sequence[Sample],
@@ -175,6 +176,7 @@ def test_every_position_with_rows_that_come_and_go(
     assert_all_same(found, expected_of(answered, talkative_vlm, spec), answered)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("limit", [1, 2, 12])
 def test_answers_that_end_at_their_first_token(
     samples: Sequence[Sample], vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, limit: int

@@ -25,7 +25,7 @@ from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS, Capture, CaptureS
 SHORT = CaptureSpec(max_new_tokens=12)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
+@pytest.mark.parametrize("batch_size", [1, pytest.param(2, marks=pytest.mark.exhaustive), 5])
 def test_equals_the_reference_at_every_layer(
     vlm: VisionLanguageModel, samples: Sequence[Sample], batch_size: int
 ) -> None:
@@ -309,6 +309,7 @@ def test_nan_in_the_logits_is_a_failure(
     assert "first_token_entropy" in result.error
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize(
     "settings",
     [

@@ -142,7 +142,7 @@ def alone(folder: Path, rows: Sequence[Sample]) -> dict[str, Capture]:
     return found
 
 
-@pytest.mark.parametrize("size", [2, 9])
+@pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.exhaustive), 9])
 def test_rows_in_batches_equal_rows_alone(
     vlm: VisionLanguageModel, rows: Sequence[Sample], alone: dict[str, Capture], size: int
 ) -> None:

@@ -72,6 +72,7 @@ def state_of(vlm: VisionLanguageModel) -> Any:
     )
 
 
+@pytest.mark.first(1)
 def test_eight_threads_get_what_one_gets(any_vlm: VisionLanguageModel) -> None:
     works: list[Callable[[], Any]] = [
         lambda: captured(ONE_IMAGE[:3], any_vlm, ANSWER, size=3),
@@ -86,6 +87,7 @@ def test_eight_threads_get_what_one_gets(any_vlm: VisionLanguageModel) -> None:
     assert state_of(any_vlm) == before
 
 
+@pytest.mark.first(1)
 def test_two_models_share_the_process(
     vlm: VisionLanguageModel, any_vlm: VisionLanguageModel
 ) -> None:
@@ -179,6 +181,7 @@ def test_a_session_that_threads_share_returns_every_row_once(
     assert session.pop_failed() == []
 
 
+@pytest.mark.first(1)
 def test_generators_take_turns_in_one_thread(
     talkative_vlm: VisionLanguageModel, any_vlm: VisionLanguageModel, samples: list[Sample]
 ) -> None:
@@ -213,6 +216,7 @@ class AskedToStop(BaseException):
     """As a signal handler or a debugger may raise it anywhere."""
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize(
     ("where", "error"),
     [

@@ -99,6 +99,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize(("change", "message"), CHANGES)
 def test_nothing_from_the_change_on_is_stored(

@@ -62,6 +62,7 @@ def assert_equal(found: Run, expected: Run) -> None:
     assert not find_damage(found.path)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("limit", [None, 2])
 def test_appended_and_reordered_rows_go_on_and_equal_one_run(
     any_sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None

@@ -89,6 +89,7 @@ def assert_same_runs(found: tuple[Summary, Run], expected: Run) -> None:
             np.testing.assert_allclose(one.vectors[name], vector, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("at", "error"),
     [
@@ -126,6 +127,7 @@ def test_the_user_is_told_once(
     assert len(said) == 1
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("at", [0, 1, 2, 4])
 def test_where_memory_runs_out_in_a_prefill_the_rows_in_the_slots_go_on(
     questions: Path, tmp_path: Path, undisturbed: Run, monkeypatch: pytest.MonkeyPatch, at: int

@@ -346,7 +346,10 @@ def start_and_wait_for_rows(out: Path, run: Callable[[Path], None] = run_in_a_gr
     return command
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.exhaustive)],
+)
 def test_a_signal_to_the_whole_group_publishes_the_batch_in_flight(
     tmp_path: Path, signum: signal.Signals, code: int
 ) -> None:
@@ -364,6 +367,7 @@ def test_a_signal_to_the_whole_group_publishes_the_batch_in_flight(
     assert (out / "index.h5").exists()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("by_hand")
 def test_a_killed_command_takes_its_writing_process_along(tmp_path: Path) -> None:
     out = tmp_path / "run"

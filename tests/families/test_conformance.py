@@ -159,6 +159,7 @@ def test_a_batch_equals_each_row_alone(
     together = list(capture(ONE_IMAGE, vlm, spec, batch_size=4))
     for item, alone in zip(together, capture(ONE_IMAGE, vlm, spec, batch_size=1), strict=True):
         assert_same(item, alone)
+    for item in together[::3]:
         assert_same(item, reference(item.sample, vlm, spec))
     assert bool(generated) == (family in SHORT_WINDOW or family in GENERATED)
 

@@ -84,6 +84,7 @@ def test_an_encoder_that_dropped_a_tile_is_refused() -> None:
         by_patch_mask(dataclasses.replace(encoded, features=encoded.features[:1]))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", [n for n in FILLED_UP if n in RUNNABLE])
 def test_valid_pooling_leaves_the_padding_out(family: str, tmp_path: Path) -> None:
     vlm = load_model(build(family, tmp_path / family), device="cpu", dtype="float32")

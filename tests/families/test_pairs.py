@@ -63,6 +63,9 @@ PAIRS: dict[str, tuple[Callable[..., Path], dict[str, Any]]] = {
 }  # fmt: skip
 """Wrapper → its builder, and decoders beside the one that the conformance suite has."""
 
+FEW = {("llava", "mistral"), ("internvl", "gemma2"), ("glm46v", "glm4v_text")}
+"""Pairs that ``make test`` runs: with a window, without SDPA, and without either."""
+
 ELSEWHERE = {"phi3"}
 """Decoders of LLaVA in ``engine/test_lengths.py``."""
 
@@ -78,7 +81,12 @@ ROWS = (*ONE_IMAGE, LONG)
 
 
 @pytest.mark.parametrize(
-    ("wrapper", "decoder"), [(name, one) for name, (_, them) in PAIRS.items() for one in them]
+    ("wrapper", "decoder"),
+    [
+        pytest.param(name, one, marks=[] if (name, one) in FEW else pytest.mark.exhaustive)
+        for name, (_, them) in PAIRS.items()
+        for one in them
+    ],
 )
 def test_a_pair_that_is_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrapper: str, decoder: str
@@ -119,9 +127,9 @@ def load_model_config(folder: Path) -> Any:
 @pytest.mark.parametrize(
     ("settings", "beyond"),
     [
-        ({}, None),
-        ({"attention_chunk_size": 48}, None),
-        ({"floor_scale": 48}, 48),
+        pytest.param({}, None, marks=pytest.mark.exhaustive),
+        pytest.param({"attention_chunk_size": 48}, None, marks=pytest.mark.exhaustive),
+        pytest.param({"floor_scale": 48}, 48, marks=pytest.mark.exhaustive),
         ({"floor_scale": 256, "attention_chunk_size": 48}, 256),
     ],
 )

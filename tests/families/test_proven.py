@@ -6,13 +6,15 @@ import importlib
 import inspect
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import record_families
 from families.conformance import FAMILIES as IN_THE_SUITE
 from families.conformance import SINCE
+from vlmscope.cli import main
 from vlmscope.model import FAMILIES
 from vlmscope.model.support import CHECKS, family_support, read_record
 
@@ -67,12 +69,17 @@ def test_the_page_has_the_pairs_of_the_code() -> None:
     assert table.partition(record_families.PAIRS_END)[0] == record_families.pairs()
 
 
-def test_the_command_lists_them_all() -> None:
-    command = [sys.executable, "-m", "vlmscope", "models"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    listed = json.loads(
-        subprocess.run([*command, "--json"], capture_output=True, check=True).stdout
-    )
+def test_the_command_lists_them_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["vlmscope", "models", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code
+        return capsys.readouterr().out
+
+    shown, listed = run(), json.loads(run("--json"))
     assert [family["model_type"] for family in listed] == list(FAMILIES)
     for family in FAMILIES.values():
         assert family.title in shown

@@ -75,6 +75,7 @@ def assert_exact(vlm: VisionLanguageModel) -> None:
         assert_same(item, reference(item.sample, vlm, SPEC))
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("like", "model_type", "rule"),
     [
@@ -218,6 +219,7 @@ def test_an_encoder_that_runs_twice_for_tiles_is_refused_when_it_is_loaded(tmp_p
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("error", [IndexError, ZeroDivisionError, StopIteration])
 @pytest.mark.parametrize("name", ["forward", "generate"])
 def test_no_error_of_a_model_comes_out_of_its_proof_as_it_is(

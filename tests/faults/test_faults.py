@@ -29,12 +29,14 @@ def assert_well(outcome: Outcome) -> None:
     assert outcome.tries, "it was not tried"
 
 
+@pytest.mark.exhaustive
 def test_a_kill_of_the_whole_process_group_loses_nothing(
     setting: Setting, rng: random.Random
 ) -> None:
     assert_well(killing.killed(setting, "process group", 1, rng))
 
 
+@pytest.mark.exhaustive
 def test_a_row_that_kills_the_process_is_recorded(setting: Setting, rng: random.Random) -> None:
     assert_well(rows.poisoned(setting, "kill-in-prepare", 1, rng))
 

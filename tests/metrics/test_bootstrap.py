@@ -167,8 +167,8 @@ def test_only_what_is_asked_for_is_drawn() -> None:
 def test_the_interval_covers_the_true_auroc() -> None:
     true = (1 + erf(0.5 / np.sqrt(2))) / 2
     intervals = [
-        bootstrap(truth, {"risk": risk}, image, draws=150)["risk"]["auroc"]
-        for truth, risk, image in (clustered(60, 5, seed) for seed in range(200))
+        bootstrap(truth, {"risk": risk}, image, draws=100)["risk"]["auroc"]
+        for truth, risk, image in (clustered(60, 5, seed) for seed in range(80))
     ]
     covered = np.mean([interval.low <= true <= interval.high for interval in intervals])
     assert 0.90 <= covered <= 0.98

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from vlmscope.plots import (
     RocLine,
     auroc_by_layer,
     category_rates,
+    inline_svg,
     reliability_plot,
     risk_coverage_plot,
     risk_histogram,
@@ -122,3 +124,23 @@ def smallest_plots() -> list[Plot]:
         risk_histogram([0.5], [True], 0.5),
         category_rates([CategoryRate("one", 1, 0, 0, 0)]),
     ]  # fmt: skip
+
+
+EXAMPLES = 23
+"""Number of examples: drawing them takes seconds, which collecting the tests shall not."""
+HOSTILE_EXAMPLES = range(6, 10)
+"""Which of them have hostile names."""
+
+
+@functools.cache
+def examples() -> tuple[Plot, ...]:
+    """Return one of every plot, and the hostile, the empty and the smallest ones, drawn once."""
+    found = (*every_plot(), *hostile_plots(), *empty_plots(), *smallest_plots())
+    assert len(found) == EXAMPLES
+    return found
+
+
+@functools.cache
+def example_svg(number: int) -> str:
+    """Return the SVG element of an example, written once."""
+    return inline_svg(examples()[number])

@@ -30,7 +30,9 @@ def small_mlp() -> MlpProbe:
 PROBES: list[Callable[[], BinaryProbe]] = [LogisticProbe, MeanDifferenceProbe, small_mlp]
 
 
-@pytest.mark.parametrize("make", PROBES)
+@pytest.mark.parametrize(
+    "make", [*PROBES[:2], pytest.param(small_mlp, marks=pytest.mark.exhaustive)]
+)
 def test_the_contract_of_scikit_learn(make: Callable[[], BinaryProbe]) -> None:
     check_estimator(make(), on_skip=None)
 

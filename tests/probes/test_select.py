@@ -48,6 +48,7 @@ def test_the_candidate_that_knows_is_chosen_and_no_other_knows() -> None:
     assert roc_auc_score(truth, combined.risk) > knows - 0.03
 
 
+@pytest.mark.exhaustive
 def test_the_best_of_many_null_candidates_stays_at_chance() -> None:
     naive, nested, stacked = [], [], []
     for seed in range(6):

@@ -61,6 +61,7 @@ def rgb(hex_: str) -> str:
     return f"rgb({', '.join(str(int(hex_[i : i + 2], 16)) for i in (1, 3, 5))})"
 
 
+@pytest.mark.exhaustive
 def test_colours_follow_the_system_and_the_reader(open_page: OpenPage) -> None:
     page = open_page(FULL, color_scheme="dark")
     assert colour(page, "body") == "rgb(21, 25, 29)"
@@ -80,6 +81,7 @@ def test_colours_follow_the_system_and_the_reader(open_page: OpenPage) -> None:
     assert address(page) == ""
 
 
+@pytest.mark.exhaustive
 def test_paper_is_white_and_has_no_controls(open_page: OpenPage) -> None:
     page = open_page(FULL, "#?theme=dark&q=q1")
     shown = ids(page)
@@ -94,6 +96,7 @@ def test_paper_is_white_and_has_no_controls(open_page: OpenPage) -> None:
     assert len(colour(page, ".cards", "grid-template-columns").split()) == 3
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("name", ["full", "bare", "prefill", "empty", "hostile"])
 def test_no_page_is_wider_than_a_small_screen(open_page: OpenPage, name: str) -> None:
     documents = {
@@ -115,6 +118,7 @@ def test_no_page_is_wider_than_a_small_screen(open_page: OpenPage, name: str) ->
         assert page.locator(".dialog-body").evaluate(inside) <= 0
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("width", [360, 390, 640])
 def test_a_small_screen_shows_figures_made_for_it(open_page: OpenPage, width: int) -> None:
     """Whole, in letters that can be read, instead of the wide ones."""
@@ -143,6 +147,7 @@ def test_a_small_screen_shows_figures_made_for_it(open_page: OpenPage, width: in
     assert all(box.evaluate("e => e.scrollWidth - e.clientWidth") <= 0 for box in boxes)
 
 
+@pytest.mark.exhaustive
 def test_a_large_screen_and_paper_show_the_wide_figures(open_page: OpenPage) -> None:
     page = open_page(FULL, viewport={"width": 641, "height": 800})
     expect(page.locator("#auroc_by_layer .plot-wide")).to_be_visible()
@@ -154,6 +159,7 @@ def test_a_large_screen_and_paper_show_the_wide_figures(open_page: OpenPage) -> 
     expect(page.locator("#auroc_by_layer .plot-narrow")).to_be_hidden()
 
 
+@pytest.mark.exhaustive
 def test_all_of_the_contents_can_be_seen_on_a_small_screen(open_page: OpenPage) -> None:
     page = open_page(FULL, **PHONE)
     links = page.locator(".contents a")
@@ -166,6 +172,7 @@ def test_all_of_the_contents_can_be_seen_on_a_small_screen(open_page: OpenPage) 
     expect(page.get_by_role("group", name="Colours")).to_be_visible()
 
 
+@pytest.mark.exhaustive
 def test_a_table_that_goes_on_says_so(open_page: OpenPage) -> None:
     hint = "e => getComputedStyle(e, '::after').content"
     page = open_page(FULL, viewport={"width": 390, "height": 800})
@@ -177,6 +184,7 @@ def test_a_table_that_goes_on_says_so(open_page: OpenPage) -> None:
     assert "Scroll" not in caption.evaluate(hint)
 
 
+@pytest.mark.exhaustive
 def test_details_are_closed_on_the_screen_and_open_on_paper(open_page: OpenPage) -> None:
     page = open_page(FULL)
     detail = page.get_by_text("The numbers are of new images.")
@@ -191,6 +199,7 @@ def test_details_are_closed_on_the_screen_and_open_on_paper(open_page: OpenPage)
     expect(detail).to_be_visible()
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("width", [1180, 1344])
 def test_tables_show_all_their_columns(open_page: OpenPage, width: int) -> None:
     """At 1344 the contents stand beside the page, which is narrower then than at 1180."""
@@ -240,6 +249,7 @@ def test_without_scripts_all_but_the_gallery_can_be_read(open_page: OpenPage) ->
     expect(page.locator(".results")).to_contain_text("best baseline")
 
 
+@pytest.mark.exhaustive
 def test_the_data_of_a_figure_can_be_saved(open_page: OpenPage, tmp_path: Path) -> None:
     page = open_page(FULL)
     with page.expect_download() as saving:

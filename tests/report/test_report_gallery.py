@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+import pytest
 from playwright.sync_api import expect
 
 import document_examples as examples
@@ -81,6 +82,7 @@ def surprise(card: Card) -> float:
     return 1 - card.risk if card.outcome == "hallucinated" else card.risk
 
 
+@pytest.mark.exhaustive
 def test_cards_are_sorted(open_page: OpenPage) -> None:
     cards = tuple(reversed(FULL.cards))
     orders: dict[str, Callable[[Card], float | str]] = {
@@ -97,6 +99,7 @@ def test_cards_are_sorted(open_page: OpenPage) -> None:
         assert ids(page) == first(sorted(cards, key=key))  # type: ignore[arg-type]
 
 
+@pytest.mark.exhaustive
 def test_pages_are_turned(open_page: OpenPage) -> None:
     page = open_page(FULL)
     above, below = page.locator(".pager").all()
@@ -114,6 +117,7 @@ def test_pages_are_turned(open_page: OpenPage) -> None:
     assert ids(page)[0] == "q1"
 
 
+@pytest.mark.exhaustive
 def test_two_thousand_cards_keep_the_page_small(open_page: OpenPage) -> None:
     page = open_page(examples.full(2000))
     assert count(page) == "2,000 of 2,000"
@@ -122,6 +126,7 @@ def test_two_thousand_cards_keep_the_page_small(open_page: OpenPage) -> None:
     assert ids(page) == ["q1999"]
 
 
+@pytest.mark.exhaustive
 def test_an_empty_result_offers_the_way_back(open_page: OpenPage) -> None:
     page = open_page(FULL)
     field(page, "q").fill("no such thing")
@@ -160,6 +165,7 @@ def test_a_card_opens_and_closes_by_keyboard(open_page: OpenPage) -> None:
     expect(page.locator(".card-open").nth(2)).to_be_focused()
 
 
+@pytest.mark.exhaustive
 def test_a_dialog_that_walked_to_the_next_page_returns_to_it(open_page: OpenPage) -> None:
     page = open_page(FULL)
     page.locator(".card").nth(47).click()
@@ -189,6 +195,7 @@ def test_the_dialog_shows_everything_of_a_card(open_page: OpenPage) -> None:
     assert likeliest.inner_text().split() == ["Yes", "0.888"]
 
 
+@pytest.mark.exhaustive
 def test_a_view_can_be_linked(open_page: OpenPage) -> None:
     page = open_page(FULL)
     field(page, "sort").select_option("riskiest")
@@ -204,6 +211,7 @@ def test_a_view_can_be_linked(open_page: OpenPage) -> None:
     expect(page.get_by_role("dialog")).to_contain_text("6 of 120")
 
 
+@pytest.mark.exhaustive
 def test_nonsense_in_the_address_is_ignored(open_page: OpenPage) -> None:
     page = open_page(
         FULL, "#?sort=constructor&min=x&page=-3&category=none&theme=toString&card=q&outcomes=x&y=1"
@@ -214,6 +222,7 @@ def test_nonsense_in_the_address_is_ignored(open_page: OpenPage) -> None:
     assert address(page) == ""
 
 
+@pytest.mark.exhaustive
 def test_a_run_without_labels_has_only_the_filters_that_make_sense(open_page: OpenPage) -> None:
     page = open_page(examples.bare(FULL))
     assert page.locator("[name=outcome], [name=min], .risk:visible, .badge:visible").count() == 0

@@ -30,7 +30,7 @@ from vlmscope.report import Document, ReportSpec, figures, write_report
 from vlmscope.report.build import Gathered, gather
 from vlmscope.report.figures import NAMES
 from vlmscope.report.render import render
-from vlmscope.report.thumbnails import SIDES
+from vlmscope.report.thumbnails import SIDES, Thumbnails
 from vlmscope.report.write import with_images
 from vlmscope.schema import CaptureSpec, Failure, Score
 from vlmscope.store import (
@@ -69,7 +69,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
         model=checkpoint,
         out=folder / "run",
         images=str(folder / "images"),
-        spec=CaptureSpec(max_new_tokens=4, positions=POSITIONS),
+        spec=CaptureSpec(max_new_tokens=4, positions=POSITIONS, layers=(0, 4, 7)),
         device="cpu",
         batch_size=8,
     )
@@ -99,10 +99,26 @@ def home(made: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def without_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of texts and numbers: no image is read and made small."""
+    monkeypatch.setattr("vlmscope.report.gallery.thumbnails", lambda *_: Thumbnails((), ""))
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of texts and numbers: no figure is drawn."""
+    monkeypatch.setattr("vlmscope.report.build.plots", lambda *_: ())
+
+
+@pytest.fixture
 def labelled(home: Path) -> Path:
     """The same without probes: quicker, where figures do not matter."""
     shutil.rmtree(home / "run" / "probes")
     return home
+
+
+no_images = pytest.mark.usefixtures("without_images")
+texts_only = pytest.mark.usefixtures("without_images", "without_figures")
 
 
 def gathered(home: Path, **asked: Any) -> Gathered:
@@ -154,6 +170,7 @@ def test_a_finished_run_lacks_nothing(home: Path) -> None:
     assert dict(document.provenance[2][1])["positions"] == ", ".join(POSITIONS)
 
 
+@texts_only
 def test_categories_add_up_and_are_judged_apart(home: Path) -> None:
     saved = probes_of(home)
     *categories, total = document_of(home).categories
@@ -182,6 +199,7 @@ def test_categories_add_up_and_are_judged_apart(home: Path) -> None:
     assert count.auroc_low < expected < count.auroc_high
 
 
+@no_images
 def test_one_quantity_has_one_number(home: Path) -> None:
     """Whatever is in results.json is taken from there, not resampled or rebinned in another way."""
     saved, document = probes_of(home), document_of(home)
@@ -227,6 +245,7 @@ def test_bars_of_the_reliability_curve_are_wider_where_images_repeat() -> None:
     assert np.all(widths(np.zeros(len(risk), dtype=np.int64)) > 0.7), "one image tells little"
 
 
+@texts_only
 def test_categories_that_were_not_swept_are_judged_in_the_same_way(home: Path) -> None:
     before = document_of(home).categories
     columns = probes_of(home).summary["by_column"]
@@ -235,6 +254,7 @@ def test_categories_that_were_not_swept_are_judged_in_the_same_way(home: Path) -
         assert (one.name, one.auroc, one.auroc_low) == (other.name, other.auroc, other.auroc_low)
 
 
+@no_images
 @pytest.mark.parametrize(
     ("group_by", "layers", "card"),
     [
@@ -271,6 +291,7 @@ def row_of(page: str, title: str) -> str:
     return " ".join(re.sub(r"<[^>]*>", " ", row).split())
 
 
+@no_images
 @pytest.mark.parametrize("which", ["joint", "best", "layer"])
 def test_no_number_is_shown_of_a_result_that_found_nothing(home: Path, which: str) -> None:
     saved = probes_of(home)
@@ -310,6 +331,7 @@ def test_no_number_is_shown_of_a_result_that_found_nothing(home: Path, which: st
             assert (row.above_joint, row.above_baseline, row.above_joint_low) == (None, None, None)
 
 
+@no_images
 def test_no_number_is_shown_of_a_probe_that_found_nothing(home: Path) -> None:
     saved = probes_of(home)
     auroc = f"{saved['selected'].auroc:.3f}"
@@ -337,6 +359,7 @@ def test_no_number_is_shown_of_a_probe_that_found_nothing(home: Path) -> None:
     assert {row.auroc for row in document_of(home).categories} == {None}
 
 
+@texts_only
 def test_differences_in_the_table_are_those_of_the_numbers_in_it(home: Path) -> None:
     results = [dict(row) for row in probes_of(home).summary["results"]]
     for row in results:
@@ -375,6 +398,7 @@ def carried(home: Path, **changes: Any) -> Path:
     return folder / "transfer.json"
 
 
+@texts_only
 def test_a_transfer_is_told(home: Path) -> None:
     carried(home)
     document = document_of(home)
@@ -386,6 +410,7 @@ def test_a_transfer_is_told(home: Path) -> None:
     assert document.missing == ()
 
 
+@texts_only
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -394,19 +419,22 @@ def test_a_transfer_is_told(home: Path) -> None:
         ({"schema_version": 2}, "it is from another version"),
         ({"tests": [{"run": "x"}]}, "it is damaged"),
         ({"tests": 7}, "it is damaged"),
+        (None, "The saved transfer is left out"),
     ],
 )
 def test_a_transfer_that_fits_no_longer_is_left_out(
-    home: Path, changes: dict[str, Any], said: str
+    home: Path, changes: dict[str, Any] | None, said: str
 ) -> None:
-    carried(home, **changes)
+    if changes is None:
+        carried(home).write_text("[" * 9999)
+    else:
+        carried(home, **changes)
     document = document_of(home)
     assert not any("Transfer to" in sentence for sentence in document.sentences)
     assert [said in each for each in document.missing] == [True]
-    carried(home).write_text("[" * 9999)
-    assert "The saved transfer is left out" in document_of(home).missing[0]
 
 
+@texts_only
 def test_other_columns_are_those_of_the_sweep(home: Path) -> None:
     (table,) = document_of(home).columns
     saved = probes_of(home).summary["by_column"]["source"]
@@ -467,6 +495,7 @@ def test_tokens_are_those_that_the_model_read_and_wrote(labelled: Path, vlm: Any
     ]
 
 
+@texts_only
 def test_by_default_the_riskiest_hallucination_is_taken_apart(home: Path) -> None:
     document = document_of(home)
     assert document.token_view is not None
@@ -557,6 +586,7 @@ def test_without_the_model_tokens_are_numbers(labelled: Path, talkative: Path) -
     assert document_of(labelled, model=str(talkative)).token_view is not None, "the same processor"
 
 
+@texts_only
 @pytest.mark.parametrize(
     ("part", "said"),
     [
@@ -573,6 +603,7 @@ def test_another_processor_is_not_believed(labelled: Path, part: str, said: str)
     assert said in document.token_view_note
 
 
+@texts_only
 def test_a_checkpoint_without_processor_is_no_reason_to_fail(
     labelled: Path, tmp_path: Path
 ) -> None:
@@ -582,6 +613,7 @@ def test_a_checkpoint_without_processor_is_no_reason_to_fail(
     assert "no processor can be loaded" in document.token_view_note
 
 
+@no_images
 def test_stale_probes_are_left_out_and_it_is_said(home: Path) -> None:
     scores = list(read_labels(home / "run").values())
     scores[0] = replace(scores[0], hallucinated=not scores[0].hallucinated)
@@ -602,6 +634,7 @@ def test_damaged_probes_are_refused(home: Path) -> None:
         gathered(home)
 
 
+@no_images
 def test_a_run_before_labels_and_probes(labelled: Path) -> None:
     document = document_of(labelled)
     assert ["No probes yet" in said for said in document.missing] == [True]
@@ -617,6 +650,7 @@ def test_a_run_before_labels_and_probes(labelled: Path) -> None:
     assert document.token_view.id == open_run(labelled / "run").ids[0]
 
 
+@no_images
 def test_labels_of_one_kind_and_rows_without(labelled: Path) -> None:
     ids = open_run(labelled / "run").ids
     write_labels(labelled / "run", [Score(id_, False, "column", "") for id_ in ids[1:]], {})
@@ -625,6 +659,7 @@ def test_labels_of_one_kind_and_rows_without(labelled: Path) -> None:
     assert said[1].startswith("No probes: of 59 scorable answers 0 are hallucinated")
 
 
+@texts_only
 def test_a_draw_keeps_the_order_and_the_row_asked_for(labelled: Path) -> None:
     ids = list(open_run(labelled / "run").ids)
     one = [card.id for card in gathered(labelled, samples=10, id="q41").document.cards]

@@ -32,6 +32,7 @@ def captures(vlm: VisionLanguageModel, samples: list[Sample]) -> list[Capture]:
     return list(capture(samples, vlm, CaptureSpec(layers="all", max_new_tokens=4), batch_size=3))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("path", [f"{QUERY}/layer_2", "vision_token_representation/layer_0",
                                   "vision_only_representation"])  # fmt: skip
 def test_the_risk_is_the_probes_on_the_stored_vector(

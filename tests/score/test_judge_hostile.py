@@ -90,6 +90,7 @@ ODD: dict[str, Reply] = {
 }
 
 
+@pytest.mark.first(10)
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_reply_costs_its_own_row_only(judge: Judge, server: Server, name: str) -> None:
     server.respond = second_row_gets(ODD[name])
@@ -273,6 +274,7 @@ def test_every_form_would_give_the_key_away(form: str) -> None:
     assert holds_key(FORMS[form])
 
 
+@pytest.mark.first(5)
 @pytest.mark.parametrize("form", FORMS)
 def test_the_key_is_neither_stored_nor_shown(
     judge: Judge, server: Server, tmp_path: Path, form: str

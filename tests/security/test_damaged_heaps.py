@@ -57,6 +57,7 @@ def texts_of_run(path: Path) -> list[list[object]]:
     return table.loc[:, ["question", "answer"]].to_numpy().tolist()
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("kind", ["research", "shard"])
 def test_any_damage_of_a_heap_is_read_or_refused(kind: str, request: pytest.FixtureRequest) -> None:
     path, texts = request.getfixturevalue(kind), TEXTS[kind]

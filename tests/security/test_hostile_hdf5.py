@@ -190,6 +190,7 @@ def test_a_name_of_ours_that_leads_out_of_the_run(shard: Path, tmp_path: Path, n
         describe(run)
 
 
+@pytest.mark.first(6)
 @pytest.mark.parametrize("how", ["itself", "by a link"])
 @pytest.mark.parametrize("name", ["shards/pack", "run.json", "failures.jsonl", "labels.parquet",
                                   "judge.jsonl", "index.h5", ".lock-000",

@@ -17,7 +17,7 @@ from vlmscope.store.format import hdf5_screening
 CORPUS = Path(readers.__file__).parent / "corpus"
 KEPT = sorted(path for path in CORPUS.rglob("*") if path.is_file())
 FEW = settings(
-    deadline=None, max_examples=60, suppress_health_check=list(HealthCheck), derandomize=True
+    deadline=None, max_examples=30, suppress_health_check=list(HealthCheck), derandomize=True
 )
 HEADER = b"question_id,image,question\n"
 RUN_JSON = json.loads(json.dumps(asdict(readers.MANIFEST)))

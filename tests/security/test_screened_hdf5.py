@@ -65,6 +65,7 @@ def read_run(run: Path) -> None:
     opened.matrix("query_token_representation", 2)
 
 
+@pytest.mark.first(4)
 @pytest.mark.parametrize(("harm", "found"), CASES)
 def test_a_shard_is_refused_by_every_reader(pack: Path, harm: Patch, found: str) -> None:
     harm(pack)
@@ -78,6 +79,7 @@ def test_a_shard_is_refused_by_every_reader(pack: Path, harm: Patch, found: str)
     assert damage.path == pack
 
 
+@pytest.mark.first(4)
 @pytest.mark.parametrize(("harm", "found"), CASES)
 def test_a_file_in_the_halp_layout_is_refused(tmp_path: Path, harm: Patch, found: str) -> None:
     path = write_part(tmp_path / "x_part_001.h5", [research_row(i) for i in range(3)])
@@ -325,6 +327,7 @@ def _len_of(run: Path, sent: Any) -> None:
     sent.send(len(open_run(run).to_pandas()))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_daemonic_process_reads_a_run(pack: Path, alone: list[Any], method: str) -> None:
     replace(pack, pack.read_bytes())
@@ -347,6 +350,7 @@ print(len(open_run(sys.argv[1]).to_pandas()))
 """
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("streams", ["<&-", "2>&-", "<&- 2>&-"])
 def test_a_script_without_a_guard_and_without_streams(
     pack: Path, tmp_path: Path, streams: str

@@ -55,6 +55,7 @@ def test_a_named_set_needs_no_default_one(run: Path) -> None:
         read_labels(run, "c")
 
 
+@pytest.mark.first(6)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_name_is_refused_in_one_short_line(run: Path, name: str) -> None:
     before = sorted(run.parent.rglob("*"))

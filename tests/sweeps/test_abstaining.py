@@ -17,6 +17,7 @@ from vlmscope.sweeps.calibration import calibrated
 SETS = 30
 
 
+@pytest.mark.exhaustive
 def test_a_sweep_without_a_sign_seldom_says_that_abstaining_helps() -> None:
     """Through folds and selection. Of 300 such data sets the sign says so of 112, this of one."""
     helps = falls = 0

@@ -13,7 +13,7 @@ from vlmscope.probes import grouped_folds
 from vlmscope.sweeps.transfer.fits import Part, transfer_probe
 
 WIDTH = 6
-SETS = 60
+SETS = 20
 FRESH = 1500
 """Rows that the truth is measured on."""
 Side = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -66,10 +66,10 @@ def covered(strength: float, sets: int = SETS, **options: object) -> int:
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
-    """57 of 60 are expected; fewer than 53 would be a rare draw of 95%."""
-    assert covered(0.0) >= 53
-    assert covered(1.0, images=30) >= 53, "a small test run"
+    """19 of 20 are expected; fewer than 17 would be a rare draw of 95%."""
+    assert covered(0.0) >= 17
+    assert covered(1.0, images=30) >= 17, "a small test run"
 
 
 def test_so_it_does_where_images_are_shared() -> None:
-    assert covered(1.0, 20, paired=True) >= 17
+    assert covered(1.0, 12, paired=True) >= 10

@@ -34,7 +34,7 @@ from vlmscope.sweeps.grouping import Grouping
 from vlmscope.sweeps.verdict import verdict
 
 ROWS = 240
-SPEC = SweepSpec(repeats=1, permutations=100, draws=200)
+SPEC = SweepSpec(folds=3, repeats=1, permutations=100, draws=100)
 PLANTED = "query_token_representation/layer_2"
 Plant = Callable[[Capture, bool], Capture]
 
@@ -74,7 +74,7 @@ def test_a_planted_sign_is_found_where_it_is_and_nowhere_else(
     found: tuple[Path, SweepResult],
 ) -> None:
     result = found[1]
-    assert result.chosen["selected"] == (PLANTED,) * 5
+    assert result.chosen["selected"] == (PLANTED,) * SPEC.folds
     assert result["selected"].auroc > 0.95
     assert result["combined"].auroc > 0.95
     for row in result.rows:
@@ -119,7 +119,7 @@ def test_a_risk_that_is_the_same_for_every_answer_is_told_to_be_nothing(tmp_path
     assert result["selected"].auroc == 0.5
     first, *others = verdict(result)
     assert "a linear probe on hidden states found nothing" in first
-    assert "in 5 of 5 folds it gives every answer the same risk" in first
+    assert "in 3 of 3 folds it gives every answer the same risk" in first
     assert not any("the probe" in line for line in others), "there is nothing to compare"
     saved = json.loads((save_sweep(run, result) / "results.json").read_text())
     rows = {row["name"]: row for row in saved["results"]}
@@ -159,7 +159,7 @@ def test_facts_that_the_vectors_repeat_are_no_gain(tmp_path: Path) -> None:
     run = open_run(folder)
     marks = zip(run.ids, truth, strict=True)
     write_labels(folder, [Score(id_, bool(t), "column", "facts") for id_, t in marks], {})
-    result = sweep(run, SPEC)
+    result = sweep(run, replace(SPEC, folds=5, draws=200))
     selected, both = result["selected"], result["joint_and_probe"]
     assert selected.above_baseline is not None
     assert selected.above_baseline_low > 0, "better than each fact alone"
@@ -298,6 +298,7 @@ def test_a_save_that_cannot_be_written_leaves_the_earlier_sweep(
     assert contents(folder) == before
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("module", "name", "calls"),
     [
@@ -334,6 +335,7 @@ def test_a_save_that_is_killed_leaves_the_earlier_sweep(
     assert contents(folder) == before
 
 
+@pytest.mark.exhaustive
 def test_few_hallucinations_do_not_break_the_null(tmp_path: Path) -> None:
     """Permuted, five of them often lie in four images, which no five folds can share."""
     folder = labelled_run(tmp_path / "run", lambda row, _: row, rows=60)
@@ -342,7 +344,7 @@ def test_few_hallucinations_do_not_break_the_null(tmp_path: Path) -> None:
     scores = [Score(id_, i in marked, "column", "few") for i, id_ in enumerate(run.ids[:45])]
     scores += [Score(id_, None, "column", "") for id_ in run.ids[45:]]
     write_labels(folder, scores, {})
-    for seed in range(4):
+    for seed in range(2):
         result = sweep(run, SweepSpec(repeats=1, permutations=100, draws=100, seed=seed))
         assert result.chance is not None
         assert 0 < result.chance.p_value <= 1

@@ -40,7 +40,7 @@ ROWS = 180
 FEW = 24
 """Rows of what is only read, and not swept."""
 
-SPEC = SweepSpec(repeats=1, permutations=100, draws=100)
+SPEC = SweepSpec(folds=3, repeats=1, permutations=100, draws=100)
 QUERY = "query_token_representation"
 AT_IMAGE = "vision_token_representation"
 VISION_ONLY = "vision_only_representation"
@@ -118,7 +118,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepResult]:
 
 def test_a_planted_sign_is_found(found: tuple[Path, SweepResult]) -> None:
     result = found[1]
-    assert result.chosen["selected"] == (PLANTED,) * 5
+    assert result.chosen["selected"] == (PLANTED,) * SPEC.folds
     assert result["selected"].auroc > 0.95
     assert len(result.data.truth) == ROWS - 7
     names = {row.name for row in result.rows if row.kind == "baseline"}
@@ -186,6 +186,7 @@ def vision_of(width: Callable[[int], int | None]) -> list[Row]:
     return rows
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("width", "left_out"),
     [
@@ -347,6 +348,7 @@ def spoiled(file: Path, out: Path, spoil: Callable[[Any], None]) -> ProbeData:
     return research_data(open_halp_files(out), read_label_table(file.with_name("labels.csv")))
 
 
+@pytest.mark.first(4)
 @pytest.mark.parametrize(
     ("spoil", "unknown"),
     [

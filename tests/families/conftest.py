@@ -1,0 +1,30 @@
+"""Which checks are made of every family by ``make test``, and which by ``make test-exhaustive``."""
+
+from __future__ import annotations
+
+import pytest
+
+COSTLY = (
+    "test_several_images_in_one_question",
+    "test_images_where_placeholders_stand",
+    "test_no_image_in_the_question",
+)
+"""Checks of ``test_conformance.py`` that take half of its time."""
+
+CHECKPOINTS = "test_family_checkpoints.py"
+"""What is asked of the checkpoints themselves, without vlmscope."""
+
+FEW = {"mllama", "qwen2_5_vl", "llava_next", "gemma3"}
+"""Families for which they are made all the same: cross-attention, packed images, tiles, windows."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is done for a few families as exhaustive for the others."""
+    for item in items:
+        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+            continue
+        costly = item.path.name == "test_conformance.py" and item.originalname in COSTLY
+        if (costly or item.path.name == CHECKPOINTS) and not FEW & set(
+            item.callspec.params.values()
+        ):
+            item.add_marker(pytest.mark.exhaustive)
