@@ -242,7 +242,6 @@ class Outcome:
 def run_one(name: str, seed: int, repeats: int = 1) -> Outcome | None:
     """Make a data set, sweep it, and hold what is said against the truth."""
     from vlmscope.probes import FoldError
-    from vlmscope.sweeps.abstaining import abstaining
     from vlmscope.sweeps.grid import SweepSpec, sweep_rows
 
     made = made_for(name, seed)
@@ -269,7 +268,7 @@ def run_one(name: str, seed: int, repeats: int = 1) -> Outcome | None:
         covered=bool(selected.auroc_low <= true <= selected.auroc_high),
         nothing=selected.found_nothing,
         permuted=result.chance is not None and result.chance.p_value <= 0.05,
-        abstaining=not selected.found_nothing and abstaining(result).interval.high < 0,
+        abstaining=not selected.found_nothing and result.abstaining.interval.high < 0,
         recognised=result.recognition is not None and result.recognition.suspicious,
         better=better(result),
     )

@@ -26,6 +26,7 @@ from vlmscope.engine import capture, prepare
 from vlmscope.errors import InputError
 from vlmscope.locking import ProcessLock, model_lock, tokenizer_lock, warnings_lock
 from vlmscope.model import VisionLanguageModel
+from vlmscope.model.attention.padded import PADDED
 from vlmscope.model.attention.switch import GROUPED, attending_with, grouped_attention, seeing
 from vlmscope.model.attention.tiles import splitting_attention
 from vlmscope.model.computing import full_float32, removing_hooks
@@ -197,7 +198,7 @@ def test_the_next_pass_undoes_what_an_interrupted_one_left(
     finally:
         hook.remove()
     assert left == []
-    assert during == [GROUPED]  # the pass's own change is still in force
+    assert during == [PADDED]  # the pass's own change is still in force
     assert vlm.layers[0].self_attn.config._attn_implementation == "sdpa"
     assert numbers(vlm, samples[0]) == expected
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,8 +152,8 @@ def test_a_row_that_is_never_copied_to_the_host_is_the_one_that_fails(
     """As on a GPU, where a batch is copied while the next one is in the model."""
     bad, init, copied = samples[1].id, CaptureSession.__init__, Prefilled.capture
 
-    def as_on_a_gpu(self: CaptureSession, *given: object) -> None:
-        init(self, *given)  # type: ignore[arg-type]
+    def as_on_a_gpu(self: CaptureSession, *given: Any, **options: Any) -> None:
+        init(self, *given, **options)
         self._copies_later = True
 
     def copy(self: Prefilled) -> Capture:

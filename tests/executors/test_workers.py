@@ -28,7 +28,7 @@ from material import make_image
 from threads import Worker
 from vlmscope.api.extracting import FailedRowsWarning
 from vlmscope.dataset import Share
-from vlmscope.engine import prepare
+from vlmscope.engine import CaptureSession, prepare
 from vlmscope.errors import InputError
 from vlmscope.executors import plan, runner
 from vlmscope.executors.batching import BatchSizer
@@ -150,10 +150,11 @@ def test_a_row_that_ends_its_worker_is_recorded_alone(
     rows = [row(make_image("one"), f"q{i}") for i in range(4)]
     rows[2] = row(deadly(number), "q2")
     journal = Recorded()
+    spec = resolve_spec(SPEC, vlm)
     resilient = ResilientRunner(
-        vlm, resolve_spec(SPEC, vlm), BatchSizer(4), journal=journal, workers=workers
+        vlm, spec, BatchSizer(4), CaptureSession(vlm, spec, 4), journal=journal, workers=workers
     )
-    results = [item for piece in resilient.run(rows) for item in piece]
+    results = [item for piece in (*resilient.run(rows), *resilient.drain()) for item in piece]
     [failure] = [item for item in results if isinstance(item, Failure)]
     assert (failure.id, failure.stage) == ("q2", "prepare")
     assert failure.error.startswith("t 3: ")
@@ -187,7 +188,10 @@ def test_workers_that_die_with_every_row_end_the_run(
     workers = Workers(1)
     workers._server = worker_processes._server  # started already
     workers.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
-    resilient = ResilientRunner(vlm, resolve_spec(SPEC, vlm), BatchSizer(4), workers=workers)
+    spec = resolve_spec(SPEC, vlm)
+    resilient = ResilientRunner(
+        vlm, spec, BatchSizer(4), CaptureSession(vlm, spec, 4), workers=workers
+    )
     with pytest.raises(WorkersError, match=r"SIGKILL.*num_workers"):
         list(resilient.run([row(deadly(), f"q{i}") for i in range(3)]))
     workers._stop_idle()

@@ -95,7 +95,7 @@ def test_a_column_of_a_shard_that_lies_elsewhere(shard: Path, secret: Path, harm
     with pytest.raises(StoreError, match=found):
         run["question_comb_1"]
     with pytest.raises(StoreError, match=found):
-        export_run(run, shard.parent / "all.npz")
+        export_run(run, run.path.parent / "all.npz")
     with pytest.raises(StoreError, match=found):
         rebuild_index(run.path)
     assert any(found in line for line in run.check())

@@ -29,7 +29,7 @@ from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.model import Preprocessing, VisionLanguageModel
 
 FEWER = 0.75
-"""Distinct images per row up to which a batch is run in two passes."""
+"""Distinct images per row below which a batch is run in two passes."""
 
 _PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """Inputs with one value per token, which are cut with the prompt."""
@@ -91,7 +91,7 @@ def preprocessing_of(vlm: VisionLanguageModel) -> Preprocessing:
 
 def distinct_enough(entries: Sequence[int]) -> bool:
     """Return whether rows repeat images so often that two passes are faster than one."""
-    return len(set(entries)) <= FEWER * len(entries)
+    return len(set(entries)) < FEWER * len(entries)
 
 
 def lay_out(

@@ -8,6 +8,7 @@
 - ``loading/``: loading a checkpoint, and checking it once
 - ``attention/``: attention kernels and caches that replace the loaded ones while a pass runs
 - ``encoder_widths``: widths that are slow on GPUs, padded with zeros
+- ``fused``: norms, MLPs and rotary embeddings, compiled for long runs on a GPU
 - ``computing``: one thread at a time, the same settings everywhere
 - ``fingerprint``: the identity of a model, as hashes
 - ``halp``: how the HALP research code read its models

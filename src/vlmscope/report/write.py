@@ -86,7 +86,7 @@ def write_report(
     run, spec = as_run(run), _with_model_name(spec or ReportSpec())
     own = REPORT if spec.labels == DEFAULT else f"report-{spec.labels}.html"
     page = run.path / own if out is None else as_path(out)
-    if page.suffix.lower() not in (".html", ".htm"):
+    if page.suffix.lower() not in (".html", ".htm") and not page.is_dir():
         raise InputError(f"--out {page}: name it .html")
     check_output_file(page, "--out")
     plots = PLOTS if page.name == REPORT else f"{page.stem}-{PLOTS}"

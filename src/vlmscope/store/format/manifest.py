@@ -207,6 +207,7 @@ def _check_values(path: Path, manifest: Manifest) -> None:
     checks = {
         "a size": all(_is_size(getattr(record, name)) for record, name in _sizes(manifest)),
         "capture.layers": isinstance(layers, tuple)
+        and _is_size(model.num_layers)
         and all(_is_size(layer) and layer < model.num_layers for layer in layers)
         and len(set(layers)) == len(layers),
         "capture.positions": isinstance(positions, tuple)
