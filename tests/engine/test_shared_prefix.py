@@ -20,7 +20,7 @@ from engine.against_reference import (
 )
 from families.checkpoints import BUILDERS
 from families.conformance import make_image
-from vlmscope.engine import CaptureSession, prepare, preprocessing_of
+from vlmscope.engine import CaptureSession, prepare, preprocessing_of, shared_prefill
 from vlmscope.engine import shared_prefix as sharing
 from vlmscope.engine.shared_prefix import lay_out, why_not_shared
 from vlmscope.executors.batching import BatchSizer
@@ -115,6 +115,16 @@ def test_an_image_after_the_question_is_not_shared(qwen: VisionLanguageModel) ->
     assert_all_same(found, expected_of(numbered, qwen, spec), numbered)
 
 
+def test_a_position_may_be_at_the_image_in_one_row_only(qwen: VisionLanguageModel) -> None:
+    """A question that ends with an image has its last token there; one that goes on has not."""
+    texts = ("Compare <image 1> with <image 2> in colour", "Compare <image 1> with <image 2>")
+    mixed = [Sample(f"{text}{i}", IMAGES, text) for i in range(2) for text in texts]
+    [batch], _ = prepare(mixed, qwen, resolve_spec(SPEC, qwen))
+    assert batch.prefix is not None
+    found = [item for piece in run_session(mixed, qwen, SPEC, rows=4, size=4) for item in piece]
+    assert_all_same(found, expected_of(mixed, qwen, SPEC), mixed)
+
+
 def test_a_question_may_equal_another_or_end_with_the_image_texts(
     qwen: VisionLanguageModel,
 ) -> None:
@@ -138,9 +148,7 @@ def test_answers_that_generate_must_write_are_prepared_again(
 def test_a_cache_that_cannot_be_shared_is_not(
     qwen: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import vlmscope.engine.shared_prefill as prefill
-
-    monkeypatch.setattr(prefill, "keys_and_values", lambda *_: None)
+    monkeypatch.setattr(shared_prefill, "keys_and_values", lambda *_: None)
     found = [item for piece in run_session(rows(), qwen, SPEC, rows=8, size=8) for item in piece]
     assert_all_same(found, expected_of(rows(), qwen, SPEC), rows())
 
@@ -166,6 +174,13 @@ def test_tokens_are_compared_with_the_processors_once(
     assert sharing.is_checked(qwen.processor) is False
 
 
+def test_a_failed_comparison_is_final(qwen: VisionLanguageModel) -> None:
+    """Threads compare their first batches at the same time, in any order."""
+    assert not sharing._remember(qwen.processor, agrees=False)
+    assert not sharing._remember(qwen.processor, agrees=True)
+    assert sharing.is_checked(qwen.processor) is False
+
+
 def test_an_unknown_input_per_token_is_not_cut(qwen: VisionLanguageModel) -> None:
     model = preprocessing_of(qwen)
     ids = torch.tensor([[5, qwen.image_token_id, 6, 7]])
@@ -173,6 +188,7 @@ def test_an_unknown_input_per_token_is_not_cut(qwen: VisionLanguageModel) -> Non
     plain = [ids[0].tolist()] * 2
     assert lay_out(inputs, (0, 0), plain, model) is not None
     assert lay_out(inputs | {"other": torch.ones(1, 4, 2)}, (0, 0), plain, model) is None
+    assert sharing.is_checked(qwen.processor) is False  # no batch is prepared in vain again
 
 
 def test_positions_and_masks_of_the_layout(qwen: VisionLanguageModel) -> None:

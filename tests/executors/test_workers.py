@@ -34,7 +34,7 @@ from vlmscope.executors import plan, runner
 from vlmscope.executors.batching import BatchSizer
 from vlmscope.executors.request import Request
 from vlmscope.executors.runner import ResilientRunner
-from vlmscope.executors.workers import Workers, WorkersError, count
+from vlmscope.executors.workers import Workers, WorkersError, count, pool
 from vlmscope.executors.workers.count import usable_memory, usable_processors
 from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
@@ -195,6 +195,37 @@ def test_workers_that_die_with_every_row_end_the_run(
     with pytest.raises(WorkersError, match=r"SIGKILL.*num_workers"):
         list(resilient.run([row(deadly(), f"q{i}") for i in range(3)]))
     workers._stop_idle()
+
+
+def test_a_row_is_not_blamed_for_the_death_of_the_server(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, deaths = workers._prepared, [True, False]
+
+    def dies(samples: Any, task: Any) -> Any:
+        if deaths.pop(0):
+            raise pool._DiedError(pool.WITH_SERVER)
+        return prepared(samples, task)
+
+    monkeypatch.setattr(workers, "_prepared", dies)
+    batches, failures = workers._one_by_one([row(make_image("one"), "q0")])
+    assert [sample.id for batch in batches for sample in batch.samples] == ["q0"]
+    assert failures == []
+
+
+def test_rows_are_tried_again_without_workers_that_are_closed(
+    vlm: VisionLanguageModel, worker_processes: Workers
+) -> None:
+    spec = resolve_spec(SPEC, vlm)
+    closed = Workers(1)
+    resilient = ResilientRunner(
+        vlm, spec, BatchSizer(2), CaptureSession(vlm, spec, 2), workers=closed
+    )
+    resilient.prepare_here()
+    closed.close()
+    rows = [row(make_image("one"), f"q{i}") for i in range(2)]
+    results = [item for piece in (*resilient.run(rows), *resilient.drain()) for item in piece]
+    assert [type(item) for item in results] == [Capture, Capture]
 
 
 def processes(workers: Workers) -> list[int]:

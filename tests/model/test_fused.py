@@ -14,7 +14,7 @@ from transformers.models.mllama.modeling_mllama import MllamaTextMLP, MllamaText
 from engine.against_reference import assert_all_same, expected_of, run_session
 from vlmscope.engine import CaptureSession, prepare
 from vlmscope.model import VisionLanguageModel, resolve_spec
-from vlmscope.model.fused import ROWS_TO_FUSE, FusedParts, worth_fusing
+from vlmscope.model.fused import ROWS_TO_FUSE, FusedParts, _is_by_token, worth_fusing
 from vlmscope.schema import CaptureSpec, Sample
 
 SPEC = CaptureSpec(max_new_tokens=4)
@@ -75,6 +75,19 @@ def test_one_compilation_for_prefill_and_steps(
             found = norm(states)
         torch.testing.assert_close(found, norm(states))
     assert shapes == [(15, width), (3, width), (7, width)]
+
+
+def test_only_what_computes_each_token_on_its_own(vlm: VisionLanguageModel) -> None:
+    from transformers.models.llama4.modeling_llama4 import Llama4VisionPixelShuffleMLP
+
+    assert not _is_by_token(Llama4VisionPixelShuffleMLP)  # it needs all patches of an image
+    assert _is_by_token(MllamaTextMLP)
+    fused = FusedParts(vlm.model, backend="eager")
+    states = torch.randn(2, 3, vlm.hidden_size)
+    expected = vlm.final_norm(states)
+    with fused.in_place():
+        torch.testing.assert_close(vlm.final_norm(hidden_states=states), expected)
+        torch.testing.assert_close(vlm.final_norm(states), expected)
 
 
 def test_a_module_with_a_hook_on_its_parts_runs_as_it_is(vlm: VisionLanguageModel) -> None:

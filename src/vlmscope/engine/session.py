@@ -187,10 +187,11 @@ class CaptureSession:
             cache = run(ready, taps, self._vlm, config).past_key_values
         else:
             self._finish_prefilled()
-            ready, cache = run_shared(batch, self._vlm, self._spec, config)
-            if cache is None:
+            found = run_shared(batch, self._vlm, self._spec, config)
+            if found is None:
                 self._prefill_whole(batch)
                 return
+            ready, cache = found
         self.shapes_ = ready.taps.shapes_
         if self._spec.max_new_tokens:
             self._answer(ready, cache, batch, band)
@@ -205,13 +206,13 @@ class CaptureSession:
     def _prefill_whole(self, batch: Batch) -> None:
         """Prepare the rows of a batch again, each prompt as a whole, and prefill them."""
         batches, failures = prepare(batch.samples, self._vlm.preprocessing, self._spec)
-        self._finished += failures
         for one in batches:
             band = self._band(one)
             if self._spec.max_new_tokens and (band == ALONE or self._must_generate(one)):
                 self._generate(one)
             else:
                 self._prefill(one, band)
+        self._finished += failures  # last: if the model raises, the rows are prepared again
 
     def _answer(self, ready: Ready, cache: Any, batch: Batch, band: int) -> None:
         tokens = batch.inputs["input_ids"].shape[1]

@@ -42,7 +42,7 @@ class BothPasses:
 
 def run_shared(
     batch: Batch, vlm: VisionLanguageModel, spec: ResolvedSpec, config: Any
-) -> tuple[Ready, Any]:
+) -> tuple[Ready, Any] | None:
     """Run the beginnings and then the ends of a batch's prompts.
 
     Args:
@@ -53,38 +53,50 @@ def run_shared(
 
     Returns:
         The batch on the device with everything that was recorded, and its cache of keys and values.
-        The cache is None if the beginning's cannot be shared: nothing was recorded then.
+        None if the beginnings cannot be shared: because of their cache, or because a position is
+        not at the same token of the same part in all rows.
     """
     prefix = batch.prefix
     if prefix is None:
         raise RuntimeError("the prompts of this batch share no beginnings")
     vlm = spec.with_encoder(vlm)
     located = tokens_of(batch, vlm, spec)
+    if not _is_separable(located, prefix):
+        return None
     inputs = {name: to_device(tensor, vlm.device) for name, tensor in batch.inputs.items()}
     first, cache = _beginnings(batch, prefix, vlm, spec, config, _part(located, prefix, end=False))
     layers = keys_and_values(cache, inputs["input_ids"].shape[1])
     if layers is None:
-        return Ready(batch, inputs, None, located, first), None
+        return None
+    seen, shapes = first.seen(), first.shapes_
+    del first, cache  # their inputs and keys: the second pass needs the memory
     index = to_device(torch.tensor(prefix.entries), vlm.device)
-    cache = cache_over([_expanded(keys, values, index) for keys, values in layers])
-    last = _ends(batch, prefix, vlm, spec, inputs, first.seen(), cache, located)
-    both = _joined(first.seen(), last.seen(), index)
-    taps = BothPasses(both, first.shapes_ | last.shapes_)
+    cache = cache_over([_for_each_row(keys, values, index) for keys, values in layers])
+    del layers
+    last = _ends(batch, prefix, vlm, spec, inputs, seen, cache, located)
+    taps = BothPasses(_joined(seen, last.seen(), index), shapes | last.shapes_)
     return Ready(batch, inputs, None, located, taps), cache
 
 
-def _part(located: Located, prefix: SharedPrefix, *, end: bool) -> dict[str, Any]:
-    """Return the positions of one part of the prompts, with the tokens of that part.
+def _is_separable(located: Located, prefix: SharedPrefix) -> bool:
+    """Return whether every position is in one part, and if in a beginning, the same for its rows.
 
-    Raises:
-        RuntimeError: A position refers to tokens of both parts.
+    The last token of a question that ends with an image may be in the beginning, and that of
+    another question about the image in its end.
     """
+    first = [prefix.first_rows[entry] for entry in prefix.entries]
+    for tokens in located.values():
+        before, after = tokens[:, : prefix.length], tokens[:, prefix.length :]
+        if before.any() and (after.any() or not (before == before[first]).all()):
+            return False
+    return True
+
+
+def _part(located: Located, prefix: SharedPrefix, *, end: bool) -> dict[str, Any]:
+    """Return the positions of one part of the prompts, with the tokens of that part."""
     found = {}
     for name, tokens in located.items():
-        at_end = tokens[:, prefix.length :].any()
-        if at_end and tokens[:, : prefix.length].any():
-            raise RuntimeError(f"{name} refers to tokens before and after the images")
-        if at_end == end:
+        if tokens[:, prefix.length :].any() == end:
             part = tokens[:, prefix.length :] if end else tokens[prefix.first_rows, : prefix.length]
             found[name] = part
     return found
@@ -167,7 +179,7 @@ def _positions(
     return last.unsqueeze(-1) + to_device(torch.from_numpy(further), device)
 
 
-def _expanded(keys: Tensor, values: Tensor, index: Tensor) -> DynamicLayer:
+def _for_each_row(keys: Tensor, values: Tensor, index: Tensor) -> DynamicLayer:
     """Return a layer of a cache with the keys and values of every row's beginning."""
     layer = DynamicLayer()
     layer.lazy_initialization(keys, values)

@@ -1,4 +1,4 @@
-"""Questions about one image in a batch: what stands before the question is run once.
+"""Questions about one image in a batch: the part of the prompt up to the image is run once.
 
 In a chat prompt the images come first. If the decoder is causal, everything up to the image depends
 on the image alone: its states, and its keys and values in every layer. So a batch with several
@@ -16,6 +16,7 @@ other batch; the padding in between is hidden by the mask like that on the left.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from torch import Tensor
 from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.model import Preprocessing, VisionLanguageModel
 
-FEWER = 0.75
+MOST_DISTINCT_SHARE = 0.75
 """Distinct images per row below which a batch is run in two passes."""
 
 _PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
@@ -91,7 +92,7 @@ def preprocessing_of(vlm: VisionLanguageModel) -> Preprocessing:
 
 def distinct_enough(entries: Sequence[int]) -> bool:
     """Return whether rows repeat images so often that two passes are faster than one."""
-    return len(set(entries)) < FEWER * len(entries)
+    return len(set(entries)) < MOST_DISTINCT_SHARE * len(entries)
 
 
 def lay_out(
@@ -124,6 +125,8 @@ def lay_out(
         rows.append(tokens)
     pad = int(vlm.processor.tokenizer.pad_token_id or 0)
     prefix = _cut(inputs, lengths, pad)
+    if prefix is None:
+        _remember(vlm.processor, agrees=False)  # it will return that input for every batch
     if prefix is None or not all(lengths):
         return None
     ids, mask = _laid_out(rows, [lengths[entry] for entry in entries], pad)
@@ -226,6 +229,8 @@ def _laid_out(rows: Sequence[list[int]], lengths: Sequence[int], pad: int) -> tu
 _checked: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 """Processor → whether the tokens of its first such batch were those of the processor itself."""
 
+_checking = threading.Lock()
+
 
 def is_checked(processor: Any) -> bool | None:
     """Return whether sharing was compared with the processor's own tokens; None if not yet."""
@@ -236,5 +241,11 @@ def check(processor: Any, shared: SharedTokens, inputs: Mapping[str, Tensor]) ->
     """Compare shared tokens with those of the processor for the same prompts, and remember it."""
     own = _unpadded(inputs)
     ours = _unpadded({"input_ids": shared.input_ids, "attention_mask": shared.attention_mask})
-    _checked[processor] = own == ours
-    return _checked[processor]
+    return _remember(processor, agrees=own == ours)
+
+
+def _remember(processor: Any, *, agrees: bool) -> bool:
+    """Record the result of a comparison; one that failed is never replaced by one that did not."""
+    with _checking:  # several threads may compare their first batches
+        _checked[processor] = _checked.get(processor, True) and agrees
+        return _checked[processor]

@@ -28,7 +28,7 @@ STEP = 4
 """Growth factor of ``auto``. With small steps a short run would end before the size is reached."""
 
 LARGEST_ON_GPU = 32
-"""Largest size of ``auto`` on a GPU: a larger prefill is no faster."""
+"""Largest size of ``auto`` on a GPU: a larger prefill of complete prompts is no faster."""
 
 LARGEST_OF_SHORT = 64
 """Largest size on a GPU for rows of few tokens: those that share the beginning of their prompts."""
@@ -101,8 +101,8 @@ class BatchSizer:
 
         Args:
             rows: Rows of the batch, including those that failed.
-            tokens: Tokens that the decoder was run over; 0 if unknown. If a larger batch has
-                still few, the largest size is larger.
+            tokens: Tokens that the decoder was run over, if rows shared the beginning of their
+                prompts; else 0. If a larger batch still has few, the largest size is larger.
             memory_used: Peak share of a GPU's memory, 0 if unknown.
             memory_idle: Share in use between batches (the weights).
         """

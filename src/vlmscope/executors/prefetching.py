@@ -22,7 +22,7 @@ from vlmscope.schema import Failure
 Prepared = tuple[list[Batch], list[Failure]]
 
 AHEAD = 2
-"""Batches prepared ahead of a model on a CPU, each on its own thread."""
+"""Batches prepared ahead of a model on a CPU; and beside those that worker processes prepare."""
 
 AHEAD_OF_A_GPU = 8
 """Maximum number of batches prepared ahead of a GPU, where half of the processors are idle."""
@@ -59,7 +59,7 @@ def batches_ahead(
         rows: Rows to prepare.
         sizer: The batch size.
         prepare: Makes a batch of rows.
-        preparing: Threads for it, as many as ``ahead``.
+        preparing: Threads for it.
         stopped: Called before each batch; returns whether to end.
         ahead: Batches prepared ahead.
     """

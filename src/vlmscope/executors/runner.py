@@ -133,6 +133,10 @@ class ResilientRunner:
         finally:
             self._journal.leave(ids)
 
+    def prepare_here(self) -> None:
+        """Prepare rows that are tried again without workers from now on."""
+        self._workers = None
+
     def run(
         self, samples: Sequence[Sample], prepared: Prepared | Exception | None = None
     ) -> Iterator[Results]:
@@ -234,8 +238,8 @@ class ResilientRunner:
         idle, peak = _memory(self._vlm)
         # Extrapolated to all rows of the batch.
         grown = max(0.0, peak - idle) * asked / len(batch.samples)
-        on_gpu = self._vlm.cuda_devices and not self._vlm.family.cross_attention
-        tokens = batch.computed_tokens * asked // len(batch.samples) if on_gpu else 0
+        shared = self._vlm.cuda_devices and batch.prefix is not None
+        tokens = batch.computed_tokens * asked // len(batch.samples) if shared else 0
         self._sizer.learn(rows=asked, tokens=tokens, memory_used=idle + grown, memory_idle=idle)
         return results
 
@@ -397,6 +401,7 @@ class Loop:
         """Drop the batches that are being prepared: no more rows will be captured."""
         preparing.shutdown(wait=False, cancel_futures=True)
         if self._workers is not None:
+            self._runner.prepare_here()
             self._workers.close()
 
     def run_isolated(self, groups: Iterator[list[Sample]]) -> None:

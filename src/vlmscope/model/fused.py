@@ -75,10 +75,10 @@ class FusedParts:
         spaces: dict[int, dict[str, Any]] = {}
         for module in model.modules():
             kind = type(module)
-            space = vars(sys.modules[kind.__module__])
             if kind.__module__.startswith("transformers.models."):
+                space = vars(sys.modules[kind.__module__])
                 spaces[id(space)] = space
-                if kind.__name__.endswith(_NAMES) and "forward" not in vars(module):
+                if _is_by_token(kind) and "forward" not in vars(module):
                     forward = partial(_by_token, compile_once(kind.forward), module)
                     self._modules.append((module, forward))
         self._functions = [
@@ -136,19 +136,35 @@ class FusedParts:
         return call
 
 
-def _by_token(forward: Callable[..., Any], module: nn.Module, states: Any, *args: Any) -> Any:
+def _is_by_token(kind: type) -> bool:
+    """Return whether a class computes each token on its own, by its name."""
+    return kind.__name__.endswith(_NAMES) and "PixelShuffle" not in kind.__name__
+
+
+def _by_token(
+    forward: Callable[..., Any],
+    module: nn.Module,
+    states: Any = None,
+    *args: Any,
+    **options: Any,
+) -> Any:
     """Call a module on its states as a list of tokens, so that it is compiled for one shape.
 
     A prefill's states have three dimensions, an encoder's two, and a step's one token per row.
     """
-    if args or not isinstance(states, Tensor) or states.dim() < 3:
-        return forward(module, states, *args)
+    if states is None:
+        return forward(module, **options)
+    if args or options or not isinstance(states, Tensor) or states.dim() < 3:
+        return forward(module, states, *args, **options)
     found = forward(module, states.flatten(0, -2))
     return found.view(*states.shape[:-1], found.shape[-1])
 
 
 def _keep_kernels() -> None:
-    """Let the compiler keep its kernels in the user's cache, for the next process."""
+    """Let the compiler keep its kernels in the user's cache, for the next process.
+
+    The setting stays for other code of this process that compiles; one of the user's has priority.
+    """
     with suppress(OSError, RuntimeError):  # then they are in its own temporary folder
         folder = cache_folder() / "kernels"
         folder.mkdir(parents=True, exist_ok=True)

@@ -225,13 +225,27 @@ class Workers:
         failures: list[Failure] = []
         for sample in samples:
             try:
-                own, failed = self._prepared([sample], _packed_task([sample]))
+                own, failed = self._prepared_alone(sample)
             except _DiedError as death:
                 failures.append(self._failure_by(sample, death))
             else:
                 batches += own
                 failures += failed
         return batches, failures
+
+    def _prepared_alone(self, sample: Sample) -> tuple[list[Batch], list[Failure]]:
+        """Prepare one row in a worker; again if that died only because the server did.
+
+        Raises:
+            _DiedError: The worker died.
+        """
+        task = _packed_task([sample])
+        try:
+            return self._prepared([sample], task)
+        except _DiedError as death:
+            if str(death) != WITH_SERVER:
+                raise
+        return self._prepared([sample], None if self.problem else task)
 
     def _failure_by(self, sample: Sample, death: _DiedError) -> Failure:
         """Return the failure of a row with which a worker died alone."""

@@ -99,7 +99,8 @@ class Answer:
     messages: tuple[Message, ...] = ()
     """Warnings and log records."""
     problem: Literal["", "error", "memory"] = ""
-    """Why there is no result: an exception, which the parent reproduces, or too little memory."""
+    """Why there is no result: an exception, or what cannot be sent, where the parent prepares the
+    rows itself; or too little memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,8 +224,8 @@ def varlen(
             raise
         _broken.append(one_line(error))
         warn(
-            f"torch's variable-length attention failed ({_broken[-1]}); sequences are batched by "
-            "length instead",
+            f"torch's variable-length attention failed ({_broken[-1]}); sdpa is used instead, "
+            "which is slower",
             stacklevel=2,
         )
         return None
