@@ -65,8 +65,10 @@ test-families-oldest: $(OLDEST_READY)
 test-transformers-latest: $(LATEST_READY)
 	$(LATEST)/bin/python $(PYTEST) $(ON_TRANSFORMERS)
 
+# torchvision's operators are declared in the process of the tests only, so worker processes, which
+# import it themselves, are left to make test.
 test-extras: $(EXTRAS_READY)
-	VLMSCOPE_TORCHVISION=1 $(EXTRAS)/bin/python $(PYTEST) \
+	VLMSCOPE_TORCHVISION=1 $(EXTRAS)/bin/python $(PYTEST) -k "not worker_processes" \
 		tests/families/test_conformance.py tests/engine/test_lengths.py \
 		tests/model/test_quantized.py
 

