@@ -8,6 +8,7 @@ COSTLY = (
     "test_several_images_in_one_question",
     "test_images_where_placeholders_stand",
     "test_no_image_in_the_question",
+    "test_worker_processes_prepare_the_same",
 )
 """Checks of ``test_conformance.py`` that take half of its time."""
 
