@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 WIDTH = 12
 """Numbers in a vector: small worlds, so that hundreds fit into minutes."""
 
-PLACES = (("query_token_representation", 0), ("query_token_representation", 1))
+LAYER_KEYS = (("query_token_representation", 0), ("query_token_representation", 1))
 """The first layer is noise; the second holds what the scenario plants."""
 
 FRESH = 10_000
@@ -242,7 +242,7 @@ class Outcome:
 def run_one(name: str, seed: int, repeats: int = 1) -> Outcome | None:
     """Make a data set, sweep it, and hold what is said against the truth."""
     from vlmscope.probes import FoldError
-    from vlmscope.sweeps.grid import SweepSpec, sweep_rows
+    from vlmscope.sweeps.run import SweepSpec, sweep_rows
 
     made = made_for(name, seed)
     spec = SweepSpec(repeats=repeats, permutations=100, draws=DRAWS, seed=seed)
@@ -357,7 +357,7 @@ def probe_data_of(made: World) -> ProbeData:
         ),
         categories=categories,
         unscorable=0,
-        places=PLACES,
+        layer_keys=LAYER_KEYS,
     )
 
 

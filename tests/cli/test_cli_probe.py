@@ -100,7 +100,7 @@ def test_the_halp_protocol_is_shown_below_and_said_to_be_optimistic(
     vlmscope: Command, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = HalpNetwork(hidden=(16, 8), learning_rate=0.01, epochs=20)
-    monkeypatch.setattr("vlmscope.sweeps.grid.network_of", lambda _: quick)
+    monkeypatch.setattr("vlmscope.sweeps.run.network_of", lambda _: quick)
     done = vlmscope("probe", run, *QUICK, "--protocol", "halp")
     assert done.code == 0, done.err
     grouped, _, below = done.out.partition("HALP protocol, optimistic")

@@ -86,7 +86,7 @@ def test_columns_of_the_label_file_and_the_papers_protocol(
     vlmscope: Command, data: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = HalpNetwork(hidden=(16, 8), learning_rate=0.01, epochs=10)
-    monkeypatch.setattr("vlmscope.sweeps.grid.network_of", lambda _: quick)
+    monkeypatch.setattr("vlmscope.sweeps.run.network_of", lambda _: quick)
     head, *lines = labels.read_text("utf-8").splitlines()
     lines = [f"{line},s{i % 2}" for i, line in enumerate(lines)]
     labels.write_text("\n".join([f"{head},source", *lines]), "utf-8")

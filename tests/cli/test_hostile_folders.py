@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from store_support import make_capture, make_manifest
-from vlmscope.cli.places import check_file
+from vlmscope.cli.paths import check_file
 from vlmscope.errors import InputError, StoreError, VlmscopeError
 from vlmscope.executors import plan
 from vlmscope.labelling import label

@@ -20,8 +20,8 @@ from vlmscope.store import RunWriter, open_run, write_labels
 from vlmscope.sweeps import ProbeData, SweepResult, SweepSpec, probe_data, save_sweep, sweep
 from vlmscope.sweeps.by_column import by_column, column_document, column_sentences
 from vlmscope.sweeps.data import with_columns
-from vlmscope.sweeps.grid import sweep_rows
 from vlmscope.sweeps.grouping import Grouping
+from vlmscope.sweeps.run import sweep_rows
 from vlmscope.sweeps.verdict import verdict
 
 ROWS, EACH = 360, 3
@@ -47,7 +47,7 @@ def rows_of(
         facts=Facts(question=["Is it there?"] * count, category=category, **nothing),
         categories=None if category is None else tuple(category),
         unscorable=0,
-        places=(PLACE,),
+        layer_keys=(PLACE,),
         columns=columns,
     )
 

@@ -22,7 +22,6 @@ from vlmscope.probes.halp_network import HalpNetwork
 from vlmscope.schema import Score
 from vlmscope.store import RunWriter, open_run, write_labels
 from vlmscope.sweeps import ProbeData, SweepSpec, save_sweep, sweep
-from vlmscope.sweeps.grid import layer_title, sweep_rows
 from vlmscope.sweeps.grouping import Grouping
 from vlmscope.sweeps.halp_protocol import (
     HalpReport,
@@ -31,6 +30,7 @@ from vlmscope.sweeps.halp_protocol import (
     network_of,
     split_rows,
 )
+from vlmscope.sweeps.run import layer_title, sweep_rows
 from vlmscope.sweeps.source import LayerKey
 from vlmscope.sweeps.verdict import verdict
 
@@ -42,7 +42,7 @@ Matrix = Callable[[str, int | None], Any]
 
 
 def rows_of(
-    truth: np.ndarray, groups: np.ndarray, places: tuple[LayerKey, ...] = (FIRST, SECOND)
+    truth: np.ndarray, groups: np.ndarray, layer_keys: tuple[LayerKey, ...] = (FIRST, SECOND)
 ) -> ProbeData:
     """Rows of which nothing is known but label and image."""
     count = len(truth)
@@ -58,7 +58,7 @@ def rows_of(
         facts=Facts(question=["Is it there?"] * count, **nothing),
         categories=None,
         unscorable=0,
-        places=places,
+        layer_keys=layer_keys,
     )
 
 
@@ -159,7 +159,7 @@ def test_an_image_that_gives_the_label_away_looks_like_knowledge() -> None:
 def test_what_exists_after_the_answer_is_never_the_best() -> None:
     data, matrix = planted()
     late: LayerKey = ("last_answer_token_representation", 1)
-    report = run(replace(data, places=(FIRST, late)), matrix)
+    report = run(replace(data, layer_keys=(FIRST, late)), matrix)
     assert report.results[1].known == "after"
     assert report.results[1].auroc > report.results[0].auroc
     assert report.best is report.results[0]
@@ -235,7 +235,7 @@ def test_a_sweep_keeps_it_beside_its_results(
     def quick(model: dict[str, Any]) -> HalpNetwork:
         return replace(QUICK, norm_first=network_of(model).norm_first)
 
-    monkeypatch.setattr("vlmscope.sweeps.grid.network_of", quick)
+    monkeypatch.setattr("vlmscope.sweeps.run.network_of", quick)
     source = open_run(labelled)
     both = sweep(source, SweepSpec(repeats=1, permutations=100, draws=100, protocol="halp"))
     assert both.halp is not None

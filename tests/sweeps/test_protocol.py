@@ -16,9 +16,9 @@ from vlmscope.probes import FoldError, LogisticProbe, grouped_folds
 from vlmscope.sweeps import SweepResult, SweepSpec, chance
 from vlmscope.sweeps.calibration import scale_of
 from vlmscope.sweeps.chance import Permutations
-from vlmscope.sweeps.grid import sweep_rows
 from vlmscope.sweeps.grouping import group_by_content
 from vlmscope.sweeps.results import PlannedTest, difference_fields
+from vlmscope.sweeps.run import sweep_rows
 from vlmscope.sweeps.splitting import grouped_by, novelty, repeated_splits, split_rows
 from vlmscope.sweeps.verdict import verdict
 
@@ -344,7 +344,7 @@ def test_a_sweep_keeps_images_together_when_it_permutes_other_groups(
     def watched(*_: object, images: object = None, **__: object) -> None:
         raise SeenError(images)
 
-    monkeypatch.setattr("vlmscope.sweeps.grid.Permutations", watched)
+    monkeypatch.setattr("vlmscope.sweeps.run.Permutations", watched)
     with pytest.raises(SeenError) as seen:
         swept("signal, 60 images × 2", group_by=group_by)
     [images] = seen.value.args

@@ -432,7 +432,7 @@ def test_labels_go_where_they_belong(both: tuple[Path, Path], tmp_path: Path) ->
         sweep(files, SPEC)
     with pytest.raises(InputError, match="contain no labels"):
         open_source(file, labelled=False)
-    assert len(probe_data(open_run(run)).places) == 7
+    assert len(probe_data(open_run(run)).layer_keys) == 7
     other = write_csv(tmp_path / "other.csv", [{"id": "7", "label": "yes"}])
     with pytest.raises(InputError, match="its ids look like '7', theirs like 'q000'"):
         sweep(files, SPEC, labels=read_label_table(other))

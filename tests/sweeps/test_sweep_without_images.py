@@ -75,7 +75,7 @@ def test_without_any_image_the_words_are_probed(tmp_path: Path) -> None:
     run = open_run(labelled(tmp_path / "run", [make_bare(i) for i in range(ROWS)]))
     data = probe_data(run)
     count = ROWS - len(UNSCORABLE)
-    assert data.places == tuple(("query_token_representation", layer) for layer in LAYERS)
+    assert data.layer_keys == tuple(("query_token_representation", layer) for layer in LAYERS)
     assert data.groups.tolist() == list(range(count)), "every question is its own group"
     assert (data.grouped_by, data.grouping.images) == ("question", 0)
     assert data.left_out == (LeftOut("row", 2, "the answer could not be scored"),)
@@ -93,7 +93,7 @@ def test_an_export_without_any_image_is_probed_too(tmp_path: Path) -> None:
     files = open_halp_files(export_run(run, tmp_path / "rows.h5"))
     marks = {id_: i % 3 == 0 for i, id_ in enumerate(run.ids)}
     data = research_data(files, LabelTable(Path("labels.csv"), marks, {}))
-    assert {name for name, _ in data.places} == {"query_token_representation"}
+    assert {name for name, _ in data.layer_keys} == {"query_token_representation"}
     assert data.groups.tolist() == list(range(24))
     assert data.left_out == ()
 
@@ -160,7 +160,7 @@ def test_an_export_leaves_them_out_too(mixed: Path, tmp_path: Path) -> None:
     data = research_data(files, LabelTable(Path("labels.csv"), marks, {}))
     assert LeftOut("row", len(BARE), NO_IMAGE) in data.left_out
     assert len(data.ids) == ROWS - len(BARE)
-    assert ("vision_only_representation", None) in data.places
+    assert ("vision_only_representation", None) in data.layer_keys
     assert data.grouped_by == "content"
 
 

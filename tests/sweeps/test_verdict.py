@@ -16,7 +16,7 @@ from vlmscope.shown import distinct_names, plain, rounded_difference
 from vlmscope.sweeps import SweepResult, SweepSpec
 from vlmscope.sweeps.abstaining import abstaining_sentence
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE, QUESTION_ONLY
-from vlmscope.sweeps.grid import sweep_rows
+from vlmscope.sweeps.run import sweep_rows
 from vlmscope.sweeps.verdict import verdict, verdict_document, verdict_in, verdict_of
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmscope.cli.places import check_file
+from vlmscope.cli.paths import check_file
 from vlmscope.errors import InputError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from vlmscope.cli import options
 from vlmscope.cli.by_column import show_columns
 from vlmscope.cli.halp import show_halp
 from vlmscope.cli.output import number_table, show, show_next, stderr, stdout
-from vlmscope.cli.places import check_writable
+from vlmscope.cli.paths import check_writable
 from vlmscope.cli.transfer import prepare_transfer, run_transfer, show_transfer
 from vlmscope.cli.verdict import show_verdict
 

@@ -13,7 +13,7 @@ from rich.progress import track
 from vlmscope.cli import options
 from vlmscope.cli.extract import parse_batch_size
 from vlmscope.cli.output import count, quiet_libraries, show_note, stderr, stdout
-from vlmscope.cli.places import check_file
+from vlmscope.cli.paths import check_file
 from vlmscope.errors import InputError, RowError
 from vlmscope.schema import Failure, Sample
 

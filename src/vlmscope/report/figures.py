@@ -41,7 +41,7 @@ from vlmscope.report.document import CategoryRow, Figure
 from vlmscope.report.held_out import unseen
 from vlmscope.sweeps import ProbeResult, SavedSweep
 from vlmscope.sweeps.evaluation import QUESTION_ONLY
-from vlmscope.sweeps.grid import layer_title
+from vlmscope.sweeps.run import layer_title
 
 NAMES = (
     "auroc_by_layer",

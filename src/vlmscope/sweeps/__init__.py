@@ -3,7 +3,7 @@
 - ``source``: what can be probed: a run, or files in the HALP layout (``halp_files``)
 - ``data``: the rows, labels and known facts; ``grouping``: which rows show the same image
 - ``splitting``: folds and the groups that they keep together
-- ``grid``: the sweep itself, one matrix in memory at a time
+- ``run``: the sweep itself, one matrix in memory at a time
 - ``evaluation``: from risks to metrics, intervals and tests; ``calibration``: log-odds of fits
 - ``chance``: permutation tests of the search through layers
 - ``by_column``: results within a column of the table and for each of its values
@@ -18,10 +18,10 @@
 from vlmscope.sweeps.agreement import Disagreement, LabelAgreement, compare_labels
 from vlmscope.sweeps.compare import Comparison, compare, compare_runs
 from vlmscope.sweeps.data import ProbeData, probe_data
-from vlmscope.sweeps.grid import SweepSpec, sweep
 from vlmscope.sweeps.halp_files import LabelTable, read_label_table
 from vlmscope.sweeps.load import SavedSweep, read_sweep
 from vlmscope.sweeps.results import ProbeResult, SweepResult
+from vlmscope.sweeps.run import SweepSpec, sweep
 from vlmscope.sweeps.save import default_folder, probes_folder, save_sweep
 from vlmscope.sweeps.source import check_label_set, is_run, open_source
 from vlmscope.sweeps.transfer.run import TransferResult, transfer

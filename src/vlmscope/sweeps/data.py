@@ -136,7 +136,7 @@ class ProbeData:
     """Number of rows left out without a verdict: unscorable or unlabelled."""
     unlabelled: int = 0
     """How many of these are unlabelled, so that it is unknown whether they are scorable."""
-    places: tuple[LayerKey, ...] = ()
+    layer_keys: tuple[LayerKey, ...] = ()
     """The vectors to probe; every row has all of them."""
     left_out: tuple[LeftOut, ...] = ()
     """What is left out, including the unscorable rows."""
@@ -205,7 +205,7 @@ def probe_data(run: Run, copies: str = "near", *, labels: str = DEFAULT) -> Prob
         categories=_texts(kept, "category"),
         unscorable=int((~scorable).sum()),
         unlabelled=sum(score.outcome == "unlabelled" for score in scores),
-        places=_layer_keys(run, grouping),
+        layer_keys=_layer_keys(run, grouping),
         columns=columns_of_run(run, kept),
         left_out=(
             *_unlabelled(scores),

@@ -138,7 +138,7 @@ def research_data(files: HalpFiles, table: LabelTable, copies: str = "near") -> 
         categories=_column(columns, "category"),
         unscorable=int((~labelled).sum()),
         unlabelled=int((~labelled).sum()) - len(table.unscorable.intersection(files.ids)),
-        places=tuple(usable),
+        layer_keys=tuple(usable),
         left_out=tuple(left_out),
         origin={
             "source": RESEARCH,

@@ -168,7 +168,7 @@ def halp_protocol(
             those of ``RANDOM_STATE`` and ``OTHER_STATES``, whatever the seed.
         progress: Called with a line of text about each step.
     """
-    jobs = [_Job(number, key, RANDOM_STATE) for number, key in enumerate(data.places)]
+    jobs = [_Job(number, key, RANDOM_STATE) for number, key in enumerate(data.layer_keys)]
 
     def run(jobs: Sequence[_Job]) -> tuple[HalpResult, ...]:
         trained = _trained(jobs, data, matrix, network, seed, progress)

@@ -43,9 +43,9 @@ from vlmscope.store import (
 from vlmscope.sweeps.abstaining import abstaining_document
 from vlmscope.sweeps.by_column import column_document
 from vlmscope.sweeps.calibration import scale_of
-from vlmscope.sweeps.grid import known_of, vectors
 from vlmscope.sweeps.missing_facts import missing_facts
 from vlmscope.sweeps.results import ProbeResult, SweepResult, without_nan
+from vlmscope.sweeps.run import known_of, vectors
 from vlmscope.sweeps.source import (
     LABEL_SET,
     AnySource,

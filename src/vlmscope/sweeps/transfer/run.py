@@ -39,7 +39,6 @@ from vlmscope.shown import count
 from vlmscope.store import DEFAULT, AnyRun, Run, vector_path
 from vlmscope.sweeps.calibration import calibrated
 from vlmscope.sweeps.data import ProbeData
-from vlmscope.sweeps.grid import SweepSpec, known_of, layer_title, sweep, vectors
 from vlmscope.sweeps.results import (
     CONSTANT,
     ProbeResult,
@@ -48,6 +47,7 @@ from vlmscope.sweeps.results import (
     difference_fields,
     measured,
 )
+from vlmscope.sweeps.run import SweepSpec, known_of, layer_title, sweep, vectors
 from vlmscope.sweeps.source import LABEL_SET, AnySource, LayerKey
 from vlmscope.sweeps.transfer.fits import (
     Part,

@@ -30,8 +30,8 @@ from vlmscope.store import (
     vector_path,
 )
 from vlmscope.sweeps.data import LeftOut, ProbeData, probe_data
-from vlmscope.sweeps.grid import SweepSpec
 from vlmscope.sweeps.grouping import content_groups, plain_question
+from vlmscope.sweeps.run import SweepSpec
 from vlmscope.sweeps.source import AnySource, LayerKey, as_source
 from vlmscope.sweeps.transfer.fits import Part
 
@@ -130,9 +130,9 @@ def common_layers(
                 f"--test {test.path}: its layers are read as capture.{name} {other!r} says, those "
                 f"of {source.path} as {one!r}: they are not the same vectors; extract one again"
             )
-    available = set(test_data.places)
+    available = set(test_data.layer_keys)
     found, lacking, widths = [], [], []
-    for key in train_data.places:
+    for key in train_data.layer_keys:
         path = vector_path(*key)
         if key not in available or _pools_differently(key, mine, theirs):
             lacking.append(path)
@@ -140,7 +140,9 @@ def common_layers(
             widths.append((path, mine.widths()[path], theirs.widths()[path]))
         else:
             found.append(key)
-    more = [vector_path(*key) for key in test_data.places if key not in set(train_data.places)]
+    more = [
+        vector_path(*key) for key in test_data.layer_keys if key not in set(train_data.layer_keys)
+    ]
     left_out = tuple(_untransferable(lacking, widths, more))
     if not found:
         why = "; ".join(f"{each.what}: {each.reason}" for each in left_out)

@@ -277,10 +277,10 @@ def _recognition(
     Similar groups are searched by the selected vectors, and by the image's own vectors if there are
     any; the result with more permutations above chance is returned.
     """
-    by_name = {vector_path(*where): where for where in data.places}
+    by_name = {vector_path(*where): where for where in data.layer_keys}
     selected = matrix(*by_name[name])
     found = [permuted.recognition(selected)]
-    of_image = [where for where in data.places if where[0] in IMAGE_REPRESENTATIONS]
+    of_image = [where for where in data.layer_keys if where[0] in IMAGE_REPRESENTATIONS]
     if of_image and of_image[0] != by_name[name]:
         found.append(permuted.recognition(selected, matrix(*of_image[0])))
     return max((each for each in found if each), key=lambda each: each.above, default=None)
@@ -362,7 +362,7 @@ def _probes(
 ) -> Iterator[tuple[str, Entry, CrossFit | None]]:
     """Yield every probe's name, risk and, for a logistic one, what the selection needs."""
     others = {"mean-difference": MeanDifferenceProbe, "mlp": MlpProbe}
-    for representation, layer in data.places:
+    for representation, layer in data.layer_keys:
         name = vector_path(representation, layer)
         progress(name)
         matrix = read(representation, layer)
