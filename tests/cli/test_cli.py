@@ -33,6 +33,9 @@ def test_extract_shows_the_plan_and_the_result(extract: Command, tmp_path: Path)
     assert done.err.endswith(f"next: vlmscope label {tmp_path / 'run'}\n")
     assert "next:" not in extract("--shard", "0/2", out="rank").err, "other ranks may be at work"
     assert "next:" not in extract("--max-new-tokens", 0, out="prefill").err, "no answers"
+    nothing = tmp_path / "nothing.csv"
+    nothing.write_text("question_id,image_name,question,gt_answer\n1,missing.png,What is it?,No\n")
+    assert "next:" not in extract(data=nothing, out="nothing").err, "nothing was captured"
     assert len(open_run(tmp_path / "run")) == 10
     again = extract("--json")
     assert again.code == 0
@@ -320,6 +323,7 @@ def test_bad_rows_are_recorded_and_the_rest_goes_on(
     done = extract(data=bad_rows(tmp_path))
     assert done.code == 3
     assert "6 rows failed" in done.err
+    assert "next: vlmscope label" in done.err
     run = open_run(tmp_path / "run")
     assert run.ids == ("fine", "../we ird/é.")
     assert run["fine"].sample.target == ""

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 from vlmscope.dataset import Thumbnails, image_thumbnail, read_thumbnails
 from vlmscope.probes import image_groups, near_copies
+from vlmscope.probes.alignment import pyramid, same_image
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = (
@@ -232,3 +233,20 @@ def test_thousands_of_sparse_images_take_seconds() -> None:
     start = time.perf_counter()
     assert len(near_copies(images)) == 0
     assert time.perf_counter() - start < 10
+
+
+def test_the_photographs_of_a_small_table_are_compared() -> None:
+    """Candidates of which none is similar, so that nothing is left to compare more closely."""
+    rng = np.random.default_rng(0)
+    first, second = (rng.normal(size=(2, 24, 24)).astype(np.float32) for _ in range(2))
+    identity = np.tile(np.eye(2, 3, dtype=np.float32), (2, 1, 1))
+    for count in (0, 2):
+        one, other = pyramid(first[:count]), pyramid(second[:count])
+        assert not same_image(one, other, identity[:count]).any()
+    assert same_image(pyramid(first), pyramid(first), identity).all()
+    photos = [
+        Image.open(path).convert("RGB")
+        for path in sorted((ROOT / "benchmarks" / "photos").glob("*.jpg"))
+    ]
+    assert len(photos) == 6
+    assert list(near_copies(thumbnails(photos))) == []

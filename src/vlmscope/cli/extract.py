@@ -178,10 +178,17 @@ def extract(
     }
     executor = _executor(address, actors, ray=ray)
     code = run_extract(arguments, as_json=as_json, executor=executor)
-    if code in (0, 3) and shard is None and max_new_tokens:
+    if code in (0, 3) and shard is None and max_new_tokens and _has_rows(out):
         show_next("label", str(out))
     if code:
         raise typer.Exit(code)
+
+
+def _has_rows(run: Path) -> bool:
+    """Return whether anything was captured."""
+    from vlmscope.store import open_run
+
+    return bool(open_run(run).ids)
 
 
 Executor = Callable[["Request"], AbstractContextManager[tuple["Outline", Callable[..., "Summary"]]]]

@@ -103,12 +103,15 @@ def same_image(
             −1 to 1.
     """
     near, found = np.arange(len(guess)), guess
+    same = np.zeros(len(guess), dtype=bool)
     for least in ALIKE_COARSE:
+        if not near.size:
+            return same
         found, similarity = _aligned(moving.coarse[near], fixed.coarse[near], found, _COARSE_STEPS)
         near, found = near[similarity >= least], found[similarity >= least]
-    found, _ = _aligned(moving.fine[near], fixed.fine[near], found, _FINE_STEPS)
-    same = np.zeros(len(guess), dtype=bool)
-    same[near] = _is_verified(moving.fine[near], fixed.fine[near], found)
+    if near.size:
+        found, _ = _aligned(moving.fine[near], fixed.fine[near], found, _FINE_STEPS)
+        same[near] = _is_verified(moving.fine[near], fixed.fine[near], found)
     return same
 
 

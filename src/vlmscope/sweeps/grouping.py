@@ -170,9 +170,10 @@ def _copies(hashes: Sequence[Sequence[str]], thumbnails: Sequence[str]) -> list[
     pairs = [(first.setdefault(text, name), name) for name, text in of_image.items()]
     names = list(first.values())
     try:
-        found = near_copies(read_thumbnails(list(first)))
+        read = read_thumbnails(list(first))
     except ValueError as error:
         raise InputError(
             f"image_thumbnail: {error}; restore the run from a copy, or give --copies exact"
         ) from error
+    found = near_copies(read)
     return [pair for pair in pairs if pair[0] != pair[1]] + [(names[a], names[b]) for a, b in found]
