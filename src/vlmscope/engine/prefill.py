@@ -8,7 +8,7 @@ plain ``forward``, because that numbers padded positions differently.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -127,18 +127,31 @@ def make_ready(
         name: to_device(tensor, vlm.device)
         for name, tensor in batch.whole(without=separate).items()
     }
-    taps = Taps(
+    taps = taps_for(vlm, spec, found, inputs, batch.images, answer_states, encodings)
+    return Ready(batch, inputs, encodings, found, taps), taps
+
+
+def taps_for(
+    vlm: VisionLanguageModel,
+    spec: ResolvedSpec,
+    found: Mapping[str, Bool[np.ndarray, "batch length"]],
+    inputs: Mapping[str, Tensor],
+    images: Sequence[int],
+    answer_states: AnswerStates | None = None,
+    encodings: Encodings | None = None,
+) -> Taps:
+    """Return the hooks that record positions of a pass, given the tokens they refer to."""
+    return Taps(
         vlm,
         spec.layers,
-        {name: TokenChoice.from_mask(mask, vlm.device) for name, mask in found.items()},
+        {name: TokenChoice.from_mask(tokens, vlm.device) for name, tokens in found.items()},
         inputs,
-        batch.images,
+        images,
         spec.vision_pooling,
         answer_states,
         spec.layer_states,
         encodings,
     )
-    return Ready(batch, inputs, encodings, found, taps), taps
 
 
 def run(ready: Ready, taps: Taps, vlm: VisionLanguageModel, config: Any, **options: Any) -> Any:

@@ -102,11 +102,15 @@ class CaptureSession:
         """
         band = self._band(batch)
         with self._computing():
-            if self._spec.max_new_tokens and (band == ALONE or self._must_generate(batch)):
-                self._generate(batch)
-            else:
-                self._prefill(batch, band)
+            self._run(batch, band)
             return self._take_finished()
+
+    def _run(self, batch: Batch, band: int) -> None:
+        """Prefill a batch; its answers are decoded in slots, or by ``generate``."""
+        if self._spec.max_new_tokens and (band == ALONE or self._must_generate(batch)):
+            self._generate(batch)
+        else:
+            self._prefill(batch, band)
 
     def _band(self, batch: Batch) -> int:
         """Return the length band of all rows of a batch."""
@@ -207,11 +211,7 @@ class CaptureSession:
         """Prepare the rows of a batch again, each prompt as a whole, and prefill them."""
         batches, failures = prepare(batch.samples, self._vlm.preprocessing, self._spec)
         for one in batches:
-            band = self._band(one)
-            if self._spec.max_new_tokens and (band == ALONE or self._must_generate(one)):
-                self._generate(one)
-            else:
-                self._prefill(one, band)
+            self._run(one, self._band(one))
         self._finished += failures  # last: if the model raises, the rows are prepared again
 
     def _answer(self, ready: Ready, cache: Any, batch: Batch, band: int) -> None:

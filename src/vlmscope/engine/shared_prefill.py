@@ -16,8 +16,7 @@ from transformers.cache_utils import DynamicLayer
 from vlmscope.engine.batch import Batch
 from vlmscope.engine.device import to_device
 from vlmscope.engine.hooks import Seen, Taps
-from vlmscope.engine.pooling import TokenChoice
-from vlmscope.engine.prefill import Ready, prefilling, tokens_of
+from vlmscope.engine.prefill import Ready, prefilling, taps_for, tokens_of
 from vlmscope.engine.shared_prefix import SharedPrefix
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.attention.kv_cache import cache_over, keys_and_values
@@ -113,15 +112,7 @@ def _beginnings(
     """Run the distinct beginnings; return their hooks and their cache."""
     inputs = {name: to_device(tensor, vlm.device) for name, tensor in prefix.inputs.items()}
     images = [batch.images[row] for row in prefix.first_rows]
-    taps = Taps(
-        vlm,
-        spec.layers,
-        {name: TokenChoice.from_mask(tokens, vlm.device) for name, tokens in located.items()},
-        inputs,
-        images,
-        spec.vision_pooling,
-        states=spec.layer_states,
-    )
+    taps = taps_for(vlm, spec, located, inputs, images)
     with prefilling(vlm, taps, prefix.inputs["attention_mask"].numpy()):
         output = vlm.model.generate(**inputs, generation_config=config)
     return taps, output.past_key_values
@@ -140,15 +131,8 @@ def _ends(
     """Run the ends of all prompts on the cache of their beginnings; return the hooks."""
     ids = inputs["input_ids"][:, prefix.length :]
     ends = _part(located, prefix, end=True)
-    taps = Taps(
-        vlm,
-        spec.layers,
-        {name: TokenChoice.from_mask(tokens, vlm.device) for name, tokens in ends.items()},
-        {"input_ids": ids},
-        [0] * len(ids),  # the images were encoded with the beginnings
-        spec.vision_pooling,
-        states=spec.layer_states,
-    )
+    images = [0] * len(ids)  # they were encoded with the beginnings
+    taps = taps_for(vlm, spec, ends, {"input_ids": ids}, images)
     one = "logits_to_keep" in inspect.signature(vlm.model.forward).parameters
     with prefilling(vlm, taps, batch.attention_mask):
         vlm.model(
