@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vlmscope.arguments import Layers, layers_text, several_names, whole_number, wrong_type
 from vlmscope.errors import InputError, shortened
+from vlmscope.signals import DEFAULT_SIGNALS, SUBLAYERS, Signals, signal_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,8 +71,30 @@ def representation(name: str) -> str:
     return REPRESENTATIONS.get(name, name)
 
 
-IMAGE_REPRESENTATIONS = (VISION_ONLY, *(REPRESENTATIONS[name] for name in IMAGE_POSITIONS))
+def sublayer_representation(position: str, sublayer: str) -> str:
+    """Return the HDF5 name of a sub-layer's vectors at a position.
+
+    >>> sublayer_representation("last_prompt_token", "heads")
+    'query_token_heads'
+    """
+    return representation(position).removesuffix(_REPRESENTATION) + f"_{sublayer}"
+
+
+_REPRESENTATION = "_representation"
+
+IMAGE_REPRESENTATIONS = (
+    VISION_ONLY,
+    *(REPRESENTATIONS[name] for name in IMAGE_POSITIONS),
+    *(sublayer_representation(name, part) for part in SUBLAYERS for name in IMAGE_POSITIONS),
+)
 """HDF5 names of the representations that a question without an image does not have."""
+
+SUBLAYER_REPRESENTATIONS: Mapping[str, tuple[str, str]] = {
+    sublayer_representation(name, part): (name, part)
+    for part in SUBLAYERS
+    for name in REPRESENTATIONS
+}
+"""HDF5 name → position and sub-layer."""
 
 DEFAULT_POSITIONS = ("last_image_token", "last_prompt_token")
 """The specification's two token boundaries."""
@@ -195,7 +218,7 @@ class CaptureSpec:
 
     >>> CaptureSpec(layers=[0, 10], positions="last_prompt_token")
     CaptureSpec(layers='0,10', positions=('last_prompt_token',), vision_pooling='all', \
-max_new_tokens=200, compat='')
+max_new_tokens=200, compat='', signals=('entropy',))
     """
 
     layers: str = DEFAULT_LAYERS
@@ -211,6 +234,9 @@ max_new_tokens=200, compat='')
     compat: Compat = ""
     """The method whose layers and positions are used; empty for vlmscope's own. Whether a model
     supports it is checked by ``model.halp.halp_model_for``."""
+    signals: tuple[str, ...] = DEFAULT_SIGNALS
+    """What else to record; names from ``signals.SIGNALS`` or ``signals.PRESETS``. One, several, or
+    a comma-separated text; they are converted to a tuple of signals, ``entropy`` always first."""
 
     if TYPE_CHECKING:  # the constructor accepts more types than are stored
 
@@ -221,12 +247,14 @@ max_new_tokens=200, compat='')
             vision_pooling: VisionPooling = "all",
             max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
             compat: Compat = "",
+            signals: Signals = DEFAULT_SIGNALS,
         ) -> None: ...
 
     def __post_init__(self) -> None:
         """Raise an error for invalid values; layers are checked when the model is known."""
         object.__setattr__(self, "layers", layers_text(self.layers))
         object.__setattr__(self, "positions", _position_names(self.positions))
+        object.__setattr__(self, "signals", signal_names(self.signals))
         object.__setattr__(
             self, "max_new_tokens", whole_number("--max-new-tokens", self.max_new_tokens)
         )
@@ -255,6 +283,11 @@ max_new_tokens=200, compat='')
             raise InputError(
                 f"--vision-pooling {self.vision_pooling}: with --compat {self.compat} only all, as "
                 "HALP did not exclude padding; omit one of them"
+            )
+        if others := [name for name in self.signals if name not in DEFAULT_SIGNALS]:
+            raise InputError(
+                f"--signals {others[0]}: with --compat {self.compat} none, as HALP stored no other "
+                "data; omit it, or omit --compat"
             )
 
     @property
@@ -352,6 +385,9 @@ class Capture:
     """Generated token ids ``[T]``, including the end-of-turn token if one was generated."""
     answer_logprobs: NDArray[np.float32] | None = None
     """Natural-log probability ``[T]`` of each of them under the unprocessed logits."""
+    signals: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Name → array of the recorded signals, see docs/signals.md. A prompt without an answer has
+    none of the answer's."""
 
     def vector(self, position: str, layer: int | None = None) -> NDArray[np.float32]:
         """Return one vector ``[D]``.

@@ -32,9 +32,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
+from vlmscope.signals import TOKEN_STATISTICS
 from vlmscope.store.format.batch import NO_BOUNDARY, Block, metadata_of
 from vlmscope.store.format.columns import final_norm_leaves
-from vlmscope.store.format.naming import boundary_position, is_of_image, vector_path
+from vlmscope.store.format.naming import (
+    boundary_position,
+    is_of_image,
+    may_be_absent,
+    signal_path,
+    vector_path,
+)
 from vlmscope.store.format.row_groups import RowWriter
 from vlmscope.store.format.shard import LIBVER, root_attributes
 from vlmscope.store.run import AnyRun, Run, as_run
@@ -146,16 +153,18 @@ def _table(block: Block, kinds: dict[str, type]) -> Any:
     columns: dict[str, Any] = {name: pa.array(values) for name, values in scalars.items()}
     for name, arrays in block.ragged.items():
         kind = pa.from_numpy_dtype(arrays[0].dtype)
-        columns[name] = pa.array(arrays, type=pa.list_(kind))
+        columns[name.replace("/", ".")] = pa.array(arrays, type=pa.list_(kind))
     for name, numbers in block.numbers.items():
         if numbers.ndim > 1:
-            columns[name] = _fixed(numbers)
+            columns[name.replace("/", ".")] = _fixed(numbers.reshape(len(numbers), -1))
     for name, numbers in block.numbers.items():
         if boundary_position(name) is not None:
             columns[name] = pa.array(numbers, mask=numbers == NO_BOUNDARY)
     bare = np.array([not has_image for has_image in block.has_image])
     for path, matrix in block.vectors.items():
         absent = bare if is_of_image(path) and bare.any() else None
+        if absent is None and may_be_absent(path):
+            absent = np.isnan(matrix[:, 0])
         columns[path.replace("/", ".")] = _fixed(matrix, absent)
     metadata = [metadata_of(text) for text in block.texts["metadata"]]
     for key, kind in kinds.items():
@@ -264,6 +273,9 @@ def _export_npz(run: Run, path: Path) -> None:
         for name, layers in run.manifest.representations().items():
             for layer in layers or (None,):
                 _add(archive, vector_path(name, layer), run.matrix(name, layer))
+        for name in run.signals:
+            if name not in TOKEN_STATISTICS:
+                _add(archive, signal_path(name), run.signal(name))
         blocks = list(run.blocks(vectors=False))
         for name, array in _plain_arrays(blocks).items():
             _add(archive, name, array)

@@ -32,8 +32,16 @@ from vlmscope.errors import (
     shortened,
     suggest_names,
 )
-from vlmscope.schema import Answered, Capture, Failure, Outcome, Score
+from vlmscope.schema import (
+    Answered,
+    Capture,
+    Failure,
+    Outcome,
+    Score,
+    sublayer_representation,
+)
 from vlmscope.schema import representation as group_of
+from vlmscope.signals import TOKEN_STATISTICS
 from vlmscope.store.catalog import Shard, read_rows, read_shard, read_texts, scan, vanished
 from vlmscope.store.damage import REMEDY, damage_of
 from vlmscope.store.failures import read_failures
@@ -42,7 +50,7 @@ from vlmscope.store.format.checksums import confirm, read_column
 from vlmscope.store.format.hdf5_links import member
 from vlmscope.store.format.hdf5_screening import screen_ahead
 from vlmscope.store.format.manifest import Manifest, read_manifest
-from vlmscope.store.format.naming import shown_layers, vector_path
+from vlmscope.store.format.naming import shown_layers, signal_path, vector_path
 from vlmscope.store.format.shard import opened
 from vlmscope.store.format.validation import COLUMNS
 from vlmscope.store.ground_truths import read_ground_truths, with_ground_truths
@@ -335,7 +343,9 @@ class Run:
             return number + depth
         return number
 
-    def matrix(self, representation: str, layer: int | None = None) -> NDArray[np.float32]:
+    def matrix(
+        self, representation: str, layer: int | None = None, *, signal: str = ""
+    ) -> NDArray[np.float32]:
         """Return ``[N, D]``, row i belonging to ``ids[i]``.
 
         ``run.matrix("last_prompt_token", layer=20)`` equals
@@ -344,9 +354,52 @@ class Run:
         A question without an image has no vector of the image's representations: its row is NaN.
         ``matrix[~np.isnan(matrix).any(axis=1)]`` drops these rows, and so does
         ``matrix[run.to_pandas()["image_sha256"] != ""]``.
+
+        Args:
+            representation: Its name, or that of its position.
+            layer: The decoder layer, a negative one counted from the model's last; None for the
+                vision encoder's output.
+            signal: The sub-layer, ``heads`` for example, whose vectors are returned instead of the
+                hidden states.
+
+        Raises:
+            InputError: The run does not have it.
         """
+        if signal:
+            representation = sublayer_representation(representation, signal)
         path = self.column(representation, layer)
-        result = np.empty((len(self), self.manifest.widths()[path]), np.float32)
+        return self._array(path, (self.manifest.widths()[path],))
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The names that ``signal`` accepts."""
+        return tuple(self.manifest.signals())
+
+    def signal(self, name: str) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        """Return an array of a signal for all rows, row i belonging to ``ids[i]``.
+
+        Args:
+            name: Its name, see docs/signals.md: ``attention_prompt`` for example.
+
+        Returns:
+            ``[N, ...]``; a list of arrays ``[T]`` if there is one value per token of the answer.
+
+        Raises:
+            InputError: The run does not have it.
+        """
+        if name not in self.signals:
+            raise InputError(
+                f"{self.path}: no signal {name!r}, there are {', '.join(self.signals) or 'none'}; "
+                "vlmscope extract --signals selects them"
+            )
+        if name in TOKEN_STATISTICS:
+            path = signal_path(name)
+            return [row for block in self.blocks(vectors=False) for row in block.ragged[path]]
+        return self._array(signal_path(name), self.manifest.capture.recorded.shapes()[name])
+
+    def _array(self, path: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return a column of arrays of a fixed shape, float32."""
+        result = np.empty((len(self), *shape), np.float32)
         start = 0
         self._screen_ahead(f"column {path}")
         for shard in self._shards:
@@ -439,7 +492,7 @@ def _read_column(shard: Shard, path: str, out: NDArray[np.float32]) -> None:
     try:
         with opened(shard.path, f"column {path}") as file:
             column = member(file, f"{COLUMNS}/{path}")
-            _check_shape(shard, path, column, out.shape[1])
+            _check_shape(shard, path, column, out.shape[1:])
             if shard.complete and column.dtype == out.dtype and column.shape == out.shape:
                 column.read_direct(out)
                 confirm(column, out)
@@ -450,16 +503,17 @@ def _read_column(shard: Shard, path: str, out: NDArray[np.float32]) -> None:
         raise vanished(shard.path) from error
 
 
-def _check_shape(shard: Shard, path: str, column: Any, width: int) -> None:
+def _check_shape(shard: Shard, path: str, column: Any, expected: tuple[int, ...]) -> None:
     """Refuse a column whose shape does not match the manifest and the shard's ids."""
     shape = column.shape if isinstance(column, h5py.Dataset) else None
     last = max(shard.rows, default=-1)
     shape = shape or (0,)
     enough = shape[0] == len(shard) if shard.complete else shape[0] > last
-    if not enough or shape[1:] != (width,) or column.dtype.kind != "f":
+    if not enough or shape[1:] != expected or column.dtype.kind != "f":
+        numbers = " × ".join(map(str, expected))
         raise StoreError(
             f"{shard.path}: damaged, column {path} has the shape {shape}, expected "
-            f"{len(shard)} rows of {width} numbers; restore the file from a copy"
+            f"{len(shard)} rows of {numbers} numbers; restore the file from a copy"
         )
 
 

@@ -10,6 +10,7 @@ from vlmscope.errors import StoreError
 from vlmscope.schema import Score
 from vlmscope.shown import encodable
 from vlmscope.store.format.batch import HALP_TEXTS, QUESTION_ID, Block, metadata_of
+from vlmscope.store.format.naming import signal_path
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -66,6 +67,10 @@ def scalar_columns(block: Block) -> dict[str, list[Any]]:
             float(a.mean()) if len(a) else float("nan") for a in block.ragged["answer_logprobs"]
         ]
         numbers["mean_answer_logprob"] = means
+        if entropies := block.ragged.get(signal_path("entropy")):
+            numbers["mean_answer_entropy"] = [
+                float(a.mean()) if len(a) else float("nan") for a in entropies
+            ]
         numbers["num_answer_tokens"] = [len(a) for a in block.ragged["answer_logprobs"]]
     later = {name: block.texts[name] for name in _LATER_TEXTS if name in block.texts}
     first = {

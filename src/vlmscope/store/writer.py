@@ -143,7 +143,7 @@ class RunWriter(OpenRun):
         if not captures:
             return
         self._refuse_stored([capture.sample.id for capture in captures])
-        block = block_of(captures, self.manifest.widths())
+        block = block_of(captures, self.manifest.widths(), self.manifest.signals())
         path = self._publish("part", block)
         self.done_ids.update(block.ids)
         self._parts.append(_part(path, len(block)))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError, join_names, shortened
-from vlmscope.schema import Progress
+from vlmscope.schema import SUBLAYER_REPRESENTATIONS, Progress
 from vlmscope.store import (
     DEFAULT,
     AnyRun,
@@ -174,8 +174,10 @@ def check_labels(path: Path, *, run: bool, labelled: bool) -> None:
 
 
 def layer_keys(source: Source) -> Iterator[LayerKey]:
-    """Yield every representation with each of its layers."""
+    """Yield every representation of hidden states with each of its layers."""
     for representation in source.representations:
+        if representation in SUBLAYER_REPRESENTATIONS:
+            continue
         for layer in source.layers(representation) or (None,):
             yield representation, layer
 

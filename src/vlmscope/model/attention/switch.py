@@ -92,8 +92,7 @@ def grouped_attention(
     check_thread()
     batch, heads, tokens, _ = query.shape
     groups = heads // key.shape[1]
-    if _SEEN in module.__dict__:
-        attention_mask = module.__dict__[_SEEN][:batch, None, None]
+    attention_mask = effective_mask(module, attention_mask, batch)
     shared = attention_mask is None or attention_mask.shape[1] == 1
     few = tokens == 1 or (attention_mask is not None and tokens * groups <= key.shape[2])
     if not (few and shared) or options.get("position_bias") is not None:
@@ -107,6 +106,19 @@ def grouped_attention(
         grouped, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
     )
     return found.reshape(batch, heads, tokens, -1).transpose(1, 2).contiguous(), None
+
+
+def effective_mask(module: nn.Module, mask: Tensor | None, rows: int) -> Tensor | None:
+    """Return the mask that an attention uses: that of ``seeing``, or else the one it is given.
+
+    Args:
+        module: The attention module.
+        mask: The mask that it is given.
+        rows: Number of rows of this call.
+    """
+    if _SEEN in module.__dict__:
+        return module.__dict__[_SEEN][:rows, None, None]  # type: ignore[no-any-return]
+    return mask
 
 
 def register(name: str, function: Callable[..., tuple[Tensor, None]]) -> None:

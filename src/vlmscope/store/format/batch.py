@@ -23,28 +23,39 @@ from numpy.typing import NDArray
 from vlmscope.errors import StoreError, one_line
 from vlmscope.jsontext import DEEPEST, load_json, nests_deeper
 from vlmscope.schema import IMAGE_POSITIONS, Capture, FinishReason, Sample
+from vlmscope.signals import TOKEN_STATISTICS
 from vlmscope.store.format.naming import (
     boundary_name,
     boundary_position,
     image_positions,
     is_of_image,
+    is_signal,
+    may_be_absent,
+    signal_path,
 )
 
+Shapes = Mapping[str, tuple[int, ...] | None]
+"""Array of a signal → its shape; None for one value per token of the answer."""
 
-def check_capture(capture: Capture, widths: Mapping[str, int], *, like: Capture) -> None:
+
+def check_capture(
+    capture: Capture, widths: Mapping[str, int], signals: Shapes, *, like: Capture
+) -> None:
     """Refuse a capture that does not match the other rows of the run. Nothing is written.
 
     Args:
         capture: The capture.
         widths: Path of each vector of the run → its width.
+        signals: The arrays of signals of the run.
         like: Another capture of the same batch, with an image if any of them has one.
 
     Raises:
         StoreError: A vector is missing, unexpected, of another width or not finite; some of what
-            is read from an image is there and some is not; or the answers or boundaries differ from
-            those of the other capture.
+            is read from an image is there and some is not; or the answers, signals or boundaries
+            differ from those of the manifest or of the other capture.
     """
     _check_vectors(capture, widths)
+    _check_signals(capture, signals)
     tokens = (capture.answer, capture.answer_token_ids, capture.answer_logprobs)
     answered = like.answer is not None
     if any((part is not None) != answered for part in tokens):
@@ -66,8 +77,8 @@ def _check_vectors(capture: Capture, widths: Mapping[str, int]) -> None:
     has_image = bool(capture.image_sha256)
     found = {path: vector.shape for path, vector in capture.vectors.items()}
     wanted = {p: (w,) for p, w in widths.items() if has_image or not is_of_image(p)}
-    if found != wanted:
-        wrong = sorted(p for p in found.keys() | wanted if found.get(p) != wanted.get(p))
+    needed = {p for p in wanted if has_image or not may_be_absent(p)}
+    if wrong := sorted(p for p in needed | found.keys() if found.get(p) != wanted.get(p)):
         kind = "" if has_image else " of a question without an image"
         raise StoreError(
             f"question {capture.sample.id!r}: vectors{kind} do not match the manifest: "
@@ -84,6 +95,19 @@ def _check_vectors(capture: Capture, widths: Mapping[str, int]) -> None:
                 f"question {capture.sample.id!r}: {path} must be finite float32, found "
                 f"{vector.dtype} with {np.count_nonzero(~np.isfinite(vector))} non-finite values"
             )
+
+
+def _check_signals(capture: Capture, signals: Shapes) -> None:
+    """Refuse arrays of signals that differ in name or shape from those of the manifest."""
+    count = 0 if capture.answer_token_ids is None else len(capture.answer_token_ids)
+    wanted = {name: (count,) if shape is None else shape for name, shape in signals.items()}
+    found = {name: array.shape for name, array in capture.signals.items()}
+    if found != wanted:
+        wrong = sorted(n for n in found.keys() | wanted if found.get(n) != wanted.get(n))
+        raise StoreError(
+            f"question {capture.sample.id!r}: signals do not match the manifest: "
+            + ", ".join(f"{n} is {found.get(n)}, expected {wanted.get(n)}" for n in wrong)
+        )
 
 
 QUESTION_ID = "question_id"
@@ -107,8 +131,8 @@ class Block:
     texts: Mapping[str, list[str]]
     """Strings: ids, question, answer, metadata as JSON …"""
     numbers: Mapping[str, NDArray[Any]]
-    """One number, or one list of fixed length, per row: ``[n]`` or ``[n, 20]``. −1 for the boundary
-    of an image that a row does not have."""
+    """One number, or one array of fixed shape, per row: ``[n]`` or ``[n, 20]``. −1 for the boundary
+    of an image that a row does not have. Arrays of signals begin with ``signals/``."""
     ragged: Mapping[str, list[NDArray[Any]]]
     """Lists whose length differs from row to row: the answer's tokens."""
     vectors: Mapping[str, NDArray[np.float32]]
@@ -128,14 +152,19 @@ class Block:
         return len(self.ids)
 
 
-def block_of(captures: Sequence[Capture], widths: Mapping[str, int]) -> Block:
-    """Return captures as columns. ``widths`` has the path of each expected vector and its width.
+def block_of(
+    captures: Sequence[Capture], widths: Mapping[str, int], signals: Shapes | None = None
+) -> Block:
+    """Return captures as columns. A capture without an image has no vectors of an image.
 
-    A capture without an image has no vectors of an image.
+    Args:
+        captures: The rows.
+        widths: Path of each expected vector → its width.
+        signals: The expected arrays of signals; by default none.
     """
     like = next((capture for capture in captures if capture.image_sha256), captures[0])
     for capture in captures:
-        check_capture(capture, widths, like=like)
+        check_capture(capture, widths, signals or {}, like=like)
     samples = [capture.sample for capture in captures]
     texts = {
         QUESTION_ID: [sample.id for sample in samples],
@@ -157,11 +186,17 @@ def block_of(captures: Sequence[Capture], widths: Mapping[str, int]) -> Block:
         ragged["answer_logprobs"] = [
             np.asarray(capture.answer_logprobs, np.float32) for capture in captures
         ]
+    ragged |= {
+        signal_path(name): [np.asarray(capture.signals[name]) for capture in captures]
+        for name in captures[0].signals
+        if name in TOKEN_STATISTICS
+    }
     vectors = {
         path: np.stack([c.vectors.get(path, _no_vector(width)) for c in captures])
         for path, width in widths.items()
     }
-    return Block(texts, _numbers(captures, image_positions(widths)), ragged, vectors)
+    numbers = _numbers(captures, image_positions(widths)) | _fixed_signals(captures)
+    return Block(texts, numbers, ragged, vectors)
 
 
 def captures_of(block: Block) -> Iterator[Capture]:
@@ -183,7 +218,7 @@ def captures_of(block: Block) -> Iterator[Capture]:
             vectors={
                 path: matrix[i]
                 for path, matrix in block.vectors.items()
-                if has_image or not is_of_image(path)
+                if has_image or not (may_be_absent(path) and np.isnan(matrix[i][0]))
             },
             boundaries={
                 position: int(number[name])
@@ -201,6 +236,11 @@ def captures_of(block: Block) -> Iterator[Capture]:
             answer=text.get("answer"),
             answer_token_ids=ragged.get("answer_token_ids"),
             answer_logprobs=ragged.get("answer_logprobs"),
+            signals={
+                name.partition("/")[2]: values
+                for name, values in (number | ragged).items()
+                if is_signal(name)
+            },
         )
 
 
@@ -307,6 +347,15 @@ def _numbers(captures: Sequence[Capture], of_image: Sequence[str]) -> dict[str, 
         "first_token_logprobs": np.stack(
             [np.asarray(c.first_token_logprobs, np.float32) for c in captures]
         ),
+    }
+
+
+def _fixed_signals(captures: Sequence[Capture]) -> dict[str, NDArray[Any]]:
+    """Return the columns of the signals whose arrays have the same shape in all rows."""
+    return {
+        signal_path(name): np.stack([capture.signals[name] for capture in captures])
+        for name in captures[0].signals
+        if name not in TOKEN_STATISTICS
     }
 
 

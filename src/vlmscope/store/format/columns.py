@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vlmscope.store.format.batch import Block
 from vlmscope.store.format.checksums import digest, is_intact, read_column
 from vlmscope.store.format.manifest import Manifest
-from vlmscope.store.format.naming import is_vector, vector_path
+from vlmscope.store.format.naming import is_signal, is_vector, vector_path
 from vlmscope.store.format.validation import COLUMNS, columns_of
 
 FLOAT16_MAX = 65504.0
@@ -71,6 +71,11 @@ def as_ragged(arrays: Sequence[NDArray[Any]]) -> NDArray[np.object_]:
 def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) -> Block:
     """Read a range of rows. Vectors are returned as float32, whatever the type on disk.
 
+    Args:
+        file: The open shard.
+        rows: The rows.
+        vectors: Whether to read vectors, and the arrays of signals that have a fixed shape.
+
     Raises:
         StoreError: A column that is read is damaged.
     """
@@ -86,7 +91,7 @@ def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) 
             texts[path] = read_column(column, rows)
         elif h5py.check_vlen_dtype(column.dtype):
             ragged[path] = read_column(column, rows)
-        else:
+        elif vectors or not is_signal(path):
             numbers[path] = read_column(column, rows)
     return Block(texts, numbers, ragged, matrices)
 

@@ -37,10 +37,10 @@ _ROWS = 256
 _EXPANSION = 1100
 _COLUMNS = b"_columns"
 _IDS, _HASHES = b"question_id", b"image_sha256"
-_VECTORS = b"_representation"
+_VECTORS = (b"_representation", b"_heads", b"_attn_out", b"_mlp")
 _IN_A_ROW = frozenset(
     b"image_id question ground_truth_answer answer answer_token_ids answer_logprobs "
-    b"first_token_ids first_token_logprobs".split()
+    b"first_token_ids first_token_logprobs signals".split()
 )
 _NUMBERS = (h5t.FLOAT, h5t.INTEGER)
 

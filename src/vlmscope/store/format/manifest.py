@@ -11,6 +11,7 @@ may change: ``vlmscope.row_identity`` checks whether the rows of the run are sti
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -26,7 +27,9 @@ from vlmscope.schema import (
     FieldSpec,
     LayerStates,
     VisionPooling,
+    sublayer_representation,
 )
+from vlmscope.signals import SIGNALS, RecordedSignals
 from vlmscope.store.format.naming import representation_name, vector_path
 from vlmscope.store.storage.atomic import publish
 from vlmscope.store.storage.object_store import read_document
@@ -92,6 +95,20 @@ class CaptureRecord:
     """The convention for layers and positions; empty for vlmscope's own."""
     layer_k: LayerStates = "hidden_states[k+1]"
     """What ``layer_k`` refers to, if ``compat`` changes it."""
+    signals: tuple[str, ...] = ()
+    """What else is recorded; empty in a run of a version that recorded nothing else."""
+    signal_widths: Mapping[str, int] | None = None
+    """``heads/layer_20`` → width of the vectors of that sub-layer; None if there are none."""
+    attention_layers: tuple[int, ...] = ()
+    """The decoder layers whose attention is recorded."""
+    attention_heads: int = 0
+    """Their number of heads."""
+
+    @property
+    def recorded(self) -> RecordedSignals:
+        """The signals that are recorded, and of which layers."""
+        widths = self.signal_widths or {}
+        return RecordedSignals(self.signals, widths, self.attention_layers, self.attention_heads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +161,11 @@ class Manifest:
 
     def representations(self) -> dict[str, tuple[int, ...]]:
         """Return every representation with its layers; the vision encoder's output has none."""
-        named = {representation_name(p): self.capture.layers for p in self.capture.positions}
+        positions, recorded = self.capture.positions, self.capture.recorded
+        named = {representation_name(p): self.capture.layers for p in positions}
+        for part in recorded.sublayers:
+            layers = recorded.layers(part)
+            named |= {sublayer_representation(p, part): layers for p in positions}
         return {VISION_ONLY: (), **named}
 
     def widths(self) -> dict[str, int]:
@@ -154,7 +175,20 @@ class Manifest:
             for name, layers in self.representations().items()
             for layer in layers
         }
+        for path, width in self.capture.recorded.widths.items():
+            part, leaf = path.split("/")
+            for position in self.capture.positions:
+                layered[f"{sublayer_representation(position, part)}/{leaf}"] = width
         return {VISION_ONLY: self.model.vision_size, **layered}
+
+    def signals(self) -> dict[str, tuple[int, ...] | None]:
+        """Return the arrays of signals of a row with their shapes.
+
+        None for one value per token of the answer.
+        """
+        recorded, answers = self.capture.recorded, self.capture.max_new_tokens > 0
+        shapes = recorded.shapes(answers=answers)
+        return {name: shapes.get(name) for name in recorded.arrays(answers=answers)}
 
 
 def write_manifest(run: Path, manifest: Manifest, *, new: bool = False) -> None:
@@ -215,6 +249,7 @@ def _check_values(path: Path, manifest: Manifest) -> None:
         "capture.vision_pooling": capture.vision_pooling in get_args(VisionPooling),
         "capture.compat": capture.compat in get_args(Compat),
         "capture.layer_k": capture.layer_k in get_args(LayerStates),
+        "capture.signals": _are_signals(capture),
         "data.fields": isinstance(columns, dict)
         and columns.keys() <= names
         and all(name is None or isinstance(name, str | bool) for name in columns.values()),
@@ -235,6 +270,26 @@ def _check_values(path: Path, manifest: Manifest) -> None:
 def _sizes(manifest: Manifest) -> Iterator[tuple[Any, str]]:
     yield from ((manifest.model, name) for name in ("num_layers", "hidden_size", "vision_size"))
     yield manifest.capture, "max_new_tokens"
+
+
+_SIGNAL_WIDTH = re.compile(r"([a-z_]+)/layer_(\d+)")
+
+
+def _are_signals(capture: CaptureRecord) -> bool:
+    """Return whether the signals, and the layers and widths they have, are valid."""
+    names, widths, layers = capture.signals, capture.signal_widths, capture.attention_layers
+    if not isinstance(names, tuple) or not set(names) <= SIGNALS.keys():
+        return False
+    if not isinstance(widths, dict | None) or not isinstance(layers, tuple):
+        return False
+    paths = [_SIGNAL_WIDTH.fullmatch(path) for path in widths or {}]
+    return (
+        all(path and path[1] in names and int(path[2]) in capture.layers for path in paths)
+        and all(map(_is_size, (widths or {}).values()))
+        and all(map(_is_size, layers))
+        and len(set(layers)) == len(layers)
+        and _is_size(capture.attention_heads)
+    )
 
 
 def _is_time(text: str) -> bool:

@@ -17,6 +17,7 @@ from vlmscope.schema import (
     IMAGE_REPRESENTATIONS,
     LONGEST_ID,
     REPRESENTATIONS,
+    SUBLAYER_REPRESENTATIONS,
     representation,
 )
 
@@ -137,7 +138,41 @@ def is_vector(path: str) -> bool:
     >>> is_vector("query_token_representation/layer_20"), is_vector("answer")
     (True, False)
     """
-    return path.partition("/")[0].endswith(_REPRESENTATION)
+    group = path.partition("/")[0]
+    return group.endswith(_REPRESENTATION) or group in SUBLAYER_REPRESENTATIONS
+
+
+SIGNALS = "signals"
+"""Name of the group of arrays of signals, in a row and in the columns."""
+
+
+def is_signal(path: str) -> bool:
+    """Return whether a column contains an array of a signal, judging by its name.
+
+    >>> is_signal("signals/entropy"), is_signal("answer_logprobs")
+    (True, False)
+    """
+    return path.partition("/")[0] == SIGNALS
+
+
+def signal_path(name: str) -> str:
+    """Return the path of an array of a signal in a row, which is also its column.
+
+    >>> signal_path("entropy")
+    'signals/entropy'
+    """
+    return f"{SIGNALS}/{name}"
+
+
+def may_be_absent(path: str) -> bool:
+    """Return whether a question without an image may lack a vector that others have.
+
+    That is what is read from an image, and sub-layers of blocks that it skips.
+
+    >>> may_be_absent("query_token_heads/layer_2"), may_be_absent("answer_mean_representation")
+    (True, False)
+    """
+    return is_of_image(path) or path.partition("/")[0] in SUBLAYER_REPRESENTATIONS
 
 
 def is_of_image(path: str) -> bool:

@@ -18,7 +18,13 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
 from vlmscope.store.format.batch import HALP_TEXTS, NO_BOUNDARY, Block
-from vlmscope.store.format.naming import boundary_position, is_of_image, link_name
+from vlmscope.store.format.naming import (
+    SIGNALS,
+    boundary_position,
+    is_signal,
+    link_name,
+    may_be_absent,
+)
 from vlmscope.store.format.validation import COLUMNS
 
 ROW_LISTS = ("answer_token_ids", "answer_logprobs", "first_token_ids", "first_token_logprobs")
@@ -51,6 +57,7 @@ class RowWriter:
         self._group.set_attr_phase_change(*_COMPACT_ATTRIBUTES)
         self._lists = _row_lists(block)
         self._has_image = block.has_image
+        self._signals = tuple(name for name in (*block.ragged, *block.numbers) if is_signal(name))
         self._boundaries = frozenset(n for n in block.numbers if boundary_position(n) is not None)
 
     def write(self) -> Iterator[str]:
@@ -64,12 +71,13 @@ class RowWriter:
             for name, values in self._lists.items():
                 self._write_array(row, name, values[i])
             self._write_vectors(row, i)
+            self._write_signals(row, i)
             yield question_id
 
     def _write_attributes(self, row: Any, i: int) -> None:
         for name, numbers in self._block.numbers.items():
             absent = name in self._boundaries and numbers[i] == NO_BOUNDARY
-            if name not in ROW_LISTS and not absent:
+            if name not in ROW_LISTS and not absent and not is_signal(name):
                 self._write_number(row, name, numbers[i])
         for name in _ATTRIBUTE_TEXTS:
             self._write_text_attribute(row, name, self._block.texts[name][i])
@@ -102,20 +110,33 @@ class RowWriter:
     def _write_vectors(self, row: Any, i: int) -> None:
         groups: dict[str, Any] = {"": row}
         for path, matrix in self._block.vectors.items():
-            if not self._has_image[i] and is_of_image(path):
+            if not self._has_image[i] and may_be_absent(path) and np.isnan(matrix[i][0]):
                 continue
             parent, _, leaf = path.rpartition("/")
             if parent not in groups:
                 groups[parent] = h5g.create(row, parent.encode(), None, self._group)
-            if self._virtual:
-                window = _window(path, matrix.shape, i)
-                space = h5s.create_simple(matrix.shape[1:])
-                owner = groups[parent]
-                dataset = h5d.create(owner, leaf.encode(), h5t.IEEE_F32LE, space, window)
-            else:
-                dataset = self._write_array(groups[parent], leaf, matrix[i])
+            dataset = self._write_row(groups[parent], leaf, path, matrix, i)
             if path.endswith(self._final_norm):
                 self._write_number(dataset, "final_norm", np.True_)
+
+    def _write_signals(self, row: Any, i: int) -> None:
+        if not self._signals:
+            return
+        group = h5g.create(row, SIGNALS.encode(), None, self._group)
+        for path in self._signals:
+            leaf = path.partition("/")[2]
+            if path in self._block.ragged:
+                self._write_array(group, leaf, self._block.ragged[path][i])
+            else:
+                self._write_row(group, leaf, path, self._block.numbers[path], i)
+
+    def _write_row(self, owner: Any, leaf: str, path: str, column: Any, i: int) -> Any:
+        """Write row ``i`` of a column: as a virtual dataset, or as a copy."""
+        if not self._virtual:
+            return self._write_array(owner, leaf, column[i])
+        space = h5s.create_simple(column.shape[1:])
+        window = _window(path, column.shape, i)
+        return h5d.create(owner, leaf.encode(), h5t.IEEE_F32LE, space, window)
 
 
 def _row_lists(block: Block) -> Mapping[str, Any]:
@@ -130,7 +151,7 @@ def _window(path: str, shape: tuple[int, ...], i: int) -> Any:
     If the column is missing, HDF5 returns the fill value without an error: NaN makes that visible.
     """
     source = h5s.create_simple(shape)
-    source.select_hyperslab((i, 0), (1, shape[1]))
+    source.select_hyperslab((i, *(0 for _ in shape[1:])), (1, *shape[1:]))
     window = h5p.create(h5p.DATASET_CREATE)
     window.set_layout(h5d.VIRTUAL)
     window.set_obj_track_times(False)

@@ -14,7 +14,7 @@ from vlmscope.errors import StoreError
 from vlmscope.store.format.batch import QUESTION_ID
 from vlmscope.store.format.checksums import read_column
 from vlmscope.store.format.hdf5_links import file_name, member, walk
-from vlmscope.store.format.naming import is_vector
+from vlmscope.store.format.naming import is_signal, is_vector
 
 COLUMNS = "_columns"
 """Name of the root group that contains the columns."""
@@ -86,6 +86,8 @@ def _flaw(path: str, column: Any, rows: tuple[int, ...] | None) -> str:
         valid = h5py.check_string_dtype(column.dtype) is not None and dimensions == 1
     elif path in NUMBERS:
         valid = kind in "iuf" and dimensions == NUMBERS[path] and 0 not in column.shape[1:]
+    elif is_signal(path) and kind in "iuf":
+        valid = dimensions > 1
     elif lists := h5py.check_vlen_dtype(column.dtype):
         valid = lists.kind in "iuf" and dimensions == 1
     else:

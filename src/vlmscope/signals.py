@@ -1,0 +1,146 @@
+"""Signals: what is recorded of a row besides hidden states and the answer, in the same pass.
+
+The option ``--signals`` selects them; docs/signals.md describes what each contains. They are data:
+a name, and for a model the layers and widths that it has (``RecordedSignals``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from vlmscope.arguments import several_names
+from vlmscope.errors import InputError
+
+ENTROPY = "entropy"
+ATTENTION = "attention"
+
+SUBLAYERS = ("heads", "attn_out", "mlp")
+"""Signals that are vectors at the chosen positions and layers: the input of the attention's output
+projection (the heads, one after the other), and the outputs of the two parts of a block."""
+
+SIGNALS: Mapping[str, str] = {
+    ENTROPY: "entropy, largest log-probability and margin of each generated token; always recorded",
+    ATTENTION: "how the heads of every layer divide their attention among image, text and answer",
+    "heads": "outputs of the attention heads at the chosen positions and layers",
+    "attn_out": "outputs of the attention blocks at the chosen positions and layers",
+    "mlp": "outputs of the feed-forward blocks at the chosen positions and layers",
+}
+"""Name → what it is."""
+
+PRESETS: Mapping[str, tuple[str, ...]] = {"detectors": (ENTROPY, ATTENTION, "heads")}
+"""Names that stand for several signals: ``detectors`` for those that detectors use."""
+
+DEFAULT_SIGNALS = (ENTROPY,)
+"""The signals that are recorded if no others are selected."""
+
+Signals = str | Iterable[str]
+"""Signals: one name, several, or a comma-separated text."""
+
+ATTENDED = ("image", "text", "answer", "first")
+"""The groups of tokens that attention is divided among, in the order in which shares are stored:
+image tokens; other tokens of the prompt; tokens of the answer; the first token of the prompt, if it
+is not an image token. Each token is in one group, so the shares of a head add up to 1."""
+
+OF_ANSWER = ("mean", "max", "first")
+"""What is stored of the answer's attention, in this order: mean and maximum over the tokens of the
+answer, and the first token's."""
+
+ATTENTION_PROMPT = "attention_prompt"
+"""Array ``[layers, heads, 4]``: shares of the last prompt token's attention."""
+
+ATTENTION_ANSWER = "attention_answer"
+"""Array ``[3, layers, heads, 4]``: shares of the answer tokens' attention, see ``OF_ANSWER``."""
+
+TOKEN_STATISTICS = ("entropy", "max_logprob", "margin")
+"""Arrays ``[T]`` of the signal ``entropy``, like ``answer_logprobs``: entropy in nats of each
+token's distribution, the largest log-probability, and its distance to the second largest."""
+
+
+def signal_names(signals: Signals) -> tuple[str, ...]:
+    """Return the signals that are selected, each once, in the order of ``SIGNALS``.
+
+    Args:
+        signals: Names of signals or presets; ``none`` selects only what is always recorded.
+
+    Raises:
+        InputError: A name is neither.
+
+    >>> signal_names("heads,attention"), signal_names("none")
+    (('entropy', 'attention', 'heads'), ('entropy',))
+    """
+    if not isinstance(signals, Iterable):
+        raise InputError(f"--signals {signals!r}: expected names from {_KNOWN}")
+    chosen = set(DEFAULT_SIGNALS)
+    for name in several_names(signals):
+        if name == "none":
+            continue
+        if not isinstance(name, str) or name not in {*SIGNALS, *PRESETS}:
+            raise InputError(f"--signals: {name!r} is not a signal; choose from {_KNOWN}")
+        chosen |= set(PRESETS.get(name, (name,)))
+    return tuple(name for name in SIGNALS if name in chosen)
+
+
+_KNOWN = ", ".join((*SIGNALS, *PRESETS, "none"))
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedSignals:
+    """The signals that are recorded of one model: which of its layers have them."""
+
+    names: tuple[str, ...] = DEFAULT_SIGNALS
+    """The signals."""
+    widths: Mapping[str, int] = field(default_factory=dict)
+    """``heads/layer_20`` → width of that sub-layer's vector, for the chosen layers that have it."""
+    attention_layers: tuple[int, ...] = ()
+    """The decoder layers whose attention is recorded; empty without the signal ``attention``."""
+    attention_heads: int = 0
+    """Their number of heads; the largest, if layers differ."""
+
+    def layers(self, sublayer: str) -> tuple[int, ...]:
+        """Return the layers at which a sub-layer is recorded.
+
+        >>> RecordedSignals(widths={"heads/layer_2": 8, "mlp/layer_3": 8}).layers("heads")
+        (2,)
+        """
+        prefix = f"{sublayer}/layer_"
+        return tuple(
+            int(path.removeprefix(prefix)) for path in self.widths if path.startswith(prefix)
+        )
+
+    @property
+    def sublayers(self) -> tuple[str, ...]:
+        """The sub-layers that are recorded."""
+        return tuple(name for name in SUBLAYERS if self.layers(name))
+
+    @property
+    def attention_shape(self) -> tuple[int, int, int]:
+        """Layers, heads and groups of the attention that is recorded."""
+        return len(self.attention_layers), self.attention_heads, len(ATTENDED)
+
+    @property
+    def of_answer(self) -> bool:
+        """Whether something is recorded of each token of the answer while it is processed."""
+        return bool(self.attention_layers)
+
+    def arrays(self, *, answers: bool) -> tuple[str, ...]:
+        """Return the names of the arrays that are stored of each row, besides vectors.
+
+        Args:
+            answers: Whether answers are generated.
+        """
+        statistics = TOKEN_STATISTICS if answers and ENTROPY in self.names else ()
+        return (*statistics, *self.shapes(answers=answers))
+
+    def shapes(self, *, answers: bool = True) -> dict[str, tuple[int, ...]]:
+        """Return the arrays of a row that have the same shape in all rows.
+
+        Args:
+            answers: Whether answers are generated.
+        """
+        if not self.attention_layers:
+            return {}
+        found = {ATTENTION_PROMPT: self.attention_shape}
+        if answers:
+            found[ATTENTION_ANSWER] = (len(OF_ANSWER), *self.attention_shape)
+        return found
