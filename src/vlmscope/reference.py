@@ -27,11 +27,17 @@ from torch import Tensor, nn
 
 from vlmscope.dataset import difference_hash, hash_image, image_thumbnail, load_image
 from vlmscope.errors import RowError
-from vlmscope.model import VisionLanguageModel
+from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.model.computing import computing, removing_hooks
 from vlmscope.model.halp import halp_model_for, position_in_prompt, states_of, with_encoder_of
 from vlmscope.model.lengths import ALONE
 from vlmscope.prompt import build_messages, image_order, template_settings, with_tokenizer_lock
+from vlmscope.reference_signals import (
+    attention_shares,
+    joined,
+    sublayers_recorded,
+    token_statistics,
+)
 from vlmscope.schema import (
     IMAGE_POSITIONS,
     REPRESENTATIONS,
@@ -41,9 +47,11 @@ from vlmscope.schema import (
     CaptureSpec,
     LayerStates,
     Sample,
+    sublayer_representation,
 )
 from vlmscope.selection import resolve_layers
 from vlmscope.shown_once import shown_once
+from vlmscope.signals import RecordedSignals
 
 _PER_TOKEN = frozenset(
     {
@@ -89,13 +97,18 @@ def reference(
     inputs = _inputs(vlm, _chat_text(vlm, content), shown)
     with computing():
         vision = {VISION_ONLY: _vision_pass(vlm, inputs, spec)} if images else {}
-        states, boundaries, first_logits = _decoder_pass(vlm, inputs, spec, sample)
+        signals = resolve_spec(spec, vlm).signals
+        states, boundaries, first_logits = _decoder_pass(vlm, inputs, spec, sample, signals)
         answer = _answer_pass(vlm, inputs, spec) if spec.max_new_tokens else {}
-        if spec.answer_positions:
+        arrays = answer.pop("signals", {})
+        tokens = None
+        if spec.max_new_tokens:
             tokens = answer["answer_token_ids"] if answer_token_ids is None else answer_token_ids
-            more, indices = _answer_states_pass(vlm, inputs, tokens, spec)
+        if spec.answer_positions:
+            more, indices = _answer_states_pass(vlm, inputs, tokens, spec, signals)
             states |= more
             boundaries |= indices
+        arrays |= _attention_pass(vlm, inputs, tokens, signals)
     logprobs = first_logits.float().log_softmax(dim=-1)
     top = logprobs.sort(descending=True)
     return Capture(
@@ -109,6 +122,7 @@ def reference(
         first_token_entropy=float(-(logprobs.exp() * logprobs).nansum()),
         first_token_ids=top.indices[:TOP_FIRST_TOKENS].cpu().numpy(),
         first_token_logprobs=top.values[:TOP_FIRST_TOKENS].cpu().numpy(),
+        signals=arrays,
         **({"finish_reason": "prefill"} | answer),
     )
 
@@ -214,11 +228,16 @@ def _outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _decoder_pass(
-    vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec, sample: Sample
+    vlm: VisionLanguageModel,
+    inputs: _Inputs,
+    spec: CaptureSpec,
+    sample: Sample,
+    signals: RecordedSignals,
 ) -> tuple[dict[str, np.ndarray], dict[str, int], Tensor]:
     """Pass 2, the specification's ``_extract_decoder_embeddings``."""
     original = halp_model_for(vlm.family.model_type, spec)
-    layers, logits = _run_decoder(vlm, inputs, states_of(original), imaged=bool(sample.images))
+    with sublayers_recorded(vlm, signals) as parts:
+        layers, logits = _run_decoder(vlm, inputs, states_of(original), imaged=bool(sample.images))
     input_ids = inputs["input_ids"][0]
     image_tokens = [i for i, token in enumerate(input_ids) if token == vlm.image_token_id]
     last_idx = int(inputs["attention_mask"][0].sum()) - 1
@@ -237,6 +256,12 @@ def _decoder_pass(
             layer_h, chosen = layers[k][0], wanted[position_in_prompt(original, position)]
             vec = torch.stack([layer_h[i].to(torch.float32) for i in chosen]).mean(dim=0)
             states[f"{REPRESENTATIONS[position]}/layer_{k}"] = vec.cpu().numpy()
+        for (part, k), passes in parts.items():
+            if passes:  # a prompt without an image skips some blocks
+                chosen = wanted[position_in_prompt(original, position)]
+                vec = joined(passes)[0, chosen].to(torch.float32).mean(dim=0)
+                name = sublayer_representation(position, part)
+                states[f"{name}/layer_{k}"] = vec.cpu().numpy()
     indices = {
         p: wanted[position_in_prompt(original, p)] for p in positions if not p.endswith("_mean")
     }
@@ -285,18 +310,19 @@ def _count_same(one: Iterable[str], other: Iterable[str]) -> int:
 
 
 def _answer_states_pass(
-    vlm: VisionLanguageModel, inputs: _Inputs, answer_token_ids: np.ndarray, spec: CaptureSpec
+    vlm: VisionLanguageModel,
+    inputs: _Inputs,
+    answer_token_ids: np.ndarray,
+    spec: CaptureSpec,
+    signals: RecordedSignals,
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """Run prompt and answer in one pass; return the hidden states of the answer's tokens."""
-    ends = np.atleast_1d(vlm.model.generation_config.eos_token_id)
-    content = [token for token in answer_token_ids.tolist() if token not in ends]
+    content = _content(vlm, answer_token_ids)
     if not content:
         raise RowError("capture", "the answer is empty")
     start, stop = inputs["input_ids"].shape[1], inputs["input_ids"].shape[1] + len(content)
-    # For an image token in an answer, the model would expect an image if run in one pass.
-    by_step = vlm.image_token_id in content or vlm.lengths.band(start, len(content) + 1) == ALONE
-    pass_over = _step_by_step if by_step else _all_at_once
-    layers = pass_over(vlm, inputs, content)
+    with sublayers_recorded(vlm, signals) as parts:
+        layers = _run_with_answer(vlm, inputs, content)
     spans = {
         "first_answer_token": (start, start + 1),
         "last_answer_token": (stop - 1, stop),
@@ -308,7 +334,44 @@ def _answer_states_pass(
         for k in resolve_layers(spec.layers, vlm.num_layers):
             vec = layers[k][0, begin:end].to(torch.float32).mean(dim=0)
             states[f"{REPRESENTATIONS[position]}/layer_{k}"] = vec.cpu().numpy()
+        for (part, k), passes in parts.items():
+            if passes:
+                vec = joined(passes)[0, begin:end].to(torch.float32).mean(dim=0)
+                name = sublayer_representation(position, part)
+                states[f"{name}/layer_{k}"] = vec.cpu().numpy()
     return states, {p: spans[p][0] for p in spec.answer_positions if not p.endswith("_mean")}
+
+
+def _content(vlm: VisionLanguageModel, answer_token_ids: np.ndarray) -> list[int]:
+    """Return the tokens of an answer without those that end it."""
+    ends = np.atleast_1d(vlm.model.generation_config.eos_token_id)
+    return [token for token in answer_token_ids.tolist() if token not in ends]
+
+
+def _run_with_answer(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]) -> list[Tensor]:
+    """Run a prompt and its answer; return every layer's states."""
+    start = inputs["input_ids"].shape[1]
+    # For an image token in an answer, the model would expect an image if run in one pass.
+    by_step = vlm.image_token_id in content or vlm.lengths.band(start, len(content) + 1) == ALONE
+    return (_step_by_step if by_step else _all_at_once)(vlm, inputs, content)
+
+
+def _attention_pass(
+    vlm: VisionLanguageModel,
+    inputs: _Inputs,
+    answer_token_ids: np.ndarray | None,
+    signals: RecordedSignals,
+) -> dict[str, np.ndarray]:
+    """Run prompt and answer with eager attention; return how attention is divided."""
+    answer = None if answer_token_ids is None else _content(vlm, answer_token_ids)
+    return attention_shares(
+        vlm,
+        signals,
+        inputs["input_ids"][0].tolist(),
+        answer,
+        lambda: vlm.model(**inputs),
+        lambda: _run_with_answer(vlm, inputs, answer or []),
+    )
 
 
 def _all_at_once(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]) -> list[Tensor]:
@@ -364,6 +427,7 @@ def _answer_pass(vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec) -
     stopped = int(gen_tokens[-1]) in (ends if isinstance(ends, list) else [ends])
     return {
         "finish_reason": "stop" if stopped else "length",
+        "signals": token_statistics(steps),
         "answer": text,
         "answer_token_ids": gen_tokens.cpu().numpy(),
         "answer_logprobs": np.array(

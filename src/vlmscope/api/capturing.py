@@ -25,6 +25,7 @@ from vlmscope.schema import (
     Sample,
     VisionPooling,
 )
+from vlmscope.signals import DEFAULT_SIGNALS, Signals
 
 
 def capture(
@@ -44,6 +45,7 @@ def capture(
     vision_pooling: VisionPooling = "all",
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     compat: Compat = "",
+    signals: Signals = DEFAULT_SIGNALS,
     batch_size: int = 8,
     allow_absolute_paths: bool = False,
 ) -> Iterator[Capture]:
@@ -69,6 +71,7 @@ def capture(
         vision_pooling: See there.
         max_new_tokens: See there.
         compat: See there.
+        signals: See there.
         batch_size: Questions that go through the model together. The result does not depend on it,
             beyond rounding.
         allow_absolute_paths: See there.
@@ -79,7 +82,7 @@ def capture(
         RowError: A row cannot be captured. ``extract`` records such rows instead, and goes on.
     """
     whole_number("--batch-size", batch_size, least=1)
-    wanted = spec_of(spec, layers, positions, vision_pooling, max_new_tokens, compat)
+    wanted = spec_of(spec, layers, positions, vision_pooling, max_new_tokens, compat, signals)
     fields = fields_of(map, records, image_pattern, question_template, number_rows=number_rows)
     given = given_model(vlm)
     rows = rows_of(

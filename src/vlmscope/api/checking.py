@@ -43,6 +43,7 @@ from vlmscope.schema import (
     Sample,
     VisionPooling,
 )
+from vlmscope.signals import DEFAULT_SIGNALS, Signals
 from vlmscope.store import AnyRun, Run, as_run, find_damage, model_differences
 from vlmscope.verification import RowCheck, check_rows, choose_samples, tolerance_of
 
@@ -240,6 +241,7 @@ def inspect(
     vision_pooling: VisionPooling = "all",
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     compat: Compat = "",
+    signals: Signals = DEFAULT_SIGNALS,
     spec: CaptureSpec | None = None,
     dtype: str = "auto",
     device: str = "auto",
@@ -269,6 +271,7 @@ def inspect(
         vision_pooling: See there.
         max_new_tokens: See there.
         compat: See there.
+        signals: See there.
         spec: See there.
         dtype: See there.
         device: See there.
@@ -287,7 +290,7 @@ def inspect(
         UnknownIdError: The table has no such question; a ``KeyError`` too.
     """
     wanted = spec_of(
-        spec, layers, positions, vision_pooling, max_new_tokens, compat, all_layers=True
+        spec, layers, positions, vision_pooling, max_new_tokens, compat, signals, all_layers=True
     )
     mapped = fields_of(map, records, image_pattern, question_template, number_rows=number_rows)
     opened = open_table(

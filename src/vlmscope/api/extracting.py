@@ -41,6 +41,7 @@ from vlmscope.schema import (
     VisionPooling,
 )
 from vlmscope.shown import count
+from vlmscope.signals import DEFAULT_SIGNALS, Signals
 from vlmscope.store import AnyRun, StoreDtype, frequent_reasons, path_of
 from vlmscope.store.failures import FAILURES
 
@@ -73,6 +74,7 @@ def extract(
     vision_pooling: VisionPooling = "all",
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     compat: Compat = "",
+    signals: Signals = DEFAULT_SIGNALS,
     spec: CaptureSpec | None = None,
     batch_size: int | Literal["auto"] = "auto",
     num_workers: int | Literal["auto"] = "auto",
@@ -127,7 +129,9 @@ def extract(
         vision_pooling: Mean over ``all`` positions of the vision encoder, or the ``valid`` ones.
         max_new_tokens: Longest answer in tokens; 0 stops after the prefill, without an answer.
         compat: ``"halp"`` reads layers and positions as the original research did.
-        spec: The last five as one, instead of them.
+        signals: What else to record: names from ``vlmscope.signals.SIGNALS``, or ``"detectors"``
+            for those that detectors use.
+        spec: The last six as one, instead of them.
         batch_size: Questions in the model at once, or ``"auto"``.
         num_workers: Processes that prepare images and prompts; 0 for threads; ``"auto"``: processes
             for a GPU, as many as there are processors.
@@ -172,7 +176,7 @@ def extract(
     """
     check_observer(observer)
     say, bar = _in_python(note), wants_bar(progress)
-    arguments = (layers, positions, vision_pooling, max_new_tokens, compat)
+    arguments = (layers, positions, vision_pooling, max_new_tokens, compat, signals)
     request = Request(
         data=_table(table),
         model=given_model(model),

@@ -15,6 +15,7 @@ from vlmscope.schema import (
     Positions,
     VisionPooling,
 )
+from vlmscope.signals import Signals
 
 Columns = Mapping[str, str | int | Sequence[str]]
 """Field (``id``, ``image``, ``question``, ``target``) → its column, or several."""
@@ -57,6 +58,7 @@ def spec_of(
     vision_pooling: VisionPooling,
     max_new_tokens: int,
     compat: Compat,
+    signals: Signals,
     *,
     all_layers: bool = False,
 ) -> CaptureSpec:
@@ -69,12 +71,13 @@ def spec_of(
         vision_pooling: How the vision encoder's output becomes one vector.
         max_new_tokens: Longest answer in tokens.
         compat: The method whose layers and positions are used.
+        signals: What else to record.
         all_layers: Whether all layers are the default.
 
     Raises:
         InputError: An argument is invalid, or is given beside ``spec``.
     """
-    made = CaptureSpec(layers, positions, vision_pooling, max_new_tokens, compat)
+    made = CaptureSpec(layers, positions, vision_pooling, max_new_tokens, compat, signals)
     if spec is None:
         return made
     if not isinstance(spec, CaptureSpec):

@@ -48,6 +48,7 @@ def extract(
     vision_pooling: options.VisionPooling = "all",
     max_new_tokens: options.MaxNewTokens = options.MAX_NEW_TOKENS,
     compat: options.Compat = "",
+    signals: options.Signals = options.SIGNALS_DEFAULT,
     batch_size: Annotated[
         str, typer.Option("--batch-size", help="Questions decoded at once, or auto.")
     ] = "auto",
@@ -161,7 +162,9 @@ def extract(
             question_template=question_template,
             number_rows=number_rows,
         ),
-        "spec": options.build_spec(layers, positions, vision_pooling, max_new_tokens, compat),
+        "spec": options.build_spec(
+            layers, positions, vision_pooling, max_new_tokens, compat, signals
+        ),
         "limit": limit,
         "batch_size": parse_batch_size(batch_size),
         "num_workers": number_or_auto("--num-workers", num_workers),

@@ -44,6 +44,7 @@ def inspect(
     vision_pooling: options.VisionPooling = "all",
     max_new_tokens: options.MaxNewTokens = options.MAX_NEW_TOKENS,
     compat: options.Compat = "",
+    signals: options.Signals = options.SIGNALS_DEFAULT,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     attention: options.Attention = "auto",
@@ -74,7 +75,7 @@ def inspect(
     loading = ModelOptions(
         dtype, device, revision, attention, family, adapter, quantize, allow_pickle_weights
     )
-    spec = options.build_spec(layers, positions, vision_pooling, max_new_tokens, compat)
+    spec = options.build_spec(layers, positions, vision_pooling, max_new_tokens, compat, signals)
     with stderr.status("loading the model"):
         vlm = load_with(model, loading)
     resolved = resolve_spec(spec, vlm)

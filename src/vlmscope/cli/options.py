@@ -15,6 +15,7 @@ from vlmscope.schema import (
     REPRESENTATIONS,
     CaptureSpec,
 )
+from vlmscope.signals import DEFAULT_SIGNALS, PRESETS, SIGNALS
 
 Data = Annotated[
     list[str],
@@ -174,6 +175,14 @@ Compat = Annotated[
         show_default=False,
     ),
 ]
+Signals = Annotated[
+    str,
+    typer.Option(
+        "--signals",
+        help=f"What else to record, with commas, from: {', '.join((*SIGNALS, *PRESETS))} "
+        "(docs/signals.md).",
+    ),
+]
 Dtype = Annotated[
     str,
     typer.Option("--dtype", help="float32, bfloat16, float16, or auto: bfloat16 on a GPU."),
@@ -235,6 +244,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LAYERS = DEFAULT_LAYERS
 POSITIONS = ",".join(DEFAULT_POSITIONS)
 MAX_NEW_TOKENS = DEFAULT_MAX_NEW_TOKENS
+SIGNALS_DEFAULT = ",".join(DEFAULT_SIGNALS)
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -247,7 +257,12 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def build_spec(
-    layers: str, positions: str, vision_pooling: str, max_new_tokens: int, compat: str = ""
+    layers: str,
+    positions: str,
+    vision_pooling: str,
+    max_new_tokens: int,
+    compat: str = "",
+    signals: str = SIGNALS_DEFAULT,
 ) -> CaptureSpec:
     """Return the spec for these options.
 
@@ -260,4 +275,5 @@ def build_spec(
         vision_pooling=cast("Any", vision_pooling),
         max_new_tokens=max_new_tokens,
         compat=cast("Any", compat),
+        signals=names(signals),
     )

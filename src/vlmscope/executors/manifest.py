@@ -37,6 +37,10 @@ def capture_record(spec: ResolvedSpec) -> CaptureRecord:
         spec.max_new_tokens,
         spec.compat,
         spec.layer_states,
+        spec.signals.names,
+        dict(spec.signals.widths) or None,
+        spec.signals.attention_layers,
+        spec.signals.attention_heads,
     )
 
 

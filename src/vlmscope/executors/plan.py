@@ -87,14 +87,7 @@ class Outline:
     @property
     def bytes_todo(self) -> int:
         """Expected size on disk of the rows still to capture."""
-        capture, model = self.manifest.capture, self.manifest.model
-        return self.todo * bytes_per_row(
-            vision_size=model.vision_size,
-            hidden_size=model.hidden_size,
-            num_layers_captured=len(capture.layers),
-            num_positions=len(capture.positions),
-            store_dtype=self.request.store_dtype,
-        )
+        return self.todo * bytes_per_row(self.manifest)
 
 
 @dataclass(frozen=True, slots=True)

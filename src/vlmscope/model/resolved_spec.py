@@ -7,7 +7,7 @@ later stages take the result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from vlmscope.model.halp import (
     HalpModel,
@@ -17,9 +17,11 @@ from vlmscope.model.halp import (
     states_of,
     with_encoder_of,
 )
+from vlmscope.model.sublayers import notes_on, resolve_signals
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.schema import ANSWER_POSITIONS, CaptureSpec, Compat, LayerStates, VisionPooling
 from vlmscope.selection import resolve_layers
+from vlmscope.signals import RecordedSignals
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,10 @@ class ResolvedSpec:
     """The method whose way of reading is used; empty for vlmscope's own."""
     original: HalpModel | None
     """How that method reads this family; None for vlmscope's own method."""
+    signals: RecordedSignals = field(default_factory=RecordedSignals)
+    """What else is recorded, and of which layers."""
+    signal_notes: tuple[str, ...] = ()
+    """Notes for the user on layers that lack a signal."""
 
     @property
     def prompt_positions(self) -> tuple[str, ...]:
@@ -55,7 +61,12 @@ class ResolvedSpec:
 
         The hidden states of an answer's last token exist one step after it was chosen.
         """
-        return self.max_new_tokens + bool(self.answer_positions)
+        return self.max_new_tokens + self.reads_answer
+
+    @property
+    def reads_answer(self) -> bool:
+        """Whether something is recorded of the answer's tokens when they are processed."""
+        return bool(self.max_new_tokens and (self.answer_positions or self.signals.of_answer))
 
     @property
     def layer_states(self) -> LayerStates:
@@ -65,7 +76,7 @@ class ResolvedSpec:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user on how the vectors were computed."""
-        return halp_notes(self.original)
+        return halp_notes(self.original) + self.signal_notes
 
     def read_at(self, position: str) -> str:
         """Return the position in the prompt at which the vector of ``position`` is read."""
@@ -82,7 +93,10 @@ def resolve_spec(spec: CaptureSpec, vlm: VisionLanguageModel) -> ResolvedSpec:
     Raises:
         InputError: The model has no such layer, or ``spec.compat`` does not support it.
     """
-    return resolve_spec_for(spec, vlm.family.model_type, vlm.num_layers)
+    layers = resolve_layers(spec.layers, vlm.num_layers)
+    signals = resolve_signals(spec.signals, layers, vlm)
+    resolved = resolve_spec_for(spec, vlm.family.model_type, vlm.num_layers)
+    return replace(resolved, signals=signals, signal_notes=notes_on(signals, layers, vlm))
 
 
 def resolve_spec_for(spec: CaptureSpec, model_type: str, num_layers: int) -> ResolvedSpec:
@@ -92,6 +106,9 @@ def resolve_spec_for(spec: CaptureSpec, model_type: str, num_layers: int) -> Res
         spec: What to record.
         model_type: ``Family.model_type`` of the model.
         num_layers: Its decoder layers.
+
+    Returns:
+        The specification, without the layers and widths of its signals: those need the model.
 
     Raises:
         InputError: As in ``resolve_spec``.
@@ -103,4 +120,5 @@ def resolve_spec_for(spec: CaptureSpec, model_type: str, num_layers: int) -> Res
         max_new_tokens=spec.max_new_tokens,
         compat=spec.compat,
         original=halp_model_for(model_type, spec),
+        signals=RecordedSignals(spec.signals),
     )

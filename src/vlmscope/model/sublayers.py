@@ -140,7 +140,7 @@ def _no_signal(name: str, vlm: VisionLanguageModel) -> InputError:
 
 def notes_on(
     signals: RecordedSignals, layers: Sequence[int], vlm: VisionLanguageModel
-) -> list[str]:
+) -> tuple[str, ...]:
     """Return what the user should know of signals that some layers do not have.
 
     Args:
@@ -159,4 +159,4 @@ def notes_on(
                 f"no attention shares of layers {', '.join(missing)}: they do not attend to the "
                 "tokens of the prompt"
             )
-    return notes
+    return tuple(notes)

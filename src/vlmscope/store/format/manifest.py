@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -342,10 +343,13 @@ def _damaged(path: Path, finding: str) -> StoreError:
 _SHOWN = 3
 """Maximum number of weight files named in a message."""
 
+_DERIVED = ("signal_widths", "attention_layers", "attention_heads")
+"""Fields of a ``CaptureRecord`` that follow from the model, the layers and the signals."""
+
 _SAME_NUMBERS = (
     "format_version",
     *(f"model.{field.name}" for field in fields(ModelRecord) if field.name.endswith("_hash")),
-    *(f"capture.{field.name}" for field in fields(CaptureRecord)),
+    *(f"capture.{field.name}" for field in fields(CaptureRecord) if field.name not in _DERIVED),
     *("model.description", "dtype", "store_dtype", "attention"),
 )
 
@@ -455,21 +459,20 @@ _PER_VECTOR = 475
 """Bytes of one vector's virtual dataset in the row group. Measured."""
 
 
-def bytes_per_row(
-    *,
-    vision_size: int,
-    hidden_size: int,
-    num_layers_captured: int,
-    num_positions: int,
-    store_dtype: StoreDtype = "float32",
-) -> int:
-    """Return the approximate size in bytes of a packed row.
+_PER_LIST = 700
+"""Bytes of one list of values per token of the answer, in the row group and in its column."""
 
-    >>> seed = dict(vision_size=7680, hidden_size=4096, num_layers_captured=5, num_positions=2)
-    >>> bytes_per_row(**seed), bytes_per_row(**seed, store_dtype="float16")
-    (210185, 112905)
-    """
-    vectors = 1 + num_layers_captured * num_positions
-    values = vision_size + hidden_size * num_layers_captured * num_positions
-    width = 2 if store_dtype == "float16" else 4
-    return values * width + vectors * _PER_VECTOR + _PER_ROW
+
+def bytes_per_row(manifest: Manifest) -> int:
+    """Return the approximate size in bytes of a packed row."""
+    widths, arrays = manifest.widths().values(), manifest.signals().values()
+    width = 2 if manifest.store_dtype == "float16" else 4
+    fixed = [4 * prod(shape) for shape in arrays if shape is not None]
+    lists = len(arrays) - len(fixed)
+    return (
+        sum(widths) * width
+        + sum(fixed)
+        + (len(widths) + len(fixed)) * _PER_VECTOR
+        + lists * _PER_LIST
+        + _PER_ROW
+    )
