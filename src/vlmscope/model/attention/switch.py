@@ -109,15 +109,15 @@ def grouped_attention(
 
 
 def effective_mask(module: nn.Module, mask: Tensor | None, rows: int) -> Tensor | None:
-    """Return the mask that an attention uses: that of ``seeing``, or else the one it is given.
+    """Return the mask that an attention uses: that of ``masking_keys``, or else the one it is given.
 
     Args:
         module: The attention module.
         mask: The mask that it is given.
         rows: Number of rows of this call.
     """
-    if _SEEN in module.__dict__:
-        return module.__dict__[_SEEN][:rows, None, None]  # type: ignore[no-any-return]
+    if _KEY_MASK in module.__dict__:
+        return module.__dict__[_KEY_MASK][:rows, None, None]  # type: ignore[no-any-return]
     return mask
 
 
@@ -131,7 +131,7 @@ def register(name: str, function: Callable[..., tuple[Tensor, None]]) -> None:
 
 
 @contextmanager
-def seeing(parts: Iterable[nn.Module], mask: Tensor) -> Iterator[None]:
+def masking_keys(parts: Iterable[nn.Module], mask: Tensor) -> Iterator[None]:
     """Restrict some attentions of the model to some keys, whatever mask they are given.
 
     For keys that are the same at every step, creating the mask at every step would be wasteful.
@@ -144,13 +144,13 @@ def seeing(parts: Iterable[nn.Module], mask: Tensor) -> Iterator[None]:
 
     def remove_masks() -> None:
         for module in modules:
-            module.__dict__.pop(_SEEN, None)
+            module.__dict__.pop(_KEY_MASK, None)
 
     with undone_at_exit(remove_masks):
         for module in modules:
-            module.__dict__[_SEEN] = mask
+            module.__dict__[_KEY_MASK] = mask
         yield
 
 
-_SEEN = "_vlmscope_seen"
+_KEY_MASK = "_vlmscope_key_mask"
 """Attribute of an attention module: the mask of the keys to attend to."""
