@@ -80,6 +80,15 @@ def sublayer_representation(position: str, sublayer: str) -> str:
     return representation(position).removesuffix(_REPRESENTATION) + f"_{sublayer}"
 
 
+def position_group(position: str, sublayer: str = "") -> str:
+    """Return the HDF5 group of a position: of hidden states, or of a sub-layer's vectors.
+
+    >>> position_group("last_prompt_token"), position_group("last_prompt_token", "mlp")
+    ('query_token_representation', 'query_token_mlp')
+    """
+    return sublayer_representation(position, sublayer) if sublayer else representation(position)
+
+
 _REPRESENTATION = "_representation"
 
 IMAGE_REPRESENTATIONS = (

@@ -1,4 +1,4 @@
-"""Hidden states of the answer's own tokens, collected while it is generated.
+"""What is recorded of the answer's own tokens, collected while it is generated.
 
 A token's hidden states exist once it has been fed to the model: one step after it was chosen. So
 the hooks see the first answer token in the first decoding step, and the last one only if generation
@@ -11,13 +11,41 @@ Everything is stored in tensors that are changed in place, so that a step can be
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vlmscope.schema import REPRESENTATIONS
+from vlmscope.schema import position_group
+from vlmscope.signals import ATTENTION, ATTENTION_ANSWER, RecordedSignals
+
+State = tuple[str, int]
+"""What is recorded of a decoder layer, and the layer: its hidden state (``""``), a sub-layer from
+``signals.SUBLAYERS``, or the division of its attention (``signals.ATTENTION``)."""
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """Running statistics of one state over the tokens of each answer, one row per answer."""
+
+    first: Float[Tensor, "rows width"]
+    last: Float[Tensor, "rows width"]
+    total: Float[Tensor, "rows width"]
+    largest: Float[Tensor, "rows width"] | None
+    """None if it is not needed."""
+    count: Int[Tensor, " rows"]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield all of them."""
+        yield from (self.first, self.last, self.total, self.count)
+        if self.largest is not None:
+            yield self.largest
+
+    def mean(self) -> Float[Tensor, "rows width"]:
+        """Return the mean over the tokens; 0 for an empty answer."""
+        return self.total / self.count.clamp_min(1).unsqueeze(1)
 
 
 class AnswerStates:
@@ -32,7 +60,7 @@ class AnswerStates:
         self._ends = torch.from_numpy(np.atleast_1d([] if ends is None else ends).astype(np.int64))
         self._rows = rows
         self._alive: Tensor | None = None
-        self._layers: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        self._states: dict[State, _Running] = {}
         self.paused = False
 
     def note(self, tokens: Int[Tensor, " chosen"], first: int = 0) -> None:
@@ -53,38 +81,42 @@ class AnswerStates:
         if self._alive is not None:
             self._alive[: len(ended)].logical_and_(~ended)
 
-    def add(self, layer: int, hidden: Float[Tensor, "batch hidden"]) -> None:
-        """Add one layer's states of the tokens last registered."""
+    def add(self, state: State, values: Float[Tensor, "batch width"]) -> None:
+        """Add one state of the tokens last registered."""
         if self._alive is None:
             raise RuntimeError("a decoding step came before any token was chosen")
-        if layer not in self._layers:
-            self.expect([layer], hidden.shape[1], hidden.device)
+        if state not in self._states:
+            self.expect(state, values.shape[1], values.device)
         if self.paused:
             return
-        states, now = hidden.float(), slice(len(hidden))
-        alive = self._alive[now].to(hidden.device)
-        first, last, total, count = (tensor[now] for tensor in self._layers[layer])
+        values, now, running = values.float(), slice(len(values)), self._states[state]
+        alive = self._alive[now].to(values.device)
+        first, count = running.first[now], running.count[now]
         # ``where`` and not a product: the states of padding may be anything, NaN included.
         fresh = (alive & (count == 0)).unsqueeze(1)
-        first.copy_(torch.where(fresh, states, first))
-        last.copy_(torch.where(alive.unsqueeze(1), states, last))
-        total.add_(torch.where(alive.unsqueeze(1), states, 0))
+        added = torch.where(alive.unsqueeze(1), values, 0)
+        if running.largest is not None:
+            running.largest[now] = torch.maximum(running.largest[now], added)
+        first.copy_(torch.where(fresh, values, first))
+        last = running.last[now]
+        last.copy_(torch.where(alive.unsqueeze(1), values, last))
+        running.total[now] += added
         count.add_(alive)
 
-    def expect(self, layers: Sequence[int], width: int, device: torch.device) -> None:
-        """Allocate the states of these layers."""
-        for layer in layers:
-            first, last, total = (torch.zeros(self._rows, width, device=device) for _ in range(3))
-            count = torch.zeros(self._rows, dtype=torch.int64, device=device)
-            self._layers[layer] = (first, last, total, count)
+    def expect(self, state: State, width: int, device: torch.device) -> None:
+        """Allocate the tensors of a state."""
+        first, last, total = (torch.zeros(self._rows, width, device=device) for _ in range(3))
+        largest = torch.zeros_like(total) if state[0] == ATTENTION else None
+        count = torch.zeros(self._rows, dtype=torch.int64, device=device)
+        self._states[state] = _Running(first, last, total, largest, count)
 
     def begin(self, tokens: Int[Tensor, " chosen"], first: int) -> None:
         """Reset these rows for new answers, and register their first tokens."""
         rows = slice(first, first + len(tokens))
         if self._alive is not None:
             self._alive[rows] = True
-        for tensors in self._layers.values():
-            for tensor in tensors:
+        for running in self._states.values():
+            for tensor in running.tensors():
                 tensor[rows] = 0
         self.note(tokens, first)
 
@@ -92,24 +124,38 @@ class AnswerStates:
         """Yield all tensors with one leading entry per row."""
         if self._alive is not None:
             yield self._alive
-        for tensors in self._layers.values():
-            yield from tensors
+        for running in self._states.values():
+            yield from running.tensors()
 
-    def at(self, position: str) -> dict[int, Float[Tensor, "rows hidden"]]:
-        """Return layer → states at one of ``ANSWER_POSITIONS``; undefined for an empty answer."""
-        if position == "first_answer_token":
-            return {layer: first for layer, (first, *_) in self._layers.items()}
-        if position == "last_answer_token":
-            return {layer: last for layer, (_, last, *_) in self._layers.items()}
+    def vectors(self, positions: Sequence[str]) -> dict[str, Float[Tensor, "rows width"]]:
+        """Return HDF5 path → vectors at some of ``ANSWER_POSITIONS``; undefined if empty."""
         return {
-            layer: total / count.clamp_min(1).unsqueeze(1)
-            for layer, (_, _, total, count) in self._layers.items()
-        }
-
-    def vectors(self, positions: Sequence[str]) -> dict[str, Float[Tensor, "rows hidden"]]:
-        """Return HDF5 path → states, for some of ``ANSWER_POSITIONS``."""
-        return {
-            f"{REPRESENTATIONS[position]}/layer_{layer}": states
+            f"{position_group(position, part)}/layer_{layer}": _at(position, running)
             for position in positions
-            for layer, states in self.at(position).items()
+            for (part, layer), running in self._states.items()
+            if part != ATTENTION
         }
+
+    def arrays(self, signals: RecordedSignals) -> dict[str, Float[Tensor, "rows ..."]]:
+        """Return the arrays of signals over the answer; NaN for an empty answer."""
+        if not signals.attention_layers:
+            return {}
+        _, heads, groups = signals.attention_shape
+        for layer in signals.attention_layers:
+            if (ATTENTION, layer) not in self._states:  # all answers of the batch are empty
+                self.expect((ATTENTION, layer), heads * groups, self._ends.device)
+        layers = [self._states[ATTENTION, layer] for layer in signals.attention_layers]
+        device = layers[0].total.device
+        statistics = [
+            torch.stack([values.to(device) for values in each], dim=1)
+            for each in zip(*((x.mean(), x.largest, x.first) for x in layers), strict=True)
+        ]
+        found = torch.stack(statistics, dim=1).view(self._rows, 3, *signals.attention_shape)
+        empty = (layers[0].count == 0).view(-1, 1, 1, 1, 1)
+        return {ATTENTION_ANSWER: found.masked_fill(empty, torch.nan)}
+
+
+def _at(position: str, running: _Running) -> Tensor:
+    if position == "first_answer_token":
+        return running.first
+    return running.last if position == "last_answer_token" else running.mean()

@@ -22,6 +22,7 @@ from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.hooks import PrefillHooks
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.schema import Capture, Failure, failure_of
+from vlmscope.signals import TOKEN_STATISTICS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +35,8 @@ class Answer:
     """``[T]``, including the end-of-turn token if one was generated."""
     logprobs: NDArray[np.float32]
     """``[T]``, natural logarithm."""
+    statistics: NDArray[np.float32]
+    """``[T, 3]``, as in ``signals.TOKEN_STATISTICS``."""
     finish_reason: Literal["stop", "length"]
     """Whether the model ended its turn or reached the limit."""
 
@@ -50,8 +53,25 @@ def greedy_config(vlm: VisionLanguageModel, max_new_tokens: int) -> Any:
     return config
 
 
+def token_statistics(
+    logits: Float[Tensor, "rows vocabulary"],
+) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows three"]]:
+    """Return the log-sum of each distribution, and ``signals.TOKEN_STATISTICS`` of it.
+
+    >>> total, statistics = token_statistics(torch.tensor([[1.0, 1.0, -torch.inf]]))
+    >>> [round(value, 4) for value in (*total.tolist(), *statistics[0].tolist())]
+    [1.6931, 0.6931, -0.6931, 0.0]
+    """
+    total = logits.logsumexp(dim=1)
+    logprobs = logits - total.unsqueeze(1)
+    # A token of probability 0 has log-probability -inf and contributes nothing, not NaN.
+    entropy = -(logprobs.exp() * logprobs.clamp_min(torch.finfo(torch.float32).min)).sum(dim=1)
+    top = logprobs.topk(min(2, logits.shape[1]), dim=1).values
+    return total, torch.stack([entropy, top[:, 0], top[:, 0] - top[:, -1]], dim=1)
+
+
 class StepLogprobs:
-    """A stopping criterion that never stops, but records each new token's log-probability.
+    """A stopping criterion that never stops, but records numbers of each new token.
 
     ``generate`` calls it right after the token was chosen, when the hooks still have the logits it
     was chosen from.
@@ -61,6 +81,7 @@ class StepLogprobs:
         self._hooks = hooks
         self._states = states
         self.steps_: list[Float[Tensor, " batch"]] = []
+        self.statistics_: list[Float[Tensor, "batch three"]] = []
 
     def __call__(self, input_ids: Tensor, _scores: Any, **_: Any) -> Tensor:
         """Record the step; return False for every row."""
@@ -70,7 +91,9 @@ class StepLogprobs:
         # A row that has ended is padded with a token that may have no logit.
         tokens = input_ids[:, -1:].to(logits.device).clamp_max(logits.shape[1] - 1)
         chosen = logits.gather(1, tokens).squeeze(1)
-        self.steps_.append(chosen - logits.logsumexp(dim=1))
+        total, statistics = token_statistics(logits)
+        self.steps_.append(chosen - total)
+        self.statistics_.append(statistics)
         if self._states is not None:
             self._states.note(input_ids[:, -1])
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
@@ -80,6 +103,7 @@ def cut_answer(
     vlm: VisionLanguageModel,
     ids: Int[np.ndarray, " steps"],
     logprobs: Float[np.ndarray, " steps"],
+    statistics: Float[np.ndarray, "steps three"],
 ) -> Answer:
     """Cut a row after its first end-of-turn token, and decode it."""
     ends = np.atleast_1d(end_tokens(vlm))
@@ -89,6 +113,7 @@ def cut_answer(
         text=vlm.processor.decode(ids[:length].tolist(), skip_special_tokens=True),
         token_ids=ids[:length].astype(np.int64),
         logprobs=logprobs[:length].astype(np.float32),
+        statistics=statistics[:length].astype(np.float32),
         finish_reason="stop" if len(stops) else "length",
     )
 
@@ -104,6 +129,7 @@ def with_answer(
     spec: ResolvedSpec,
     answer: Answer,
     states: Mapping[str, Float[np.ndarray, " hidden"]],
+    arrays: Mapping[str, Float[np.ndarray, ...]],
 ) -> Capture | Failure:
     """Return the capture of a row with its answer; a ``Failure`` if something is missing.
 
@@ -112,6 +138,7 @@ def with_answer(
         spec: What to record.
         answer: The answer.
         states: HDF5 path → hidden states of the answer's tokens.
+        arrays: Arrays of signals over the answer's tokens.
     """
     last = item.num_prompt_tokens + answer.content_length - 1
     positions = {"first_answer_token": item.num_prompt_tokens, "last_answer_token": last}
@@ -128,6 +155,11 @@ def with_answer(
         boundaries={
             **item.boundaries,
             **{name: positions[name] for name in spec.answer_positions if name in positions},
+        },
+        signals={
+            **dict(zip(TOKEN_STATISTICS, answer.statistics.T.copy(), strict=True)),
+            **item.signals,
+            **arrays,
         },
         finish_reason=answer.finish_reason,
         answer=answer.text,

@@ -10,20 +10,23 @@ or passed to ``AnswerStates``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vlmscope.engine.answer_states import AnswerStates
+from vlmscope.engine.answer_states import AnswerStates, State
+from vlmscope.engine.attention import AttentionRecorder
 from vlmscope.engine.image_cache import Encodings
 from vlmscope.engine.pooling import TokenChoice, pool_tokens, pool_vision
-from vlmscope.model import VisionLanguageModel
+from vlmscope.model import ResolvedSpec, VisionLanguageModel
+from vlmscope.model.attention.shares import Observer
 from vlmscope.model.computing import check_thread, removing_hooks
+from vlmscope.model.sublayers import sublayers_of
 from vlmscope.model.vision_rows import RULES, Encoded
-from vlmscope.schema import LayerStates, VisionPooling
+from vlmscope.schema import LayerStates, position_group
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,13 +35,17 @@ class RecordedTensors:
 
     vision: Float[Tensor, "batch vision"] | None
     """Pooled output of the vision encoder, float32; None if there are no images."""
-    states: dict[tuple[str, int], Float[Tensor, "batch hidden"]]
-    """``(position, layer)`` → hidden states, float32."""
+    states: dict[str, Float[Tensor, "batch width"]]
+    """HDF5 path → vectors, float32."""
     first_logits: Float[Tensor, "batch vocabulary"]
     """Logits of the first answer token, float32."""
     positions: Tensor | None
     """Position ids passed to the decoder, ``[..., batch or 1, length]``; None if it computes them
     itself."""
+    arrays: dict[str, Float[Tensor, "batch ..."]] = field(default_factory=dict)
+    """Array of a signal → its values."""
+    members: Float[Tensor, "batch length four"] | None = None
+    """The group of each token of the prompts, if attention is recorded: see ``members_of``."""
 
 
 class PrefillHooks:
@@ -46,14 +53,13 @@ class PrefillHooks:
 
     Args:
         vlm: The model.
-        layers: Decoder layers to record.
+        spec: What to record.
         choices: Position name → the tokens it refers to.
         inputs: The batch on the device, which is needed to split the encoder's output.
         images: Number of images of each row, the same for all rows.
-        pooling: How the encoder's output becomes one vector.
         answer: Collects the states of the decoding steps, if the answer's tokens are recorded.
-        states: Which hidden state of a layer is recorded.
         encodings: The images' encodings, if they were computed beforehand.
+        attention: Records the division of attention, if the last prompt token is in this pass.
 
     Attributes:
         logits_: ``[batch, vocabulary]`` float32 logits of the latest step's last token.
@@ -63,26 +69,25 @@ class PrefillHooks:
     def __init__(
         self,
         vlm: VisionLanguageModel,
-        layers: Sequence[int],
+        spec: ResolvedSpec,
         choices: Mapping[str, TokenChoice],
         inputs: Mapping[str, Tensor],
         images: Sequence[int],
-        pooling: VisionPooling,
         answer: AnswerStates | None = None,
-        states: LayerStates = "hidden_states[k+1]",
         encodings: Encodings | None = None,
+        attention: AttentionRecorder | None = None,
     ) -> None:
         self._vlm = vlm
-        self._layers = layers
+        self._spec = spec
         self._choices = choices
         self._inputs = inputs
-        self._pooling = pooling
         self._answer = answer
-        self._layer_states = states
+        self._attention = attention
         self._shape = tuple(inputs["input_ids"].shape)
         self._images = images
         self._vision = None if encodings is None else encodings.pooled
-        self._states: dict[tuple[str, int], Float[Tensor, "batch hidden"]] = {}
+        self._recorded: set[State] = set()
+        self._states: dict[str, Float[Tensor, "batch width"]] = {}
         self._first_logits: Float[Tensor, "batch vocabulary"] | None = None
         self._positions: Tensor | None = None
         self.logits_: Float[Tensor, "batch vocabulary"] | None = None
@@ -90,11 +95,19 @@ class PrefillHooks:
         if encodings is not None:
             self.shapes_ |= encodings.shapes
 
+    @property
+    def observer(self) -> Observer | None:
+        """What the attention of the decoder is to call."""
+        return None if self._attention is None else self._attention.observer
+
     @contextmanager
     def registered(self) -> Iterator[None]:
         """Add the hooks to the model within the context."""
         vlm, imaged = self._vlm, any(self._images)
-        with removing_hooks() as handles:
+        with ExitStack() as stack:
+            if self._attention is not None:
+                stack.enter_context(self._attention.observer.hooked())
+            handles = stack.enter_context(removing_hooks())
             handles.append(vlm.model.register_forward_hook(self._record_logits))
             handles.append(
                 vlm.decoder.register_forward_pre_hook(self._record_positions, with_kwargs=True)
@@ -103,9 +116,11 @@ class PrefillHooks:
                 handles.append(vlm.vision_encoder.register_forward_hook(self._record_vision))
                 if vlm.projector is not None:
                     handles.append(vlm.projector.register_forward_hook(self._note_projection))
-            for layer in self._layers:
-                record = self._record_layer(layer)
-                handles.append(hook_layer(vlm, layer, record, self._layer_states, imaged=imaged))
+            for state in self._spec.states(imaged=imaged, vlm=vlm):
+                record = self._record_state(state)
+                handles.append(
+                    hook_state(vlm, state, record, self._spec.layer_states, imaged=imaged)
+                )
             yield
 
     def tensors(self) -> RecordedTensors:
@@ -116,12 +131,23 @@ class PrefillHooks:
         """
         not_encoded = self._vision is None and any(self._images)
         missing = ["the vision encoder"] if not_encoded else []
+        states = self._spec.states(imaged=any(self._images), vlm=self._vlm)
         missing += [
-            f"layer {layer}" for layer in self._layers if f"layer_{layer}" not in self.shapes_
+            f"{part or 'the states'} of layer {k}"
+            for part, k in states
+            if (part, k) not in self._recorded
         ]
         if missing or self._first_logits is None:
             raise RuntimeError(f"the prefill did not run {', '.join(missing) or 'the lm_head'}")
-        return RecordedTensors(self._vision, self._states, self._first_logits, self._positions)
+        attention = self._attention
+        return RecordedTensors(
+            self._vision,
+            self._states,
+            self._first_logits,
+            self._positions,
+            {} if attention is None else attention.arrays(),
+            None if attention is None else attention.members,
+        )
 
     def _record_positions(self, _module: nn.Module, _args: Any, inputs: dict[str, Any]) -> None:
         check_thread()
@@ -143,27 +169,35 @@ class PrefillHooks:
             config=self._vlm.model.config,
             image_token_id=self._vlm.image_token_id,
         )
-        self._vision = pool_vision(RULES[self._vlm.family.vision_rows](encoded), self._pooling)
+        self._vision = pool_vision(
+            RULES[self._vlm.family.vision_rows](encoded), self._spec.vision_pooling
+        )
 
     def _note_projection(self, _module: nn.Module, _args: Any, output: Any) -> None:
         if isinstance(output, Tensor):
             self.shapes_.setdefault("projector", tuple(output.shape))
 
-    def _record_layer(self, layer: int) -> Callable[[Tensor], None]:
-        def record(hidden: Tensor) -> None:
-            name = f"layer_{layer}"
-            if name in self.shapes_:
-                if self._answer is not None:
-                    self._answer.add(layer, hidden[:, -1])
+    def _record_state(self, state: State) -> Callable[[Tensor], None]:
+        part, layer = state
+
+        def record(tensor: Tensor) -> None:
+            if state in self._recorded:
+                if self._answer is not None and self._spec.answer_positions:
+                    self._answer.add(state, last_token(tensor))
                 return
-            if tuple(hidden.shape[:2]) != self._shape:
+            rows, length = self._shape
+            if tensor.numel() != rows * length * tensor.shape[-1]:
                 raise RuntimeError(
-                    f"layer {layer} had {tuple(hidden.shape[:2])} tokens in the prefill, "
+                    f"layer {layer} had {tuple(tensor.shape[:-1])} tokens in the prefill, "
                     f"not the batch's {self._shape}"
                 )
-            self.shapes_[name] = tuple(hidden.shape)
+            self._recorded.add(state)
+            tensor = tensor.view(rows, length, -1)
+            if not part:
+                self.shapes_[f"layer_{layer}"] = tuple(tensor.shape)
             for position, choice in self._choices.items():
-                self._states[position, layer] = pool_tokens(hidden, choice.to(hidden.device))
+                path = f"{position_group(position, part)}/layer_{layer}"
+                self._states[path] = pool_tokens(tensor, choice.to(tensor.device))
 
         return record
 
@@ -174,29 +208,47 @@ class PrefillHooks:
             self._first_logits = self.logits_
 
 
-def hook_layer(
+def last_token(tensor: Tensor) -> Float[Tensor, "rows width"]:
+    """Return the last token of each row; a mixture of experts may return tokens without rows."""
+    return tensor if tensor.dim() == 2 else tensor[:, -1]
+
+
+def hook_state(
     vlm: VisionLanguageModel,
-    layer: int,
+    state: State,
     record: Callable[[Tensor], None],
     layer_states: LayerStates,
     *,
     imaged: bool,
 ) -> Any:
-    """Register a hook on the hidden state of a layer; return the hook's handle.
+    """Register a hook on a hidden state or sub-layer of a layer; return the hook's handle.
 
     Args:
         vlm: The model.
-        layer: The layer.
-        record: Called with ``[batch, tokens, hidden]`` in every forward pass.
+        state: The hidden state or sub-layer.
+        record: Called with ``[batch, tokens, width]`` in every forward pass.
         layer_states: Which hidden state of the layer is used.
         imaged: Whether the questions are about images.
     """
-    if layer_states == "hidden_states[k]":
-        return vlm.layers[layer].register_forward_pre_hook(
+    part, layer = state
+    if part:
+        module = sublayers_of(vlm.layers[layer]).module(part)
+        if module is None:
+            raise RuntimeError(f"layer {layer} has no {part}")
+        reads_input = part == "heads"
+    else:
+        reads_input = layer_states == "hidden_states[k]"
+        module = (
+            vlm.layers[layer]
+            if reads_input
+            else _module_after(vlm, layer, layer_states, imaged=imaged)
+        )
+    if reads_input:
+        return module.register_forward_pre_hook(
             lambda _module, args, kwargs: record(args[0] if args else kwargs["hidden_states"]),
             with_kwargs=True,
         )
-    return _module_after(vlm, layer, layer_states, imaged=imaged).register_forward_hook(
+    return module.register_forward_hook(
         lambda _module, _args, output: record(output[0] if isinstance(output, tuple) else output)
     )
 

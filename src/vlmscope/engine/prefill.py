@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
+from vlmscope.engine.attention import AttentionRecorder, recorder_for
 from vlmscope.engine.batch import Batch
 from vlmscope.engine.device import Fetch, to_device
 from vlmscope.engine.hooks import PrefillHooks, RecordedTensors
@@ -31,13 +32,15 @@ from vlmscope.model.attention.padded import attending_without_padding
 from vlmscope.model.encoder_widths import widened
 from vlmscope.schema import (
     IMAGE_POSITIONS,
-    REPRESENTATIONS,
     TOP_FIRST_TOKENS,
     VISION_ONLY,
     Capture,
     Sample,
 )
 from vlmscope.selection import boundaries, locate
+
+ARRAYS = "signals/"
+"""Before the name of an array of a signal, among the tensors that are copied to the host."""
 
 _STATISTICS = _ENTROPY, _IDS, _LOGPROBS = "entropy", "ids", "logprobs"
 
@@ -102,8 +105,11 @@ class Prefilled:
             image_thumbnail=self.image_thumbnail,
             # Copies: a view would keep the complete batch and its pinned memory.
             vectors={
-                name: numbers[name][row].copy() for name in numbers if name not in _STATISTICS
+                name: numbers[name][row].copy()
+                for name in numbers
+                if name not in _STATISTICS and not name.startswith(ARRAYS)
             },
+            signals=arrays_in(numbers, row),
             first_token_entropy=float(numbers[_ENTROPY][row]),
             first_token_ids=numbers[_IDS][row].copy(),
             first_token_logprobs=numbers[_LOGPROBS][row].copy(),
@@ -127,7 +133,12 @@ def make_device_batch(
         name: to_device(tensor, vlm.device)
         for name, tensor in batch.model_inputs(without=separate).items()
     }
-    hooks = make_hooks(vlm, spec, located, inputs, batch.images, answer_states, encodings)
+    attention = recorder_for(
+        vlm, spec.signals, inputs["input_ids"], inputs["attention_mask"], answer_states
+    )
+    hooks = make_hooks(
+        vlm, spec, located, inputs, batch.images, answer_states, encodings, attention
+    )
     return DeviceBatch(batch, inputs, encodings, located, hooks), hooks
 
 
@@ -139,18 +150,18 @@ def make_hooks(
     images: Sequence[int],
     answer_states: AnswerStates | None = None,
     encodings: Encodings | None = None,
+    attention: AttentionRecorder | None = None,
 ) -> PrefillHooks:
     """Return the hooks that record positions of a pass, given the tokens they refer to."""
     return PrefillHooks(
         vlm,
-        spec.layers,
+        spec,
         {name: TokenChoice.from_mask(tokens, vlm.device) for name, tokens in located.items()},
         inputs,
         images,
-        spec.vision_pooling,
         answer_states,
-        spec.layer_states,
         encodings,
+        attention,
     )
 
 
@@ -174,7 +185,7 @@ def prefilling(
 ) -> Iterator[None]:
     """Context of a pass over prompts: hooks, and faster attentions with the same result."""
     with (
-        attending_without_padding(vlm.decoder, mask.astype(bool)),
+        attending_without_padding(vlm.decoder, mask.astype(bool), hooks.observer),
         packed(vlm),
         widened(vlm),
         hooks.registered(),
@@ -186,8 +197,8 @@ def start_copies(device_batch: DeviceBatch) -> list[Prefilled]:
     """Return the recorded tensors row by row, and start copying them to the host."""
     batch, recorded = device_batch.batch, device_batch.recorder.tensors()
     numbers = {} if recorded.vision is None else {VISION_ONLY: recorded.vision}
-    for (position, layer), states in recorded.states.items():
-        numbers[f"{REPRESENTATIONS[position]}/layer_{layer}"] = states
+    numbers |= recorded.states
+    numbers |= {ARRAYS + name: values for name, values in recorded.arrays.items()}
     statistics = first_token_statistics(recorded.first_logits)
     fetch = Fetch(numbers | dict(zip(_STATISTICS, statistics, strict=True)))
     return [
@@ -203,6 +214,15 @@ def start_copies(device_batch: DeviceBatch) -> list[Prefilled]:
         )
         for row, sample in enumerate(batch.samples)
     ]
+
+
+def arrays_in(numbers: Fetch, row: int) -> dict[str, np.ndarray]:
+    """Return the arrays of signals of one row."""
+    return {
+        name.removeprefix(ARRAYS): numbers[name][row].copy()
+        for name in numbers
+        if name.startswith(ARRAYS)
+    }
 
 
 def first_token_statistics(

@@ -17,6 +17,7 @@ from itertools import chain, islice
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.answers import (
@@ -279,7 +280,7 @@ class CaptureSession:
             self._prefill_whole(batch)
             return
         vlm, spec, rows = self._vlm, self._spec, len(batch.samples)
-        states = AnswerStates(end_tokens(vlm), rows) if spec.answer_positions else None
+        states = AnswerStates(end_tokens(vlm), rows) if spec.reads_answer else None
         device_batch, hooks = self._device_batch(batch, states)
         steps = StepLogprobs(hooks, states)
         config = greedy_config(vlm, spec.decoded_tokens)
@@ -287,18 +288,32 @@ class CaptureSession:
         self.shapes_ = device_batch.recorder.shapes_
         prompt = batch.inputs["input_ids"].shape[1]
         generated = output[:, prompt : prompt + spec.max_new_tokens].cpu().numpy()
-        logprobs = torch.stack(steps.steps_[: spec.max_new_tokens], dim=1).cpu().numpy()
-        found = {} if states is None else states.vectors(spec.answer_positions)
-        vectors = {name: values.cpu().numpy() for name, values in found.items()}
+        new = spec.max_new_tokens
+        logprobs = torch.stack(steps.steps_[:new], dim=1).cpu().numpy()
+        statistics = torch.stack(steps.statistics_[:new], dim=1).cpu().numpy()
+        vectors, arrays = (
+            {name: values.cpu().numpy() for name, values in found.items()}
+            for found in _of_answers(states, spec)
+        )
         self._finished += [
             with_answer(
                 row.capture(),
                 spec,
-                cut_answer(vlm, generated[i], logprobs[i]),
+                cut_answer(vlm, generated[i], logprobs[i], statistics[i]),
                 {name: values[i] for name, values in vectors.items()},
+                {name: values[i] for name, values in arrays.items()},
             )
             for i, row in enumerate(start_copies(device_batch))
         ]
+
+
+def _of_answers(
+    states: AnswerStates | None, spec: ResolvedSpec
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the vectors and arrays that were recorded of the answers."""
+    if states is None:
+        return {}, {}
+    return states.vectors(spec.answer_positions), states.arrays(spec.signals)
 
 
 def capture(

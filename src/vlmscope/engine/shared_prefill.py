@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
+from vlmscope.engine.attention import recorder_for
 from vlmscope.engine.batch import Batch
 from vlmscope.engine.device import to_device
 from vlmscope.engine.hooks import PrefillHooks, RecordedTensors
@@ -132,7 +133,8 @@ def _ends(
     ids = inputs["input_ids"][:, prefix.length :]
     ends = _part(located, prefix, end=True)
     images = [0] * len(ids)  # they were encoded with the beginnings
-    hooks = make_hooks(vlm, spec, ends, {"input_ids": ids}, images)
+    attention = recorder_for(vlm, spec.signals, inputs["input_ids"], inputs["attention_mask"])
+    hooks = make_hooks(vlm, spec, ends, {"input_ids": ids}, images, attention=attention)
     one = "logits_to_keep" in inspect.signature(vlm.model.forward).parameters
     with prefilling(vlm, hooks, batch.attention_mask):
         vlm.model(
@@ -175,4 +177,4 @@ def _joined(first: RecordedTensors, last: RecordedTensors, index: Tensor) -> Rec
     """Return what was recorded of every row in both passes."""
     states = {key: found[index] for key, found in first.states.items()}
     vision = None if first.vision is None else first.vision[index]
-    return RecordedTensors(vision, states | last.states, last.first_logits, last.positions)
+    return replace(last, vision=vision, states=states | last.states)

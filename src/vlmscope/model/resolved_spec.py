@@ -68,6 +68,24 @@ class ResolvedSpec:
         """Whether something is recorded of the answer's tokens when they are processed."""
         return bool(self.max_new_tokens and (self.answer_positions or self.signals.of_answer))
 
+    def states(self, *, imaged: bool, vlm: VisionLanguageModel) -> tuple[tuple[str, int], ...]:
+        """Return the vectors that are read at every position: part of a layer, and the layer.
+
+        The part is empty for the hidden state, or a sub-layer.
+
+        Args:
+            imaged: Whether the questions are about images; others skip some blocks.
+            vlm: The model.
+        """
+        skipped = frozenset() if imaged else vlm.skipped_without_image
+        parts = [
+            (part, layer)
+            for part in self.signals.sublayers
+            for layer in self.signals.layers(part)
+            if layer not in skipped
+        ]
+        return (*(("", layer) for layer in self.layers), *parts)
+
     @property
     def layer_states(self) -> LayerStates:
         """The hidden state that ``layer_k`` refers to."""

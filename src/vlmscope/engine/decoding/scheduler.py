@@ -19,15 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlmscope.engine.answer_states import AnswerStates
-from vlmscope.engine.answers import cut_answer, end_tokens, with_answer
+from vlmscope.engine.answer_states import AnswerStates, State
+from vlmscope.engine.answers import cut_answer, end_tokens, token_statistics, with_answer
+from vlmscope.engine.attention import members_in_slots
 from vlmscope.engine.decoding.slots import Slots, bytes_of_a_row, make_slots, rounded_up
 from vlmscope.engine.decoding.step import Stepper
 from vlmscope.engine.device import Fetch, to_device
 from vlmscope.engine.hooks import RecordedTensors
-from vlmscope.engine.prefill import DeviceBatch, Prefilled
+from vlmscope.engine.prefill import ARRAYS, DeviceBatch, Prefilled, arrays_in
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.schema import Capture, Failure, Sample
+from vlmscope.signals import ATTENDED, ATTENTION
 
 MEMORY_SHARE = 0.5
 """Fraction of a GPU's free memory that slots may take; the rest is for prefills."""
@@ -47,7 +49,8 @@ def begin(slots: Slots, rows: slice, recorded: RecordedTensors, mask: Tensor) ->
     """Put the first token of new rows into their slots."""
     tokens = mask.shape[1]
     chosen = recorded.first_logits.argmax(dim=1)
-    logprobs = recorded.first_logits.gather(1, chosen.unsqueeze(1)).squeeze(1)
+    chosen_logits = recorded.first_logits.gather(1, chosen.unsqueeze(1)).squeeze(1)
+    total, statistics = token_statistics(recorded.first_logits)
     last = mask.sum(dim=1) - 1 if recorded.positions is None else recorded.positions[..., -1]
     slots.tokens[rows] = chosen.unsqueeze(1)
     slots.cache_positions[rows] = tokens
@@ -56,12 +59,15 @@ def begin(slots: Slots, rows: slice, recorded: RecordedTensors, mask: Tensor) ->
     slots.attention_mask[rows, :tokens] = mask.bool()
     slots.attention_mask[rows, tokens] = True
     slots.chosen[rows, 0] = chosen
-    slots.logprobs[rows, 0] = logprobs - recorded.first_logits.logsumexp(dim=1)
+    slots.logprobs[rows, 0] = chosen_logits - total
+    slots.statistics[rows, 0] = statistics
     slots.count[rows] = 1
     over = (chosen.unsqueeze(1) == slots.ends).any(dim=1)
     slots.ended[rows] = over | (slots.chosen.shape[1] <= 2)
     if slots.states is not None:
         slots.states.begin(chosen, rows.start)
+    if slots.members is not None and recorded.members is not None:
+        slots.members[rows] = members_in_slots(recorded.members, slots.members.shape[1])
 
 
 def set_cross_attention_mask(
@@ -79,6 +85,25 @@ def set_cross_attention_mask(
     )
     full = length == slots.cross_attention_mask.shape[1]
     return not (full and bool(np.all(device_batch.batch.inputs[name][:, -1].numpy())))
+
+
+def widths_of_answers(
+    vlm: VisionLanguageModel, spec: ResolvedSpec, *, imaged: bool
+) -> dict[State, int]:
+    """Return what is recorded of each token of an answer, and its width.
+
+    Args:
+        vlm: The model.
+        spec: What to record.
+        imaged: Whether the questions are about images.
+    """
+    signals = spec.signals
+    found: dict[State, int] = {}
+    for part, layer in spec.states(imaged=imaged, vlm=vlm) if spec.answer_positions else ():
+        width = signals.widths[f"{part}/layer_{layer}"] if part else vlm.hidden_size
+        found[part, layer] = width
+    width = signals.attention_heads * len(ATTENDED)
+    return found | {(ATTENTION, layer): width for layer in signals.attention_layers}
 
 
 def rows_in_memory(
@@ -265,10 +290,13 @@ class Decoding:
             "count": slots.count[index],
             "chosen": slots.chosen[index],
             "logprobs": slots.logprobs[index],
+            "statistics": slots.statistics[index],
         }
         if slots.states is not None:
             vectors = slots.states.vectors(self._spec.answer_positions)
             found |= {name: states[index] for name, states in vectors.items()}
+            arrays = slots.states.arrays(self._spec.signals)
+            found |= {ARRAYS + name: values[index] for name, values in arrays.items()}
         return found
 
     def _receive(self, batches: int) -> Iterator[Capture | Failure]:
@@ -280,10 +308,19 @@ class Decoding:
                     continue
                 count = min(int(fetch["count"][i]), self._spec.max_new_tokens)
                 answer = cut_answer(
-                    self._vlm, fetch["chosen"][i, :count], fetch["logprobs"][i, :count]
+                    self._vlm,
+                    fetch["chosen"][i, :count],
+                    fetch["logprobs"][i, :count],
+                    fetch["statistics"][i, :count],
                 )
-                states = {name: fetch[name][i].copy() for name in fetch if name not in _TOKENS}
-                complete = with_answer(row.prefilled.capture(), self._spec, answer, states)
+                states = {
+                    name: fetch[name][i].copy()
+                    for name in fetch
+                    if name not in _TOKENS and not name.startswith(ARRAYS)
+                }
+                complete = with_answer(
+                    row.prefilled.capture(), self._spec, answer, states, arrays_in(fetch, i)
+                )
                 row.received = True
                 yield complete
             self._arriving.popleft()
@@ -296,27 +333,28 @@ class Decoding:
         length = self.length_for(tokens)
         self._slots = self._stepper = None
         self._flags.clear()
-        fixed = vlm.skipped_without_image if any(device_batch.batch.images) else frozenset()
+        imaged = any(device_batch.batch.images)
+        fixed = vlm.skipped_without_image if imaged else frozenset()
         many = max(rows, min(self.rows, rows_in_memory(vlm, layers, fixed, length)))
+        widths = widths_of_answers(vlm, spec, imaged=imaged)
         positions = device_batch.recorder.tensors().positions
         while self._slots is None:
-            states = AnswerStates(end_tokens(vlm), many) if spec.answer_positions else None
-            if states is not None:
-                states.expect(spec.layers, vlm.hidden_size, vlm.device)
+            states = AnswerStates(end_tokens(vlm), many) if spec.reads_answer else None
             try:
+                if states is not None:
+                    for state, width in widths.items():
+                        states.expect(state, width, vlm.device)
                 self._slots = make_slots(
                     layers, fixed, rows=many, length=length, limit=self._limit,
                     dims=1 if positions is None or positions.dim() < 3 else len(positions),
                     states=states, ends=end_tokens(vlm),
+                    divides=bool(states is not None and spec.signals.attention_layers),
                 )  # fmt: skip
             except torch.OutOfMemoryError:
                 if many == rows:
                     raise
                 many = max(rows, many // 2)
-        self._stepper = Stepper(
-            vlm, self._slots, spec.layers if spec.answer_positions else (),
-            spec.layer_states, imaged=any(device_batch.batch.images),
-        )  # fmt: skip
+        self._stepper = Stepper(vlm, self._slots, tuple(widths), spec, imaged=imaged)
 
 
-_TOKENS = ("count", "chosen", "logprobs")
+_TOKENS = ("count", "chosen", "logprobs", "statistics")

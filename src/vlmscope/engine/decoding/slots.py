@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.device import to_device
+from vlmscope.signals import ATTENDED, TOKEN_STATISTICS
 
 STEP_OF_LENGTH = 64
 """Lengths are rounded up to a multiple of this, so that slightly longer prompts fit too."""
@@ -45,6 +46,8 @@ class Slots:
     """The tokens chosen so far; the last column is for rows that have ended."""
     logprobs: Tensor
     """Their log-probabilities, like ``chosen``."""
+    statistics: Tensor
+    """Statistics of their distributions, ``[rows, limit, 3]``: ``signals.TOKEN_STATISTICS``."""
     count: Int[Tensor, " rows"]
     """Number of tokens chosen so far."""
     ended: Bool[Tensor, " rows"]
@@ -52,7 +55,9 @@ class Slots:
     ends: Int[Tensor, " ends"]
     """The tokens that end an answer; the same for all rows."""
     states: AnswerStates | None
-    """Hidden states of the answers' tokens, if they are recorded."""
+    """What is recorded of the answers' tokens, if anything is."""
+    members: Tensor | None
+    """The group of each token, ``[rows, length, 4]``, if attention is recorded: ``members_of``."""
     active: int = 0
     """Number of slots in use."""
 
@@ -76,7 +81,9 @@ class Slots:
         yield self.attention_mask
         if self.cross_attention_mask is not None:
             yield self.cross_attention_mask
-        yield from (self.chosen, self.logprobs, self.count, self.ended)
+        yield from (self.chosen, self.logprobs, self.statistics, self.count, self.ended)
+        if self.members is not None:
+            yield self.members
         if self.states is not None:
             yield from self.states.tensors()
 
@@ -104,6 +111,7 @@ def make_slots(
     dims: int,
     states: AnswerStates | None,
     ends: Sequence[int],
+    divides: bool = False,
 ) -> Slots:
     """Return empty slots.
 
@@ -114,8 +122,9 @@ def make_slots(
         length: Maximum number of tokens of a row.
         limit: Maximum number of tokens of an answer.
         dims: Dimensions of a position.
-        states: Collects hidden states of the answers.
+        states: Collects what is recorded of the answers.
         ends: The tokens that end an answer.
+        divides: Whether the division of attention is recorded.
 
     Raises:
         torch.OutOfMemoryError: There is not enough memory.
@@ -141,10 +150,12 @@ def make_slots(
         else None,
         chosen=integers(rows, limit + 1),
         logprobs=torch.zeros(rows, limit + 1, device=device),
+        statistics=torch.zeros(rows, limit + 1, len(TOKEN_STATISTICS), device=device),
         count=integers(rows),
         ended=torch.zeros(rows, dtype=torch.bool, device=device),
         ends=torch.tensor(ends, dtype=torch.int64, device=device),
         states=states,
+        members=torch.zeros(rows, length, len(ATTENDED), device=device) if divides else None,
     )
 
 

@@ -15,11 +15,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vlmscope.engine.answer_states import State
+from vlmscope.engine.answers import token_statistics
+from vlmscope.engine.attention import observed_layers
 from vlmscope.engine.decoding.slots import Slots
 from vlmscope.engine.device import is_out_of_memory
-from vlmscope.engine.hooks import hook_layer
+from vlmscope.engine.hooks import hook_state, last_token
 from vlmscope.errors import one_line
-from vlmscope.model import VisionLanguageModel
+from vlmscope.model import ResolvedSpec, VisionLanguageModel
+from vlmscope.model.attention.shares import LastQuery, Weights, observed, shares
 from vlmscope.model.attention.switch import (
     GROUPED,
     attending_with,
@@ -28,8 +32,8 @@ from vlmscope.model.attention.switch import (
     masking_keys,
 )
 from vlmscope.model.computing import removing_hooks
-from vlmscope.schema import LayerStates
 from vlmscope.shown_once import warn
+from vlmscope.signals import ATTENTION
 
 ROWS_OF_A_GRAPH = (16, 32, 64)
 """Graphs are recorded for these numbers of rows, and for multiples of the last: recording takes a
@@ -42,8 +46,8 @@ class Stepper:
     Args:
         vlm: The model.
         slots: The rows.
-        layers: Layers whose states of the answer are recorded.
-        layer_states: Which hidden state of a layer is recorded.
+        states: What is recorded of each token of an answer.
+        spec: What to record.
         imaged: Whether the questions are about images.
     """
 
@@ -51,15 +55,19 @@ class Stepper:
         self,
         vlm: VisionLanguageModel,
         slots: Slots,
-        layers: Sequence[int],
-        layer_states: LayerStates,
+        states: Sequence[State],
+        spec: ResolvedSpec,
         *,
         imaged: bool,
     ) -> None:
         self._vlm = vlm
         self._slots = slots
-        self._layers = layers
-        self._layer_states = layer_states
+        self._states = states
+        self._layer_states = spec.layer_states
+        self._attention: Any = grouped_attention
+        if slots.members is not None:
+            observer = LastQuery(observed_layers(vlm, spec.signals), self._divide)
+            self._attention = observed(observer, grouped_attention)
         self._imaged = imaged
         device = slots.tokens.device
         self._configs = configurations(vlm.decoder)
@@ -133,21 +141,29 @@ class Stepper:
         """Set the attention of a step, and the hooks that record the answer's states."""
         slots, vlm = self._slots, self._vlm
         with ExitStack() as stack:
-            stack.enter_context(attending_with(GROUPED, grouped_attention, self._configs))
+            stack.enter_context(attending_with(GROUPED, self._attention, self._configs))
             if masked and slots.cross_attention_mask is not None:
                 parts = [vlm.layers[layer] for layer in slots.fixed]
                 stack.enter_context(masking_keys(parts, slots.cross_attention_mask))
             handles = stack.enter_context(removing_hooks())
-            for layer in self._layers if slots.states is not None else ():
-                handles.append(self._hook_layer(layer))
+            for state in self._states:
+                if state[0] != ATTENTION:
+                    handles.append(self._hook(state))
             yield
 
-    def _hook_layer(self, layer: int) -> Any:
-        def record(hidden: Tensor) -> None:
+    def _hook(self, state: State) -> Any:
+        def record(tensor: Tensor) -> None:
             if self._slots.states is not None:
-                self._slots.states.add(layer, hidden[:, -1])
+                self._slots.states.add(state, last_token(tensor))
 
-        return hook_layer(self._vlm, layer, record, self._layer_states, imaged=self._imaged)
+        return hook_state(self._vlm, state, record, self._layer_states, imaged=self._imaged)
+
+    def _divide(self, layer: int, weights: Weights) -> None:
+        """Record how the attention of this step's tokens is divided."""
+        slots = self._slots
+        if slots.states is not None and slots.members is not None:
+            divided = shares(weights, slots.members[: len(weights)])
+            slots.states.add((ATTENTION, layer), divided.flatten(1))
 
     def _logits(self, rows: int) -> Float[Tensor, "rows vocabulary"]:
         slots = self._slots
@@ -183,11 +199,14 @@ class Stepper:
         """Choose the next tokens and store them; rows that have ended are not changed."""
         slots = self._slots
         tokens = logits.argmax(dim=1)
-        logprobs = logits.gather(1, tokens.unsqueeze(1)).squeeze(1) - logits.logsumexp(dim=1)
+        total, statistics = token_statistics(logits)
+        logprobs = logits.gather(1, tokens.unsqueeze(1)).squeeze(1) - total
         ended, count = slots.ended[:rows], slots.count[:rows]
         column = torch.where(ended, slots.chosen.shape[1] - 1, count).unsqueeze(1)
         slots.chosen[:rows].scatter_(1, column, tokens.unsqueeze(1))
         slots.logprobs[:rows].scatter_(1, column, logprobs.unsqueeze(1))
+        index = column.unsqueeze(2).expand(-1, 1, statistics.shape[1])
+        slots.statistics[:rows].scatter_(1, index, statistics.unsqueeze(1))
         count.add_(~ended)
         ended.logical_or_((tokens.unsqueeze(1) == slots.ends).any(dim=1))
         ended.logical_or_(count >= slots.chosen.shape[1] - 1)

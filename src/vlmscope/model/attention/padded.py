@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from vlmscope.model.attention.packed import is_supported, varlen
+from vlmscope.model.attention.shares import Observer
 from vlmscope.model.attention.switch import attending_with, grouped_attention
 from vlmscope.model.computing import undone_at_exit
 
@@ -35,15 +36,18 @@ PADDED = "vlmscope_padded"
 
 @contextmanager
 def attending_without_padding(
-    decoder: nn.Module, real: Bool[np.ndarray, "batch length"]
+    decoder: nn.Module,
+    real: Bool[np.ndarray, "batch length"],
+    observer: Observer | None = None,
 ) -> Iterator[None]:
     """Let a decoder attend to the tokens of each row without a mask, within the context.
 
     Args:
         decoder: The decoder.
         real: Whether a token is not padding; padding is on the left.
+        observer: Called with the arguments of every attention.
     """
-    attention = PaddedAttention(real)
+    attention = PaddedAttention(real, observer)
     with (
         undone_at_exit(attention.forget),  # the registry keeps the object
         attending_with(PADDED, attention, decoder),
@@ -56,9 +60,13 @@ class PaddedAttention:
 
     Args:
         real: Whether a token is not padding; padding is on the left.
+        observer: Called with the arguments of every attention.
     """
 
-    def __init__(self, real: Bool[np.ndarray, "batch length"]) -> None:
+    def __init__(
+        self, real: Bool[np.ndarray, "batch length"], observer: Observer | None = None
+    ) -> None:
+        self._observer = observer
         self._shape = real.shape
         self._padding: list[int] = (real.shape[1] - real.sum(axis=1)).tolist()
         self._real = torch.from_numpy(real)
@@ -78,6 +86,8 @@ class PaddedAttention:
         **options: Any,
     ) -> tuple[Tensor, None]:
         """Attend like ``grouped_attention``, whose arguments and result these are."""
+        if self._observer is not None:
+            self._observer(module, query, key, attention_mask, scaling, options)
         if not self._replaces(query, key, attention_mask, dropout, options):
             return grouped_attention(
                 module, query, key, value, attention_mask, dropout, scaling, **options
@@ -89,8 +99,9 @@ class PaddedAttention:
         return self._row_by_row(query, key, value, scaling), None
 
     def forget(self) -> None:
-        """Release the masks."""
+        """Release the masks and the observer."""
         self._known.clear()
+        self._observer = None
 
     def _replaces(
         self,

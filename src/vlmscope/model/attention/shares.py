@@ -75,6 +75,25 @@ class LastQuery:
         self._record(layer, output[1][:, :, -1].float())
 
 
+def observed(observer: Observer, attention: Callable[..., tuple[Tensor, None]]) -> Any:
+    """Return an attention for the library's registry that calls an observer first."""
+
+    def attend(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, None]:
+        observer(module, query, key, attention_mask, scaling, options)
+        return attention(module, query, key, value, attention_mask, dropout, scaling, **options)
+
+    return attend
+
+
 def _implementation(module: nn.Module) -> str:
     return str(getattr(getattr(module, "config", None), "_attn_implementation", ""))
 

@@ -109,7 +109,7 @@ def grouped_attention(
 
 
 def effective_mask(module: nn.Module, mask: Tensor | None, rows: int) -> Tensor | None:
-    """Return the mask that an attention uses: that of ``masking_keys``, or else the one it is given.
+    """Return the mask that an attention uses: that of ``masking_keys``, or else its own.
 
     Args:
         module: The attention module.

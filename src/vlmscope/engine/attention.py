@@ -1,0 +1,134 @@
+"""The division of attention among the tokens, recorded in a prefill and in decoding steps.
+
+See ``model.attention.shares`` for how the weights are computed, ``signals.ATTENDED`` for the groups
+of tokens.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vlmscope.engine.answer_states import AnswerStates
+from vlmscope.model import VisionLanguageModel
+from vlmscope.model.attention.shares import LastQuery, Weights, check_layers, members_of, shares
+from vlmscope.model.sublayers import sublayers_of
+from vlmscope.signals import ATTENDED, ATTENTION, ATTENTION_PROMPT, RecordedSignals
+
+_IMAGE, _TEXT, _ANSWER, _FIRST = range(len(ATTENDED))
+
+
+def groups_of_prompt(
+    ids: Int[Tensor, "batch length"], mask: Tensor, image_token_id: int
+) -> Int[Tensor, "batch length"]:
+    """Return the group of each token of the prompts; -1 for padding.
+
+    >>> ids, mask = torch.tensor([[0, 7, 9, 9, 5]]), torch.tensor([[0, 1, 1, 1, 1]])
+    >>> groups_of_prompt(ids, mask, 9)
+    tensor([[-1,  3,  0,  0,  1]])
+    """
+    real: Bool[Tensor, "batch length"] = mask.bool()
+    first = real & (real.cumsum(dim=1) == 1)
+    groups = torch.full_like(ids, _TEXT)
+    groups[first] = _FIRST
+    groups[ids == image_token_id] = _IMAGE
+    return groups.masked_fill(~real, -1)
+
+
+def members_in_slots(
+    members: Float[Tensor, "batch length four"], length: int
+) -> Float[Tensor, "batch slots four"]:
+    """Return the groups of the tokens in slots: those of a prompt, and then of its answer."""
+    rows, tokens, groups = members.shape
+    found = members.new_zeros(rows, length, groups)
+    found[:, :tokens] = members
+    found[:, tokens:, _ANSWER] = 1
+    return found
+
+
+def observed_layers(
+    vlm: VisionLanguageModel, signals: RecordedSignals
+) -> dict[torch.nn.Module, int]:
+    """Return attention module → decoder layer, of the layers whose attention is recorded."""
+    found = {}
+    for layer in signals.attention_layers:
+        module = sublayers_of(vlm.layers[layer]).attention
+        if module is None:
+            raise RuntimeError(f"layer {layer} has no attention")
+        found[module] = layer
+    return found
+
+
+class AttentionRecorder:
+    """Records the shares of the last prompt token's attention, and of the steps of ``generate``.
+
+    Args:
+        vlm: The model.
+        signals: The signals.
+        members: The group of each token of the prompts, from ``members_of``.
+        answer: Collects the shares of the answer's tokens, if ``generate`` decodes them.
+
+    Attributes:
+        observer: What the attention of the decoder is to call.
+        members: As given.
+    """
+
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        signals: RecordedSignals,
+        members: Float[Tensor, "batch length four"],
+        answer: AnswerStates | None = None,
+    ) -> None:
+        self.observer = LastQuery(observed_layers(vlm, signals), self._record)
+        self.members = members
+        self._signals = signals
+        self._answer = answer
+        self._calls: Counter[int] = Counter()
+        self._prompt: dict[int, Tensor] = {}
+
+    def _record(self, layer: int, weights: Weights) -> None:
+        steps = self._calls[layer]
+        self._calls[layer] += 1
+        if not steps:
+            self._prompt[layer] = shares(weights, self.members.to(weights.device))
+        elif self._answer is not None:
+            members = members_in_slots(self.members, self.members.shape[1] + steps)
+            divided = shares(weights, members.to(weights.device))
+            self._answer.add((ATTENTION, layer), divided.flatten(1))
+
+    def arrays(self) -> dict[str, Float[Tensor, "batch layers heads four"]]:
+        """Return the shares of the last prompt token's attention.
+
+        Raises:
+            RuntimeError: A layer was not observed: the model took an unknown path.
+        """
+        layers = self._signals.attention_layers
+        check_layers(layers, self._prompt)
+        device = self.members.device
+        return {ATTENTION_PROMPT: torch.stack([self._prompt[k].to(device) for k in layers], dim=1)}
+
+
+def recorder_for(
+    vlm: VisionLanguageModel,
+    signals: RecordedSignals,
+    ids: Int[Tensor, "batch length"],
+    mask: Tensor,
+    answer: AnswerStates | None = None,
+) -> AttentionRecorder | None:
+    """Return what records the attention of some prompts; None if it is not recorded.
+
+    Args:
+        vlm: The model.
+        signals: The signals.
+        ids: Token ids of the prompts, padded on the left.
+        mask: 1 where a token is real.
+        answer: As in ``AttentionRecorder``.
+    """
+    if not signals.attention_layers:
+        return None
+    members = members_of(groups_of_prompt(ids, mask, vlm.image_token_id))
+    return AttentionRecorder(vlm, signals, members, answer)
