@@ -47,10 +47,10 @@ from vlmscope.plots.palette import (
     COMBINED,
     FAITHFUL,
     HALLUCINATED,
-    LOOKS,
+    LINE_STYLES,
     REPRESENTATIONS,
     SELECTED,
-    look,
+    line_style,
 )
 from vlmscope.schema import REPRESENTATIONS as GROUPS
 from vlmscope.schema import VISION_ONLY
@@ -74,8 +74,8 @@ def test_every_colour_can_be_seen_and_texts_can_be_read(palette: dict[str, str])
 
 
 def test_lines_differ_without_colour() -> None:
-    looks = [*REPRESENTATIONS.values(), SELECTED, COMBINED]
-    assert len({(own.marker, own.dashes) for own in looks}) == len(looks)
+    styles = [*REPRESENTATIONS.values(), SELECTED, COMBINED]
+    assert len({(own.marker, own.dashes) for own in styles}) == len(styles)
     assert len({own.dashes for own in BASELINES.values()}) == len(BASELINES)
 
 
@@ -84,14 +84,14 @@ def test_one_colour_has_one_meaning() -> None:
     coloured = [*REPRESENTATIONS.values(), SELECTED, COMBINED, FAITHFUL, HALLUCINATED]
     colours = [own.colour for own in coloured]
     assert len(set(colours)) == len(colours)
-    greys = {own.colour for own in BASELINES.values()} | {look("optimum").colour}
+    greys = {own.colour for own in BASELINES.values()} | {line_style("optimum").colour}
     assert not greys & set(colours)
-    assert all(look(meaning) == own for meaning, own in LOOKS.items())
+    assert all(line_style(meaning) == own for meaning, own in LINE_STYLES.items())
 
 
 def colour_of(written: str, meaning: str) -> bool:
     """Whether a plot's SVG has something in the colour of a meaning."""
-    return f"--plot-{look(meaning).colour}," in written
+    return f"--plot-{line_style(meaning).colour}," in written
 
 
 def test_figures_agree_on_the_colours() -> None:

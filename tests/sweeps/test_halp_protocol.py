@@ -17,7 +17,7 @@ from sklearn.model_selection import train_test_split
 from store_support import make_capture, make_manifest
 from vlmscope.cli.halp import show_halp
 from vlmscope.errors import InputError
-from vlmscope.probes.baselines import Facts
+from vlmscope.probes.baselines import BaselineInputs
 from vlmscope.probes.halp_network import HalpNetwork
 from vlmscope.schema import Score
 from vlmscope.store import RunWriter, open_run, write_labels
@@ -55,7 +55,7 @@ def rows_of(
         ids=tuple(map(str, range(count))),
         truth=truth,
         grouping=Grouping(groups, "content", len(np.unique(groups))),
-        facts=Facts(question=["Is it there?"] * count, **nothing),
+        baseline_inputs=BaselineInputs(question=["Is it there?"] * count, **nothing),
         categories=None,
         unscorable=0,
         layer_keys=layer_keys,

@@ -9,7 +9,7 @@ failed; 130 and 143 stopped by Ctrl-C and SIGTERM, finished rows are saved.
 - ``options``: the options that several commands share
 - ``output``, ``streams``: printing text, and streams that cannot be written
 - ``progress``, ``stopping``: the live bar, and Ctrl-C
-- ``paths``, ``sound``: checks before a command writes to a path, or uses a run
+- ``paths``, ``verified_run``: checks before a command writes to a path, or uses a run
 - Parts of ``label``: ``label_target``, ``label_judge``, ``label_reading``, ``label_doubts``,
   ``label_sets``
 - Parts of ``probe``: ``verdict``, ``by_column``, ``halp``, ``transfer``

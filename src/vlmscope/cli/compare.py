@@ -51,7 +51,7 @@ def compare(
     from vlmscope.sweeps.compare import compare_runs
 
     with stderr.status("comparing"):
-        found = compare_runs([options.place(run) for run in runs], draws=draws, seed=seed)
+        found = compare_runs([options.path_or_url(run) for run in runs], draws=draws, seed=seed)
     if as_json:
         stdout.print_json(json.dumps(asdict(found)))
         return

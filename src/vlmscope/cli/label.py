@@ -41,7 +41,7 @@ def label(
         Path,
         typer.Argument(
             metavar="RUN",
-            parser=options.place,
+            parser=options.path_or_url,
             help="A run folder, or its URL; or answers from elsewhere, with --out: a table of "
             "questions, ground truths and answers (.csv, .tsv, .json, .jsonl, .parquet), or .h5 "
             "files in the HALP layout: a folder or one.",

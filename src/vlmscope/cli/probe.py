@@ -31,7 +31,7 @@ def probe(
         Path,
         typer.Argument(
             metavar="RUN",
-            parser=options.place,
+            parser=options.path_or_url,
             help="A labelled run folder; or, with --labels, files in the HALP layout: a folder of "
             ".h5 files, or one.",
             show_default=False,
@@ -54,7 +54,7 @@ def probe(
             "--out",
             "-o",
             metavar="PATH",
-            parser=options.place,
+            parser=options.path_or_url,
             help="Folder for results and probes (default: probes in the given folder, "
             "probes-<name> for a named label set, or <name>-probes next to a file).",
             show_default=False,
@@ -183,12 +183,12 @@ def probe(
 def _note_stale(run: Path, name: str) -> None:
     """Print a note if the ground truth has changed since the labels were made."""
     from vlmscope.store import are_stale, label_sets
-    from vlmscope.sweeps.source import of_set
+    from vlmscope.sweeps.source import option_of_set
 
     if name in label_sets(run) and are_stale(run, name):
         stderr.print(
             "note: the ground truth in the table has changed since the labels were made; run "
-            f"'vlmscope label {run}{of_set('--name', name)}' to label again",
+            f"'vlmscope label {run}{option_of_set('--name', name)}' to label again",
             style="yellow",
         )
 

@@ -50,7 +50,7 @@ def prepare_transfer(
     if not tests:
         return ()
     check_replaceable(checked_source(source), folder)
-    return targets(source, [options.place(test) for test in tests], spec, labels=labels)
+    return targets(source, [options.path_or_url(test) for test in tests], spec, labels=labels)
 
 
 def run_transfer(

@@ -100,7 +100,7 @@ def run_plan(
         InProgress(plan.request.out, plan.request.writes_as) as journal,
     ):
         changed = None
-        write_ground_truths(plan.request.out, plan.held)
+        write_ground_truths(plan.request.out, plan.comparison)
         try:
             if hung := _hung_before(plan.request, restarts):
                 tally.add(hung)

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student  # type: ignore[import-untyped,unused-ignore]
 
-from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, strata, whole_part
+from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, integer_part, strata
 from vlmscope.metrics.curves import abstain, risk_coverage
 from vlmscope.metrics.resampling import Interval, image_numbers
 from vlmscope.metrics.small_samples import effective_images, error_of
@@ -125,7 +125,7 @@ def abstention(
         return estimate
     image, images = image_numbers(names, flags.size)
     counted = tally(flags, risks, image, images, stratum)
-    kept = np.array([max(1, flags.size - whole_part(share, flags.size)) / flags.size, 1.0])
+    kept = np.array([max(1, flags.size - integer_part(share, flags.size)) / flags.size, 1.0])
 
     def change(weights: Iterable[Floats]) -> Floats:
         rates = _rates(counted, weights, kept)

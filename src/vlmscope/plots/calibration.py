@@ -12,20 +12,20 @@ from vlmscope.plots.canvas import (
     HALF,
     SMALL,
     Box,
-    KeyRow,
+    LegendEntry,
     Plot,
     axes_in,
     drawing,
-    key,
+    legend,
+    legend_height,
     line,
     percent,
-    room_for_key,
     round_ticks,
-    say_nothing,
     sheet,
     title_axes,
+    write_no_data,
 )
-from vlmscope.plots.palette import CHANCE, FAITHFUL, HALLUCINATED, PALETTE, SELECTED, Look
+from vlmscope.plots.palette import CHANCE, FAITHFUL, HALLUCINATED, PALETTE, SELECTED, LineStyle
 
 _BINS = 20
 _FAITHFUL, _HALLUCINATED = (replace(own, marker="") for own in (FAITHFUL, HALLUCINATED))
@@ -64,7 +64,7 @@ def reliability_plot(
     axes.grid()
     axes.tick_params(labelbottom=False)
     line(axes, [0, end], [0, end], CHANCE)
-    line(axes, promised, observed, Look(SELECTED.colour, width=0.7), zorder=3)
+    line(axes, promised, observed, LineStyle(SELECTED.colour, width=0.7), zorder=3)
     axes.vlines(promised, below, above, color=PALETTE[SELECTED.colour], linewidth=1.3)
     line(axes, promised, observed, SELECTED, linestyle="none", zorder=4)
     _draw_counts(answers, promised, counts, end)
@@ -73,7 +73,7 @@ def reliability_plot(
     if counts.size:
         _note(axes, f"calibration error {ece:.3f}")
     else:
-        say_nothing(axes)
+        write_no_data(axes)
     return Plot(
         name="reliability",
         title="Calibration",
@@ -108,10 +108,10 @@ def risk_histogram(risk: ArrayLike, truth: ArrayLike, threshold: float | None) -
     edges = np.linspace(0, end, _BINS + 1)
     faithful, hallucinated = (np.histogram(risks[kept], edges)[0] for kept in (~flags, flags))
     rows = [
-        KeyRow(_FAITHFUL, "faithful", f"{faithful.sum():,}"),
-        KeyRow(_HALLUCINATED, "hallucinated", f"{hallucinated.sum():,}"),
+        LegendEntry(_FAITHFUL, "faithful", f"{faithful.sum():,}"),
+        LegendEntry(_HALLUCINATED, "hallucinated", f"{hallucinated.sum():,}"),
     ]
-    figure = sheet(HALF, 0.55 + 2.25 + room_for_key(len(rows)))
+    figure = sheet(HALF, 0.55 + 2.25 + legend_height(len(rows)))
     box = Box(0.52, 0.55, HALF - 0.15, 2.8)
     axes = axes_in(figure, box)
     axes.set(xlim=(-0.01 * end, 1.01 * end))
@@ -119,15 +119,15 @@ def risk_histogram(risk: ArrayLike, truth: ArrayLike, threshold: float | None) -
     axes.yaxis.set_major_locator(round_ticks(5))
     axes.yaxis.set_major_formatter(percent)
     tallest = [
-        _draw_steps(axes, edges, counts, look)
-        for counts, look in ((faithful, _FAITHFUL), (hallucinated, _HALLUCINATED))
+        _draw_steps(axes, edges, counts, line_style)
+        for counts, line_style in ((faithful, _FAITHFUL), (hallucinated, _HALLUCINATED))
     ]
     axes.set_ylim(0, 1.1 * max(tallest))
     if threshold is not None:
         _draw_threshold(axes, threshold, end)
     if not risks.size:
-        say_nothing(axes)
-    key(figure, box, rows, "answers")
+        write_no_data(axes)
+    legend(figure, box, rows, "answers")
     title_axes(figure, box, "risk", "share of the answers of each outcome")
     return Plot(
         name="risk_histogram",
@@ -166,15 +166,17 @@ def _draw_counts(axes: Axes, risk: ArrayLike, count: NDArray[np.int64], end: flo
 
 
 def _draw_steps(
-    axes: Axes, edges: NDArray[np.float64], counts: NDArray[np.int64], look: Look
+    axes: Axes, edges: NDArray[np.float64], counts: NDArray[np.int64], line_style: LineStyle
 ) -> float:
     """Draw one outcome's shares as steps, filled if the line is solid; return the largest."""
     shares = counts / max(counts.sum(), 1)
     heights = np.concatenate([[0], np.repeat(shares, 2), [0]])
     positions = np.repeat(edges, 2)
-    if not look.dashes:
-        axes.fill_between(positions, heights, color=PALETTE[look.colour], alpha=0.22, linewidth=0)
-    line(axes, positions, heights, look, zorder=3)
+    if not line_style.dashes:
+        axes.fill_between(
+            positions, heights, color=PALETTE[line_style.colour], alpha=0.22, linewidth=0
+        )
+    line(axes, positions, heights, line_style, zorder=3)
     return float(shares.max(initial=0.01))
 
 

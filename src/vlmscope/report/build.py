@@ -40,7 +40,7 @@ from vlmscope.store import DEFAULT, Run, are_stale, label_sets, label_settings, 
 from vlmscope.sweeps import ProbeResult, SavedSweep, read_sweep
 from vlmscope.sweeps.abstaining import abstaining_of, rounded_change
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE
-from vlmscope.sweeps.source import of_set
+from vlmscope.sweeps.source import option_of_set
 from vlmscope.sweeps.verdict import Verdict
 from vlmscope.version import __version__
 
@@ -62,7 +62,7 @@ def missing(
         name: The label set of the report.
     """
     folder = shlex.quote(str(run.path))
-    made, probed = folder + of_set("--name", name), folder + of_set("--labels", name)
+    made, probed = folder + option_of_set("--name", name), folder + option_of_set("--labels", name)
     if not run.manifest.capture.max_new_tokens:
         yield (
             "The run stopped after the prefill and has no answers: extract again into another "
@@ -74,7 +74,7 @@ def missing(
     if labels is None or total is None:
         yield f"No labels yet: `vlmscope label {made}` determines which answers are hallucinated."
         for other in label_sets(run.path):
-            shown = folder + of_set("--labels", other)
+            shown = folder + option_of_set("--labels", other)
             yield f"There is a label set {other}: `vlmscope report {shown}` makes its report."
         return
     if later := sum(id_ not in labels for id_ in run.ids):

@@ -122,7 +122,7 @@ def _known(row: ProbeResult, ends: tuple[float, float]) -> tuple[float, float, f
 
 
 def _meaning(name: str) -> str:
-    """Return the meaning of a line, which determines its look in every figure."""
+    """Return the meaning of a line, which determines its style in every figure."""
     return name if name in ("selected", "combined", JOINT, QUESTION_ONLY) else "best"
 
 
@@ -153,7 +153,7 @@ def _roc(sweep: SavedSweep) -> Plot:
     for name in _compared(sweep):
         rows, row = sweep.stacked(name), sweep[name]
         curve = roc(rows.truth, rows.risks[name], rows.folds)
-        ends = curve.false_alarms, curve.recall, _found(row, row.auroc)
+        ends = curve.false_positive_rate, curve.recall, _found(row, row.auroc)
         lines.append(RocLine(row.title, *ends, _style(row), _meaning(name)))
     return roc_curves(lines)
 

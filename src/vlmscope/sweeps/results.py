@@ -72,7 +72,7 @@ def penalty_sentence(chosen: Sequence[float] | None, grid: Sequence[float] = GRI
 
 
 ResultKind = Literal["probe", "selected", "combined", "baseline"]
-"""One layer's probe; the best layer, chosen inside training; all layers together; known facts
+"""One layer's probe; the best layer, chosen inside training; all layers together; a baseline
 without hidden states.
 """
 
@@ -253,7 +253,7 @@ def measured(drawn: Resamples, name: str, count: int) -> dict[str, Any]:
     for metric in NAMES:
         interval = drawn.interval(name, metric)
         found |= {
-            metric: drawn.whole[name][metric],
+            metric: drawn.observed[name][metric],
             f"{metric}_low": interval.low,
             f"{metric}_high": interval.high,
         }
@@ -402,7 +402,7 @@ class SweepResult:
         rows = count(len(self.data.truth), "row")
         return (
             f"SweepResult({rows}, {count(len(self.rows), 'result')}, selected "
-            f"{self.selected_place}: {self['selected'].shown_auroc})"
+            f"{self.selected_probe}: {self['selected'].shown_auroc})"
         )
 
     def __getitem__(self, name: str) -> ProbeResult:
@@ -415,7 +415,7 @@ class SweepResult:
         return stacked(self.data.truth, self.data.groups, self.fold_of, risks)
 
     @property
-    def selected_place(self) -> str:
+    def selected_probe(self) -> str:
         """Name of the probe chosen inside training in the most folds."""
         return most_chosen(self.chosen["selected"])
 

@@ -37,9 +37,9 @@ class Slots:
     """The index at which its keys are written."""
     positions: Int[Tensor, "dims rows one"]
     """Its position in the decoder: one dimension, or several for multimodal rotary embeddings."""
-    seen: Bool[Tensor, "rows length"]
+    attention_mask: Bool[Tensor, "rows length"]
     """Attention mask: the keys that a row attends to."""
-    tiles: Bool[Tensor, "rows _images"] | None
+    cross_attention_mask: Bool[Tensor, "rows _images"] | None
     """Attention mask of the fixed layers; None if there are none."""
     chosen: Int[Tensor, "rows limit"]
     """The tokens chosen so far; the last column is for rows that have ended."""
@@ -64,7 +64,7 @@ class Slots:
     @property
     def length(self) -> int:
         """Maximum number of tokens of a row."""
-        return self.seen.shape[1]
+        return self.attention_mask.shape[1]
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield every tensor, with rows as the first dimension."""
@@ -73,9 +73,9 @@ class Slots:
         yield self.tokens
         yield self.cache_positions
         yield self.positions.transpose(0, 1)
-        yield self.seen
-        if self.tiles is not None:
-            yield self.tiles
+        yield self.attention_mask
+        if self.cross_attention_mask is not None:
+            yield self.cross_attention_mask
         yield from (self.chosen, self.logprobs, self.count, self.ended)
         if self.states is not None:
             yield from self.states.tensors()
@@ -135,8 +135,10 @@ def make_slots(
         tokens=integers(rows, 1),
         cache_positions=integers(rows),
         positions=integers(dims, rows, 1),
-        seen=torch.ones(rows, length, dtype=torch.bool, device=device),
-        tiles=torch.ones(rows, images[0], dtype=torch.bool, device=device) if images else None,
+        attention_mask=torch.ones(rows, length, dtype=torch.bool, device=device),
+        cross_attention_mask=torch.ones(rows, images[0], dtype=torch.bool, device=device)
+        if images
+        else None,
         chosen=integers(rows, limit + 1),
         logprobs=torch.zeros(rows, limit + 1, device=device),
         count=integers(rows),

@@ -22,7 +22,7 @@ def transfer_verdict(test: TransferTest) -> list[str]:
         lines += [*_selected(test), _joint(test), _calibrated(test[SELECTED])]
     else:
         lines.append("No layer that is known before the answer can be transferred.")
-    return [*lines, *_warnings(test), *map(_left_out, test.target.left_out), *_facts(test)]
+    return [*lines, *_warnings(test), *map(_left_out, test.target.left_out), *_inputs(test)]
 
 
 def relation_phrase(target: Target) -> str:
@@ -155,9 +155,9 @@ def _left_out(each: LeftOut) -> str:
     return f"{each.what}: left out, {each.reason}."
 
 
-def _facts(test: TransferTest) -> Iterator[str]:
-    """Yield the facts that the baselines lack."""
-    for each in test.facts_left_out:
+def _inputs(test: TransferTest) -> Iterator[str]:
+    """Yield the inputs that the baselines lack."""
+    for each in test.inputs_left_out:
         yield f"Baselines do without {each}."
 
 
