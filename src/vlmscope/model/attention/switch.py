@@ -94,9 +94,7 @@ def grouped_attention(
     groups = heads // key.shape[1]
     if _KEY_MASK in module.__dict__:
         attention_mask = module.__dict__[_KEY_MASK][:batch, None, None]
-    shared = attention_mask is None or attention_mask.shape[1] == 1
-    few = tokens == 1 or (attention_mask is not None and tokens * groups <= key.shape[2])
-    if not (few and shared) or options.get("position_bias") is not None:
+    if not _is_groupable(query, key, attention_mask) or options.get("position_bias") is not None:
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, dropout, scaling, **options
         )
@@ -107,6 +105,14 @@ def grouped_attention(
         grouped, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
     )
     return found.reshape(batch, heads, tokens, -1).transpose(1, 2).contiguous(), None
+
+
+def _is_groupable(query: Tensor, key: Tensor, mask: Tensor | None) -> bool:
+    """Return whether there are few query tokens, and one mask for all heads."""
+    tokens, groups = query.shape[2], query.shape[1] // key.shape[1]
+    shared = mask is None or mask.shape[1] == 1
+    few = tokens == 1 or (mask is not None and tokens * groups <= key.shape[2])
+    return few and shared
 
 
 def register(name: str, function: Callable[..., tuple[Tensor, None]]) -> None:
