@@ -306,7 +306,7 @@ def _fitted_probe(
 
 
 def _auroc_of(result: SweepResult, row: ProbeResult) -> dict[str, float]:
-    """Return the AUROC in the description of a saved probe; none if it found nothing."""
+    """Return the AUROC in the description of a saved probe; none if its risk is constant."""
     source = result["selected"] if row.name == result.selected_probe else row
     name = "auroc" if source is not row else "auroc_of_best_layer"
     return {} if source.found_nothing else {name: source.auroc}
