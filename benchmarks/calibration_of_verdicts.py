@@ -66,7 +66,7 @@ COMPARISONS = (
 )
 
 
-SHARES = ("bias", "coverage", "found nothing", "permuted", "abstaining", "recognised")
+SHARES = ("bias", "coverage", "constant risk", "permuted", "abstaining", "recognised")
 
 
 @dataclass(frozen=True, eq=False)

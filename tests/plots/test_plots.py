@@ -130,22 +130,22 @@ def test_what_finds_nothing_has_no_number_and_no_curve() -> None:
     lost = replace(layer_line("some"), auroc=auroc, low=auroc - 0.1, high=auroc + 0.1)
     none = replace(layer_line("none"), auroc=[NAN] * 5, low=[NAN] * 5, high=[NAN] * 5)
     layers = auroc_by_layer([lost, none], [Reference("words", NAN, 0.3, 0.4)], 10)
-    assert "some finds nothing at layer 0." in layers.description
-    assert "none: finds nothing. words (baseline): finds nothing." in layers.description
-    assert "A layer that finds nothing has no point." in layers.caption
-    assert "finds nothing has" not in layers_plot().caption
+    assert "some: constant risk at layer 0." in layers.description
+    assert "none: constant risk. words (baseline): constant risk." in layers.description
+    assert "A layer whose probe has a constant risk has no point." in layers.caption
+    assert "constant risk" not in layers_plot().caption
     assert csv_text(layers).splitlines()[1] == "some,representation,0,,,"
     roc = roc_curves([RocLine("one", x, x, NAN), RocLine("two", x, x, 0.7)])
     coverage = risk_coverage_plot(
         [CoverageLine("one", x, x, NAN, "probe"), CoverageLine("two", x, x, 0.7, "probe")], 0.2
     )
     for plot in (roc, coverage):
-        assert "one (probe): finds nothing." in plot.description
+        assert "one (probe): constant risk." in plot.description
         assert set(plot.columns["title"]) == {"two"}
     for plot in (layers, roc, coverage):
         for figure in (plot.figure, plot.narrow):
             texts = [] if figure is None else [text.get_text() for text in figure.texts]
-            assert figure is None or any("finds nothing" in text for text in texts)
+            assert figure is None or any("constant risk" in text for text in texts)
             assert not any("nan" in text for text in texts)
     assert "nan" not in inline_svg(layers) + inline_svg(roc) + inline_svg(coverage)
 

@@ -187,7 +187,7 @@ def test_one_risk_for_all_test_rows_finds_nothing(capsys: pytest.CaptureFixture[
     assert report.document()["halp"][0]["found_nothing"] is True
     show_halp(report)
     told = capsys.readouterr().out
-    assert told.count("finds nothing") == 2
+    assert told.count("constant risk") == 2
     assert not re.search(r"\d\.\d{3}–\d\.\d{3}", told)
     assert (report.best, report.other_splits) == (None, ())
     assert next(halp_sentences(report, 0.6)).endswith("no network distinguishes its test rows.")

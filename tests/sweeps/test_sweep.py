@@ -118,7 +118,7 @@ def test_a_risk_that_is_the_same_for_every_answer_is_told_to_be_nothing(tmp_path
     assert result["selected"].constant == 1
     assert result["selected"].auroc == 0.5
     first, *others = verdict(result)
-    assert "a linear probe on hidden states found nothing" in first
+    assert "a linear probe on hidden states predicts a constant risk" in first
     assert "in 3 of 3 folds it gives every answer the same risk" in first
     assert not any("the probe" in line for line in others), "there is nothing to compare"
     saved = json.loads((save_sweep(run, result) / "results.json").read_text())

@@ -142,7 +142,9 @@ def test_a_direction_that_both_share_carries_over(
         replace(joint, found_nothing=True) if each is joint else each for each in test.rows
     )
     [line] = [line for line in transfer_verdict(replace(test, rows=rows)) if "transferred" in line]
-    assert line.endswith("transferred in the same way, finds nothing."), "no difference to nothing"
+    assert line.endswith("transferred in the same way, has a constant risk."), (
+        "no difference to nothing"
+    )
 
 
 def test_a_direction_that_is_another_there_does_not(
@@ -346,7 +348,7 @@ def test_vectors_that_say_nothing_are_told_to_say_nothing(
     assert np.isnan(test[PLANTED].own_auroc)
     assert test[PLANTED].above_own is None
     text = " ".join(transfer_verdict(test))
-    assert "gives most answers there the same risk: it finds nothing" in text
+    assert "gives most answers there the same risk, so there is no AUROC" in text
     assert "the probe is" not in text
 
 

@@ -321,7 +321,7 @@ def _show(record: dict[str, Any]) -> None:
         counts = (f"{found[outcome]:,}" for outcome in outcomes)
         table.add_row(name, *counts, share, style="bold" if name == "all" and rows else "")
     show(table)
-    stdout.print("share: hallucinated among those that are hallucinated or faithful")
+    stdout.print("share: hallucinated / (hallucinated + faithful)")
     kinds = record["error_kinds"]
     if any(kinds.values()):
         other = f", {kinds['other']:,} neither" if kinds["other"] else ""

@@ -225,7 +225,7 @@ def _show_results(result: SweepResult) -> None:
         ranked = [f"{row.auroc:.3f}", f"{row.auroc_low:.3f}–{row.auroc_high:.3f}",
                   f"{row.auprc:.3f}", f"{row.recall_at_5:.1%}"]  # fmt: skip
         if row.found_nothing:
-            ranked = ["–", "finds nothing", "–", "–"]
+            ranked = ["–", "constant risk", "–", "–"]
         title = Text(row.title + AFTER * (row.known == "after"))
         table.add_row(title, *ranked, f"{row.ece:.3f}", style=STYLES.get(row.kind))
     show(table)

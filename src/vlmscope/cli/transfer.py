@@ -102,7 +102,7 @@ def show_transfer(document: Mapping[str, Any]) -> None:
 
 def _cells(row: Mapping[str, Any], joint: Mapping[str, Any] | None) -> list[str]:
     """Return the numbers of a row as text, with intervals on a second line."""
-    here, above = "finds nothing", "–"
+    here, above = "constant risk", "–"
     if not row["found_nothing"]:
         here = _with_ends(row, "auroc", row["auroc"])
         if joint is None or not joint["found_nothing"]:

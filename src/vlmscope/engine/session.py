@@ -355,12 +355,23 @@ def capture(
             yield from found
             continue
         session = CaptureSession(vlm, resolved, batch_size)  # without the rows of the failed batch
-        for sample in chunk:
-            with row_errors(sample):
-                (alone,) = _captures((sample,), session, vlm, resolved)
-            yield alone
+        yield from _captures_alone(chunk, session, vlm, resolved)
     if errors:
         raise errors[0]
+
+
+def _captures_alone(
+    chunk: Sequence[Sample], session: CaptureSession, vlm: VisionLanguageModel, spec: ResolvedSpec
+) -> Iterator[Capture]:
+    """Yield the capture of each sample, run alone.
+
+    Raises:
+        RowError: One failed; those before it were yielded.
+    """
+    for sample in chunk:
+        with row_errors(sample):
+            (alone,) = _captures((sample,), session, vlm, spec)
+        yield alone
 
 
 def _captures_together(

@@ -121,7 +121,7 @@ HALF = 4.4
 NARROW = 3.5
 """Inches: width of a plot on a phone."""
 
-NOTHING = "finds nothing"
+CONSTANT_RISK = "constant risk"
 """Shown instead of NaN, the number of a constant risk."""
 
 TEXT = 9.0
@@ -271,12 +271,12 @@ def legend_height(rows: int) -> float:
 
 
 def number_or_constant(value: float, form: str = ".3f") -> str:
-    """Return a number as text, or ``NOTHING`` for the NaN of a constant risk.
+    """Return a number as text, or ``CONSTANT_RISK`` for the NaN of a constant risk.
 
     >>> number_or_constant(0.5), number_or_constant(float("nan"))
-    ('0.500', 'finds nothing')
+    ('0.500', 'constant risk')
     """
-    return NOTHING if np.isnan(value) else f"{value:{form}}"
+    return CONSTANT_RISK if np.isnan(value) else f"{value:{form}}"
 
 
 def percent(share: float, _: object = None) -> str:

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from vlmscope.plots.canvas import (
+    CONSTANT_RISK,
     HALF,
-    NOTHING,
     SMALL,
     Box,
     LegendEntry,
@@ -55,7 +55,7 @@ class RocLine:
     recall: ArrayLike
     """Share of the hallucinated answers that are flagged."""
     auroc: float
-    """NaN if the risk found nothing: then no curve is drawn."""
+    """NaN if the risk is constant: then no curve is drawn."""
     style: Literal["probe", "baseline"] = "probe"
     """What it is, for the description."""
     meaning: str = ""
@@ -70,7 +70,7 @@ class CoverageLine:
     coverage: ArrayLike
     rate: ArrayLike
     aurc: float
-    """Area under the risk-coverage curve; NaN where the risk found nothing: then no curve is
+    """Area under the risk-coverage curve; NaN where the risk is constant: then no curve is
     drawn."""
     style: Literal["probe", "baseline", "optimal"]
     """What it is, for the description and the data; ``optimal`` is what no risk can beat."""
@@ -258,7 +258,7 @@ def _describe_roc(curves: Sequence[RocLine]) -> str:
     parts = ["Hallucinated answers flagged, against faithful answers flagged."]
     for row in curves:
         if np.isnan(row.auroc):
-            parts.append(f"{row.title} ({row.style}): {NOTHING}.")
+            parts.append(f"{row.title} ({row.style}): {CONSTANT_RISK}.")
             continue
         found = _floats(row.recall)[_last_allowed(row)]
         parts.append(
@@ -281,7 +281,7 @@ def _describe_coverage(
                 f"AURC {row.aurc:.3f}."
             )
     nothing = [row for row in curves if np.isnan(row.aurc)]
-    parts += [f"{row.title} ({row.style}): {NOTHING}." for row in nothing]
+    parts += [f"{row.title} ({row.style}): {CONSTANT_RISK}." for row in nothing]
     return " ".join(parts)
 
 

@@ -13,9 +13,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from vlmscope.plots.canvas import (
+    CONSTANT_RISK,
     LINE,
     NARROW,
-    NOTHING,
     WIDE,
     Box,
     Label,
@@ -43,7 +43,7 @@ _MOST_MARKERS = 16
 class LayerLine:
     """One representation over its layers. All arrays have one element per layer.
 
-    The AUROC of a probe that found nothing is NaN, and has no point.
+    The AUROC of a probe with a constant risk is NaN, and has no point.
     """
 
     title: str
@@ -64,7 +64,7 @@ class Reference:
 
     title: str
     auroc: float
-    """NaN if it found nothing."""
+    """NaN if its risk is constant."""
     low: float | None = None
     high: float | None = None
     kind: Literal["representation", "baseline"] = "baseline"
@@ -102,7 +102,7 @@ def auroc_by_layer(
             f"How well a probe of each layer distinguishes hallucinated from faithful answers "
             f"{unseen} it has not seen; bands are 95% simultaneous bands over all layers. The grey "
             "dashed lines need no hidden states: a probe is useful if it is above them."
-            + " A layer that finds nothing has no point."
+            + " A layer whose probe has a constant risk has no point."
             * any(np.isnan(_arrays(row)[1]).any() for row in lines)
         ),
         description=_describe(lines, references),
@@ -183,7 +183,7 @@ def _label(row: LayerLine | Reference, own: LineStyle) -> Label:
     auroc = np.array([row.auroc]) if isinstance(row, Reference) else _arrays(row)[1]
     found = auroc[np.isfinite(auroc)]
     if not found.size:
-        return Label(0.5, row.title, NOTHING, own)
+        return Label(0.5, row.title, CONSTANT_RISK, own)
     best = "" if isinstance(row, Reference) else "best "
     return Label(float(found[-1]), row.title, f"{best}{found.max():.3f}", own)
 
@@ -233,9 +233,9 @@ def _describe(lines: Sequence[LayerLine], references: Sequence[Reference]) -> st
                 f"{auroc[best]:.3f} ({low[best]:.3f} to {high[best]:.3f})."
             )
             if nothing := ", ".join(map(str, layers[np.isnan(auroc)])):
-                parts.append(f"{row.title} finds nothing at layer {nothing}.")
+                parts.append(f"{row.title}: constant risk at layer {nothing}.")
         else:
-            parts.append(f"{row.title}: {NOTHING}.")
+            parts.append(f"{row.title}: {CONSTANT_RISK}.")
     for ref in references:
         has_ends = ref.low is not None and ref.high is not None and not np.isnan(ref.auroc)
         ends = f" ({ref.low:.3f} to {ref.high:.3f})" if has_ends else ""

@@ -16,7 +16,7 @@ from typing import Any
 from vlmscope.errors import InputError
 from vlmscope.metrics import share_bounds
 from vlmscope.plots import Plot
-from vlmscope.plots.canvas import NOTHING
+from vlmscope.plots.canvas import CONSTANT_RISK
 from vlmscope.probes.baselines import JOINT
 from vlmscope.report.categories import categories
 from vlmscope.report.columns import columns
@@ -169,7 +169,7 @@ def _bounds(total: CategoryRow) -> str:
 def _of_probes(sweep: SavedSweep) -> Iterator[Number]:
     selected, baseline = sweep["selected"], sweep[sweep.summary["best_baseline"]]
     if selected.found_nothing:
-        yield Number("AUROC before the answer", NOTHING, "the probe: one risk in most folds")
+        yield Number("AUROC before the answer", CONSTANT_RISK, "the probe: one risk in most folds")
     else:
         span = f"95% interval {selected.auroc_low:.3f} to {selected.auroc_high:.3f}"
         yield Number("AUROC before the answer", f"{selected.auroc:.3f}", span)
@@ -199,13 +199,13 @@ def _joint(sweep: SavedSweep) -> Number:
 
 
 def _auroc(row: ProbeResult) -> str:
-    return NOTHING if row.found_nothing else f"{row.auroc:.3f}"
+    return CONSTANT_RISK if row.found_nothing else f"{row.auroc:.3f}"
 
 
 def results(sweep: SavedSweep) -> Iterator[ProbeResult]:
     """Yield the results as shown in the table of the page.
 
-    Differences are those of the rounded AUROCs; there is none if one of the two found nothing.
+    Differences are those of the rounded AUROCs; there is none if one of the two risks is constant.
     """
     rivals = {"above_baseline": sweep[sweep.summary["best_baseline"]], "above_joint": sweep[JOINT]}
     for row in sweep.results:

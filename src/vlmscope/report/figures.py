@@ -117,7 +117,7 @@ def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
 
 
 def _known(row: ProbeResult, ends: tuple[float, float]) -> tuple[float, float, float]:
-    """Return an AUROC and the ends of an interval, all NaN if the result found nothing."""
+    """Return an AUROC and the ends of an interval, all NaN if the risk is constant."""
     return (math.nan,) * 3 if row.found_nothing else (row.auroc, *ends)
 
 
@@ -144,7 +144,7 @@ def _style(row: ProbeResult) -> Literal["baseline", "probe"]:
 
 
 def _found(row: ProbeResult, number: float) -> float:
-    """Return a number of a result; NaN if it found nothing."""
+    """Return a number of a result; NaN if the risk is constant."""
     return math.nan if row.found_nothing else number
 
 

@@ -295,7 +295,7 @@ def _with_probe(summary: RunSummary, sweep: SavedSweep | None) -> RunSummary:
         return summary
     selected = sweep["selected"]
     if selected.found_nothing:
-        return replace(summary, probe_note="the probe finds nothing")
+        return replace(summary, probe_note="the probe has a constant risk")
     return replace(
         summary,
         probe_auroc=_number(selected.auroc),
@@ -377,7 +377,7 @@ def _with_probes(
     if first.sweep is None or other.sweep is None:
         return replace(pair, pair_note=first.note or other.note)
     if any(sweep["selected"].found_nothing for sweep in (first.sweep, other.sweep)):
-        return replace(pair, pair_note="a probe finds nothing")
+        return replace(pair, pair_note="a probe has a constant risk")
     both = (first.sweep, other.sweep)
     ids = _predicted_by_both(*both, groups)
     pair = replace(pair, probe_compared=len(ids))

@@ -97,7 +97,6 @@ def evaluate(
     best = _best_baseline(entries, drawn)
     probes = [name for name, entry in entries.items() if entry.kind == "probe"]
     bands = simultaneous(drawn, probes) if probes else {}
-
     gaps = _differences(entries, drawn, best)
 
     def result(name: str, entry: Entry) -> ProbeResult:

@@ -140,14 +140,19 @@ def research_data(files: HalpFiles, table: LabelTable, copies: str = "near") -> 
         unlabelled=int((~labelled).sum()) - len(table.unscorable.intersection(files.ids)),
         layer_keys=tuple(usable),
         left_out=tuple(left_out),
-        origin={
-            "source": RESEARCH,
-            "files": [file.name for file in files.files],
-            "labels": str(table.path),
-        },
+        origin=_origin(files, table),
         metadata=metadata,
         columns=usable_columns(columns),
     )
+
+
+def _origin(files: HalpFiles, table: LabelTable) -> dict[str, Any]:
+    """Return the entries of ``results.json`` that name the data."""
+    return {
+        "source": RESEARCH,
+        "files": [file.name for file in files.files],
+        "labels": str(table.path),
+    }
 
 
 def _columns(

@@ -77,7 +77,7 @@ without hidden states.
 """
 
 CONSTANT = 0.5
-"""Share of the compared pairs in folds with a constant risk from which on a risk found nothing."""
+"""A risk counts as constant if at least this share of the compared pairs is in folds where it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,12 +183,12 @@ class ProbeResult:
     @property
     def shown_auroc(self) -> str:
         """The AUROC as text, or that there is none."""
-        return "finds nothing" if self.found_nothing else f"AUROC {self.auroc:.3f}"
+        return "constant risk" if self.found_nothing else f"AUROC {self.auroc:.3f}"
 
     def shown_above(self, rival: ProbeResult) -> float | None:
         """Return the difference to the AUROC of a rival, computed from the rounded values shown.
 
-        None if either found nothing: then there is no AUROC to compare.
+        None if either risk is constant: then there is no AUROC to compare.
         """
         if self.found_nothing or rival.found_nothing:
             return None

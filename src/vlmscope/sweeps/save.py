@@ -115,17 +115,7 @@ def save_sweep(
     folder = own if folder is None else as_path(folder)
     check_outside(folder, source.path, labels)
     check_folder(folder, result.data.origin.get(LABEL_SET))
-    try:
-        make_folder(folder, parents=True)
-    except OSError as error:
-        raise StoreError(
-            f"{folder}: cannot be created: {error.strerror or error}; give another --out"
-        ) from error
-    if folder.is_symlink() and folder == own:
-        raise StoreError(
-            f"{folder}: is a symbolic link, where a folder is expected; remove the link, or give "
-            "--out"
-        )
+    _make_folder(folder, may_be_link=folder != own)
     with alone(folder, "probes", "saving probes here"):
         older = _older_probes(folder)
         files: dict[Path, bytes] = {}
@@ -147,6 +137,25 @@ def save_sweep(
         for name in older - {entry["folder"] for entry in saved}:
             remove_folder(folder, name, files=PROBE_FILES)
     return folder
+
+
+def _make_folder(folder: Path, *, may_be_link: bool) -> None:
+    """Create the folder if it is missing.
+
+    Raises:
+        StoreError: It cannot be created, or is a symbolic link where none is expected.
+    """
+    try:
+        make_folder(folder, parents=True)
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: cannot be created: {error.strerror or error}; give another --out"
+        ) from error
+    if folder.is_symlink() and not may_be_link:
+        raise StoreError(
+            f"{folder}: is a symbolic link, where a folder is expected; remove the link, or give "
+            "--out"
+        )
 
 
 def _document(source: Source, result: SweepResult, saved: list[dict[str, Any]]) -> bytes:
@@ -297,7 +306,7 @@ def _fitted_probe(
 
 
 def _auroc_of(result: SweepResult, row: ProbeResult) -> dict[str, float]:
-    """Return the AUROC in the description of a saved probe; none if it found nothing."""
+    """Return the AUROC in the description of a saved probe; none if its risk is constant."""
     source = result["selected"] if row.name == result.selected_probe else row
     name = "auroc" if source is not row else "auroc_of_best_layer"
     return {} if source.found_nothing else {name: source.auroc}

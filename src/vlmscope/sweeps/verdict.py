@@ -88,15 +88,15 @@ def verdict_of(result: SweepResult) -> Verdict:
 
 
 def _found(result: SweepResult) -> str:
-    """Return a sentence on the AUROC of the selected probe, or that it found nothing."""
+    """Return a sentence on the AUROC of the selected probe, or that its risk is constant."""
     data, selected = result.data, result["selected"]
     where = f"{len(data.truth):,} held-out answers {_groups(result)}"
     if selected.found_nothing:
         constant = _constant_folds(result)
         return (
-            f"Before the answer is written, a linear probe on hidden states found nothing, on "
-            f"{where}: in {constant} of {len(result.chosen['selected'])} folds it gives every "
-            "answer the same risk, so there is no AUROC."
+            "Before the answer is written, a linear probe on hidden states predicts a constant "
+            f"risk, on {where}: in {constant} of {len(result.chosen['selected'])} folds it gives "
+            "every answer the same risk, so there is no AUROC."
         )
     low, high = selected.auroc_low, selected.auroc_high
     layer = result.selected_probe
@@ -273,7 +273,7 @@ def _single(result: SweepResult) -> Iterator[str]:
 
 
 def _against(result: SweepResult, name: str, gap: Difference | None) -> str:
-    """Return how the probe compares with a baseline; empty if either found nothing."""
+    """Return how the probe compares with a baseline; empty if either risk is constant."""
     if result["selected"].found_nothing or result[name].found_nothing:
         return ""
     return f"; {_comparison(result, name, gap, within=False)}"
@@ -380,7 +380,7 @@ def _within(result: SweepResult) -> Iterator[str]:
         if each.of == "selected" and each.over in names:
             start = f"Within categories, {names[each.over]}: "
             if result[each.over].found_nothing:
-                yield f"{start}finds nothing."
+                yield f"{start}constant risk."
                 continue
             rival = _span(result.within_category[each.over])
             yield f"{start}AUROC {rival}; {_comparison(result, each.over, each.gap, within=True)}."

@@ -129,17 +129,13 @@ def make_slots(
     Raises:
         torch.OutOfMemoryError: There is not enough memory.
     """
-
-    def allocate(index: int, like: Tensor) -> Tensor:
-        tokens = like.shape[2] if index in fixed else length
-        return like.new_zeros(rows, like.shape[1], tokens, like.shape[3])
-
     device = layers[0][0].device
     integers = partial(torch.zeros, dtype=torch.int64, device=device)
     images = [layers[index][0].shape[2] for index in sorted(fixed)]
+    keys, values = zip(*layers, strict=True)
     return Slots(
-        keys=[allocate(index, keys) for index, (keys, _) in enumerate(layers)],
-        values=[allocate(index, values) for index, (_, values) in enumerate(layers)],
+        keys=_allocate(keys, fixed, rows, length),
+        values=_allocate(values, fixed, rows, length),
         fixed=fixed,
         tokens=integers(rows, 1),
         cache_positions=integers(rows),
@@ -157,6 +153,18 @@ def make_slots(
         states=states,
         members=torch.zeros(rows, length, len(ATTENDED), device=device) if divides else None,
     )
+
+
+def _allocate(
+    parts: Sequence[Tensor], fixed: frozenset[int], rows: int, length: int
+) -> list[Tensor]:
+    """Return zeros for the keys, or the values, of every layer."""
+    return [
+        part.new_zeros(
+            rows, part.shape[1], part.shape[2] if index in fixed else length, part.shape[3]
+        )
+        for index, part in enumerate(parts)
+    ]
 
 
 def bytes_of_a_row(

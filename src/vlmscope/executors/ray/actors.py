@@ -90,7 +90,7 @@ class WorkerPool:
             raise error
         raise StoreError(
             f"{self.deaths} Ray workers died one after the other without a captured row: memory "
-            "may have run out, or a library crashed, see Ray's logs. What was published is safe, "
+            "may have run out, or a library crashed, see Ray's logs. Published rows are kept, "
             "run the same command again to continue"
         ) from error
 

@@ -123,7 +123,7 @@ def run_on_ray(
         stop: Set it to stop after the answers in progress are finished.
 
     Raises:
-        StoreError: The run cannot be written. What was published is safe.
+        StoreError: The run cannot be written. Published rows are kept.
         TableChangedError: The table changed since it was checked. Rows read before are published.
     """
     start = time.perf_counter()

@@ -12,7 +12,7 @@ training run's folds are used: each row is predicted by the fit that has not see
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import nan
 from os import PathLike
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from vlmscope.arguments import listener
 from vlmscope.errors import InputError
-from vlmscope.metrics import LabelledRisk, constant_pairs, resample_sides
+from vlmscope.metrics import LabelledRisk, Resamples, constant_pairs, resample_sides
 from vlmscope.probes import (
     CrossFit,
     Fold,
@@ -354,8 +354,50 @@ def _rows(
     progress: Progress,
 ) -> tuple[TransferredResult, ...]:
     """Return a result for each risk, resampled by the images of the test run."""
-    truth, groups = target.truth, target.groups
     progress(f"intervals, on {target.run.path.name}")
+    drawn, both = _resampled(target, risks, part_of, own, result, spec)
+    keys = {vector_path(*key): key for key in target.layers}
+    trained = _training_results(result, keys)
+
+    def row(name: str) -> TransferredResult:
+        representation, layer = keys.get(name, (None, None))
+        other = f"own {name}"
+        title = titles.get(name) or "best layer, chosen in training"
+        above_joint = None if name in titles else drawn.difference(name, JOINT)
+        above_own = both.difference(name, other) if other in both.observed else None
+        planned = name == SELECTED
+        return TransferredResult(
+            name=name,
+            title=layer_title(representation, layer) if representation else title,
+            kind="baseline" if name in titles else ("selected" if planned else "probe"),
+            known=known_of(representation) if representation else "before",
+            representation=representation,
+            layer=layer,
+            **_source_fields(trained.get(name)),
+            **measured(drawn, name, len(target.truth)),
+            **constant_fields(constant_pairs(target.truth, risks[name], part_of)),
+            own_auroc=both.observed[other]["auroc"] if other in both.observed else nan,
+            **difference_fields("above_joint", above_joint, planned=planned),
+            **difference_fields("above_own", above_own, planned=planned),
+        )
+
+    return tuple(row(name) for name in risks)
+
+
+def _resampled(
+    target: Target,
+    risks: Mapping[str, NDArray[np.float64]],
+    part_of: NDArray[np.int64],
+    own: _OwnFits,
+    result: SweepResult,
+    spec: SweepSpec,
+) -> tuple[Resamples, Resamples]:
+    """Resample the transferred risks: all metrics; and their AUROC with that of the own fits.
+
+    The risk of an own fit is named ``own`` and the name of the transferred one. Those that are
+    constant in most folds are left out.
+    """
+    truth, groups = target.truth, target.groups
     folds = part_of if target.paired else None  # a single fit on other images is not a cross-fit
     sides = {name: LabelledRisk(truth, risk, folds) for name, risk in risks.items()}
     drawn = resample_sides(sides, groups, draws=spec.draws, seed=spec.seed, correct=True)
@@ -368,32 +410,7 @@ def _rows(
         {**sides, **within}, groups, draws=spec.draws, seed=spec.seed, metrics=("auroc",),
         correct=True,
     )  # fmt: skip
-    keys = {vector_path(*key): key for key in target.layers}
-    trained = _training_results(result, keys)
-
-    def row(name: str) -> TransferredResult:
-        representation, layer = keys.get(name, (None, None))
-        other = f"own {name}"
-        title = titles.get(name) or "best layer, chosen in training"
-        above_joint = None if name in titles else drawn.difference(name, JOINT)
-        above_own = both.difference(name, other) if other in within else None
-        planned = name == SELECTED
-        return TransferredResult(
-            name=name,
-            title=layer_title(representation, layer) if representation else title,
-            kind="baseline" if name in titles else ("selected" if planned else "probe"),
-            known=known_of(representation) if representation else "before",
-            representation=representation,
-            layer=layer,
-            **_source_fields(trained.get(name)),
-            **measured(drawn, name, len(truth)),
-            **constant_fields(constant_pairs(truth, risks[name], part_of)),
-            own_auroc=both.observed[other]["auroc"] if other in within else nan,
-            **difference_fields("above_joint", above_joint, planned=planned),
-            **difference_fields("above_own", above_own, planned=planned),
-        )
-
-    return tuple(row(name) for name in risks)
+    return drawn, both
 
 
 def _source_fields(found: ProbeResult | None) -> dict[str, Any]:
