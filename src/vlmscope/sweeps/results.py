@@ -77,7 +77,7 @@ without hidden states.
 """
 
 CONSTANT = 0.5
-"""A risk counts as constant if at least this share of the compared pairs is in folds where it is."""
+"""A risk counts as constant if it is so in folds with at least this share of the compared pairs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
