@@ -104,7 +104,7 @@ def reference(
         tokens = None
         if spec.max_new_tokens:
             tokens = answer["answer_token_ids"] if answer_token_ids is None else answer_token_ids
-        if spec.answer_positions:
+        if tokens is not None and spec.answer_positions:
             more, indices = _answer_states_pass(vlm, inputs, tokens, spec, signals)
             states |= more
             boundaries |= indices

@@ -140,7 +140,7 @@ class RecordedSignals:
         """
         if not self.attention_layers:
             return {}
-        found = {ATTENTION_PROMPT: self.attention_shape}
+        found: dict[str, tuple[int, ...]] = {ATTENTION_PROMPT: self.attention_shape}
         if answers:
             found[ATTENTION_ANSWER] = (len(OF_ANSWER), *self.attention_shape)
         return found

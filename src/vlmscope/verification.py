@@ -21,6 +21,7 @@ from vlmscope.prompt import at_time
 from vlmscope.reference import reference
 from vlmscope.row_identity import compare_rows
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
+from vlmscope.signals import TOKEN_STATISTICS
 from vlmscope.store import Manifest, Run, clean_text
 
 TOLERANCES = {"float32": 3e-5, "float16": 2e-2, "bfloat16": 1e-1}
@@ -127,6 +128,7 @@ def check_rows(run: Run, samples: list[Sample], vlm: VisionLanguageModel) -> Ite
         vision_pooling=record.vision_pooling,
         max_new_tokens=record.max_new_tokens,
         compat=record.compat,
+        signals=record.signals,
     )
     vlm = replace(vlm, processor=at_time(vlm.processor, run.manifest.model.prompt_time))
     exact = run.manifest.dtype == "float32"
@@ -135,6 +137,8 @@ def check_rows(run: Run, samples: list[Sample], vlm: VisionLanguageModel) -> Ite
         tokens = None if exact else stored.answer_token_ids
         with row_errors(sample):
             expected = reference(sample, vlm, spec, answer_token_ids=tokens)
+        if not record.signals:  # a run of a version that recorded none
+            expected = replace(expected, signals={})
         yield compare(stored, expected)
 
 
@@ -152,10 +156,15 @@ def compare(stored: Capture, expected: Capture) -> RowCheck:
         np.array([stored.first_token_entropy]), np.array([expected.first_token_entropy]), ONE_NAT
     )
     differing = _differing(stored, expected)
-    if expected.answer_logprobs is not None and "answer_token_ids" not in differing:
+    same_tokens = "answer_token_ids" not in differing
+    if expected.answer_logprobs is not None and same_tokens:
         errors["answer_logprobs"] = _relative_error(
             stored.answer_logprobs, expected.answer_logprobs, ONE_NAT
         )
+    for name, array in expected.signals.items():
+        if name in TOKEN_STATISTICS and not same_tokens:
+            continue
+        errors[f"signals/{name}"] = _relative_error(stored.signals.get(name), array, ONE_NAT)
     return RowCheck(stored.sample.id, errors, differing)
 
 
@@ -185,8 +194,13 @@ def storable(item: Capture) -> Capture:
 
 
 def _relative_error(found: np.ndarray | None, expected: np.ndarray, least: float = 1e-30) -> float:
-    """Return ‖found − expected‖ / ‖expected‖, or divided by ``least`` if that is more."""
+    """Return ‖found − expected‖ / ‖expected‖, or divided by ``least`` if that is more.
+
+    A value that is NaN in both, the attention of an empty answer, is equal.
+    """
     if found is None or found.shape != expected.shape:
         return math.inf
-    error = np.linalg.norm(found.astype(np.float64) - expected)
-    return float(error / max(float(np.linalg.norm(expected)), least))
+    absent = np.isnan(expected) & np.isnan(found)
+    difference = np.where(absent, 0, found.astype(np.float64) - expected)
+    size = np.linalg.norm(np.where(absent, 0, expected))
+    return float(np.linalg.norm(difference) / max(float(size), least))

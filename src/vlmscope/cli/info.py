@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,6 +52,8 @@ def info(
     if bare := description.without_image:
         stdout.print(f"{count(bare, 'row')} without an image, and so without vision vectors")
     _show_representations(description, run)
+    if description.signals:
+        stdout.print(f"signals: {', '.join(_shown_signals(description.signals))}")
     if description.kind == "run":
         show_label_sets(run, sets)
         _show_failures(run, failures)
@@ -69,6 +71,12 @@ def _show_representations(description: Description, run: Path) -> None:
         layers = shown_layers(item.layers, depth)
         table.add_row(item.name, layers, str(item.width), item.dtype, f"{item.rows:,}")
     show(table)
+
+
+def _shown_signals(signals: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """Yield each array of a signal with its shape."""
+    for name, shape in sorted(signals.items()):
+        yield f"{name} {' × '.join(map(str, shape)) or 'per token'}"
 
 
 def _show_failures(run: Path, failures: Sequence[Failure]) -> None:

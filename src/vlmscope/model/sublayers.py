@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -51,8 +51,8 @@ class Sublayers:
 
 def sublayers_of(block: nn.Module) -> Sublayers:
     """Return the parts of a decoder block."""
-    attention = next((m for m in block.modules() if _calls_interface(type(m))), None)
-    name = "" if attention is None else _projection_name(type(attention))
+    attention = next((m for m in block.modules() if _calls_interface(m)), None)
+    name = "" if attention is None else _projection_name(attention)
     projection = getattr(attention, name, None) if name else None
     feed_forward = next((getattr(block, n) for n in FEED_FORWARD if hasattr(block, n)), None)
     return Sublayers(
@@ -61,21 +61,22 @@ def sublayers_of(block: nn.Module) -> Sublayers:
 
 
 @cache
-def _source(kind: type[Any]) -> str:
+def _source(forward: Callable[..., Any]) -> str:
+    """Return the source of a function; empty if there is none."""
     try:
-        return inspect.getsource(kind.forward)
-    except (AttributeError, OSError, TypeError):
+        return inspect.getsource(forward)
+    except (OSError, TypeError):
         return ""
 
 
-def _calls_interface(kind: type[Any]) -> bool:
-    """Return whether modules of a class call the library's attention interface."""
-    return "attention_interface" in _source(kind)
+def _calls_interface(module: nn.Module) -> bool:
+    """Return whether a module calls the library's attention interface."""
+    return "attention_interface" in _source(type(module).forward)
 
 
-def _projection_name(kind: type[Any]) -> str:
-    """Return the attribute of the output projection of a class of attentions; empty if unknown."""
-    found = _PROJECTED.findall(_source(kind))
+def _projection_name(attention: nn.Module) -> str:
+    """Return the attribute of the output projection of an attention; empty if unknown."""
+    found = _PROJECTED.findall(_source(type(attention).forward))
     return str(found[-1]) if found else ""
 
 
@@ -102,7 +103,7 @@ def resolve_signals(
         InputError: The model has one of them at none of its layers.
     """
     parts = [sublayers_of(block) for block in vlm.layers]
-    widths = {}
+    widths: dict[str, int] = {}
     for name in names:
         if name in SUBLAYERS:
             found = {k: _width(parts[k], name, vlm) for k in layers if parts[k].module(name)}

@@ -15,11 +15,12 @@ from typing import Any
 import h5py
 
 from vlmscope.errors import InputError, StoreError
+from vlmscope.signals import TOKEN_STATISTICS
 from vlmscope.store.catalog import scan
 from vlmscope.store.format.hdf5_links import is_there, member, walk
 from vlmscope.store.format.hdf5_screening import screen_ahead
 from vlmscope.store.format.manifest import read_manifest
-from vlmscope.store.format.naming import is_of_image, is_vector
+from vlmscope.store.format.naming import is_of_image, is_signal, is_vector
 from vlmscope.store.format.shard import opened
 from vlmscope.store.format.validation import COLUMNS, text_column
 from vlmscope.store.storage.paths import as_path, check_reachable, size_of_all
@@ -52,6 +53,8 @@ class Description:
     without_image: int
     """Rows whose question is about no image."""
     representations: tuple[RepresentationInfo, ...]
+    signals: Mapping[str, tuple[int, ...]]
+    """Array of a signal → its shape in each row; empty for one value per token of the answer."""
     attrs: Mapping[str, Any]
     """The root attributes."""
     size: int
@@ -68,6 +71,7 @@ class _Tally:
     vectors: Counter[str]
     widths: dict[str, int]
     dtypes: dict[str, set[str]]
+    signals: dict[str, tuple[int, ...]]
 
 
 def describe(path: str | Path) -> Description:
@@ -109,7 +113,7 @@ def _summary(
     attrs: Mapping[str, Any],
 ) -> Description:
     """Return the totals over files; only the given rows of a file are counted, None means all."""
-    tally = _Tally(0, 0, 0, Counter(), {}, {})
+    tally = _Tally(0, 0, 0, Counter(), {}, {}, {})
     found: dict[str, Any] = dict(attrs)
     screen_ahead((each, "headers") for each in files)
     for file_path, rows in files.items():
@@ -130,6 +134,7 @@ def _summary(
         answers=tally.answers,
         without_image=tally.without_image,
         representations=_representations(tally),
+        signals=tally.signals,
         attrs=found,
         size=size,
     )
@@ -150,6 +155,8 @@ def _add_columns(tally: _Tally, file: Any, indices: Sequence[int] | None) -> Non
     for path, column in walk(group, values=False):
         if is_vector(path):
             _add_vector(tally, path, column, rows - bare if is_of_image(path) else rows)
+        elif is_signal(path):
+            tally.signals[path.partition("/")[2]] = column.shape[1:]
 
 
 def _add_rows(tally: _Tally, file: Any) -> None:
@@ -164,6 +171,9 @@ def _add_rows(tally: _Tally, file: Any) -> None:
         for path, dataset in walk(row, values=False):
             if is_vector(path) and dataset.ndim == 1:
                 _add_vector(tally, path, dataset, 1)
+            elif is_signal(path):
+                name = path.partition("/")[2]
+                tally.signals[name] = () if name in TOKEN_STATISTICS else dataset.shape
 
 
 def _add_vector(tally: _Tally, path: str, dataset: Any, rows: int) -> None:

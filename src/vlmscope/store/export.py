@@ -275,7 +275,7 @@ def _export_npz(run: Run, path: Path) -> None:
                 _add(archive, vector_path(name, layer), run.matrix(name, layer))
         for name in run.signals:
             if name not in TOKEN_STATISTICS:
-                _add(archive, signal_path(name), run.signal(name))
+                _add(archive, signal_path(name), np.asarray(run.signal(name)))
         blocks = list(run.blocks(vectors=False))
         for name, array in _plain_arrays(blocks).items():
             _add(archive, name, array)
