@@ -17,21 +17,23 @@ from itertools import chain, islice
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.answers import (
+    CHOSEN,
+    LOGPROBS,
+    STATISTICS,
     StepLogprobs,
     check_finite,
-    cut_answer,
     end_tokens,
+    finished,
     greedy_config,
-    with_answer,
+    of_answers,
 )
 from vlmscope.engine.batch import Batch, bands_of, prepare
 from vlmscope.engine.decoding.scheduler import Decoding
 from vlmscope.engine.decoding.support import why_not_in_slots
-from vlmscope.engine.device import is_dead_device, is_out_of_memory
+from vlmscope.engine.device import Fetch, is_dead_device, is_out_of_memory
 from vlmscope.engine.hooks import PrefillHooks
 from vlmscope.engine.image_cache import ImageEncoder
 from vlmscope.engine.inputs import until_error
@@ -203,7 +205,7 @@ class CaptureSession:
         if self._spec.max_new_tokens:
             self._answer(device_batch, cache, batch, band)
             return
-        rows = start_copies(device_batch)
+        rows = start_copies(device_batch, self._vlm, self._spec.signals)
         if self._copies_later and self._not_copied.isdisjoint(row.sample.id for row in rows):
             self._prefilled += rows
         else:  # all or none: an error is one of this batch, which is run again in pieces
@@ -226,7 +228,8 @@ class CaptureSession:
             return
         if not self._decoding.fits(layers, tokens):
             self._collect(self._decoding.drain)
-        self._decoding.admit(device_batch, start_copies(device_batch), layers, band)
+        rows = start_copies(device_batch, self._vlm, self._spec.signals)
+        self._decoding.admit(device_batch, rows, layers, band)
 
     def _finish_prefilled(self) -> None:
         """Finish the rows without answers whose tensors are being copied to the host.
@@ -287,33 +290,19 @@ class CaptureSession:
         output = run(device_batch, hooks, vlm, config, stopping_criteria=[steps])
         self.shapes_ = device_batch.recorder.shapes_
         prompt = batch.inputs["input_ids"].shape[1]
-        generated = output[:, prompt : prompt + spec.max_new_tokens].cpu().numpy()
-        new = spec.max_new_tokens
-        logprobs = torch.stack(steps.steps_[:new], dim=1).cpu().numpy()
-        statistics = torch.stack(steps.statistics_[:new], dim=1).cpu().numpy()
-        vectors, arrays = (
-            {name: values.cpu().numpy() for name, values in found.items()}
-            for found in _of_answers(states, spec)
-        )
+        new, chosen = spec.max_new_tokens, output[:, prompt : prompt + spec.max_new_tokens]
+        tokens = {
+            CHOSEN: chosen,
+            LOGPROBS: torch.stack(steps.steps_[:new], dim=1),
+            STATISTICS: torch.stack(steps.statistics_[:new], dim=1),
+        }
+        every = torch.arange(rows, device=chosen.device)
+        lens = device_batch.recorder.tensors().image_lens
+        numbers = Fetch(of_answers(vlm, spec, states, every, tokens, lens))
+        prefilled = start_copies(device_batch, vlm, spec.signals, first=chosen[:, 0])
         self._finished += [
-            with_answer(
-                row.capture(),
-                spec,
-                cut_answer(vlm, generated[i], logprobs[i], statistics[i]),
-                {name: values[i] for name, values in vectors.items()},
-                {name: values[i] for name, values in arrays.items()},
-            )
-            for i, row in enumerate(start_copies(device_batch))
+            finished(vlm, spec, row, numbers, i, chosen.shape[1]) for i, row in enumerate(prefilled)
         ]
-
-
-def _of_answers(
-    states: AnswerStates | None, spec: ResolvedSpec
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the vectors and arrays that were recorded of the answers."""
-    if states is None:
-        return {}, {}
-    return states.vectors(spec.answer_positions), states.arrays(spec.signals)
 
 
 def capture(

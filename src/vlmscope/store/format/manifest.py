@@ -30,7 +30,7 @@ from vlmscope.schema import (
     VisionPooling,
     sublayer_representation,
 )
-from vlmscope.signals import SIGNALS, RecordedSignals
+from vlmscope.signals import LENS, SIGNALS, RecordedSignals, single_positions
 from vlmscope.store.format.naming import representation_name, vector_path
 from vlmscope.store.storage.atomic import publish
 from vlmscope.store.storage.object_store import read_document
@@ -108,8 +108,15 @@ class CaptureRecord:
     @property
     def recorded(self) -> RecordedSignals:
         """The signals that are recorded, and of which layers."""
-        widths = self.signal_widths or {}
-        return RecordedSignals(self.signals, widths, self.attention_layers, self.attention_heads)
+        lens = LENS in self.signals
+        return RecordedSignals(
+            self.signals,
+            self.signal_widths or {},
+            self.attention_layers,
+            self.attention_heads,
+            single_positions(self.positions) if lens else (),
+            self.layers if lens else (),
+        )
 
 
 @dataclass(frozen=True, slots=True)
