@@ -385,9 +385,7 @@ def _lens_pass(
     signals: RecordedSignals,
     boundaries: Mapping[str, int],
 ) -> dict[str, np.ndarray]:
-    """Run the prompt, and prompt and answer; return the logit lens at single positions and of
-    image tokens.
-    """
+    """Run the prompt, and prompt and answer; return the lens at positions and of image tokens."""
     ids = inputs["input_ids"][0].tolist()
     image_tokens = [i for i, token in enumerate(ids) if token == vlm.image_token_id]
     prompt, logits = _run_decoder(vlm, inputs, "hidden_states[k+1]", imaged=bool(image_tokens))

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
+from vlmscope.signals import needs_image
 from vlmscope.store.format.batch import HALP_TEXTS, NO_BOUNDARY, Block
 from vlmscope.store.format.naming import (
     SIGNALS,
@@ -122,21 +123,27 @@ class RowWriter:
     def _write_signals(self, row: Any, i: int) -> None:
         if not self._signals:
             return
-        group = h5g.create(row, SIGNALS.encode(), None, self._group)
+        groups = {SIGNALS: h5g.create(row, SIGNALS.encode(), None, self._group)}
         for path in self._signals:
-            leaf = path.partition("/")[2]
+            if not self._has_image[i] and needs_image(path.partition("/")[2]):
+                continue
+            parent, _, leaf = path.rpartition("/")
+            if parent not in groups:
+                groups[parent] = h5g.create(row, parent.encode(), None, self._group)
             if path in self._block.ragged:
-                self._write_array(group, leaf, self._block.ragged[path][i])
+                self._write_array(groups[parent], leaf, self._block.ragged[path][i])
             else:
-                self._write_row(group, leaf, path, self._block.numbers[path], i)
+                self._write_row(groups[parent], leaf, path, self._block.numbers[path], i)
 
     def _write_row(self, owner: Any, leaf: str, path: str, column: Any, i: int) -> Any:
         """Write row ``i`` of a column: as a virtual dataset, or as a copy."""
         if not self._virtual:
             return self._write_array(owner, leaf, column[i])
         space = h5s.create_simple(column.shape[1:])
-        window = _window(path, column.shape, i)
-        return h5d.create(owner, leaf.encode(), h5t.IEEE_F32LE, space, window)
+        integers = column.dtype.kind == "i"
+        window = _window(path, column.shape, i, np.int32(-1) if integers else np.float32(np.nan))
+        kind = h5t.STD_I32LE if integers else h5t.IEEE_F32LE
+        return h5d.create(owner, leaf.encode(), kind, space, window)
 
 
 def _row_lists(block: Block) -> Mapping[str, Any]:
@@ -145,17 +152,17 @@ def _row_lists(block: Block) -> Mapping[str, Any]:
     return {name: columns[name] for name in ROW_LISTS if name in columns}
 
 
-def _window(path: str, shape: tuple[int, ...], i: int) -> Any:
+def _window(path: str, shape: tuple[int, ...], i: int, missing: np.generic) -> Any:
     """Return the creation properties of a virtual dataset: row ``i`` of a column of this file.
 
-    If the column is missing, HDF5 returns the fill value without an error: NaN makes that visible.
+    If the column is missing, HDF5 returns ``missing`` without an error: NaN makes that visible.
     """
     source = h5s.create_simple(shape)
     source.select_hyperslab((i, *(0 for _ in shape[1:])), (1, *shape[1:]))
     window = h5p.create(h5p.DATASET_CREATE)
     window.set_layout(h5d.VIRTUAL)
     window.set_obj_track_times(False)
-    window.set_fill_value(np.array(np.nan, np.float32))
+    window.set_fill_value(np.array(missing))
     target = h5s.create_simple(shape[1:])
     window.set_virtual(target, b".", f"/{COLUMNS}/{path}".encode(), source)
     return window
