@@ -242,6 +242,7 @@ def logit_lens(
         first: The first token of the answer.
     """
     found: dict[str, np.ndarray] = {}
+    finished = unembedding_of(vlm).finished
     for name, shape in signals.shapes().items():
         if name.startswith("lens_"):
             missing = (NO_TOKEN, np.int32) if name in INTEGERS else (np.nan, np.float32)
@@ -249,7 +250,7 @@ def logit_lens(
     for i, position in enumerate(signals.lens_positions):
         for j, layer in enumerate(signals.lens_layers):
             if position in states:
-                probs = _distribution(vlm, states[position][layer], layer)
+                probs = _distribution(vlm, finished, states[position][layer], layer)
                 top = probs.sort(descending=True)
                 found[LENS_TOKENS][i, j] = top.indices[:LENS_TOP].cpu().numpy()
                 found[LENS_PROBS][i, j] = top.values[:LENS_TOP].cpu().numpy()
@@ -277,19 +278,27 @@ def internal_confidence(
     """
     if not image_tokens:
         return {}
-    found = {}
+    found, finished = {}, unembedding_of(vlm).finished
     for layer in signals.lens_layers:
         largest = np.zeros(len(answer), np.float32)
         for token in image_tokens:
-            probs = _distribution(vlm, layers[layer][0, token], layer)
+            probs = _distribution(vlm, finished, layers[layer][0, token], layer)
             largest = np.maximum(largest, probs[list(answer)].cpu().numpy())
         found[confidence_name(layer)] = largest
     return found
 
 
-def _distribution(vlm: VisionLanguageModel, state: Tensor, layer: int) -> Tensor:
-    """Return the probabilities of the next token after a state, ``[vocabulary]``."""
+def _distribution(
+    vlm: VisionLanguageModel, finished: Callable[[Tensor], Tensor], state: Tensor, layer: int
+) -> Tensor:
+    """Return the probabilities of the next token after a state, ``[vocabulary]``.
+
+    Args:
+        vlm: The model.
+        finished: Turns the head's output into the model's logits.
+        state: The state.
+        layer: Its layer; the last one's states are already after the norm.
+    """
     normed = state if layer == vlm.num_layers - 1 else vlm.final_norm(state[None, None])[0, 0]
-    head = vlm.lm_head
-    logits = head(normed.to(next(head.parameters()).device))
-    return unembedding_of(vlm).finished(logits).float().softmax(dim=-1)
+    logits = vlm.lm_head(normed.to(next(vlm.lm_head.parameters()).device))
+    return finished(logits).float().softmax(dim=-1)
