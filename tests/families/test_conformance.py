@@ -50,6 +50,7 @@ from vlmscope.schema import (
     CaptureSpec,
     Sample,
 )
+from vlmscope.signals import LENS_ENTROPY, LENS_PROB, LENS_PROBS, LENS_RANK, LENS_TOKENS
 
 # Some processors turn tensors into arrays in a way that NumPy 2 frowns upon: GLM-4.1V's and
 # PaliGemma's, and InternVL's of transformers 5.17.
@@ -367,6 +368,22 @@ def test_the_question_does_not_reach_the_image_tokens(vlm: VisionLanguageModel) 
         assert change[f"query_token_representation/layer_{layer}"] > 1e-4
         reached = change[f"vision_token_representation/layer_{layer}"] > TOLERANCE
         assert reached == looks_ahead
+
+
+def test_the_lens_of_the_last_layer_is_the_models_own(vlm: VisionLanguageModel) -> None:
+    """At the last prompt token it is the distribution of the first token, scales and caps too."""
+    spec = CaptureSpec(
+        "0,n-1", ("last_image_token", "last_prompt_token"), max_new_tokens=0, signals="lens"
+    )
+    for item in capture(ONE_IMAGE[:2], vlm, spec, batch_size=2):
+        tokens, probs = item.signals[LENS_TOKENS][1], item.signals[LENS_PROBS][1]
+        np.testing.assert_array_equal(tokens[1], item.first_token_ids[:10])
+        np.testing.assert_allclose(np.log(probs[1]), item.first_token_logprobs[:10], atol=2e-5)
+        entropy, rank = item.signals[LENS_ENTROPY][1], item.signals[LENS_RANK][1]
+        assert entropy[1] == pytest.approx(item.first_token_entropy, abs=2e-5)
+        assert rank[1] == 0
+        assert item.signals[LENS_PROB][1, 1] == probs[1, 0]
+        assert np.abs(probs[0] - probs[1]).max() > 1e-5
 
 
 def test_the_image_reaches_every_representation(vlm: VisionLanguageModel) -> None:
