@@ -31,6 +31,12 @@ from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.model.computing import computing, removing_hooks
 from vlmscope.model.halp import halp_model_for, position_in_prompt, states_of, with_encoder_of
 from vlmscope.model.lengths import ALONE
+from vlmscope.positions import (
+    IMAGE_POSITIONS,
+    REPRESENTATIONS,
+    VISION_ONLY,
+    sublayer_representation,
+)
 from vlmscope.prompt import build_messages, image_order, template_settings, with_tokenizer_lock
 from vlmscope.reference_signals import (
     attention_shares,
@@ -38,17 +44,7 @@ from vlmscope.reference_signals import (
     sublayers_recorded,
     token_statistics,
 )
-from vlmscope.schema import (
-    IMAGE_POSITIONS,
-    REPRESENTATIONS,
-    TOP_FIRST_TOKENS,
-    VISION_ONLY,
-    Capture,
-    CaptureSpec,
-    LayerStates,
-    Sample,
-    sublayer_representation,
-)
+from vlmscope.schema import TOP_FIRST_TOKENS, Capture, CaptureSpec, LayerStates, Sample
 from vlmscope.selection import resolve_layers
 from vlmscope.shown_once import shown_once
 from vlmscope.signals import RecordedSignals

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.attention.switch import configurations
-from vlmscope.model.computing import removing_hooks, undone_at_exit
+from vlmscope.model.attention.switch import attending_eagerly
+from vlmscope.model.computing import removing_hooks
 from vlmscope.model.sublayers import sublayers_of
 from vlmscope.signals import (
     ATTENDED,
@@ -97,7 +97,7 @@ def eager_weights(
     """Let the model attend eagerly, and record the weights in every pass, within the context."""
     found: dict[int, list[Tensor]] = {layer: [] for layer in signals.attention_layers}
     with ExitStack() as stack:
-        stack.enter_context(_eager(vlm))
+        stack.enter_context(attending_eagerly(vlm.model))
         handles = stack.enter_context(removing_hooks())
         for layer, passes in found.items():
             attention = sublayers_of(vlm.layers[layer]).attention
@@ -114,24 +114,6 @@ def eager_weights(
 
             handles.append(attention.register_forward_hook(keep))
         yield found
-
-
-@contextmanager
-def _eager(vlm: VisionLanguageModel) -> Iterator[None]:
-    changed = [
-        config
-        for config in configurations(vlm.model)
-        if getattr(config, "_attn_implementation", None) == "sdpa"
-    ]
-
-    def restore() -> None:
-        for config in changed:
-            config._attn_implementation = "sdpa"
-
-    with undone_at_exit(restore):
-        for config in changed:
-            config._attn_implementation = "eager"
-        yield
 
 
 def attention_shares(

@@ -38,6 +38,9 @@ def assert_same(found: Capture | Failure, expected: Capture) -> None:
     np.testing.assert_allclose(
         found.first_token_logprobs, expected.first_token_logprobs, rtol=1e-4, atol=1e-4
     )
+    assert found.signals.keys() == expected.signals.keys()
+    for name, array in expected.signals.items():
+        np.testing.assert_allclose(found.signals[name], array, atol=3e-5, err_msg=name)
     if expected.answer is None:
         assert found.answer_token_ids is None
         assert found.answer_logprobs is None

@@ -16,7 +16,7 @@ from rich.text import Text
 from vlmscope.cli import options
 from vlmscope.cli.output import quiet_libraries, shape_text, show, show_note, stderr, stdout
 from vlmscope.model_options import ModelOptions
-from vlmscope.schema import REPRESENTATIONS, VISION_ONLY
+from vlmscope.positions import REPRESENTATIONS, VISION_ONLY
 from vlmscope.shown import plain
 
 _MARKS = {

@@ -8,13 +8,8 @@ from typing import Annotated, Any, cast
 import typer
 
 from vlmscope.errors import InputError, VlmscopeError
-from vlmscope.schema import (
-    DEFAULT_LAYERS,
-    DEFAULT_MAX_NEW_TOKENS,
-    DEFAULT_POSITIONS,
-    REPRESENTATIONS,
-    CaptureSpec,
-)
+from vlmscope.positions import DEFAULT_POSITIONS, REPRESENTATIONS
+from vlmscope.schema import DEFAULT_LAYERS, DEFAULT_MAX_NEW_TOKENS, CaptureSpec
 from vlmscope.signals import DEFAULT_SIGNALS, PRESETS, SIGNALS
 
 Data = Annotated[

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vlmscope.schema import position_group
+from vlmscope.positions import position_group
 from vlmscope.signals import ATTENTION, ATTENTION_ANSWER, RecordedSignals
 
 State = tuple[str, int]

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from vlmscope.errors import StoreError, one_line
 from vlmscope.jsontext import DEEPEST, load_json, nests_deeper
-from vlmscope.schema import IMAGE_POSITIONS, Capture, FinishReason, Sample
+from vlmscope.positions import IMAGE_POSITIONS
+from vlmscope.schema import Capture, FinishReason, Sample
 from vlmscope.signals import TOKEN_STATISTICS
 from vlmscope.store.format.naming import (
     boundary_name,
@@ -236,12 +237,13 @@ def captures_of(block: Block) -> Iterator[Capture]:
             answer=text.get("answer"),
             answer_token_ids=ragged.get("answer_token_ids"),
             answer_logprobs=ragged.get("answer_logprobs"),
-            signals={
-                name.partition("/")[2]: values
-                for name, values in (number | ragged).items()
-                if is_signal(name)
-            },
+            signals=_signals_of(number | ragged),
         )
+
+
+def _signals_of(values: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Return the arrays of signals among the values of a row."""
+    return {name.partition("/")[2]: array for name, array in values.items() if is_signal(name)}
 
 
 def _names(image_id: str, image_sha256: str) -> str | tuple[str, ...]:

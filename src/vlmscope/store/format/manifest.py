@@ -21,15 +21,8 @@ from typing import Any, Literal, cast, get_args
 from vlmscope.clock import check_time
 from vlmscope.errors import InputError, RunMismatchError, StoreError
 from vlmscope.jsontext import load_json
-from vlmscope.schema import (
-    FORMAT_VERSION,
-    VISION_ONLY,
-    Compat,
-    FieldSpec,
-    LayerStates,
-    VisionPooling,
-    sublayer_representation,
-)
+from vlmscope.positions import VISION_ONLY, sublayer_representation
+from vlmscope.schema import FORMAT_VERSION, Compat, FieldSpec, LayerStates, VisionPooling
 from vlmscope.signals import SIGNALS, RecordedSignals
 from vlmscope.store.format.naming import representation_name, vector_path
 from vlmscope.store.storage.atomic import publish
