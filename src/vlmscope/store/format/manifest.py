@@ -97,12 +97,22 @@ class CaptureRecord:
     """The decoder layers whose attention is recorded."""
     attention_heads: int = 0
     """Their number of heads."""
+    cross_attention_layers: tuple[int, ...] = ()
+    """The layers that attend to the image alone, if the decoder has such layers."""
+    cross_attention_tiles: int = 0
+    """Tiles of an image that they attend to."""
 
     @property
     def recorded(self) -> RecordedSignals:
         """The signals that are recorded, and of which layers."""
-        widths = self.signal_widths or {}
-        return RecordedSignals(self.signals, widths, self.attention_layers, self.attention_heads)
+        return RecordedSignals(
+            self.signals,
+            self.signal_widths or {},
+            self.attention_layers,
+            self.attention_heads,
+            self.cross_attention_layers,
+            self.cross_attention_tiles,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,18 +281,20 @@ _SIGNAL_WIDTH = re.compile(r"([a-z_]+)/layer_(\d+)")
 
 def _are_signals(capture: CaptureRecord) -> bool:
     """Return whether the signals, and the layers and widths they have, are valid."""
-    names, widths, layers = capture.signals, capture.signal_widths, capture.attention_layers
+    names, widths = capture.signals, capture.signal_widths
+    layers = (capture.attention_layers, capture.cross_attention_layers)
     if not isinstance(names, tuple) or not set(names) <= SIGNALS.keys():
         return False
-    if not isinstance(widths, dict | None) or not isinstance(layers, tuple):
+    if not isinstance(widths, dict | None) or not all(isinstance(x, tuple) for x in layers):
         return False
     paths = [_SIGNAL_WIDTH.fullmatch(path) for path in widths or {}]
     return (
         all(path and path[1] in names and int(path[2]) in capture.layers for path in paths)
         and all(map(_is_size, (widths or {}).values()))
-        and all(map(_is_size, layers))
-        and len(set(layers)) == len(layers)
+        and all(map(_is_size, (*layers[0], *layers[1])))
+        and len({*layers[0], *layers[1]}) == len(layers[0]) + len(layers[1])
         and _is_size(capture.attention_heads)
+        and _is_size(capture.cross_attention_tiles)
     )
 
 
@@ -336,7 +348,10 @@ def _damaged(path: Path, finding: str) -> StoreError:
 _SHOWN = 3
 """Maximum number of weight files named in a message."""
 
-_DERIVED = ("signal_widths", "attention_layers", "attention_heads")
+_DERIVED = (
+    "signal_widths", "attention_layers", "attention_heads", "cross_attention_layers",
+    "cross_attention_tiles",
+)  # fmt: skip
 """Fields of a ``CaptureRecord`` that follow from the model, the layers and the signals."""
 
 _SAME_NUMBERS = (
