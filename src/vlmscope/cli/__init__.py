@@ -17,6 +17,7 @@ failed; 130 and 143 stopped by Ctrl-C and SIGTERM, finished rows are saved.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -38,6 +39,9 @@ from vlmscope.cli.score import score
 from vlmscope.cli.streams import StdoutError, safe_streams
 from vlmscope.cli.verify import verify
 from vlmscope.errors import InputError, VlmscopeError, naming_options
+
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""Environment variables that set how the threads of OpenMP wait for each other."""
 
 app = typer.Typer(
     help="Extract hidden states from vision-language models, and predict hallucinations from them.",
@@ -82,9 +86,21 @@ def root(
 
 def main() -> None:
     """Run the command line; a ``VlmscopeError`` becomes one line and its exit code."""
+    share_processors()
     with naming_options(), safe_streams():
         code = _run()
     sys.exit(code)
+
+
+def share_processors() -> None:
+    """Let torch's threads sleep while they wait for each other, unless the user chose otherwise.
+
+    By default they spin, so that two commands at once on a CPU take each other's time: more than
+    ten times as long instead of twice (docs/performance.md). OpenMP reads this when torch is
+    loaded.
+    """
+    if not any(name in os.environ for name in WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def _run() -> int:
