@@ -261,7 +261,7 @@ def test_info_and_export(extract: Command, vlmscope: Command, tmp_path: Path) ->
     assert "failures: 1 row (image 1)" in told.out
     assert "question_comb_3" in told.out
     assert "0, 2, 4, 6, 7 of 8" in told.out
-    assert f"labels: none yet; vlmscope label {tmp_path / 'run'}\n" in told.out
+    assert f"labels: none yet; next: vlmscope label {tmp_path / 'run'}\n" in told.out
     record = json.loads(vlmscope("info", tmp_path / "run", "--json").out)
     assert record["rows"] == 9
     assert record["failures"][0]["id"] == "question_comb_3"

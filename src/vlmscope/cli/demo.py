@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import shutil
-import sys
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +10,7 @@ import typer
 from rich.table import Table
 
 from vlmscope.cli.extract import run_extract
-from vlmscope.cli.output import quiet_libraries, show, stderr, stdout
+from vlmscope.cli.output import command_line, quiet_libraries, show, stderr, stdout
 from vlmscope.cli.verdict import show_verdict
 from vlmscope.errors import InputError
 from vlmscope.model_options import ModelOptions
@@ -67,18 +64,9 @@ def demo(
         ["inspect", *source, "--id", SHOWN_ROW],
         *([["score", *asked]] if probed else []),
     ):
-        stdout.print("  " + shlex.join([*_program(), *command]))
+        stdout.print("  " + command_line(*command))
     if code:
         raise typer.Exit(code)
-
-
-def _program() -> list[str]:
-    """Return the command of this program: by name, by file, or as a module."""
-    called = Path(sys.argv[0])
-    if called.name == "__main__.py":
-        return [sys.executable, "-m", "vlmscope"]
-    found = shutil.which("vlmscope")
-    return ["vlmscope"] if found and Path(found).resolve() == called.resolve() else [str(called)]
 
 
 def _evaluate(folder: Path) -> bool:

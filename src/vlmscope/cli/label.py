@@ -25,6 +25,7 @@ from vlmscope.errors import InputError
 if TYPE_CHECKING:
     from vlmscope.schema import Answered, Outcome, Score
     from vlmscope.score import Code, Scorer
+    from vlmscope.store import Run
 
 SCORERS = ("auto", "yesno", "exact", "vqa", "column", "file", "judge")
 """The values of ``--scorer``."""
@@ -208,15 +209,29 @@ def label(
     record["doubt"] = asdict(doubted) if doubted else None
     _print(record, as_json)
     if isinstance(target.answers, Run):
-        _show_next(run, name, record["all"])
+        _show_next(target.answers, name, record["all"])
 
 
-def _show_next(run: Path, name: str, counts: dict[str, Any]) -> None:
-    """Print the next command, if there are answers of both classes."""
+def _show_next(run: Run, name: str, counts: dict[str, Any]) -> None:
+    """Print the next command: probe, or report if there are probes that fit these labels."""
+    from vlmscope.errors import StoreError
     from vlmscope.store import DEFAULT
+    from vlmscope.sweeps import probes_folder, read_sweep
 
-    if counts["hallucinated"] and counts["faithful"]:
-        show_next("probe", str(run), *(() if name == DEFAULT else ("--labels", name)))
+    try:
+        probed = read_sweep(run, name)
+    except StoreError:  # damaged: probe replaces it
+        probed = None
+    probes = run.path / probes_folder(name)
+    if probed is not None and probed.stale:
+        stderr.print(f"the probes in {probes} are out of date: {probed.stale}; train them again")
+    elif probed is not None:
+        stderr.print(f"the probes in {probes} fit these labels")
+    option = () if name == DEFAULT else ("--labels", name)
+    if probed is not None and not probed.stale:
+        show_next("report", str(run.path), *option)
+    elif counts["hallucinated"] and counts["faithful"]:
+        show_next("probe", str(run.path), *option)
 
 
 def _print(record: dict[str, Any], as_json: bool) -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 from vlmscope.cli import options
 from vlmscope.cli.by_column import show_columns
 from vlmscope.cli.halp import show_halp
-from vlmscope.cli.output import number_table, show, show_next, stderr, stdout
+from vlmscope.cli.output import command_line, number_table, show, show_next, stderr, stdout
 from vlmscope.cli.paths import check_writable
 from vlmscope.cli.transfer import prepare_transfer, run_transfer, show_transfer
 from vlmscope.cli.verdict import show_verdict
@@ -182,13 +182,13 @@ def probe(
 
 def _note_stale(run: Path, name: str) -> None:
     """Print a note if the ground truth has changed since the labels were made."""
-    from vlmscope.store import are_stale, label_sets
-    from vlmscope.sweeps.source import of_set
+    from vlmscope.store import DEFAULT, are_stale, label_sets
 
+    named = () if name == DEFAULT else ("--name", name)
     if name in label_sets(run) and are_stale(run, name):
         stderr.print(
-            "note: the ground truth in the table has changed since the labels were made; run "
-            f"'vlmscope label {run}{of_set('--name', name)}' to label again",
+            "note: the ground truth in the table has changed since the labels were made; label "
+            f"again: {command_line('label', str(run), *named)}",
             style="yellow",
         )
 
