@@ -18,7 +18,10 @@ failed; 130 and 143 stopped by Ctrl-C and SIGTERM, finished rows are saved.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from collections.abc import Callable
+from inspect import getdoc
 from pathlib import Path
 
 import typer
@@ -43,12 +46,23 @@ from vlmscope.errors import InputError, VlmscopeError, naming_options
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """Environment variables that set how the threads of OpenMP wait for each other."""
 
+NARROWEST = 80
+"""Minimum width of a terminal, in columns, for help in panels."""
+
 app = typer.Typer(
     help="Extract hidden states from vision-language models, and predict hallucinations from them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def unwrapped(command: Callable[..., None]) -> str:
+    """Return the docstring of a command with one line per paragraph, for a terminal to wrap."""
+    paragraphs = (getdoc(command) or "").split("\n\n")
+    return "\n\n".join(" ".join(each.split()) for each in paragraphs)
+
+
 for command in (
     extract,
     inspect,
@@ -64,7 +78,12 @@ for command in (
     models,
     demo,
 ):
-    app.command()(command)
+    app.command(help=unwrapped(command))(command)
+
+
+def fit_help(columns: int) -> None:
+    """Show ``--help`` without panels on a narrow terminal, where they would cut names."""
+    app.rich_markup_mode = "rich" if columns >= NARROWEST else None
 
 
 def _version(value: bool) -> None:
@@ -131,6 +150,7 @@ def _run_app() -> int:
         raise InputError(
             "the current folder does not exist any more; change to another one"
         ) from error
+    fit_help(shutil.get_terminal_size().columns)
     try:
         app()
     except SystemExit as stop:

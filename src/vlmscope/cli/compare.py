@@ -44,9 +44,10 @@ def compare(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the resamples.")] = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Compare labelled runs of the same questions: hallucination rates, and probes if available.
+    """Compare labelled runs of the same questions.
 
-    Runs are paired by question id, if question and image are the same; nothing is written.
+    Compares hallucination rates, and probes if the runs have them. Runs are paired by question
+    id, if question and image are the same; nothing is written.
     """
     from vlmscope.sweeps.compare import compare_runs
 

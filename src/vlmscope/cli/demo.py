@@ -33,10 +33,11 @@ def demo(
         typer.Option("--limit", help="Only the first N of 2,000 questions.", show_default=False),
     ] = None,
 ) -> None:
-    """Extract, label, probe and report 2,000 questions about 600 images.
+    """Extract, label, probe and report the bundled questions.
 
-    Model and images are included in vlmscope. The architecture is that of Llama-3.2-Vision; the
-    model has 4.8 million parameters, answers most questions correctly, and sometimes hallucinates.
+    These are 2,000 questions about 600 images. Model and images are included in vlmscope. The
+    architecture is that of Llama-3.2-Vision; the model has 4.8 million parameters, answers most
+    questions correctly, and sometimes hallucinates.
     """
     quiet_libraries()
     with as_file(files("vlmscope") / "demo") as bundled:

@@ -55,7 +55,12 @@ def inspect(
     allow_pickle_weights: options.AllowPickleWeights = False,
     as_json: options.Json = False,
 ) -> None:
-    """Explain one sample: prompt, tokens and boundaries, tiles, every shape, norms, the answer."""
+    """Explain one row: its prompt, tokens, shapes, norms and answer.
+
+    Also the boundaries, that is the positions at which hidden states are read, and image tiles.
+    The position last_image_token is that of vision_token_representation, last_prompt_token that of
+    query_token_representation.
+    """
     from vlmscope.api.checking import find_row
     from vlmscope.dataset import open_table, parse_mapping
     from vlmscope.inspection import inspect_sample

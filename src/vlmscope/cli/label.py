@@ -161,14 +161,14 @@ def label(
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Compare every answer with its ground truth and write the labels, replacing older ones.
+    """Compare every answer with its ground truth, and write labels.
 
-    A run may have several label sets, by --name. Labels that were read from a file or a column may
-    be made by hand: they are kept, unless --overwrite is given.
+    They replace older ones. A run may have several label sets, by --name. Labels that were read
+    from a file or a column may be made by hand: they are kept, unless --overwrite is given.
 
     A label is hallucinated, faithful, or unscorable with the reason: an answer that no rule can
-    decide is never counted as faithful. Rows that are not in a label file, or whose cell is empty,
-    are unlabelled and excluded from all rates.
+    decide is never counted as faithful. Rows that are not in a label file, or whose cell is
+    empty, are unlabelled and excluded from all rates.
     """
     from vlmscope.score import Column, LabelFile, read_code, with_error_kinds
     from vlmscope.store import Run

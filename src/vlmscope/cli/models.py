@@ -22,7 +22,10 @@ def _particular(standing: Any) -> str:
 
 
 def models(as_json: options.Json = False) -> None:
-    """List the families of models, and the versions of transformers they are verified on."""
+    """List the families of models that are supported.
+
+    For each, the versions of transformers on which every check passed.
+    """
     from importlib.metadata import version
 
     from vlmscope.model.support import family_support

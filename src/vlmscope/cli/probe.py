@@ -135,9 +135,10 @@ def probe(
     ] = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Train and test a probe on every representation and layer, and compare it with baselines.
+    """Train and test probes on every representation and layer.
 
-    Folds are grouped by image; the layer is chosen inside training; intervals resample images.
+    They are compared with baselines that use no hidden states. Folds are grouped by image; the
+    layer is chosen inside training; intervals resample images.
     """
     from vlmscope.store import DEFAULT, read_document
     from vlmscope.sweeps import SweepSpec, default_folder, is_run, open_source, save_sweep, sweep
