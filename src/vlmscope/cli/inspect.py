@@ -199,21 +199,39 @@ def _show_vectors(seen: Any, normed: int | None) -> None:
         stdout.print(
             f"{VISION_ONLY} {shape_text(vectors[VISION_ONLY].shape)}, norm {norms[VISION_ONLY]:.4g}"
         )
-    names = [
-        name for name in REPRESENTATIONS.values() if any(v.startswith(f"{name}/") for v in vectors)
-    ]
-    if not names:
+    groups = {
+        position: name
+        for position, name in REPRESENTATIONS.items()
+        if any(v.startswith(f"{name}/") for v in vectors)
+    }
+    if not groups:
         return
-    layers = [v.split("/")[1] for v in vectors if v.startswith(f"{names[0]}/")]
-    width = vectors[f"{names[0]}/{layers[0]}"].shape
+    first = next(iter(groups.values()))
+    layers = [v.split("/")[1] for v in vectors if v.startswith(f"{first}/")]
+    width = vectors[f"{first}/{layers[0]}"].shape
     table = Table(title=f"Norms of the recorded vectors, {shape_text(width)} each",
                   title_justify="left", box=None, pad_edge=False)  # fmt: skip
-    for heading in ("layer", *names):
+    for heading in ("layer", *_headings(list(groups), stdout.width - len(layers[-1]))):
         table.add_column(heading, header_style="dim", overflow="fold")
     for layer in layers:
-        title = f"{layer} (after the final norm)" if layer == f"layer_{normed}" else layer
-        table.add_row(title, *(f"{norms[f'{name}/{layer}']:.4g}" for name in names))
+        table.add_row(layer, *(f"{norms[f'{name}/{layer}']:.4g}" for name in groups.values()))
     show(table)
+    if f"layer_{normed}" in layers:
+        show(Text(f"layer_{normed}: after the final norm", style="dim"))
+    for position, name in groups.items():
+        if name != f"{position}_representation":
+            show(Text(f"{position}: stored as {name}", style="dim"))
+
+
+def _headings(positions: list[str], width: int) -> list[str]:
+    r"""Return positions as column headings, broken between words if they are too wide together.
+
+    >>> _headings(["image_mean", "answer_mean"], 80), _headings(["image_mean", "answer_mean"], 20)
+    (['image_mean', 'answer_mean'], ['image_\nmean', 'answer_\nmean'])
+    """
+    if sum(len(name) + 1 for name in positions) <= width:
+        return positions
+    return [name.replace("_", "_\n") for name in positions]
 
 
 def _show_answer(seen: Any, vlm: Any) -> None:
