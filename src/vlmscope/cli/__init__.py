@@ -135,10 +135,10 @@ def _run() -> int:
         show_error(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        show_error("interrupted; what was published is safe")
+        show_error("interrupted; published rows are safe")
         return 130
     except MemoryError:
-        show_error("out of memory; what was published is safe")
+        show_error("out of memory; published rows are safe")
         return 1
     return code
 

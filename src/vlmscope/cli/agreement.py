@@ -131,4 +131,4 @@ def _rows(found: Agreement) -> str:
 
 
 def _alike(found: Agreement) -> str:
-    return "" if found.agreed is None else f"; {found.agreed:.1%} of them alike"
+    return "" if found.agreed is None else f"; agreement on {found.agreed:.1%}"

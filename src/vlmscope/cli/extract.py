@@ -145,7 +145,7 @@ def extract(
     Hidden states at the position last_image_token are stored as vision_token_representation, those
     at last_prompt_token as query_token_representation, and others under their own names.
 
-    Exit codes: 0 all rows done; 1 stopped by an error, what is published is safe; 2 invalid
+    Exit codes: 0 all rows done; 1 stopped by an error, published rows are safe; 2 invalid
     usage or input, nothing was done; 3 finished, but rows failed (listed in failures.jsonl);
     130 and 143 stopped by Ctrl-C and SIGTERM after the answers in progress were finished; 124
     the model repeatedly took longer than --time-limit.

@@ -172,10 +172,8 @@ def _show_tokens(seen: Any) -> None:
 
 
 def _show_shapes(seen: Any) -> None:
-    _show_pairs("Into the model", {name: shape_text(s) for name, s in seen.inputs.items()})
-    _show_pairs(
-        "Out of it, in the prefill", {name: shape_text(s) for name, s in seen.outputs.items()}
-    )
+    _show_pairs("Model inputs", {name: shape_text(s) for name, s in seen.inputs.items()})
+    _show_pairs("Outputs of the prefill", {name: shape_text(s) for name, s in seen.outputs.items()})
 
 
 def _show_pairs(title: str, pairs: Mapping[str, str]) -> None:

@@ -105,7 +105,9 @@ def probe(
     permutations: Annotated[
         int,
         typer.Option(
-            "--permutations", help="Permutations of whole groups' labels: the null.", min=100
+            "--permutations",
+            help="Permutations of the labels, in whole groups, for the permutation test.",
+            min=100,
         ),
     ] = 200,
     draws: Annotated[
