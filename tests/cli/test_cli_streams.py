@@ -289,4 +289,4 @@ def test_memory_that_runs_out(
 
     monkeypatch.setattr("vlmscope.store.describe", fail)
     done = vlmscope("info", run)
-    assert (done.code, done.err) == (1, "error: out of memory; published rows are safe\n")
+    assert (done.code, done.err) == (1, "error: out of memory; published rows are kept\n")

@@ -9,7 +9,7 @@ failed; 130 and 143 stopped by Ctrl-C and SIGTERM, finished rows are saved.
 - ``options``: the options that several commands share
 - ``output``, ``streams``: printing text, and streams that cannot be written
 - ``progress``, ``stopping``: the live bar, and Ctrl-C
-- ``paths``, ``sound``: checks before a command writes to a path, or uses a run
+- ``paths``, ``verified_run``: checks before a command writes to a path, or uses a run
 - Parts of ``label``: ``label_target``, ``label_judge``, ``label_reading``, ``label_doubts``,
   ``label_sets``
 - Parts of ``probe``: ``verdict``, ``by_column``, ``halp``, ``transfer``
@@ -135,10 +135,10 @@ def _run() -> int:
         show_error(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        show_error("interrupted; published rows are safe")
+        show_error("interrupted; published rows are kept")
         return 130
     except MemoryError:
-        show_error("out of memory; published rows are safe")
+        show_error("out of memory; published rows are kept")
         return 1
     return code
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LEVEL = 0.05
 """Significance level."""
 
-NOTHING, FINDS_NOTHING = "finds nothing", "the probe finds nothing"
+CONSTANT_RISK, CONSTANT_PROBE = "constant risk", "the probe has a constant risk"
 """The cell in a table, and the note, for a run whose probe predicts one risk in most folds."""
 
 HEADINGS = ("run", "model", "rows", "unscorable", "hallucinated", "probe AUROC", "above joint")
@@ -52,7 +52,7 @@ def compare(
     from vlmscope.sweeps.compare import compare_runs
 
     with stderr.status("comparing"):
-        found = compare_runs([options.place(run) for run in runs], draws=draws, seed=seed)
+        found = compare_runs([options.path_or_url(run) for run in runs], draws=draws, seed=seed)
     if as_json:
         stdout.print_json(json.dumps(asdict(found)))
         return
@@ -82,8 +82,8 @@ def _show_runs(found: Comparison) -> None:
             f"{run.unscorable:,}",
             f"{_shown(run.hallucination_rate, '.1%')}\n{rate.replace('% to ', '–')}".rstrip("\n–")
             or "–",
-            NOTHING
-            if run.probe_note == FINDS_NOTHING
+            CONSTANT_RISK
+            if run.probe_note == CONSTANT_PROBE
             else f"{_shown(run.probe_auroc)}\n{auroc.replace(' to ', '–')}".rstrip("\n–") or "–",
             _shown(run.above_joint, "+.3f"),
         )

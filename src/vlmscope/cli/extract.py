@@ -31,7 +31,7 @@ def extract(
             "--out",
             "-o",
             metavar="PATH",
-            parser=options.place,
+            parser=options.path_or_url,
             help="Run folder, or a URL such as s3://bucket/run; an unfinished one is continued.",
             show_default=False,
         ),

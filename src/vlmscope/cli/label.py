@@ -42,7 +42,7 @@ def label(
         Path,
         typer.Argument(
             metavar="RUN",
-            parser=options.place,
+            parser=options.path_or_url,
             help="A run folder, or its URL; or answers from elsewhere, with --out: a table of "
             "questions, ground truths and answers (.csv, .tsv, .json, .jsonl, .parquet), or .h5 "
             "files in the HALP layout: a folder or one.",
@@ -336,7 +336,7 @@ def _show(record: dict[str, Any]) -> None:
         counts = (f"{found[outcome]:,}" for outcome in outcomes)
         table.add_row(name, *counts, share, style="bold" if name == "all" and rows else "")
     show(table)
-    stdout.print("share: hallucinated among those that are hallucinated or faithful")
+    stdout.print("share: hallucinated / (hallucinated + faithful)")
     kinds = record["error_kinds"]
     if any(kinds.values()):
         other = f", {kinds['other']:,} neither" if kinds["other"] else ""

@@ -95,9 +95,9 @@ def confirm_judge(
 
 def _for_judge(target: Target, scorer: str) -> Iterator[Answered]:
     """Yield the rows that the judge would be asked about."""
-    from vlmscope.score import Auto, left_over, read_code
+    from vlmscope.score import Auto, read_code, unscorable_rows
 
     if scorer == "judge":
         return target.rows()
     code = read_code(target.rows())
-    return left_over(target.rows(), Auto(code=code)(target.rows()))
+    return unscorable_rows(target.rows(), Auto(code=code)(target.rows()))

@@ -33,7 +33,7 @@ def models(as_json: options.Json = False) -> None:
     found = list(family_support())
     if as_json:
         stdout.print_json(json.dumps([
-            {"title": s.family.title, "model_type": s.key, "proven_on": list(s.proven),
+            {"title": s.family.title, "model_type": s.key, "proven_on": list(s.verified_on),
              "failed_on": {v: list(names) for v, names in s.failed.items()},
              "needs": s.family.needs, "takes_questions_without_a_picture": s.family.text_only}
             for s in found
@@ -43,7 +43,7 @@ def models(as_json: options.Json = False) -> None:
     for heading in ("family", "model type", "every check passed on transformers", "notes"):
         table.add_column(heading, header_style="dim")
     for standing in found:
-        proven = ", ".join(standing.proven)
+        proven = ", ".join(standing.verified_on)
         if standing.failed:
             proven += "; failed on " + ", ".join(standing.failed)
         if not proven:

@@ -45,13 +45,13 @@ def one_or_several(names: list[str]) -> str | tuple[str, ...]:
     return names[0] if len(names) == 1 else tuple(names)
 
 
-class _PlaceError(VlmscopeError):
+class _UrlError(VlmscopeError):
     """A URL cannot be opened. Not a ``ValueError``: typer would replace its message."""
 
     exit_code = 2
 
 
-def place(text: str) -> Path:
+def path_or_url(text: str) -> Path:
     """Return a path, or a ``UPath`` for the URL of an object store."""
     if "://" not in text:
         return Path(text)
@@ -60,13 +60,13 @@ def place(text: str) -> Path:
     try:
         return as_path(text)
     except InputError as error:
-        raise _PlaceError(str(error)) from error
+        raise _UrlError(str(error)) from error
 
 
 RunFolder = Annotated[
     Path,
     typer.Argument(
-        metavar="RUN", parser=place, help="A run folder, or its URL.", show_default=False
+        metavar="RUN", parser=path_or_url, help="A run folder, or its URL.", show_default=False
     ),
 ]
 Images = Annotated[

@@ -31,7 +31,7 @@ def probe(
         Path,
         typer.Argument(
             metavar="RUN",
-            parser=options.place,
+            parser=options.path_or_url,
             help="A labelled run folder; or, with --labels, files in the HALP layout: a folder of "
             ".h5 files, or one.",
             show_default=False,
@@ -54,7 +54,7 @@ def probe(
             "--out",
             "-o",
             metavar="PATH",
-            parser=options.place,
+            parser=options.path_or_url,
             help="Folder for results and probes (default: probes in the given folder, "
             "probes-<name> for a named label set, or <name>-probes next to a file).",
             show_default=False,
@@ -228,7 +228,7 @@ def _show_results(result: SweepResult) -> None:
         ranked = [f"{row.auroc:.3f}", f"{row.auroc_low:.3f}–{row.auroc_high:.3f}",
                   f"{row.auprc:.3f}", f"{row.recall_at_5:.1%}"]  # fmt: skip
         if row.found_nothing:
-            ranked = ["–", "finds nothing", "–", "–"]
+            ranked = ["–", "constant risk", "–", "–"]
         title = Text(row.title + AFTER * (row.known == "after"))
         table.add_row(title, *ranked, f"{row.ece:.3f}", style=STYLES.get(row.kind))
     show(table)

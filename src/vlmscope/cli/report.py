@@ -24,7 +24,7 @@ def report(
             "--out",
             "-o",
             metavar="PATH",
-            parser=options.place,
+            parser=options.path_or_url,
             help="The page; its figures are written next to it (default: RUN/report.html, "
             "RUN/report-<name>.html for a named label set).",
             show_default=False,

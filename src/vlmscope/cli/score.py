@@ -30,7 +30,7 @@ def score(
             "--probe",
             "-p",
             metavar="PATH",
-            parser=options.place,
+            parser=options.path_or_url,
             help="Folder of a saved probe, a probed run, or RUN/probes-<name> for a named label "
             "set.",
             show_default=False,

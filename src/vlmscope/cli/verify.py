@@ -12,7 +12,7 @@ from rich.table import Table
 
 from vlmscope.cli import options
 from vlmscope.cli.output import quiet_libraries, show, show_note, stderr, stdout
-from vlmscope.cli.sound import open_sound_run
+from vlmscope.cli.verified_run import open_verified_run
 
 
 def verify(
@@ -49,7 +49,7 @@ def verify(
     from vlmscope.verification import tolerance_of
 
     quiet_libraries()
-    opened = open_sound_run(run)
+    opened = open_verified_run(run)
     stderr.print(f"checksums of {len(opened):,} rows are correct")
     if files:
         return

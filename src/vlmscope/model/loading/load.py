@@ -37,7 +37,7 @@ from vlmscope.model.families import (
     find_family,
     read_description,
     resolve,
-    stranger,
+    undescribed_family,
 )
 from vlmscope.model.fingerprint import Fingerprinting
 from vlmscope.model.lengths import find_bands, forget_lengths
@@ -63,9 +63,9 @@ from vlmscope.model.loading.processors import complete_processor, load_processor
 from vlmscope.model.loading.quantization import (
     check_device,
     check_quantize,
+    fix_bitsandbytes_defaults,
     quantization_options,
     rounding_of,
-    settle,
 )
 from vlmscope.model.loading.thinker import prepare_thinker, thinker_of
 from vlmscope.model.loading.thresholds import with_verified_lengths
@@ -167,14 +167,14 @@ def load_with(name: str, options: ModelOptions) -> VisionLanguageModel:
                 attn_implementation=attention_of, revision=revision,
                 **quantization_options(quantize, kind, config),
             )  # fmt: skip
-            settle(model)
+            fix_bitsandbytes_defaults(model)
             if adapter is not None:
                 attach_adapter(model, adapter, name)
             _set_generation(model, processor.tokenizer)
             made = VisionLanguageModel(
                 model,
                 processor,
-                resolve(known or stranger(config), model, name),
+                resolve(known or undescribed_family(config), model, name),
                 name,
                 revision,
                 description=description,
