@@ -23,7 +23,8 @@ from material import QUESTIONS, make_image
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.families import read_description
 from vlmscope.model.vision_rows import RULES
-from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, Score
+from vlmscope.positions import REPRESENTATIONS, VISION_ONLY
+from vlmscope.schema import Score
 from vlmscope.store import Run, write_labels
 
 ROOT = Path(__file__).parent.parent

@@ -19,7 +19,7 @@ import pytest
 
 from vlmscope.cli.inspect import _show_answer, _show_vectors
 from vlmscope.cli.output import stdout
-from vlmscope.schema import REPRESENTATIONS
+from vlmscope.positions import REPRESENTATIONS
 from vlmscope.store import open_run
 from vlmscope.store.format.checksums import SEAL_SIZE, seal_of
 
