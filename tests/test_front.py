@@ -35,7 +35,7 @@ def test_what_is_raised_and_returned_is_public() -> None:
         "import sys, vlmscope\n"
         "assert not {'torch', 'numpy', 'vlmscope.errors'} & set(sys.modules)\n"
         "assert vlmscope.errors.RowError is vlmscope.RowError\n"
-        "assert vlmscope.schema.REPRESENTATIONS\n"
+        "assert vlmscope.positions.REPRESENTATIONS\n"
         "assert not {'errors', 'schema', 'api'} & set(dir(vlmscope))\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlmscope.errors import InputError
-from vlmscope.schema import ANSWER_POSITIONS, DEFAULT_LAYERS, REPRESENTATIONS
+from vlmscope.positions import ANSWER_POSITIONS, REPRESENTATIONS
+from vlmscope.schema import DEFAULT_LAYERS
 from vlmscope.selection import boundaries, locate, resolve_layers
 
 IMAGE = 9

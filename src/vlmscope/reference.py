@@ -31,26 +31,22 @@ from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.model.computing import computing, removing_hooks
 from vlmscope.model.halp import halp_model_for, position_in_prompt, states_of, with_encoder_of
 from vlmscope.model.lengths import ALONE
+from vlmscope.positions import (
+    IMAGE_POSITIONS,
+    REPRESENTATIONS,
+    VISION_ONLY,
+    sublayer_representation,
+)
 from vlmscope.prompt import build_messages, image_order, template_settings, with_tokenizer_lock
 from vlmscope.reference_signals import (
-    attention_shares,
+    divided_attention,
     internal_confidence,
     joined,
     logit_lens,
     sublayers_recorded,
     token_statistics,
 )
-from vlmscope.schema import (
-    IMAGE_POSITIONS,
-    REPRESENTATIONS,
-    TOP_FIRST_TOKENS,
-    VISION_ONLY,
-    Capture,
-    CaptureSpec,
-    LayerStates,
-    Sample,
-    sublayer_representation,
-)
+from vlmscope.schema import TOP_FIRST_TOKENS, Capture, CaptureSpec, LayerStates, Sample
 from vlmscope.selection import resolve_layers
 from vlmscope.shown_once import shown_once
 from vlmscope.signals import RecordedSignals
@@ -368,7 +364,7 @@ def _attention_pass(
 ) -> dict[str, np.ndarray]:
     """Run prompt and answer with eager attention; return how attention is divided."""
     answer = None if answer_token_ids is None else _content(vlm, answer_token_ids)
-    return attention_shares(
+    return divided_attention(
         vlm,
         signals,
         inputs["input_ids"][0].tolist(),

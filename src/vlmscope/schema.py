@@ -7,14 +7,21 @@ them: they are passed through generators, so memory does not grow with the table
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from vlmscope.arguments import Layers, layers_text, several_names, whole_number, wrong_type
+from vlmscope.arguments import Layers, layers_text, whole_number, wrong_type
 from vlmscope.errors import InputError, shortened
-from vlmscope.signals import DEFAULT_SIGNALS, SUBLAYERS, Signals, signal_names
+from vlmscope.positions import (
+    ANSWER_POSITIONS,
+    DEFAULT_POSITIONS,
+    Positions,
+    position_names,
+    representation,
+)
+from vlmscope.signals import DEFAULT_SIGNALS, Signals, signal_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,77 +46,6 @@ about 65,000 bytes, and escaped characters take three times the space."""
 
 TOP_FIRST_TOKENS = 20
 """Number of most likely first tokens that are recorded from the prefill's logits."""
-
-VISION_ONLY = "vision_only_representation"
-"""HDF5 name of the pooled output of the vision encoder."""
-
-REPRESENTATIONS: Mapping[str, str] = {
-    "last_image_token": "vision_token_representation",
-    "last_prompt_token": "query_token_representation",
-    "first_image_token": "first_image_token_representation",
-    "image_mean": "image_mean_representation",
-    "last_question_token": "last_question_token_representation",
-    "first_answer_token": "first_answer_token_representation",
-    "last_answer_token": "last_answer_token_representation",
-    "answer_mean": "answer_mean_representation",
-}
-"""Position → name of its HDF5 group. The first two are the specification's names."""
-
-ANSWER_POSITIONS = ("first_answer_token", "last_answer_token", "answer_mean")
-"""Positions in the answer: the tokens that were generated, without the end-of-turn token."""
-
-IMAGE_POSITIONS = ("last_image_token", "first_image_token", "image_mean")
-"""Positions that a prompt without an image does not have."""
-
-
-def representation(name: str) -> str:
-    """Return the HDF5 name of a representation, which may be given as a position.
-
-    >>> representation("last_prompt_token"), representation("query_token_representation")
-    ('query_token_representation', 'query_token_representation')
-    """
-    return REPRESENTATIONS.get(name, name)
-
-
-def sublayer_representation(position: str, sublayer: str) -> str:
-    """Return the HDF5 name of a sub-layer's vectors at a position.
-
-    >>> sublayer_representation("last_prompt_token", "heads")
-    'query_token_heads'
-    """
-    return representation(position).removesuffix(_REPRESENTATION) + f"_{sublayer}"
-
-
-def position_group(position: str, sublayer: str = "") -> str:
-    """Return the HDF5 group of a position: of hidden states, or of a sub-layer's vectors.
-
-    >>> position_group("last_prompt_token"), position_group("last_prompt_token", "mlp")
-    ('query_token_representation', 'query_token_mlp')
-    """
-    return sublayer_representation(position, sublayer) if sublayer else representation(position)
-
-
-_REPRESENTATION = "_representation"
-
-IMAGE_REPRESENTATIONS = (
-    VISION_ONLY,
-    *(REPRESENTATIONS[name] for name in IMAGE_POSITIONS),
-    *(sublayer_representation(name, part) for part in SUBLAYERS for name in IMAGE_POSITIONS),
-)
-"""HDF5 names of the representations that a question without an image does not have."""
-
-SUBLAYER_REPRESENTATIONS: Mapping[str, tuple[str, str]] = {
-    sublayer_representation(name, part): (name, part)
-    for part in SUBLAYERS
-    for name in REPRESENTATIONS
-}
-"""HDF5 name → position and sub-layer."""
-
-DEFAULT_POSITIONS = ("last_image_token", "last_prompt_token")
-"""The specification's two token boundaries."""
-
-Positions = str | Iterable[str]
-"""Token positions: one name, several, or a comma-separated text."""
 
 VisionPooling = Literal["all", "valid"]
 """``all``: mean over every position of the encoder, padding tiles included, as specified.
@@ -234,8 +170,8 @@ max_new_tokens=200, compat='', signals=('entropy',))
     """Decoder layers, resolved against the model by ``selection.resolve_layers``. A number, or
     several numbers and terms, are converted to such a text."""
     positions: tuple[str, ...] = DEFAULT_POSITIONS
-    """Token positions; names from ``REPRESENTATIONS``, or of the HDF5 groups there. One, several,
-    or a comma-separated text; they are converted to a tuple of positions."""
+    """Token positions; names from ``positions.REPRESENTATIONS``, or of the HDF5 groups there. One,
+    several, or a comma-separated text; they are converted to a tuple of positions."""
     vision_pooling: VisionPooling = "all"
     """How the vision encoder's output becomes one vector."""
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
@@ -262,7 +198,7 @@ max_new_tokens=200, compat='', signals=('entropy',))
     def __post_init__(self) -> None:
         """Raise an error for invalid values; layers are checked when the model is known."""
         object.__setattr__(self, "layers", layers_text(self.layers))
-        object.__setattr__(self, "positions", _position_names(self.positions))
+        object.__setattr__(self, "positions", position_names(self.positions))
         object.__setattr__(self, "signals", signal_names(self.signals))
         object.__setattr__(
             self, "max_new_tokens", whole_number("--max-new-tokens", self.max_new_tokens)
@@ -310,31 +246,6 @@ max_new_tokens=200, compat='', signals=('entropy',))
         return tuple(p for p in dict.fromkeys(self.positions) if p in ANSWER_POSITIONS)
 
 
-def _position_names(positions: Positions) -> tuple[str, ...]:
-    """Return positions from names of positions or of their HDF5 groups.
-
-    Raises:
-        InputError: A name is not a position, or there is none.
-    """
-    if not isinstance(positions, Iterable):
-        raise InputError(f"--positions {positions!r}: expected names from {_KNOWN_POSITIONS}")
-    groups = {group: position for position, group in REPRESENTATIONS.items()}
-    names = several_names(positions)
-    found = tuple(groups.get(name, name) if isinstance(name, str) else "" for name in names)
-    unknown = [
-        name for name, known in zip(names, found, strict=True) if known not in REPRESENTATIONS
-    ]
-    if unknown or not found:
-        raise InputError(
-            f"--positions: {unknown[0] if unknown else ''!r} is not a position; "
-            f"choose from {_KNOWN_POSITIONS}"
-        )
-    return found
-
-
-_KNOWN_POSITIONS = ", ".join(REPRESENTATIONS)
-
-
 def _shown_image(image: Any) -> str:
     """Return an image, or several, as text for ``repr``: bytes by their number."""
     if isinstance(image, list | tuple):
@@ -365,10 +276,10 @@ class Capture:
     """The sample. ``Run[id]`` sets ``image`` to the image's name only."""
     vectors: Mapping[str, NDArray[np.float32]]
     """HDF5 path (``query_token_representation/layer_20``) → float32 vector ``[D]``. A question
-    without an image has none of ``IMAGE_REPRESENTATIONS``."""
+    without an image has none of ``positions.IMAGE_REPRESENTATIONS``."""
     boundaries: Mapping[str, int]
     """Position name → index in prompt and answer, without padding; means have no index, and a
-    question without an image has none of ``IMAGE_POSITIONS``."""
+    question without an image has none of ``positions.IMAGE_POSITIONS``."""
     num_prompt_tokens: int
     """Length of the prompt in tokens, including image tokens, without padding."""
     image_sha256: str

@@ -14,7 +14,11 @@ from vlmscope.errors import InputError
 
 ENTROPY = "entropy"
 ATTENTION = "attention"
+CROSS_ATTENTION = "cross_attention"
 LENS = "lens"
+
+DIVISIONS = (ATTENTION, CROSS_ATTENTION)
+"""How attention is divided: among groups of tokens, and among the tiles of an image."""
 
 SUBLAYERS = ("heads", "attn_out", "mlp")
 """Signals that are vectors at the chosen positions and layers: the input of the attention's output
@@ -53,6 +57,14 @@ ATTENTION_PROMPT = "attention_prompt"
 
 ATTENTION_ANSWER = "attention_answer"
 """Array ``[3, layers, heads, 4]``: shares of the answer tokens' attention, see ``OF_ANSWER``."""
+
+CROSS_ATTENTION_PROMPT = "cross_attention_prompt"
+"""Array ``[layers, heads, tiles]``: how the last prompt token's attention to the image is divided
+among its tiles, in decoders that attend to images in separate layers; of several images the sums
+over the images. NaN for a question without an image, which skips these layers."""
+
+CROSS_ATTENTION_ANSWER = "cross_attention_answer"
+"""Array ``[3, layers, heads, tiles]``: the same of the answer tokens, see ``OF_ANSWER``."""
 
 TOKEN_STATISTICS = ("entropy", "max_logprob", "margin")
 """Arrays ``[T]`` of the signal ``entropy``, like ``answer_logprobs``: entropy in nats of each
@@ -153,7 +165,11 @@ class RecordedSignals:
     attention_layers: tuple[int, ...] = ()
     """The decoder layers whose attention is recorded; empty without the signal ``attention``."""
     attention_heads: int = 0
-    """Their number of heads; the largest, if layers differ."""
+    """Their number of heads."""
+    cross_attention_layers: tuple[int, ...] = ()
+    """The layers that attend to the image alone, if the decoder has such layers."""
+    tiles: int = 0
+    """Tiles of an image that they attend to."""
     lens_positions: tuple[str, ...] = ()
     """The positions that the logit lens is read at; empty without the signal ``lens``."""
     lens_layers: tuple[int, ...] = ()
@@ -176,14 +192,18 @@ class RecordedSignals:
         return tuple(name for name in SUBLAYERS if self.layers(name))
 
     @property
-    def attention_shape(self) -> tuple[int, int, int]:
-        """Layers, heads and groups of the attention that is recorded."""
-        return len(self.attention_layers), self.attention_heads, len(ATTENDED)
+    def divisions(self) -> dict[str, tuple[tuple[int, ...], int]]:
+        """The divisions of attention that are recorded: their layers and number of parts."""
+        found = {
+            ATTENTION: (self.attention_layers, len(ATTENDED)),
+            CROSS_ATTENTION: (self.cross_attention_layers, self.tiles),
+        }
+        return {name: each for name, each in found.items() if each[0]}
 
     @property
     def of_answer(self) -> bool:
         """Whether something is recorded of each token of the answer while it is processed."""
-        return bool(self.attention_layers)
+        return bool(self.divisions)
 
     def per_token(self, *, answers: bool) -> tuple[str, ...]:
         """Return the arrays of a row with one value for each token of the answer.
@@ -211,10 +231,11 @@ class RecordedSignals:
             answers: Whether answers are generated.
         """
         found: dict[str, tuple[int, ...]] = {}
-        if self.attention_layers:
-            found[ATTENTION_PROMPT] = self.attention_shape
+        for name, (layers, parts) in self.divisions.items():
+            shape = (len(layers), self.attention_heads, parts)
+            found[f"{name}_prompt"] = shape
             if answers:
-                found[ATTENTION_ANSWER] = (len(OF_ANSWER), *self.attention_shape)
+                found[f"{name}_answer"] = (len(OF_ANSWER), *shape)
         if self.lens_positions and self.lens_layers:
             read_at = len(self.lens_positions), len(self.lens_layers)
             found |= dict.fromkeys((LENS_TOKENS, LENS_PROBS), (*read_at, LENS_TOP))

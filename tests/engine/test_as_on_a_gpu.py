@@ -17,7 +17,8 @@ from vlmscope.engine.decoding import step
 from vlmscope.engine.decoding.scheduler import Decoding
 from vlmscope.engine.decoding.step import Stepper
 from vlmscope.model import VisionLanguageModel
-from vlmscope.schema import REPRESENTATIONS, CaptureSpec, Sample
+from vlmscope.positions import REPRESENTATIONS
+from vlmscope.schema import CaptureSpec, Sample
 
 
 @dataclass

@@ -20,8 +20,9 @@ from material import QUESTIONS, make_image
 from vlmscope.engine import CaptureSession, prepare
 from vlmscope.engine.decoding import scheduler
 from vlmscope.model import VisionLanguageModel, resolve_spec
+from vlmscope.positions import ANSWER_POSITIONS, REPRESENTATIONS
 from vlmscope.reference import reference
-from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS, Capture, CaptureSpec, Sample
+from vlmscope.schema import Capture, CaptureSpec, Sample
 
 SPEC = CaptureSpec(max_new_tokens=12)
 

@@ -19,8 +19,9 @@ from material import IMAGE_SIZES, QUESTIONS, make_image
 from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
+from vlmscope.positions import ANSWER_POSITIONS, REPRESENTATIONS
 from vlmscope.reference import reference
-from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS, Capture, CaptureSpec, Failure, Sample
+from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 
 SHORT = CaptureSpec(max_new_tokens=12)
 

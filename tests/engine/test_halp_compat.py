@@ -19,15 +19,9 @@ from vlmscope.engine import capture, prepare
 from vlmscope.errors import InputError
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.halp import BY_FAMILY, HALP_MODELS, halp_model_for, positions_of
+from vlmscope.positions import DEFAULT_POSITIONS, REPRESENTATIONS, VISION_ONLY
 from vlmscope.reference import reference
-from vlmscope.schema import (
-    DEFAULT_POSITIONS,
-    REPRESENTATIONS,
-    VISION_ONLY,
-    Capture,
-    CaptureSpec,
-    Sample,
-)
+from vlmscope.schema import Capture, CaptureSpec, Sample
 
 QUERY = "query_token_representation"
 SAMPLES = (

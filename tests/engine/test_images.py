@@ -25,7 +25,8 @@ from vlmscope.engine import Batch, CaptureSession, image_cache, prepare
 from vlmscope.engine.image_cache import Encodings, ImageEncoder
 from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.model.attention.switch import configurations
-from vlmscope.schema import VISION_ONLY, CaptureSpec, Sample
+from vlmscope.positions import VISION_ONLY
+from vlmscope.schema import CaptureSpec, Sample
 
 SPEC = CaptureSpec(max_new_tokens=4)
 NAMES = ("one", "two_wide", "two_tall", "four")

@@ -24,8 +24,9 @@ from vlmscope.engine import capture, capture_batch, prepare
 from vlmscope.errors import InputError
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.lengths import ALONE, MARGIN
+from vlmscope.positions import ANSWER_POSITIONS
 from vlmscope.reference import reference
-from vlmscope.schema import ANSWER_POSITIONS, Capture, CaptureSpec, Sample
+from vlmscope.schema import Capture, CaptureSpec, Sample
 
 SWITCH = 64
 """Tokens at which every decoder here switches."""

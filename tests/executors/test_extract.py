@@ -19,8 +19,9 @@ from vlmscope.engine import Batch
 from vlmscope.errors import InputError, RunMismatchError, StoreError
 from vlmscope.executors import Request, make_plan, plan, run_plan, runner
 from vlmscope.model import VisionLanguageModel
+from vlmscope.positions import REPRESENTATIONS, VISION_ONLY
 from vlmscope.reference import reference
-from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, CaptureSpec, Sample
+from vlmscope.schema import CaptureSpec, Sample
 from vlmscope.store import Run, RunWriter, open_run, read_failures
 
 SPEC = CaptureSpec(max_new_tokens=6)

@@ -39,18 +39,20 @@ from vlmscope.errors import RowError
 from vlmscope.executors.workers import Workers
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.computing import full_float32
+from vlmscope.positions import IMAGE_POSITIONS, IMAGE_REPRESENTATIONS, REPRESENTATIONS, VISION_ONLY
 from vlmscope.prompt import chat_template, encode
 from vlmscope.reference import reference
-from vlmscope.schema import (
-    IMAGE_POSITIONS,
-    IMAGE_REPRESENTATIONS,
-    REPRESENTATIONS,
-    VISION_ONLY,
-    Capture,
-    CaptureSpec,
-    Sample,
+from vlmscope.schema import Capture, CaptureSpec, Sample
+from vlmscope.signals import (
+    INTEGERS,
+    LENS_ENTROPY,
+    LENS_PROB,
+    LENS_PROBS,
+    LENS_RANK,
+    LENS_TOKENS,
+    SIGNALS,
 )
-from vlmscope.signals import LENS_ENTROPY, LENS_PROB, LENS_PROBS, LENS_RANK, LENS_TOKENS
+from vlmscope.verification import signal_errors
 
 # Some processors turn tensors into arrays in a way that NumPy 2 frowns upon: GLM-4.1V's and
 # PaliGemma's, and InternVL's of transformers 5.17.
@@ -64,6 +66,9 @@ DEVICE = os.environ.get("VLMSCOPE_DEVICE", "cpu")
 
 TOLERANCE = 1e-5 if DEVICE == "cpu" else 3e-5
 """Relative error of a vector in float32."""
+
+SHARES = 5e-5
+"""Error of a share of attention, or of a token's statistics in nats: Gemma 4's logits are large."""
 
 FILLED_UP = ("mllama", "phi4_multimodal")
 """Families whose encoder's output holds padding."""
@@ -134,11 +139,20 @@ def assert_same(found: Capture, expected: Capture) -> None:
             found.answer_logprobs, expected.answer_logprobs, rtol=1e-4, atol=1e-4
         )
     assert found.first_token_entropy == pytest.approx(expected.first_token_entropy, rel=1e-4)
+    assert found.signals.keys() == expected.signals.keys()
+    errors = signal_errors(found.signals, expected.signals)
+    for name, array in expected.signals.items():
+        if name in INTEGERS:
+            assert errors[name] < SHARES, name
+        else:
+            np.testing.assert_allclose(found.signals[name], array, atol=SHARES, err_msg=name)
 
 
 def test_one_pass_equals_three(endless: VisionLanguageModel) -> None:
-    """Every representation at every layer, of a left-padded batch of four, and the answers."""
-    spec = CaptureSpec(layers="all", positions=positions(endless), max_new_tokens=6)
+    """Every representation and signal at every layer, of a padded batch of four, and answers."""
+    spec = CaptureSpec(
+        layers="all", positions=positions(endless), max_new_tokens=6, signals=tuple(SIGNALS)
+    )
     found = list(capture(ONE_IMAGE, endless, spec, batch_size=4))
     for item, sample in zip(found, ONE_IMAGE, strict=True):
         assert set(item.boundaries) == {p for p in spec.positions if not p.endswith("_mean")}
@@ -156,7 +170,7 @@ def test_a_batch_equals_each_row_alone(
 ) -> None:
     """With answers that end where the model ends them, written step by step where they can be."""
     assert bool(why_not_in_slots(vlm)) == (family in GENERATED)
-    spec = CaptureSpec(layers="all", max_new_tokens=8)
+    spec = CaptureSpec(layers="all", max_new_tokens=8, signals="attention,heads")
     together = list(capture(ONE_IMAGE, vlm, spec, batch_size=4))
     for item, alone in zip(together, capture(ONE_IMAGE, vlm, spec, batch_size=1), strict=True):
         assert_same(item, alone)
@@ -169,7 +183,9 @@ def test_questions_about_one_image_share_its_prompt(
     family: str, endless: VisionLanguageModel, generated: list[str]
 ) -> None:
     """Two passes for a batch that repeats images, beginnings and ends; the numbers are the same."""
-    spec = CaptureSpec(layers="all", positions=positions(endless), max_new_tokens=3)
+    spec = CaptureSpec(
+        layers="all", positions=positions(endless), max_new_tokens=3, signals="attention,mlp"
+    )
     rows = [
         Sample(f"{i}_{row.id}", row.images, question)
         for i, question in enumerate(("Is it lit?", "What is it, and is it lit?", "Is it a cat?"))

@@ -23,8 +23,9 @@ from vlmscope.model.attention import packed as packing
 from vlmscope.model.attention.packed import PACKED, packed, packing_configurations
 from vlmscope.model.attention.switch import GROUPED, attending_with, grouped_attention
 from vlmscope.model.loading.batching import with_verified_packing
+from vlmscope.positions import VISION_ONLY
 from vlmscope.reference import reference
-from vlmscope.schema import VISION_ONLY, CaptureSpec
+from vlmscope.schema import CaptureSpec
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),

@@ -15,8 +15,9 @@ from families.test_conformance import SHORT_WINDOW, assert_same
 from vlmscope.engine import session
 from vlmscope.engine.prefill import DeviceBatch
 from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.positions import ANSWER_POSITIONS
 from vlmscope.reference import reference
-from vlmscope.schema import ANSWER_POSITIONS, CaptureSpec, Sample
+from vlmscope.schema import CaptureSpec, Sample
 
 WINDOW = 128
 """Tokens: more than any row of the suite has."""

@@ -52,8 +52,8 @@ from vlmscope.plots.palette import (
     SELECTED,
     line_style,
 )
-from vlmscope.schema import REPRESENTATIONS as GROUPS
-from vlmscope.schema import VISION_ONLY
+from vlmscope.positions import REPRESENTATIONS as GROUPS
+from vlmscope.positions import VISION_ONLY
 
 
 def luminance(colour: str) -> float:

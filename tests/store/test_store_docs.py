@@ -62,12 +62,22 @@ def test_all_is_sorted_and_true() -> None:
     assert all(hasattr(vlmscope.store, name) for name in names)
 
 
+SIGNALS = {
+    "signals": ("entropy", "attention", "heads"),
+    "signal_widths": {f"heads/layer_{layer}": 512 for layer in range(10)},
+    "attention_layers": tuple(range(10)),
+    "attention_heads": 8,
+}
+"""What a capture record says of signals."""
+
+
+@pytest.mark.parametrize("signals", [{}, SIGNALS], ids=["no signals", "signals"])
 @pytest.mark.parametrize("store_dtype", ["float32", "float16"])
-def test_the_size_of_a_row_is_about_right(store_dtype: Any) -> None:
+def test_the_size_of_a_row_is_about_right(store_dtype: Any, signals: dict[str, Any]) -> None:
     layers = tuple(range(10))
     manifest = make_manifest(
         store_dtype=store_dtype,
-        capture={"layers": layers},
+        capture={"layers": layers, **signals},
         model={"num_layers": 10, "hidden_size": 512, "vision_size": 768},
     )
     rng = np.random.default_rng(0)
@@ -78,16 +88,13 @@ def test_the_size_of_a_row_is_about_right(store_dtype: Any) -> None:
             answer="word " * 50,
             answer_token_ids=np.arange(60),
             answer_logprobs=np.zeros(60, np.float32),
+            signals={
+                name: rng.random(shape or 60, np.float32)
+                for name, shape in manifest.signals().items()
+            },
         )
         for i in range(50)
     ]
-    block = block_of(captures, manifest.widths())
+    block = block_of(captures, manifest.widths(), manifest.signals())
     found = sum(map(len, build_shard(block, manifest, writer="000"))) / len(captures)
-    wanted = bytes_per_row(
-        vision_size=768,
-        hidden_size=512,
-        num_layers_captured=10,
-        num_positions=2,
-        store_dtype=store_dtype,
-    )
-    assert wanted == pytest.approx(found, rel=0.1)
+    assert bytes_per_row(manifest) == pytest.approx(found, rel=0.05)

@@ -12,16 +12,15 @@ from vlmscope.engine import capture as captures_of
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, given_model, loaded, resolve_spec
 from vlmscope.model_options import ModelOptions
+from vlmscope.positions import DEFAULT_POSITIONS, Positions
 from vlmscope.schema import (
     DEFAULT_LAYERS,
     DEFAULT_MAX_NEW_TOKENS,
-    DEFAULT_POSITIONS,
     Capture,
     CaptureSpec,
     Compat,
     Failure,
     FieldSpec,
-    Positions,
     Sample,
     VisionPooling,
 )

@@ -28,18 +28,17 @@ from vlmscope.inspection import Inspection, inspect_sample
 from vlmscope.model import VisionLanguageModel, given_model, load_with, loaded, resolve_spec
 from vlmscope.model.attention.implementations import requested_by
 from vlmscope.model_options import ModelOptions
+from vlmscope.positions import DEFAULT_POSITIONS, Positions
 from vlmscope.probes import BinaryProbe, ProbeInfo
 from vlmscope.probes import load_probe as read_probe
 from vlmscope.risk import find_probe
 from vlmscope.row_identity import ids_text, table_of_run
 from vlmscope.schema import (
     DEFAULT_MAX_NEW_TOKENS,
-    DEFAULT_POSITIONS,
     CaptureSpec,
     Compat,
     Failure,
     FieldSpec,
-    Positions,
     Sample,
     VisionPooling,
 )

@@ -29,15 +29,14 @@ from vlmscope.executors.ray import check_not_on_ray, load_driver
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model import given_model as given_model
 from vlmscope.model_options import ModelOptions
+from vlmscope.positions import DEFAULT_POSITIONS, Positions
 from vlmscope.schema import (
     DEFAULT_LAYERS,
     DEFAULT_MAX_NEW_TOKENS,
-    DEFAULT_POSITIONS,
     CaptureSpec,
     Compat,
     Failure,
     FieldSpec,
-    Positions,
     VisionPooling,
 )
 from vlmscope.shown import count
@@ -125,7 +124,7 @@ def extract(
         number_rows: Take the rows' numbers as ids: ``row_1``, ``row_2`` and so on.
         text_only: Take rows without an image as questions about none; else they fail.
         layers: Decoder layers: numbers, or a text such as ``"0,n/2,n-1"`` or ``"all"``.
-        positions: Token positions, from ``vlmscope.schema.REPRESENTATIONS``.
+        positions: Token positions, from ``vlmscope.positions.REPRESENTATIONS``.
         vision_pooling: Mean over ``all`` positions of the vision encoder, or the ``valid`` ones.
         max_new_tokens: Longest answer in tokens; 0 stops after the prefill, without an answer.
         compat: ``"halp"`` reads layers and positions as the original research did.

@@ -7,14 +7,8 @@ from collections.abc import Mapping, Sequence
 from vlmscope.arguments import Layers
 from vlmscope.dataset import parse_mapping
 from vlmscope.errors import InputError, option_of, shortened
-from vlmscope.schema import (
-    DEFAULT_LAYERS,
-    CaptureSpec,
-    Compat,
-    FieldSpec,
-    Positions,
-    VisionPooling,
-)
+from vlmscope.positions import Positions
+from vlmscope.schema import DEFAULT_LAYERS, CaptureSpec, Compat, FieldSpec, VisionPooling
 from vlmscope.signals import Signals
 
 Columns = Mapping[str, str | int | Sequence[str]]

@@ -8,13 +8,8 @@ from typing import Annotated, Any, cast
 import typer
 
 from vlmscope.errors import InputError, VlmscopeError
-from vlmscope.schema import (
-    DEFAULT_LAYERS,
-    DEFAULT_MAX_NEW_TOKENS,
-    DEFAULT_POSITIONS,
-    REPRESENTATIONS,
-    CaptureSpec,
-)
+from vlmscope.positions import DEFAULT_POSITIONS, REPRESENTATIONS
+from vlmscope.schema import DEFAULT_LAYERS, DEFAULT_MAX_NEW_TOKENS, CaptureSpec
 from vlmscope.signals import DEFAULT_SIGNALS, PRESETS, SIGNALS
 
 Data = Annotated[
@@ -100,7 +95,7 @@ ImagePattern = Annotated[
     typer.Option(
         "--image-pattern",
         metavar="PATTERN",
-        help="Path of the image with columns in braces: 'COCO_val2014_{image_id:012d}.jpg'.",
+        help="Path of the image with columns in braces: 'val_{image:012d}.jpg'.",
         show_default=False,
     ),
 ]
@@ -221,8 +216,8 @@ FamilyFile = Annotated[
     Path | None,
     typer.Option(
         "--family",
-        help="TOML file that describes an architecture vlmscope does not support "
-        "(docs/adding-a-model.md).",
+        help="TOML file that describes an architecture vlmscope does not support; see "
+        "docs/adding-a-model.md.",
         show_default=False,
     ),
 ]
@@ -242,7 +237,7 @@ Quantize = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 LAYERS = DEFAULT_LAYERS
-POSITIONS = ",".join(DEFAULT_POSITIONS)
+POSITIONS = ", ".join(DEFAULT_POSITIONS)
 MAX_NEW_TOKENS = DEFAULT_MAX_NEW_TOKENS
 SIGNALS_DEFAULT = ",".join(DEFAULT_SIGNALS)
 

@@ -27,7 +27,8 @@ from vlmscope.model.attention.shares import Observer
 from vlmscope.model.computing import check_thread, removing_hooks
 from vlmscope.model.sublayers import sublayers_of
 from vlmscope.model.vision_rows import RULES, Encoded
-from vlmscope.schema import LayerStates, position_group
+from vlmscope.positions import position_group
+from vlmscope.schema import LayerStates
 
 
 @dataclass(frozen=True, slots=True, eq=False)

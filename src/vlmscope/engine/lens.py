@@ -18,7 +18,7 @@ from torch import Tensor
 from vlmscope.engine.device import to_device
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.unembedding import Unembedding, unembedding_of
-from vlmscope.schema import ANSWER_POSITIONS, position_group
+from vlmscope.positions import ANSWER_POSITIONS, position_group
 from vlmscope.signals import (
     INTEGERS,
     LENS_ENTROPY,

@@ -31,13 +31,8 @@ from vlmscope.model.attention.kv_cache import cache_with
 from vlmscope.model.attention.packed import packed
 from vlmscope.model.attention.padded import attending_without_padding
 from vlmscope.model.encoder_widths import widened
-from vlmscope.schema import (
-    IMAGE_POSITIONS,
-    TOP_FIRST_TOKENS,
-    VISION_ONLY,
-    Capture,
-    Sample,
-)
+from vlmscope.positions import IMAGE_POSITIONS, VISION_ONLY
+from vlmscope.schema import TOP_FIRST_TOKENS, Capture, Sample
 from vlmscope.selection import boundaries, locate
 from vlmscope.signals import RecordedSignals
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from vlmscope.errors import InputError
 from vlmscope.model.vlm import VisionLanguageModel
-from vlmscope.schema import DEFAULT_POSITIONS, REPRESENTATIONS, CaptureSpec, LayerStates
+from vlmscope.positions import DEFAULT_POSITIONS, REPRESENTATIONS
+from vlmscope.schema import CaptureSpec, LayerStates
 
 ENCODER = "vision_encoder"
 """Where a vision-only vector is read that is a mean over the vision encoder's positions."""

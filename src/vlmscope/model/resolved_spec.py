@@ -19,7 +19,8 @@ from vlmscope.model.halp import (
 )
 from vlmscope.model.sublayers import notes_on, resolve_signals
 from vlmscope.model.vlm import VisionLanguageModel
-from vlmscope.schema import ANSWER_POSITIONS, CaptureSpec, Compat, LayerStates, VisionPooling
+from vlmscope.positions import ANSWER_POSITIONS
+from vlmscope.schema import CaptureSpec, Compat, LayerStates, VisionPooling
 from vlmscope.selection import resolve_layers
 from vlmscope.signals import RecordedSignals
 

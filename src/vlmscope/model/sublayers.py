@@ -116,15 +116,18 @@ def resolve_signals(
     attentions = {
         k: part.attention
         for k, part in enumerate(parts)
-        if ATTENTION in names and part.attention is not None and k not in vlm.skipped_without_image
+        if ATTENTION in names and part.attention is not None
     }
     if ATTENTION in names and not attentions:
         raise _no_signal(ATTENTION, vlm)
+    cross = vlm.skipped_without_image & attentions.keys()
     return RecordedSignals(
         names,
         widths,
-        tuple(attentions),
+        tuple(k for k in attentions if k not in cross),
         max((heads_of(attention) for attention in attentions.values()), default=0),
+        tuple(k for k in attentions if k in cross),
+        int(vlm.model.config.vision_config.max_num_tiles) if cross else 0,
         lens,
         tuple(layers) if LENS in names else (),
     )
@@ -178,10 +181,9 @@ def notes_on(
         if missing := [str(k) for k in layers if k not in signals.layers(name)]:
             notes.append(f"no {name} of layers {', '.join(missing)}: they have no such part")
     if signals.attention_layers:
-        missing = [str(k) for k in range(vlm.num_layers) if k not in signals.attention_layers]
-        if missing:
+        known = {*signals.attention_layers, *signals.cross_attention_layers}
+        if missing := [str(k) for k in range(vlm.num_layers) if k not in known]:
             notes.append(
-                f"no attention shares of layers {', '.join(missing)}: they do not attend to the "
-                "tokens of the prompt"
+                f"no attention of layers {', '.join(missing)}: they have no attention weights"
             )
     return tuple(notes)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmscope.dataset import hash_image, load_image
 from vlmscope.errors import RowError, one_line
+from vlmscope.positions import ANSWER_POSITIONS
 from vlmscope.prompt import (
     at_time,
     chat_template,
@@ -19,7 +20,7 @@ from vlmscope.prompt import (
     render,
 )
 from vlmscope.report.document import PromptToken, TokenView
-from vlmscope.schema import ANSWER_POSITIONS, Capture, Sample
+from vlmscope.schema import Capture, Sample
 from vlmscope.selection import boundaries, locate
 from vlmscope.store import ModelRecord, boundary_name
 

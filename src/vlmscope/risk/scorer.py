@@ -26,21 +26,17 @@ from vlmscope.metrics import Platt
 from vlmscope.model import VisionLanguageModel, given_model, load_with, loaded, resolve_spec
 from vlmscope.model.halp import positions_of
 from vlmscope.model_options import ModelOptions
-from vlmscope.probes import ProbeInfo, load_probe
-from vlmscope.prompt import at_time, reads_clock
-from vlmscope.risk.probe_of import check_match, find_probe, trained_at
-from vlmscope.schema import (
+from vlmscope.positions import (
     ANSWER_POSITIONS,
     DEFAULT_POSITIONS,
     IMAGE_REPRESENTATIONS,
     REPRESENTATIONS,
     VISION_ONLY,
-    Capture,
-    CaptureSpec,
-    Failure,
-    Sample,
-    failure_of,
 )
+from vlmscope.probes import ProbeInfo, load_probe
+from vlmscope.prompt import at_time, reads_clock
+from vlmscope.risk.probe_of import check_match, find_probe, trained_at
+from vlmscope.schema import Capture, CaptureSpec, Failure, Sample, failure_of
 from vlmscope.store import AnyRun, vector_path
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@
 - ``in_progress``: which rows are being processed, for the session after a killed one
 - ``failures``: ``failures.jsonl``
 - ``catalog``: the current shards of a run; ``index``: all of them in one file
-- ``run``: reading a run; ``table``: its rows as tables of scalars
+- ``run``: reading a run, ``iloc``: its rows by number; ``table``: its rows as tables of scalars
 - ``labels``: label sets; ``ground_truths``: ground truths that changed after the capture
 - ``damage``: finds files that differ from what was published, and moves them away
 - ``describe``, ``export``: a summary of a run, and the run as one file

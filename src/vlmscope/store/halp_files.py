@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
-from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, Progress
-from vlmscope.schema import representation as group_of
+from vlmscope.positions import REPRESENTATIONS, VISION_ONLY
+from vlmscope.positions import representation as group_of
+from vlmscope.schema import Progress
 from vlmscope.shown import count
 from vlmscope.store.format.batch import HALP_TEXTS, QUESTION_ID
 from vlmscope.store.format.hdf5_screening import screen_ahead

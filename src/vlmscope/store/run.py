@@ -10,13 +10,12 @@ import difflib
 import html
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import accumulate, groupby
-from operator import index
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypeAlias, get_args, overload
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, get_args
 
 import h5py
 import numpy as np
@@ -25,22 +24,15 @@ from numpy.typing import NDArray
 from vlmscope.arguments import whole_number
 from vlmscope.errors import (
     InputError,
-    RowNumberError,
     StoreError,
     UnknownIdError,
     VlmscopeError,
     shortened,
     suggest_names,
 )
-from vlmscope.schema import (
-    Answered,
-    Capture,
-    Failure,
-    Outcome,
-    Score,
-    sublayer_representation,
-)
-from vlmscope.schema import representation as group_of
+from vlmscope.positions import representation as group_of
+from vlmscope.positions import sublayer_representation
+from vlmscope.schema import Answered, Capture, Failure, Outcome, Score
 from vlmscope.signals import INTEGERS, LENS_TOKENS, is_per_token
 from vlmscope.store.catalog import Shard, read_rows, read_shard, read_texts, scan, vanished
 from vlmscope.store.damage import REMEDY, damage_of
@@ -54,6 +46,7 @@ from vlmscope.store.format.naming import shown_layers, signal_path, vector_path
 from vlmscope.store.format.shard import opened
 from vlmscope.store.format.validation import COLUMNS
 from vlmscope.store.ground_truths import read_ground_truths, with_ground_truths
+from vlmscope.store.iloc import RowsByNumber
 from vlmscope.store.labels import DEFAULT, label_sets, read_labels
 from vlmscope.store.storage.paths import path_of
 from vlmscope.store.table import frame, labels_frame, lens_frame
@@ -451,59 +444,6 @@ class Run:
     def check(self) -> list[str]:
         """Recompute every checksum; return one line for each problem."""
         return [damage for shard in self._shards for damage in _damage(shard)]
-
-
-class RowsByNumber:
-    """The rows of a run by number, like ``pandas.DataFrame.iloc``."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    @overload
-    def __getitem__(self, number: SupportsIndex) -> Capture: ...
-
-    @overload
-    def __getitem__(self, number: slice | Iterable[SupportsIndex]) -> list[Capture]: ...
-
-    def __getitem__(
-        self, number: SupportsIndex | slice | Iterable[SupportsIndex]
-    ) -> Capture | list[Capture]:
-        """Return one row, or the rows selected by a slice, a list of numbers or a boolean mask.
-
-        Raises:
-            RowNumberError: There is no such row. A subclass of ``IndexError``.
-        """
-        if isinstance(number, slice):
-            return list(self._run.captures(range(len(self._run))[number]))
-        if isinstance(number, Iterable):
-            return list(self._run.captures(map(self._checked, self._chosen(number))))
-        return next(self._run.captures([self._checked(number)]))
-
-    def _chosen(self, numbers: Iterable[Any]) -> Sequence[Any]:
-        chosen = np.asarray(list(numbers))
-        if chosen.dtype == bool:
-            if len(chosen) != len(self._run):
-                raise RowNumberError(
-                    f"iloc: a boolean mask of {len(chosen):,} values, expected one for each of "
-                    f"the {len(self._run):,} rows"
-                )
-            return np.flatnonzero(chosen).tolist()
-        found: list[Any] = chosen.tolist()
-        return found
-
-    def _checked(self, number: SupportsIndex) -> int:
-        """Return the number of a row, counted from the first one."""
-        count = len(self._run)
-        try:
-            plain = index(number)
-        except TypeError:
-            raise RowNumberError(
-                f"iloc[{number!r}]: expected a number, a slice or a list of numbers; use run[id] "
-                "to select a question by id"
-            ) from None
-        if not -count <= plain < count:
-            raise RowNumberError(f"iloc[{plain}]: the run has {count:,} rows")
-        return plain + count if plain < 0 else plain
 
 
 def _subscript(key: Any) -> str:

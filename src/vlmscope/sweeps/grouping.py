@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from vlmscope.dataset import read_thumbnails
 from vlmscope.errors import InputError
+from vlmscope.positions import IMAGE_REPRESENTATIONS
 from vlmscope.probes import image_groups, largest_count, near_copies
-from vlmscope.schema import IMAGE_REPRESENTATIONS
 from vlmscope.sweeps.source import LayerKey
 
 if TYPE_CHECKING:

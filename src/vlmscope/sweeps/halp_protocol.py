@@ -35,8 +35,9 @@ from threadpoolctl import (  # type: ignore[import-untyped,unused-ignore]
 )
 
 from vlmscope.metrics import Interval, resample
+from vlmscope.positions import ANSWER_POSITIONS, REPRESENTATIONS
 from vlmscope.probes.halp_network import HalpNetwork, halp_risk
-from vlmscope.schema import ANSWER_POSITIONS, REPRESENTATIONS, Progress
+from vlmscope.schema import Progress
 from vlmscope.shown import rounded_difference
 from vlmscope.store import vector_path
 from vlmscope.sweeps.data import ProbeData

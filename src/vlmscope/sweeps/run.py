@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from vlmscope.arguments import listener, several_names
 from vlmscope.errors import InputError
 from vlmscope.metrics import WithinKinds
+from vlmscope.positions import ANSWER_POSITIONS, IMAGE_REPRESENTATIONS, REPRESENTATIONS
 from vlmscope.probes import (
     CrossFit,
     Fold,
@@ -30,7 +31,7 @@ from vlmscope.probes import (
 )
 from vlmscope.probes.base import block_numbers
 from vlmscope.probes.baselines import JOINT, Known, baseline_fits
-from vlmscope.schema import ANSWER_POSITIONS, IMAGE_REPRESENTATIONS, REPRESENTATIONS, Progress
+from vlmscope.schema import Progress
 from vlmscope.store import DEFAULT, HalpFiles, Run, vector_path
 from vlmscope.sweeps.by_column import by_column
 from vlmscope.sweeps.calibration import calibrated

@@ -22,9 +22,9 @@ import numpy as np
 
 from vlmscope.errors import InputError, StoreError, shortened
 from vlmscope.metrics import risk_coverage, threshold_at
+from vlmscope.positions import REPRESENTATIONS, VISION_ONLY
 from vlmscope.probes import LogisticProbe, ProbeInfo
 from vlmscope.probes.storage import DESCRIPTION, PROBE_FILES, probe_files
-from vlmscope.schema import REPRESENTATIONS, VISION_ONLY
 from vlmscope.store import (
     DEFAULT,
     FOLDERS,

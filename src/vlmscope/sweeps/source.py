@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError, join_names, shortened
-from vlmscope.schema import SUBLAYER_REPRESENTATIONS, Progress
+from vlmscope.positions import SUBLAYER_REPRESENTATIONS
+from vlmscope.schema import Progress
 from vlmscope.store import (
     DEFAULT,
     AnyRun,

@@ -39,7 +39,7 @@ from vlmscope.engine.hooks import RecordedTensors
 from vlmscope.engine.prefill import DeviceBatch, Prefilled
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.schema import Capture, Failure, Sample
-from vlmscope.signals import ATTENDED, ATTENTION
+from vlmscope.signals import CROSS_ATTENTION
 
 MEMORY_SHARE = 0.5
 """Fraction of a GPU's free memory that slots may take; the rest is for prefills."""
@@ -114,8 +114,10 @@ def widths_of_answers(
     for part, layer in spec.states(imaged=imaged, vlm=vlm) if spec.answer_positions else ():
         width = signals.widths[f"{part}/layer_{layer}"] if part else vlm.hidden_size
         found[part, layer] = width
-    width = signals.attention_heads * len(ATTENDED)
-    return found | {(ATTENTION, layer): width for layer in signals.attention_layers}
+    for name, (layers, parts) in signals.divisions.items():
+        if imaged or name != CROSS_ATTENTION:
+            found |= {(name, layer): signals.attention_heads * parts for layer in layers}
+    return found
 
 
 def rows_in_memory(
@@ -353,7 +355,7 @@ class Decoding:
                     layers, fixed, rows=many, length=length, limit=self._limit,
                     dims=1 if positions is None or positions.dim() < 3 else len(positions),
                     states=states, ends=end_tokens(vlm),
-                    divides=bool(states is not None and spec.signals.attention_layers),
+                    divides=bool(states is not None and spec.signals.divisions),
                     tables=tables if spec.signals.lens_layers else None,
                 )  # fmt: skip
             except torch.OutOfMemoryError:

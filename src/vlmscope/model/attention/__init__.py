@@ -5,5 +5,6 @@
 - ``tiles``: an encoder's attention over padded tiles, without its mask
 - ``packed``: an encoder's attention over packed images, one call per layer
 - ``padded``: a decoder's attention over rows padded on the left, without a mask
+- ``shares``: attention weights of the last query, beside the attention that computes its output
 - ``kv_cache``: caches of keys and values
 """

@@ -11,7 +11,7 @@ queries, keys and mask, in float32, and reduced at once to what is recorded:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vlmscope.model.attention.implementations import implementations
 from vlmscope.model.attention.switch import effective_mask
 from vlmscope.model.computing import removing_hooks
 from vlmscope.signals import ATTENDED
@@ -67,7 +68,7 @@ class LastQuery:
         """Read the weights that eager attentions return, within the context."""
         with removing_hooks() as handles:
             for module, layer in self._layers.items():
-                if _implementation(module) == "eager":
+                if implementations(module) == "eager":
                     handles.append(module.register_forward_hook(partial(self._read, layer)))
             yield
 
@@ -92,10 +93,6 @@ def observed(observer: Observer, attention: Callable[..., tuple[Tensor, None]]) 
         return attention(module, query, key, value, attention_mask, dropout, scaling, **options)
 
     return attend
-
-
-def _implementation(module: nn.Module) -> str:
-    return str(getattr(getattr(module, "config", None), "_attn_implementation", ""))
 
 
 def last_weights(
@@ -166,13 +163,3 @@ def shares(
     tensor([[[0.2500, 0.2500, 0.0000, 0.5000]]])
     """
     return weights @ members[:, members.shape[1] - weights.shape[2] :]
-
-
-def check_layers(layers: Sequence[int], seen: Mapping[int, Any]) -> None:
-    """Raise an error if the attention of a layer was not observed.
-
-    Raises:
-        RuntimeError: The model took an unknown path.
-    """
-    if missing := [str(layer) for layer in layers if layer not in seen]:
-        raise RuntimeError(f"the attention of layers {', '.join(missing)} was not observed")

@@ -35,6 +35,23 @@ def attending_with(
             ``sdpa`` are changed, which all implementations here replace.
     """
     register(name, function)
+    with _replacing_sdpa(name, part):
+        yield
+
+
+@contextmanager
+def attending_eagerly(part: nn.Module) -> Iterator[None]:
+    """Use the library's eager attention instead of ``sdpa`` within the context.
+
+    Args:
+        part: The module. Not a complete model: its configuration would set that of its parts.
+    """
+    with _replacing_sdpa("eager", part):
+        yield
+
+
+@contextmanager
+def _replacing_sdpa(name: str, part: nn.Module | Sequence[Any]) -> Iterator[None]:
     configs = configurations(part) if isinstance(part, nn.Module) else part
     changed: list[Any] = [
         config for config in configs if getattr(config, "_attn_implementation", None) == "sdpa"

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from vlmscope.errors import StoreError, one_line
 from vlmscope.jsontext import DEEPEST, load_json, nests_deeper
-from vlmscope.schema import IMAGE_POSITIONS, Capture, FinishReason, Sample
+from vlmscope.positions import IMAGE_POSITIONS
+from vlmscope.schema import Capture, FinishReason, Sample
 from vlmscope.signals import INTEGERS, needs_image
 from vlmscope.store.format.naming import (
     boundary_name,
@@ -252,12 +253,14 @@ def captures_of(block: Block) -> Iterator[Capture]:
             answer=text.get("answer"),
             answer_token_ids=ragged.get("answer_token_ids"),
             answer_logprobs=ragged.get("answer_logprobs"),
-            signals={
-                name.partition("/")[2]: values
-                for name, values in (number | ragged).items()
-                if is_signal(name) and (has_image or not needs_image(name.partition("/")[2]))
-            },
+            signals=_signals_of(number | ragged, has_image=has_image),
         )
+
+
+def _signals_of(values: Mapping[str, Any], *, has_image: bool) -> dict[str, NDArray[Any]]:
+    """Return the arrays of signals among the values of a row."""
+    found = {path.partition("/")[2]: array for path, array in values.items() if is_signal(path)}
+    return {name: array for name, array in found.items() if has_image or not needs_image(name)}
 
 
 def _names(image_id: str, image_sha256: str) -> str | tuple[str, ...]:

@@ -21,15 +21,8 @@ from typing import Any, Literal, cast, get_args
 from vlmscope.clock import check_time
 from vlmscope.errors import InputError, RunMismatchError, StoreError
 from vlmscope.jsontext import load_json
-from vlmscope.schema import (
-    FORMAT_VERSION,
-    VISION_ONLY,
-    Compat,
-    FieldSpec,
-    LayerStates,
-    VisionPooling,
-    sublayer_representation,
-)
+from vlmscope.positions import VISION_ONLY, sublayer_representation
+from vlmscope.schema import FORMAT_VERSION, Compat, FieldSpec, LayerStates, VisionPooling
 from vlmscope.signals import LENS, SIGNALS, RecordedSignals, single_positions
 from vlmscope.store.format.naming import representation_name, vector_path
 from vlmscope.store.storage.atomic import publish
@@ -104,6 +97,10 @@ class CaptureRecord:
     """The decoder layers whose attention is recorded."""
     attention_heads: int = 0
     """Their number of heads."""
+    cross_attention_layers: tuple[int, ...] = ()
+    """The layers that attend to the image alone, if the decoder has such layers."""
+    cross_attention_tiles: int = 0
+    """Tiles of an image that they attend to."""
 
     @property
     def recorded(self) -> RecordedSignals:
@@ -114,6 +111,8 @@ class CaptureRecord:
             self.signal_widths or {},
             self.attention_layers,
             self.attention_heads,
+            self.cross_attention_layers,
+            self.cross_attention_tiles,
             single_positions(self.positions) if lens else (),
             self.layers if lens else (),
         )
@@ -285,18 +284,20 @@ _SIGNAL_WIDTH = re.compile(r"([a-z_]+)/layer_(\d+)")
 
 def _are_signals(capture: CaptureRecord) -> bool:
     """Return whether the signals, and the layers and widths they have, are valid."""
-    names, widths, layers = capture.signals, capture.signal_widths, capture.attention_layers
+    names, widths = capture.signals, capture.signal_widths
+    layers = (capture.attention_layers, capture.cross_attention_layers)
     if not isinstance(names, tuple) or not set(names) <= SIGNALS.keys():
         return False
-    if not isinstance(widths, dict | None) or not isinstance(layers, tuple):
+    if not isinstance(widths, dict | None) or not all(isinstance(x, tuple) for x in layers):
         return False
     paths = [_SIGNAL_WIDTH.fullmatch(path) for path in widths or {}]
     return (
         all(path and path[1] in names and int(path[2]) in capture.layers for path in paths)
         and all(map(_is_size, (widths or {}).values()))
-        and all(map(_is_size, layers))
-        and len(set(layers)) == len(layers)
+        and all(map(_is_size, (*layers[0], *layers[1])))
+        and len({*layers[0], *layers[1]}) == len(layers[0]) + len(layers[1])
         and _is_size(capture.attention_heads)
+        and _is_size(capture.cross_attention_tiles)
     )
 
 
@@ -350,7 +351,10 @@ def _damaged(path: Path, finding: str) -> StoreError:
 _SHOWN = 3
 """Maximum number of weight files named in a message."""
 
-_DERIVED = ("signal_widths", "attention_layers", "attention_heads")
+_DERIVED = (
+    "signal_widths", "attention_layers", "attention_heads", "cross_attention_layers",
+    "cross_attention_tiles",
+)  # fmt: skip
 """Fields of a ``CaptureRecord`` that follow from the model, the layers and the signals."""
 
 _SAME_NUMBERS = (

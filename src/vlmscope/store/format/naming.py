@@ -12,14 +12,14 @@ import re
 from collections.abc import Iterable, Sequence
 
 from vlmscope.errors import InputError, shortened
-from vlmscope.schema import (
+from vlmscope.positions import (
     IMAGE_POSITIONS,
     IMAGE_REPRESENTATIONS,
-    LONGEST_ID,
     REPRESENTATIONS,
     SUBLAYER_REPRESENTATIONS,
     representation,
 )
+from vlmscope.schema import LONGEST_ID
 
 _ESCAPES = {"%25": "%", "%2F": "/", "%2E": ".", "%5F": "_"}
 _ESCAPE = re.compile("|".join(_ESCAPES))

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
+from vlmscope.positions import VISION_ONLY
 from vlmscope.probes import FoldError, grouped_folds, image_groups
-from vlmscope.schema import VISION_ONLY
 from vlmscope.store import (
     DEFAULT,
     STATE_HASHES,
