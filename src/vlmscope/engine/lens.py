@@ -8,6 +8,7 @@ vocabulary is kept, one table for each row and layer, in which the answer's toke
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -60,17 +61,17 @@ class ImageLens:
     def add(self, layer: int, states: Float[Tensor, "batch length hidden"]) -> None:
         """Add the states of a layer, of all tokens."""
         rows, columns = (index.to(states.device) for index in self._index)
-        chosen = states[rows, columns]
-        some = self._unembedding.logits(chosen[:1], layer)
+        some = self._unembedding.logits(states[rows[:1], columns[:1]], layer)
         if self._table is None:
             shape = self._count, len(self._layers), some.shape[1]
             self._table = some.new_full(shape, -torch.inf)
         table = self._table[:, self._layers.index(layer)]
         step = self._unembedding.tokens_at_once(some.shape[1])
-        for start in range(0, len(chosen), step):
-            logits = self._unembedding.logits(chosen[start : start + step], layer)
+        for start in range(0, len(rows), step):
+            piece = slice(start, start + step)
+            logits = self._unembedding.logits(states[rows[piece], columns[piece]], layer)
             logits = logits.sub_(logits.logsumexp(dim=1, keepdim=True))
-            for row, first, end in _spans(self._rows[start : start + step]):
+            for row, first, end in _spans(self._rows[piece]):
                 torch.maximum(table[row], logits[first:end].amax(dim=0), out=table[row])
 
     def table(self) -> Float[Tensor, "batch layers vocabulary"]:
@@ -155,13 +156,13 @@ def lens_arrays(
     if LENS_TOKENS not in shapes:
         return {}
     unembedding = unembedding_of(vlm)
+    full = partial(torch.full, device=first.device)
     found = {
-        name: torch.full((len(first), *shapes[name]), NO_TOKEN, dtype=torch.int32)
+        name: full((len(first), *shapes[name]), NO_TOKEN, dtype=torch.int32)
         if name in INTEGERS
-        else torch.full((len(first), *shapes[name]), torch.nan)
+        else full((len(first), *shapes[name]), torch.nan)
         for name in (LENS_TOKENS, LENS_PROBS, LENS_ENTROPY, LENS_RANK, LENS_PROB)
     }
-    found = {name: to_device(values, first.device) for name, values in found.items()}
     for column, layer in enumerate(signals.lens_layers):
         paths = [f"{position_group(name, '')}/layer_{layer}" for name in signals.lens_positions]
         there = [at for at, path in enumerate(paths) if path in states]
