@@ -101,9 +101,7 @@ def test_a_family_has_as_many_parameters_as_its_released_checkpoint(
 
 @LONG
 @pytest.mark.parametrize("name", [name for name in RELEASED if name != "smolvlm"])
-def test_every_family_is_measured_against_its_floor(
-    name: str, tmp_path: Path, python: str
-) -> None:
+def test_every_family_is_measured_against_its_floor(name: str, tmp_path: Path, python: str) -> None:
     script = [python, str(BENCHMARKS / "families.py"), "--work", str(tmp_path), "--models", name]
     small = ["--size", "tiny", "--rows", "2", "--tokens", "2", "--batch-size", "2"]
     command = [*script, *small, "--generate", "2", "--modes", "answers", "--verify", "1"]

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlmscope.engine.decoding.slots import Slots
+from vlmscope.engine.decoding.support import why_not_as_graph
 from vlmscope.engine.device import is_out_of_memory
 from vlmscope.engine.hooks import hook_layer
 from vlmscope.errors import one_line
@@ -61,14 +62,11 @@ class Stepper:
         self._layers = layers
         self._layer_states = layer_states
         self._imaged = imaged
-        device = slots.tokens.device
         self._configs = configurations(vlm.decoder)
         self._caches: dict[int, Any] = {}
         self._graphs: dict[tuple[int, bool], Any] = {}
         self._pool: Any = None
-        # ``dynamic`` frequencies read the length of the rows from the device.
-        scaling = vlm.lengths.alone_beyond is not None
-        self.replays = device.type == "cuda" and not vlm.quantization and not scaling
+        self.replays = not why_not_as_graph(vlm)
 
     def step(self, *, masked: bool) -> None:
         """Feed every active row its next token, and choose the one after.
