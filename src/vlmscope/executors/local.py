@@ -95,7 +95,12 @@ def run_plan(
     with (
         plan.workers or nullcontext(),
         writing(
-            plan.request, plan.manifest, plan.vlm, tally.add, size=lambda: sizer.size
+            plan.request,
+            plan.manifest,
+            plan.vlm,
+            tally.add,
+            size=lambda: sizer.size,
+            expected=plan.todo,
         ) as results,
         InProgress(plan.request.out, plan.request.writes_as) as journal,
     ):
