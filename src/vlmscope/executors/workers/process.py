@@ -67,6 +67,8 @@ class Task:
     """Pillow's limit."""
     load_truncated_images: bool
     """Whether Pillow accepts truncated files."""
+    shares_prefix: bool
+    """Whether questions about one image share the beginning of their prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +249,8 @@ def _answer(task: Task, setup: Setup) -> tuple[list[dict[str, Tensor]], Answer]:
     try:
         if task.folder is not None:
             os.chdir(task.folder)
-        batches, failures = prepare(task.samples, setup.model, setup.spec)
+        model = replace(setup.model, shares_prefix=task.shares_prefix)
+        batches, failures = prepare(task.samples, model, setup.spec)
     except MemoryError:
         return [], Answer(problem="memory")
     except Exception:  # noqa: BLE001 - the parent raises it again
