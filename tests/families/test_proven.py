@@ -36,6 +36,7 @@ NO_COLUMN = (
     "images_where_placeholders_stand",  # which some templates refuse
     "questions_about_one_image_share_its_prompt",  # which some decoders do not allow
     "worker_processes_prepare_the_same",
+    "images_in_one_piece_have_the_same_numbers",
 )
 """Tests of the suite that are described beside the table."""
 
