@@ -55,6 +55,14 @@ NOT_STARTED = -1
 _PR_SET_PDEATHSIG = 1
 
 
+PRELOADED = (
+    "transformers.processing_utils",
+    "transformers.image_processing_backends",
+    "transformers.tokenization_utils_tokenizers",
+)
+"""What every processor is made of: imported while the parent loads weights, which takes longer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """Rows to prepare, and settings of the parent that affect their images."""
@@ -137,6 +145,8 @@ def serve(descriptor: int) -> None:
     workers: set[int] = set()
     setup: Setup | None = None
     pipe = Connection(descriptor)
+    with suppress(Exception):  # ``_set_up`` imports what it needs, and reports an error
+        import_modules(PRELOADED)
     with suppress(EOFError, OSError):
         pipe.send(None)  # everything is imported
         while _has_parent(pipe, parent):
