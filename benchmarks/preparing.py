@@ -54,6 +54,9 @@ def main() -> None:
     workers = Workers(max(options.counts))
     with tempfile.TemporaryDirectory() as folder, workers:
         rows = write_rows(Path(folder))
+        if options.head_start:
+            workers.start()
+            time.sleep(options.head_start)
         if not options.profile:
             head = ["rows a second (launching thread's speed)"]
             head += [f"{n} {kind}" for kind in options.kinds for n in options.counts]
@@ -109,6 +112,10 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")
+    parser.add_argument(
+        "--head-start", type=float, default=0.0, metavar="SECONDS",
+        help="start the workers' server so long before, as while a model is loaded",
+    )  # fmt: skip
     parser.add_argument("--profile", action="store_true", help="where the time of a row goes")
     parser.add_argument("--work", help="not used: a temporary folder is")
     return parser.parse_args()
