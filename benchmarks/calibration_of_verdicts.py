@@ -66,7 +66,7 @@ COMPARISONS = (
 )
 
 
-SHARES = ("bias", "coverage", "found nothing", "permuted", "abstaining", "recognised")
+SHARES = ("bias", "coverage", "constant risk", "permuted", "abstaining", "recognised")
 
 
 @dataclass(frozen=True, eq=False)
@@ -335,7 +335,7 @@ def better(result: SweepResult) -> dict[str, bool]:
 
 def probe_data_of(made: World) -> ProbeData:
     """Return the world as the sweep takes it."""
-    from vlmscope.probes.baselines import Facts
+    from vlmscope.probes.baselines import BaselineInputs
     from vlmscope.sweeps.data import ProbeData
     from vlmscope.sweeps.grouping import Grouping
 
@@ -346,7 +346,7 @@ def probe_data_of(made: World) -> ProbeData:
         ids=tuple(map(str, range(rows))),
         truth=made.truth,
         grouping=Grouping(made.groups, "content", len(np.unique(made.groups))),
-        facts=Facts(
+        baseline_inputs=BaselineInputs(
             question=[f"Is the w{word} there?" for word in made.question],
             category=categories,
             answer_type=None,

@@ -122,9 +122,9 @@ def check(vlm: VisionLanguageModel, probe: Path, samples: list[Sample], layer: i
 
 
 def answer(samples: list[Sample], vlm: VisionLanguageModel, tokens: int) -> None:
-    """Write whole answers, as anybody would without vlmscope's taps."""
+    """Write whole answers, as anybody would without vlmscope's hooks."""
     [batch], _ = prepare(samples, vlm)
-    inputs = {name: tensor.to(vlm.device) for name, tensor in batch.whole().items()}
+    inputs = {name: tensor.to(vlm.device) for name, tensor in batch.model_inputs().items()}
     config = greedy_config(vlm, tokens)
     config.min_new_tokens = tokens
     with torch.inference_mode():

@@ -179,7 +179,7 @@ def overhead(options: argparse.Namespace) -> None:
     vlm = load_model(DEMO / "model", device="cpu")
     samples = list(read_samples(table, images=DEMO / "images", limit=options.rows))
     chunks = [samples[start : start + size] for start in range(0, len(samples), size)]
-    batches = [batch.whole() for chunk in chunks for batch in prepare(chunk, vlm)[0]]
+    batches = [batch.model_inputs() for chunk in chunks for batch in prepare(chunk, vlm)[0]]
     options.batch_size = str(size)
     found = {}
     for name, tokens in (("prefill", 0), ("answers", options.tokens)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vlmscope.model.halp import ENCODER, HALP_MODELS, HalpModel, Stored
+from vlmscope.model.halp import ENCODER, HALP_MODELS, HalpModel, StoredVector
 
 PAGE = Path(__file__).parent.parent / "docs" / "halp.md"
 BEGIN = "<!-- Begin of what scripts/halp_table.py wrote -->"
@@ -36,23 +36,23 @@ OURS = {
 """Representation → the position at which vlmscope reads it, and its description."""
 
 
-def stored(original: HalpModel, representation: str) -> Stored:
+def stored(original: HalpModel, representation: str) -> StoredVector:
     """Return what HALP stored under a name."""
-    found: Stored = getattr(original, representation.removesuffix("_representation"))
+    found: StoredVector = getattr(original, representation.removesuffix("_representation"))
     return found
 
 
 def effect(original: HalpModel, representation: str) -> str:
     """Return the effect of ``--compat halp`` on one representation."""
-    place, own = (
-        stored(original, representation).place,
+    position, own = (
+        stored(original, representation).position,
         representation == "vision_only_representation",
     )
     if not original.model_type:
         return NOT_LOADED
-    if not place:
+    if not position:
         return "vlmscope's, with a note" if own else "refused"
-    if place == OURS[representation][0] and not (own and original.vision_encoder):
+    if position == OURS[representation][0] and not (own and original.vision_encoder):
         return "the same"
     return "HALP's"
 

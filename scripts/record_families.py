@@ -19,7 +19,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from vlmscope.model import FAMILIES
-from vlmscope.model.support import CHECKS, HELD, Record, family_support, read_record
+from vlmscope.model.support import CHECKS, TESTED_DECODERS, Record, family_support, read_record
 
 ROOT = Path(__file__).parent.parent
 PROVEN = ROOT / "src" / "vlmscope" / "model" / "proven.json"
@@ -87,10 +87,10 @@ def write_tables() -> None:
 def pairs() -> str:
     """Return the table of wrappers and the decoders that the suite tests them with."""
     lines = ["| wrapper | tested decoders (`model_type`) |", "| --- | --- |"]
-    for key, decoders in HELD.items():
-        held = ", ".join(f"`{name}`" for name in sorted(decoders))
+    for key, decoders in TESTED_DECODERS.items():
+        tested = ", ".join(f"`{name}`" for name in sorted(decoders))
         lines.append(
-            f"| {FAMILIES[key].title} | {held or 'none: each checkpoint is checked at loading'} |"
+            f"| {FAMILIES[key].title} | {tested or 'none: each checkpoint is checked at loading'} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -105,13 +105,13 @@ def tables(record: Record | None = None) -> str:
         "| family | `model_type` | " + " | ".join(CHECKS.values()) + " | every check on |",
         "| --- | --- |" + " :-: |" * len(CHECKS) + " --- |",
     ]
-    for standing in family_support(record):
-        checks = record[newest].get(standing.key, {})
+    for support in family_support(record):
+        checks = record[newest].get(support.key, {})
         marks = [{True: "✓", False: "✗", None: "–"}[checks.get(check)] for check in CHECKS]
-        needs = f"not run: needs {standing.family.needs}" if standing.family.needs else "–"
-        where = ", ".join(standing.proven) or needs
+        needs = f"not run: needs {support.family.needs}" if support.family.needs else "–"
+        where = ", ".join(support.verified_on) or needs
         lines.append(
-            f"| {standing.family.title} | `{standing.key}` | {' | '.join(marks)} | {where} |"
+            f"| {support.family.title} | `{support.key}` | {' | '.join(marks)} | {where} |"
         )
     return "\n".join(lines) + "\n"
 

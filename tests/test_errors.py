@@ -92,6 +92,6 @@ def test_errors_of_rows_are_no_value_errors() -> None:
 def test_a_bad_url_keeps_its_own_message_on_the_command_line() -> None:
     """typer turns a ``ValueError`` of a parser into a message of its own."""
     with pytest.raises(VlmscopeError, match="nowhere://") as caught:
-        options.place("nowhere://bucket/run")
+        options.path_or_url("nowhere://bucket/run")
     assert not isinstance(caught.value, ValueError)
     assert caught.value.exit_code == 2

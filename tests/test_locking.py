@@ -27,10 +27,10 @@ from vlmscope.errors import InputError
 from vlmscope.locking import ProcessLock, model_lock, tokenizer_lock, warnings_lock
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention.padded import PADDED
-from vlmscope.model.attention.switch import GROUPED, attending_with, grouped_attention, seeing
+from vlmscope.model.attention.switch import GROUPED, attending_with, grouped_attention, masking_keys
 from vlmscope.model.attention.tiles import splitting_attention
 from vlmscope.model.computing import full_float32, removing_hooks
-from vlmscope.plots.canvas import quiet_glyphs
+from vlmscope.plots.canvas import without_glyph_warnings
 from vlmscope.prompt import encode, render, with_tokenizer_lock
 from vlmscope.schema import CaptureSpec, Sample
 
@@ -177,7 +177,10 @@ def test_the_next_pass_undoes_what_an_interrupted_one_left(
     expected = numbers(vlm, samples[0])
     [batch], _ = prepare(samples[1:2], vlm)
     attending = attending_with(GROUPED, grouped_attention, vlm.decoder)
-    hooked, seen = removing_hooks(), seeing(list(vlm.layers), torch.zeros(1, 9, dtype=torch.bool))
+    hooked, seen = (
+        removing_hooks(),
+        masking_keys(list(vlm.layers), torch.zeros(1, 9, dtype=torch.bool)),
+    )
     during: list[str] = []
     left = [full_float32(), attending, seen, splitting_attention(vlm, batch.inputs), hooked]
     for block in left[:-1]:
@@ -208,7 +211,7 @@ def test_warning_filters_are_changed_by_one_thread_at_a_time() -> None:
     before, inside = list(warnings.filters), threading.Event()
 
     def draw() -> None:
-        with quiet_glyphs():
+        with without_glyph_warnings():
             inside.set()
             time.sleep(0.1)
 

@@ -50,13 +50,13 @@ _TEXTS = ("question_id", "question", "image_id", "ground_truth_answer", "image_s
 class RowComparison:
     """The result of comparing the rows of a run with a table. All are the same questions."""
 
-    other_table: bool = False
+    table_changed: bool = False
     """Whether the table is another version than the one that the run last continued with."""
     compared: int = 0
     """Number of compared rows; 0 if the table is the one that they were made from."""
-    gone: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
     """Ids of rows that are not in the table any more."""
-    retold: tuple[str, ...] = ()
+    changed_ground_truths: tuple[str, ...] = ()
     """Ids of rows whose ground truth in the table differs from the run's."""
     ground_truths: Mapping[str, str] | None = field(default=None, repr=False)
     """Ground truth that replaces that of the shards; None for no change."""
@@ -168,13 +168,13 @@ class _Rows:
 
     def __init__(self, run: Run, *, skip_damaged: bool, by_content: bool) -> None:
         self._path = run.path
-        self._known_ground_truths = run.truths
+        self._known_ground_truths = run.changed_ground_truths
         self._unmatched = dict(_stored(run, skip_damaged=skip_damaged, by_content=by_content))
         self._count = len(self._unmatched)
         self._first = tuple(islice(self._unmatched, SHOWN_IDS))
         self._first_of_table: list[str] = []
         self._changed: dict[str, str] = {}
-        self._retold: list[str] = []
+        self._changed_ground_truths: list[str] = []
         self._ground_truths: dict[str, str] = {}
         self._has_ground_truths = False
 
@@ -199,7 +199,7 @@ class _Rows:
     def _compare_truth(self, id_: str, truth: str, stored: bytes) -> None:
         known, now = self._known_ground_truths.get(id_), _digest(truth)
         if now != (stored if known is None else _digest(known)):
-            self._retold.append(id_)
+            self._changed_ground_truths.append(id_)
         if now != stored:
             self._ground_truths[id_] = truth
 
@@ -228,12 +228,16 @@ class _Rows:
 
     def result(self) -> RowComparison:
         """Return the result of the comparison."""
-        gone = tuple(self._unmatched)
+        removed = tuple(self._unmatched)
         kept = {
-            id_: self._known_ground_truths[id_] for id_ in gone if id_ in self._known_ground_truths
+            id_: self._known_ground_truths[id_]
+            for id_ in removed
+            if id_ in self._known_ground_truths
         }
         ground_truths = {**kept, **self._ground_truths} if self._has_ground_truths else None
-        return RowComparison(True, self._count, gone, tuple(self._retold), ground_truths)
+        return RowComparison(
+            True, self._count, removed, tuple(self._changed_ground_truths), ground_truths
+        )
 
 
 def _stored(run: Run, *, skip_damaged: bool, by_content: bool) -> Iterator[tuple[str, _Stored]]:

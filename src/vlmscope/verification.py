@@ -98,7 +98,7 @@ def choose_samples(
         raise InputError(f"{run.path}: the run contains no rows; run vlmscope extract first")
     scan = table.scan()
     try:
-        gone = compare_rows(run, table, scan).gone
+        gone = compare_rows(run, table, scan).removed
     except RunMismatchError as error:
         raise RunMismatchError(f"{error}; here, name the original table with --data") from None
     without = frozenset(gone)

@@ -221,7 +221,7 @@ def test_a_probe_that_finds_nothing_has_no_numbers(vlmscope: Command, tmp_path: 
     assert [line.split()[-2:] for line in table.splitlines() if line.startswith("s")] == [
         ["–", "–"]
     ] * 3
-    assert "a linear probe on hidden states found nothing" in done.out
+    assert "a linear probe on hidden states predicts a constant" in done.out
     descriptions = [path.read_text() for path in (folder / "probes").glob("*/probe.json")]
     assert descriptions
     assert all('"prevalence"' in text and '"auroc' not in text for text in descriptions)

@@ -12,7 +12,7 @@ import torch
 
 from material import make_image
 from vlmscope.dataset import hash_image
-from vlmscope.engine import batch, given, prepare
+from vlmscope.engine import batch, inputs, prepare
 from vlmscope.engine.device import Fetch
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import Sample
@@ -22,13 +22,13 @@ from vlmscope.schema import Sample
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are read."""
     seen: list[str] = []
-    original = given.load_image
+    original = inputs.load_image
 
     def spy(image: Any) -> Any:
         seen.append(Path(image).name if isinstance(image, str | Path) else "no file")
         return original(image)
 
-    monkeypatch.setattr(given, "load_image", spy)
+    monkeypatch.setattr(inputs, "load_image", spy)
     return seen
 
 
@@ -90,7 +90,7 @@ def test_a_batch_of_large_images_is_divided(
     rows.insert(3, Sample("bad", tmp_path / "none.png", "Why?"))
     [whole], _ = prepare(rows, vlm)
     loaded: list[Any] = []
-    most, original = 0, given.load_image
+    most, original = 0, inputs.load_image
 
     def spy(image: Any) -> Any:
         nonlocal most
@@ -100,7 +100,7 @@ def test_a_batch_of_large_images_is_divided(
         most = max(most, sum(each.width * each.height for each in alive))
         return opened
 
-    monkeypatch.setattr(given, "load_image", spy)
+    monkeypatch.setattr(inputs, "load_image", spy)
     monkeypatch.setattr(batch, "PIXELS_AT_ONCE", 1)
     batches, failures = prepare(rows, vlm)
     assert most == make_image("four").width * make_image("four").height, "one image at a time"

@@ -239,10 +239,10 @@ def test_the_image_processor_works_once_for_an_image(
     assert len(batch.inputs["pixel_values"]) == 3
     assert len(batch.inputs["cross_attention_mask"]) == len(seeds)
     for name in vlm.family.encoder_inputs:
-        whole = batch.whole()[name]
+        whole = batch.model_inputs()[name]
         for row, alone in enumerate(apart):
-            assert torch.equal(whole[row], alone.whole()[name][0]), name
-    assert set(batch.whole(without=vlm.family.encoder_inputs)) == {
+            assert torch.equal(whole[row], alone.model_inputs()[name][0]), name
+    assert set(batch.model_inputs(without=vlm.family.encoder_inputs)) == {
         "input_ids", "attention_mask", "cross_attention_mask",
     }  # fmt: skip
 

@@ -24,7 +24,7 @@ from vlmscope.engine import CaptureSession, prepare, preprocessing_of, shared_pr
 from vlmscope.engine import session as sessions
 from vlmscope.engine import shared_prefix as sharing
 from vlmscope.engine.decoding.step import Stepper
-from vlmscope.engine.shared_prefix import lay_out, why_not_shared
+from vlmscope.engine.shared_prefix import why_not_shared, with_shared_prefix
 from vlmscope.executors.batching import BatchSizer
 from vlmscope.executors.runner import ResilientRunner
 from vlmscope.executors.workers import Workers
@@ -226,9 +226,9 @@ def test_an_unknown_input_per_token_is_not_cut(qwen: VisionLanguageModel) -> Non
     ids = torch.tensor([[5, qwen.image_token_id, 6, 7]])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     plain = [ids[0].tolist()] * 2
-    assert lay_out(inputs, (0, 0), plain, model) is not None
+    assert with_shared_prefix(inputs, (0, 0), plain, model) is not None
     for other in (torch.ones(1, 4, 2), torch.ones(1, 3, 4, dtype=torch.int64)):
-        assert lay_out(inputs | {"other": other}, (0, 0), plain, model) is None
+        assert with_shared_prefix(inputs | {"other": other}, (0, 0), plain, model) is None
     assert sharing.is_checked(qwen.processor) is False  # no batch is prepared in vain again
 
 

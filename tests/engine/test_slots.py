@@ -90,8 +90,8 @@ def test_the_slots_have_room_for_what_goes_into_them() -> None:
     assert (slots.rows, slots.length) == (ROWS, LENGTH)
     assert [keys.shape[2] for keys in slots.keys] == [LENGTH, IMAGES, LENGTH]
     assert [values.shape[3] for values in slots.values] == [3, 3, 3]
-    assert slots.tiles is not None
-    assert slots.tiles.shape == (ROWS, IMAGES)
+    assert slots.cross_attention_mask is not None
+    assert slots.cross_attention_mask.shape == (ROWS, IMAGES)
     assert slots.chosen.shape[1] == LIMIT + 1  # the last is for rows that have ended
     held = [*slots.keys, *slots.values]
     assert bytes_of_a_row(LAYERS, frozenset({1}), LENGTH) * ROWS == sum(t.nbytes for t in held)
@@ -101,5 +101,5 @@ def test_without_fixed_layers_there_is_nothing_to_see_of_images() -> None:
     slots = make_slots(
         LAYERS, frozenset(), rows=2, length=LENGTH, limit=LIMIT, dims=1, ends=[1], states=None
     )
-    assert slots.tiles is None
+    assert slots.cross_attention_mask is None
     assert {keys.shape[2] for keys in slots.keys} == {LENGTH}

@@ -304,7 +304,7 @@ def test_a_call_beside_a_capture_is_refused_unless_it_holds_the_lock(
     """It would meet the hooks and the attention of the capture, and spoil both results."""
     expected = captured(samples[:1], talkative_vlm)
     [batch], _ = prepare(samples[1:2], talkative_vlm)
-    inputs, refused, holding = batch.whole(), [], []
+    inputs, refused, holding = batch.model_inputs(), [], []
 
     def call() -> Any:
         return talkative_vlm.model(**inputs).logits

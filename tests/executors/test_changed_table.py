@@ -48,10 +48,10 @@ class Session:
 
     def plan(self, change: Change | None = None, **options: Any) -> tuple[Any, ...]:
         request = Request(str(self.table), "model", self.out, spec=SPEC, batch_size=2, **options)
-        table, scan, held = open_checked(request)
+        table, scan, comparison = open_checked(request)
         if change is not None:
             self.rewrite(change)
-        manifest = as_compared(make_manifest(data={"fingerprint": scan.fingerprint}), held)
+        manifest = as_compared(make_manifest(data={"fingerprint": scan.fingerprint}), comparison)
         done = frozenset(self.run.ids if (self.out / "run.json").exists() else ())
         return request, table, scan, manifest, done.intersection(scan.ids)
 

@@ -204,7 +204,11 @@ def test_a_row_that_is_appended_twice_is_refused(sessions: Sessions) -> None:
 def test_other_columns_and_metadata_are_no_other_rows(sessions: Sessions) -> None:
     sessions.start(rows(*range(6), topic="a", source="b"))
     plan = sessions.plan(rows(*range(7), topic="c", extra="d"))
-    assert (plan.todo, plan.held.gone, plan.held.retold) == (1, (), ())
+    assert (plan.todo, plan.comparison.removed, plan.comparison.changed_ground_truths) == (
+        1,
+        (),
+        (),
+    )
     local.run_plan(plan)
     assert sessions.run["q0"].sample.metadata == {"topic": "a", "source": "b"}, "as it was captured"
     assert sessions.run["q6"].sample.metadata == {"topic": "c", "extra": "d"}
@@ -357,7 +361,7 @@ def test_another_truth_is_taken_and_labels_of_the_old_one_are_said_to_be_stale(
     assert not any("ground truth changed" in note for note in any_sessions.plan().notes)
     assert any_sessions.start([*BEFORE, *rows(6, answer="Maybe")]).captured == 0
     assert any_sessions.run["q0"].sample.target == "Yes", "back again"
-    assert not any_sessions.run.truths
+    assert not any_sessions.run.changed_ground_truths
 
 
 def test_a_truth_that_is_mapped_afterwards_is_taken(sessions: Sessions) -> None:

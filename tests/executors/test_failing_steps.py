@@ -13,7 +13,7 @@ import torch
 
 from vlmscope.engine import CaptureSession, session
 from vlmscope.engine.decoding.step import Stepper
-from vlmscope.engine.prefill import Prefilled, Ready
+from vlmscope.engine.prefill import DeviceBatch, Prefilled
 from vlmscope.executors import Request, Summary, make_plan, plan, run_plan
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import Capture, CaptureSpec, Sample
@@ -136,11 +136,11 @@ def test_where_memory_runs_out_in_a_prefill_the_rows_in_the_slots_go_on(
     """Those that were finished to make room for the batch are written too."""
     count, original = [0], session.run
 
-    def small_device(ready: Ready, *rest: object, **options: object) -> object:
+    def small_device(device_batch: DeviceBatch, *rest: object, **options: object) -> object:
         count[0] += 1
         if count[0] - 1 == at:
             raise NO_MEMORY
-        return original(ready, *rest, **options)
+        return original(device_batch, *rest, **options)
 
     monkeypatch.setattr(session, "run", small_device)
     assert_same_runs(run(questions, tmp_path / "run"), undisturbed)

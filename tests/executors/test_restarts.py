@@ -230,7 +230,9 @@ def test_from_python_a_limit_is_refused_before_anything_is_done(tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"hung": 3}', '{"hung": [], "in_vain": "x"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"hung": 3}', '{"hung": [], "without_progress": "x"}']
+)
 def test_a_state_that_says_nothing(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,11 +268,11 @@ LONG = tuple(f"{i}{'x' * 15_999}" for i in range(40))
 """Ids that do not fit into an environment."""
 
 
-def hang(out: Path, program: str, in_vain: int) -> None:
+def hang(out: Path, program: str, without_progress: int) -> None:
     """Be a command whose model hangs."""
     sys.orig_argv = ["python", "-S", "-c", program]
     request = Request("t", "m", out, time_limit=3.0)
-    end_process(request, [ROW], Restarts(LONG, in_vain), captured=False, stopping=False)
+    end_process(request, [ROW], Restarts(LONG, without_progress), captured=False, stopping=False)
 
 
 SAYS = """
@@ -286,13 +288,15 @@ sys.exit(7)
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-@pytest.mark.parametrize(("in_vain", "code"), [(0, 7), (time_limit.TRIES - 1, 124)])
-def test_the_process_begins_again_as_itself(tmp_path: Path, in_vain: int, code: int) -> None:
+@pytest.mark.parametrize(("without_progress", "code"), [(0, 7), (time_limit.TRIES - 1, 124)])
+def test_the_process_begins_again_as_itself(
+    tmp_path: Path, without_progress: int, code: int
+) -> None:
     said, out = tmp_path / "said", tmp_path / "run"
     out.mkdir()
     program = SAYS.format(path=str(said))
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=hang, args=(out, program, in_vain))
+    process = context.Process(target=hang, args=(out, program, without_progress))
     process.start()
     process.join(20)
     assert process.exitcode == code
@@ -300,7 +304,7 @@ def test_the_process_begins_again_as_itself(tmp_path: Path, in_vain: int, code: 
         told = said.read_text()
         assert told.startswith(str(process.pid))
         now = json.loads(told.removeprefix(str(process.pid)))
-        assert now == {"hung": [*LONG, "q7"], "in_vain": 1}
+        assert now == {"hung": [*LONG, "q7"], "without_progress": 1}
     failure: Failure = read_failures(out)["q7"]
     assert failure.stage == "model"
     assert failure.error.startswith("t.csv line 9: the model took longer than ")

@@ -228,7 +228,7 @@ def test_a_writing_process_that_is_killed_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as error:
         write()
     assert str(error.value) == (
-        f"{out}: the writing process died (signal 9); what was published is safe, run the same "
+        f"{out}: the writing process died (signal 9); published rows are kept, run the same "
         "command again to continue"
     )
     check_free(out)

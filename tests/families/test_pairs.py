@@ -29,7 +29,7 @@ from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.loading import thresholds
 from vlmscope.model.loading.thresholds import named_thresholds, with_verified_lengths
-from vlmscope.model.support import HELD, decoder_type, is_tested
+from vlmscope.model.support import TESTED_DECODERS, decoder_type, is_tested
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
 
@@ -114,8 +114,10 @@ def test_no_pair_is_listed_that_is_not_held(tmp_path: Path) -> None:
         key = "llava/pixtral" if name == "pixtral" else config.model_type
         more = set(PAIRS.get(key, (None, {}))[1])
         own = set() if key in PROVE_THEMSELVES else {decoder_type(config)}
-        assert HELD[key] == own | more | (ELSEWHERE if key == "llava" else set())
-    assert set(HELD) >= {build for build in BUILDERS if build not in {"pixtral", "fastvlm"}}
+        assert TESTED_DECODERS[key] == own | more | (ELSEWHERE if key == "llava" else set())
+    assert set(TESTED_DECODERS) >= {
+        build for build in BUILDERS if build not in {"pixtral", "fastvlm"}
+    }
 
 
 def load_model_config(folder: Path) -> Any:

@@ -53,7 +53,7 @@ def test_the_columns_are_the_tests_that_every_family_passes() -> None:
 
 def test_every_family_is_proven_on_the_pinned_version_and_nearly_all_on_the_oldest() -> None:
     newest, oldest = pinned("transformers"), "5.17.0"
-    proven = {standing.key: standing.proven for standing in family_support()}
+    proven = {standing.key: standing.verified_on for standing in family_support()}
     assert {key for key, versions in proven.items() if newest not in versions} == set()
     assert {key for key, versions in proven.items() if oldest not in versions} == {*SINCE}
 
@@ -63,7 +63,7 @@ def test_a_failed_check_is_no_proof() -> None:
     record = {"5.23.0": {"llava": checks | {"no_image_in_the_question": False}}}
     record["5.9.0"] = {"llava": checks}
     [llava] = [standing for standing in family_support(record) if standing.key == "llava"]
-    assert llava.proven == ("5.9.0",)
+    assert llava.verified_on == ("5.9.0",)
     assert llava.failed == {"5.23.0": ("no_image_in_the_question",)}
     assert "✗" in record_families.tables(record)
 

@@ -13,7 +13,7 @@ from engine.against_reference import Pieces, answered_by_generate, each_once, ru
 from families.conformance import ONE_IMAGE, RUNNABLE, THIRD, build
 from families.test_conformance import SHORT_WINDOW, assert_same
 from vlmscope.engine import session
-from vlmscope.engine.prefill import Ready
+from vlmscope.engine.prefill import DeviceBatch
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.reference import reference
 from vlmscope.schema import ANSWER_POSITIONS, CaptureSpec, Sample
@@ -64,9 +64,9 @@ def prefills(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     original = session.run
 
-    def spy(ready: Ready, *rest: Any, **options: Any) -> Any:
-        seen.append(len(ready.batch.samples))
-        return original(ready, *rest, **options)
+    def spy(device_batch: DeviceBatch, *rest: Any, **options: Any) -> Any:
+        seen.append(len(device_batch.batch.samples))
+        return original(device_batch, *rest, **options)
 
     monkeypatch.setattr(session, "run", spy)
     return seen

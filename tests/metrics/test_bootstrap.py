@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vlmscope.metrics import (
     Interval,
-    Judged,
+    LabelledRisk,
     bootstrap,
     holm,
     measure,
@@ -119,7 +119,7 @@ def test_near_chance_folds_depend_on_each_other() -> None:
     assert 1.3 < fitted.widening("noise") <= np.sqrt(2)
     assert fitted.widening("knows") == pytest.approx(1)
     assert fitted.widening("knows", "noise") == fitted.widening("noise")
-    found, value = fitted.interval("noise"), fitted.whole["noise"]["auroc"]
+    found, value = fitted.interval("noise"), fitted.observed["noise"]["auroc"]
     low, high = np.quantile(fitted.drawn["noise"]["auroc"], [0.025, 0.975])
     wider = fitted.widening("noise")
     assert (found.low, found.high) == pytest.approx(
@@ -158,8 +158,8 @@ def test_a_risk_that_is_the_share_in_training_is_worth_nothing() -> None:
 def test_only_what_is_asked_for_is_drawn() -> None:
     truth, risk, image = clustered(20, 3, seed=9)
     found = resample(truth, {"risk": risk}, image, draws=10, metrics=("auroc", "ece"))
-    assert set(found.drawn["risk"]) == set(found.whole["risk"]) == {"auroc", "ece"}
-    assert found.whole["risk"]["auroc"] == pytest.approx(measure(truth, risk).auroc)
+    assert set(found.drawn["risk"]) == set(found.observed["risk"]) == {"auroc", "ece"}
+    assert found.observed["risk"]["auroc"] == pytest.approx(measure(truth, risk).auroc)
     all_of_them = bootstrap(truth, {"risk": risk}, image, draws=10)["risk"]
     assert found.interval("risk") == all_of_them["auroc"]
 
@@ -299,11 +299,13 @@ def test_a_metric_that_cannot_be_compared_is_refused() -> None:
 def test_sides_of_different_rows_are_resampled_by_the_same_images() -> None:
     """Rows written out twice, in folds of their own, say what they say once, and as surely."""
     truth, risk, image = clustered(240, 3, 4)
-    twice = Judged(np.tile(truth, 2), np.tile(risk, 2), np.repeat([0, 1], 720), np.tile(image, 2))
-    sides = {"once": Judged(truth, risk, groups=image), "twice": twice}
+    twice = LabelledRisk(
+        np.tile(truth, 2), np.tile(risk, 2), np.repeat([0, 1], 720), np.tile(image, 2)
+    )
+    sides = {"once": LabelledRisk(truth, risk, groups=image), "twice": twice}
     for images in (240, 12):  # draws, and leaving out one image at a time
         few = {
-            name: Judged(*(np.asarray(each)[np.asarray(side.groups) < images] for each in (
+            name: LabelledRisk(*(np.asarray(each)[np.asarray(side.groups) < images] for each in (
                 side.truth, side.risk,
                 np.zeros(len(np.asarray(side.truth))) if side.folds is None else side.folds,
                 side.groups,

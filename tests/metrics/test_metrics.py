@@ -52,11 +52,11 @@ def test_the_front_is_sorted_and_complete() -> None:
 def test_the_metrics_are_those_of_scikit_learn(seed: int, decimals: int) -> None:
     truth, risk = simulated(400, seed, decimals)
     found = measure(truth, risk)
-    false_alarms, recall, _ = roc_curve(truth, risk, drop_intermediate=False)
+    false_positive_rate, recall, _ = roc_curve(truth, risk, drop_intermediate=False)
     assert found.auroc == roc_auc_score(truth, risk)
     assert found.auprc == average_precision_score(truth, risk)
     assert found.brier == pytest.approx(brier_score_loss(truth, risk))
-    assert found.recall_at_5 == pytest.approx(recall[false_alarms <= 0.05].max())
+    assert found.recall_at_5 == pytest.approx(recall[false_positive_rate <= 0.05].max())
     assert (found.prevalence, found.count) == (truth.mean(), 400)
 
 
@@ -168,12 +168,12 @@ def test_no_bin_is_refused() -> None:
 
 @given(ROWS, st.floats(0, 0.99))
 @settings(deadline=None)
-def test_the_threshold_is_the_lowest_that_keeps_the_false_alarms(
+def test_the_threshold_is_the_lowest_that_keeps_the_false_positive_rate(
     rows: list[tuple[bool, int]], share: float
 ) -> None:
     truth, risk = drawn([*rows, (False, 32)])
     faithful = risk[~truth]
-    threshold = threshold_at(truth, risk, false_alarms=share)
+    threshold = threshold_at(truth, risk, false_positive_rate=share)
     assert (faithful > threshold).mean() <= share + 1e-9
     assert (faithful >= threshold).mean() > share
 
@@ -181,8 +181,8 @@ def test_the_threshold_is_the_lowest_that_keeps_the_false_alarms(
 def test_a_threshold_needs_faithful_answers_and_a_share() -> None:
     with pytest.raises(ValueError, match="all 2 answers are hallucinated"):
         threshold_at([True, True], [0.1, 0.2])
-    with pytest.raises(ValueError, match="false_alarms must be from 0 to below 1, found 1"):
-        threshold_at([False], [0.1], false_alarms=1)
+    with pytest.raises(ValueError, match="false_positive_rate must be from 0 to below 1, found 1"):
+        threshold_at([False], [0.1], false_positive_rate=1)
 
 
 def test_platts_sigmoid_is_the_logistic_regression_on_his_targets() -> None:

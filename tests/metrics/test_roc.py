@@ -19,21 +19,21 @@ def test_each_point_is_what_its_threshold_flags(rows: list[tuple[bool, int]]) ->
     truth, risk = np.array([row[0] for row in rows]), np.array([row[1] for row in rows]) / 12
     assume(truth.any() and not truth.all())
     curve = roc(truth, risk)
-    for false_alarms, recall, threshold in zip(
-        curve.false_alarms, curve.recall, curve.threshold, strict=True
+    for false_positive_rate, recall, threshold in zip(
+        curve.false_positive_rate, curve.recall, curve.threshold, strict=True
     ):
         flagged = risk >= threshold
-        assert false_alarms == pytest.approx(flagged[~truth].mean())
+        assert false_positive_rate == pytest.approx(flagged[~truth].mean())
         assert recall == pytest.approx(flagged[truth].mean())
-    assert (curve.false_alarms[0], curve.recall[0], curve.threshold[0]) == (0, 0, np.inf)
-    assert (curve.false_alarms[-1], curve.recall[-1]) == (1, 1)
-    area = auc(curve.false_alarms, curve.recall)
+    assert (curve.false_positive_rate[0], curve.recall[0], curve.threshold[0]) == (0, 0, np.inf)
+    assert (curve.false_positive_rate[-1], curve.recall[-1]) == (1, 1)
+    area = auc(curve.false_positive_rate, curve.recall)
     assert area == pytest.approx(roc_auc_score(truth, risk))
 
 
 def test_equal_risks_are_one_point() -> None:
     curve = roc([True, False, True, False], [0.5] * 4)
-    assert curve.false_alarms.tolist() == curve.recall.tolist() == [0, 1]
+    assert curve.false_positive_rate.tolist() == curve.recall.tolist() == [0, 1]
 
 
 def test_points_on_a_straight_piece_are_left_out() -> None:
@@ -61,10 +61,10 @@ def test_over_folds_the_area_is_the_stated_auroc(decimals: int) -> None:
     truth[240:] = False  # a fold of one class orders nothing
     risk = np.clip((rng.random(300) * 0.6 + 0.2 * truth).round(decimals) ** (fold + 1), 0, 1)
     curve = roc(truth, risk, fold)
-    assert (np.diff(curve.false_alarms) >= 0).all()
+    assert (np.diff(curve.false_positive_rate) >= 0).all()
     assert (np.diff(curve.recall) >= -1e-12).all()
-    assert (curve.false_alarms[0], curve.recall[0], curve.recall[-1]) == (0, 0, 1)
-    area = auc(curve.false_alarms, curve.recall)
+    assert (curve.false_positive_rate[0], curve.recall[0], curve.recall[-1]) == (0, 0, 1)
+    area = auc(curve.false_positive_rate, curve.recall)
     assert area == pytest.approx(measure(truth, risk, fold).auroc)
     assert area != pytest.approx(measure(truth, risk).auroc, abs=0.01)
 

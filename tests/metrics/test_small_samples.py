@@ -113,7 +113,7 @@ def test_perfect_order_of_a_few_rows_is_not_certain() -> None:
     found = resample(
         truth, {"r": truth * 0.8, "flat": np.full(30, 0.5)}, range(30), draws=1, correct=True
     )
-    assert found.whole["r"]["auroc"] == 1
+    assert found.observed["r"]["auroc"] == 1
     assert 0.6 < found.interval("r").low < 0.9, "not certain, and not nothing"
     assert found.interval("r").high == 1
     assert (found.interval("flat").low, found.interval("flat").high) == (0.5, 0.5)

@@ -12,7 +12,7 @@ from transformers.integrations import sdpa_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.attention.switch import GROUPED, attending_with, grouped_attention, seeing
+from vlmscope.model.attention.switch import GROUPED, attending_with, grouped_attention, masking_keys
 
 BATCH, LENGTH, WIDTH = 3, 11, 8
 
@@ -95,7 +95,7 @@ def test_a_part_may_be_told_what_it_sees(tokens: int) -> None:
     states, handed = tensors(4, 2, tokens), mask_of("boolean", tokens)
     expected, _ = sdpa_attention_forward(other, *states, seen[:BATCH, None, None])
     plain, _ = sdpa_attention_forward(other, *states, handed)
-    with seeing([part], seen):
+    with masking_keys([part], seen):
         for module in (part[0], part[2]):
             torch.testing.assert_close(grouped_attention(module, *states, handed)[0], expected)
         torch.testing.assert_close(grouped_attention(other, *states, handed)[0], plain)
@@ -106,7 +106,7 @@ def test_a_part_may_be_told_what_it_sees(tokens: int) -> None:
 def test_a_part_forgets_what_it_sees_when_a_step_raises() -> None:
     part = Attention(4, 2)
     before = dict(part.__dict__)
-    with contextlib.suppress(ArithmeticError), seeing([part], torch.ones(BATCH, LENGTH)):
+    with contextlib.suppress(ArithmeticError), masking_keys([part], torch.ones(BATCH, LENGTH)):
         assert part.__dict__ != before
         raise ArithmeticError
     assert part.__dict__ == before

@@ -47,10 +47,10 @@ from vlmscope.plots.palette import (
     COMBINED,
     FAITHFUL,
     HALLUCINATED,
-    LOOKS,
+    LINE_STYLES,
     REPRESENTATIONS,
     SELECTED,
-    look,
+    line_style,
 )
 from vlmscope.schema import REPRESENTATIONS as GROUPS
 from vlmscope.schema import VISION_ONLY
@@ -74,8 +74,8 @@ def test_every_colour_can_be_seen_and_texts_can_be_read(palette: dict[str, str])
 
 
 def test_lines_differ_without_colour() -> None:
-    looks = [*REPRESENTATIONS.values(), SELECTED, COMBINED]
-    assert len({(own.marker, own.dashes) for own in looks}) == len(looks)
+    styles = [*REPRESENTATIONS.values(), SELECTED, COMBINED]
+    assert len({(own.marker, own.dashes) for own in styles}) == len(styles)
     assert len({own.dashes for own in BASELINES.values()}) == len(BASELINES)
 
 
@@ -84,14 +84,14 @@ def test_one_colour_has_one_meaning() -> None:
     coloured = [*REPRESENTATIONS.values(), SELECTED, COMBINED, FAITHFUL, HALLUCINATED]
     colours = [own.colour for own in coloured]
     assert len(set(colours)) == len(colours)
-    greys = {own.colour for own in BASELINES.values()} | {look("optimum").colour}
+    greys = {own.colour for own in BASELINES.values()} | {line_style("optimum").colour}
     assert not greys & set(colours)
-    assert all(look(meaning) == own for meaning, own in LOOKS.items())
+    assert all(line_style(meaning) == own for meaning, own in LINE_STYLES.items())
 
 
 def colour_of(written: str, meaning: str) -> bool:
     """Whether a plot's SVG has something in the colour of a meaning."""
-    return f"--plot-{look(meaning).colour}," in written
+    return f"--plot-{line_style(meaning).colour}," in written
 
 
 def test_figures_agree_on_the_colours() -> None:
@@ -130,22 +130,22 @@ def test_what_finds_nothing_has_no_number_and_no_curve() -> None:
     lost = replace(layer_line("some"), auroc=auroc, low=auroc - 0.1, high=auroc + 0.1)
     none = replace(layer_line("none"), auroc=[NAN] * 5, low=[NAN] * 5, high=[NAN] * 5)
     layers = auroc_by_layer([lost, none], [Reference("words", NAN, 0.3, 0.4)], 10)
-    assert "some finds nothing at layer 0." in layers.description
-    assert "none: finds nothing. words (baseline): finds nothing." in layers.description
-    assert "A layer that finds nothing has no point." in layers.caption
-    assert "finds nothing has" not in layers_plot().caption
+    assert "some: constant risk at layer 0." in layers.description
+    assert "none: constant risk. words (baseline): constant risk." in layers.description
+    assert "A layer whose probe has a constant risk has no point." in layers.caption
+    assert "constant risk" not in layers_plot().caption
     assert csv_text(layers).splitlines()[1] == "some,representation,0,,,"
     roc = roc_curves([RocLine("one", x, x, NAN), RocLine("two", x, x, 0.7)])
     coverage = risk_coverage_plot(
         [CoverageLine("one", x, x, NAN, "probe"), CoverageLine("two", x, x, 0.7, "probe")], 0.2
     )
     for plot in (roc, coverage):
-        assert "one (probe): finds nothing." in plot.description
+        assert "one (probe): constant risk." in plot.description
         assert set(plot.columns["title"]) == {"two"}
     for plot in (layers, roc, coverage):
         for figure in (plot.figure, plot.narrow):
             texts = [] if figure is None else [text.get_text() for text in figure.texts]
-            assert figure is None or any("finds nothing" in text for text in texts)
+            assert figure is None or any("constant risk" in text for text in texts)
             assert not any("nan" in text for text in texts)
     assert "nan" not in inline_svg(layers) + inline_svg(roc) + inline_svg(coverage)
 

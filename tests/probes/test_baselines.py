@@ -13,19 +13,19 @@ from sklearn.linear_model import LogisticRegression
 
 from vlmscope.metrics import measure
 from vlmscope.probes import grouped_folds
-from vlmscope.probes.baselines import BASELINES, Facts, baseline_fits
+from vlmscope.probes.baselines import BASELINES, BaselineInputs, baseline_fits
 from vlmscope.probes.candidates import Candidate, crossfit_candidates, regression
 
 ROWS = 300
 
 
 @pytest.fixture
-def case() -> tuple[Facts, np.ndarray, np.ndarray]:
+def case() -> tuple[BaselineInputs, np.ndarray, np.ndarray]:
     """Category decides mostly; the entropy a little; the words nothing."""
     rng = np.random.default_rng(0)
     category = rng.integers(0, 3, ROWS)
     truth = rng.random(ROWS) < np.array([0.1, 0.4, 0.8])[category]
-    facts = Facts(
+    inputs = BaselineInputs(
         question=[f"Is there a {word}?" for word in rng.choice(["cat", "dog", "cup"], ROWS)],
         category=[f"c{number}" for number in category],
         answer_type=None,
@@ -34,19 +34,19 @@ def case() -> tuple[Facts, np.ndarray, np.ndarray]:
         num_answer_tokens=None,
         mean_answer_logprob=None,
     )
-    return facts, truth, np.arange(ROWS) // 2
+    return inputs, truth, np.arange(ROWS) // 2
 
 
-def aurocs(facts: Facts, truth: np.ndarray, groups: np.ndarray) -> dict[str, float]:
+def aurocs(inputs: BaselineInputs, truth: np.ndarray, groups: np.ndarray) -> dict[str, float]:
     folds = grouped_folds(truth, groups)
     fold_of = np.empty(len(truth), dtype=np.int64)
     for number, fold in enumerate(folds):
         fold_of[fold.test] = number
-    found = baseline_fits(facts, truth, folds)
+    found = baseline_fits(inputs, truth, folds)
     return {baseline.name: measure(truth, fit.risk, fold_of).auroc for baseline, fit in found}
 
 
-def test_each_finds_what_is_there(case: tuple[Facts, np.ndarray, np.ndarray]) -> None:
+def test_each_finds_what_is_there(case: tuple[BaselineInputs, np.ndarray, np.ndarray]) -> None:
     found = aurocs(*case)
     assert found["category"] > 0.75
     assert 0.55 < found["first_token_entropy"] < 0.75
@@ -54,44 +54,44 @@ def test_each_finds_what_is_there(case: tuple[Facts, np.ndarray, np.ndarray]) ->
     assert abs(found["majority"] - 0.5) < 0.1
 
 
-def test_what_is_not_known_is_left_out(case: tuple[Facts, np.ndarray, np.ndarray]) -> None:
-    facts, truth, groups = case
-    assert set(aurocs(facts, truth, groups)).isdisjoint({"answer_length", "answer_type"})
-    bare = replace(facts, category=None, mean_answer_logprob=np.full(ROWS, np.nan))
+def test_what_is_not_known_is_left_out(case: tuple[BaselineInputs, np.ndarray, np.ndarray]) -> None:
+    inputs, truth, groups = case
+    assert set(aurocs(inputs, truth, groups)).isdisjoint({"answer_length", "answer_type"})
+    bare = replace(inputs, category=None, mean_answer_logprob=np.full(ROWS, np.nan))
     assert set(aurocs(bare, truth, groups)).isdisjoint({"category", "answer_probability"})
 
 
 def test_the_form_of_the_question_stands_in_for_the_type_of_answer(
-    case: tuple[Facts, np.ndarray, np.ndarray],
+    case: tuple[BaselineInputs, np.ndarray, np.ndarray],
 ) -> None:
-    facts, truth, groups = case
+    inputs, truth, groups = case
     asked = [f"How many? {i}" if wrong else "Is it?" for i, wrong in enumerate(truth)]
-    assert aurocs(replace(facts, question=asked), truth, groups)["answer_type"] == 1.0
+    assert aurocs(replace(inputs, question=asked), truth, groups)["answer_type"] == 1.0
 
 
 def test_an_answer_that_is_empty_is_no_obstacle(
-    case: tuple[Facts, np.ndarray, np.ndarray],
+    case: tuple[BaselineInputs, np.ndarray, np.ndarray],
 ) -> None:
-    facts, truth, groups = case
+    inputs, truth, groups = case
     logprobs = np.where(truth, -2.0, -0.1)
     logprobs[::7] = np.nan
-    found = aurocs(replace(facts, mean_answer_logprob=logprobs), truth, groups)
+    found = aurocs(replace(inputs, mean_answer_logprob=logprobs), truth, groups)
     assert found["answer_probability"] > 0.85
 
 
 @pytest.mark.first(2)
 @pytest.mark.parametrize("odd", [np.inf, -np.inf, 1e300, np.nan])
 def test_a_number_that_is_none_stops_nothing(
-    case: tuple[Facts, np.ndarray, np.ndarray], odd: float
+    case: tuple[BaselineInputs, np.ndarray, np.ndarray], odd: float
 ) -> None:
     """A forced token has a log-probability of minus infinity, and a run may be somebody else's."""
-    facts, truth, groups = case
-    entropy = np.where(np.arange(ROWS) % 50, facts.first_token_entropy, odd)
+    inputs, truth, groups = case
+    entropy = np.where(np.arange(ROWS) % 50, inputs.first_token_entropy, odd)
     ids = np.arange(ROWS * 3).reshape(ROWS, 3) % 7
     logprobs = -np.sort(np.random.default_rng(1).gamma(1.0, size=(ROWS, 3)), axis=1)
     logprobs[::40, 1] = odd
     known = replace(
-        facts, first_token_entropy=entropy, mean_answer_logprob=np.full(ROWS, odd),
+        inputs, first_token_entropy=entropy, mean_answer_logprob=np.full(ROWS, odd),
         first_token_ids=ids, first_token_logprobs=logprobs,
     )  # fmt: skip
     found = aurocs(known, truth, groups)
@@ -101,23 +101,23 @@ def test_a_number_that_is_none_stops_nothing(
 
 
 def test_a_number_that_is_risky_at_both_ends_is_found(
-    case: tuple[Facts, np.ndarray, np.ndarray],
+    case: tuple[BaselineInputs, np.ndarray, np.ndarray],
 ) -> None:
     """A line through it is flat: the baseline must be able to turn."""
-    facts, _, groups = case
+    inputs, _, groups = case
     value = np.random.default_rng(1).normal(size=ROWS)
     truth = np.abs(value) > 1
-    found = aurocs(replace(facts, first_token_entropy=value), truth, groups)
+    found = aurocs(replace(inputs, first_token_entropy=value), truth, groups)
     assert found["first_token_entropy"] > 0.95
     assert found["joint"] > 0.95
 
 
 def test_a_number_of_few_values_breaks_no_spline(
-    case: tuple[Facts, np.ndarray, np.ndarray],
+    case: tuple[BaselineInputs, np.ndarray, np.ndarray],
 ) -> None:
-    facts, truth, groups = case
+    inputs, truth, groups = case
     for values in (np.zeros(ROWS), np.arange(ROWS) % 2.0, np.r_[1e6, np.zeros(ROWS - 1)]):
-        found = aurocs(replace(facts, first_token_entropy=values), truth, groups)
+        found = aurocs(replace(inputs, first_token_entropy=values), truth, groups)
         assert 0.4 < found["first_token_entropy"] < 0.6
 
 
@@ -127,7 +127,7 @@ def test_the_joint_baseline_knows_what_no_single_one_does() -> None:
     category, entropy, logprob = rng.integers(0, 4, 600), rng.normal(size=600), rng.normal(size=600)
     logit = np.array([-3, -1, 0, 1.5])[category] + 1.5 * entropy + 3 * logprob * (category == 2)
     truth = rng.random(600) < 1 / (1 + np.exp(-logit))
-    facts = Facts(
+    inputs = BaselineInputs(
         question=["Is it?"] * 600,
         category=[f"c{number}" for number in category],
         answer_type=None,
@@ -136,32 +136,32 @@ def test_the_joint_baseline_knows_what_no_single_one_does() -> None:
         num_answer_tokens=None,
         mean_answer_logprob=None,
     )
-    found = aurocs(facts, truth, np.arange(600) // 2)
+    found = aurocs(inputs, truth, np.arange(600) // 2)
     single = max(value for name, value in found.items() if name != "joint")
     assert found["joint"] > single + 0.05
     assert found["joint"] > 0.85
 
 
 def test_the_joint_baseline_uses_the_alternatives_of_the_first_token(
-    case: tuple[Facts, np.ndarray, np.ndarray],
+    case: tuple[BaselineInputs, np.ndarray, np.ndarray],
 ) -> None:
     """How likely token 7 was tells all; how likely the likeliest was, nothing."""
-    facts, _, groups = case
+    inputs, _, groups = case
     rng = np.random.default_rng(5)
     logprobs = np.sort(-5 * rng.random((ROWS, 6)))[:, ::-1]
     tokens = rng.permuted(np.tile(np.arange(5, 11), (ROWS, 1)), axis=1)
     seventh = np.where(tokens == 7, logprobs, 0).sum(axis=1)
     truth = seventh > np.median(seventh)
-    known = replace(facts, first_token_ids=tokens, first_token_logprobs=logprobs)
+    known = replace(inputs, first_token_ids=tokens, first_token_logprobs=logprobs)
     assert aurocs(known, truth, groups)["joint"] > 0.9
-    assert aurocs(facts, truth, groups)["joint"] < 0.65
+    assert aurocs(inputs, truth, groups)["joint"] < 0.65
 
 
 @pytest.mark.parametrize("impossible", [False, True])
 def test_a_small_and_uniform_table_has_a_joint_baseline(impossible: bool) -> None:
     """No kind has enough rows for a column of its own, and no number varies."""
     rng = np.random.default_rng(0)
-    facts = Facts(
+    inputs = BaselineInputs(
         question=["Is it?"] * 18,
         category=[f"c{number % 6}" for number in range(18)],
         answer_type=None,
@@ -173,7 +173,7 @@ def test_a_small_and_uniform_table_has_a_joint_baseline(impossible: bool) -> Non
         first_token_logprobs=np.full((18, 4), -np.inf) if impossible else None,
     )
     truth = np.arange(18) % 2 == 0
-    assert 0 <= aurocs(facts, truth, np.arange(18))["joint"] <= 1
+    assert 0 <= aurocs(inputs, truth, np.arange(18))["joint"] <= 1
 
 
 def test_nothing_known_is_nothing_found() -> None:
@@ -181,7 +181,7 @@ def test_nothing_known_is_nothing_found() -> None:
     values = []
     for seed in range(4):
         rng = np.random.default_rng(seed)
-        facts = Facts(
+        inputs = BaselineInputs(
             question=[f"Is there a {word}?" for word in rng.choice(["cat", "dog", "cup"], 200)],
             category=[f"c{number}" for number in rng.integers(0, 5, 200)],
             answer_type=None,
@@ -190,19 +190,19 @@ def test_nothing_known_is_nothing_found() -> None:
             num_answer_tokens=None,
             mean_answer_logprob=None,
         )
-        values.append(aurocs(facts, rng.random(200) < 0.4, np.arange(200) // 2)["joint"])
+        values.append(aurocs(inputs, rng.random(200) < 0.4, np.arange(200) // 2)["joint"])
     assert abs(np.mean(values) - 0.5) < 0.05
 
 
 def test_a_fold_s_own_labels_reach_none_of_its_predictions(
-    case: tuple[Facts, np.ndarray, np.ndarray],
+    case: tuple[BaselineInputs, np.ndarray, np.ndarray],
 ) -> None:
-    facts, truth, groups = case
+    inputs, truth, groups = case
     folds = grouped_folds(truth, groups)
     lied = truth.copy()
     lied[folds[0].test] ^= True
-    there = {b.name: fit for b, fit in baseline_fits(facts, truth, folds)}
-    for baseline, fit in baseline_fits(facts, lied, folds):
+    there = {b.name: fit for b, fit in baseline_fits(inputs, truth, folds)}
+    for baseline, fit in baseline_fits(inputs, lied, folds):
         test = folds[0].test
         same = partial(np.testing.assert_allclose, rtol=0, atol=1e-4)  # solved beside others
         same(fit.logit[test], there[baseline.name].logit[test])
@@ -218,14 +218,14 @@ def test_names_are_unique_and_the_answers_own_come_after() -> None:
 
 
 def test_the_first_token_says_different_things_in_different_categories(
-    case: tuple[Facts, np.ndarray, np.ndarray],
+    case: tuple[BaselineInputs, np.ndarray, np.ndarray],
 ) -> None:
     """ "No" is wrong of what is there and right of what is not: only the pair tells."""
-    facts, _, groups = case
+    inputs, _, groups = case
     rng = np.random.default_rng(4)
     kinds, tokens = rng.integers(0, 2, ROWS), rng.integers(0, 2, ROWS)
     truth = rng.random(ROWS) < np.where(kinds == tokens, 0.7, 0.1)
-    known = replace(facts, category=[f"c{k}" for k in kinds], first_token=[str(t) for t in tokens])
+    known = replace(inputs, category=[f"c{k}" for k in kinds], first_token=[str(t) for t in tokens])
     found = aurocs(known, truth, groups)
     assert found["first_token_in_category"] > 0.75
     assert abs(found["first_token"] - 0.5) < 0.1

@@ -113,7 +113,7 @@ def full(cards: int = 120) -> Document:
         labels=LabelSummary(
             "Labelled on 2026-01-02 by the scorer auto.",
             (("yesno", 1141), ("vqa", 857)),
-            (("a truth that needs a judge", 2),),
+            (("the ground truth needs a judge", 2),),
         ),
         failures=(FailureRow("q9999", "image", "questions.csv line 9: image not found", 2),),
         provenance=(

@@ -275,7 +275,7 @@ def test_captions_say_what_the_folds_held_out(
 
 
 def nothing_found(home: Path, *names: str) -> None:
-    """Say of some results that they found nothing, and give their numbers a look of their own."""
+    """Mark some results as constant risks, and give them numbers that would be noticed."""
     results = [dict(row) for row in probes_of(home).summary["results"]]
     for row in results:
         if row["name"] in names:
@@ -305,7 +305,7 @@ def test_no_number_is_shown_of_a_result_that_found_nothing(home: Path, which: st
         assert exact not in page, "nor in what a table is sorted by"
     title = probes_of(home)[name].title
     row = row_of(page, title)
-    assert "finds nothing" in row
+    assert "constant risk" in row
     assert "0.354" not in row
     for drawn in document.figures:
         said = [drawn.description, *re.findall(r"<text[^>]*>([^<]*)", drawn.svg + drawn.narrow_svg)]
@@ -316,13 +316,13 @@ def test_no_number_is_shown_of_a_result_that_found_nothing(home: Path, which: st
     figures = {figure.name: figure for figure in document.figures}
     tile = {"joint": "known without hidden states", "best": "best single baseline"}.get(which)
     if tile is not None:
-        assert tiles[tile].value == "finds nothing"
+        assert tiles[tile].value == "constant risk"
         for name in ("auroc_by_layer", "roc_curves", "risk_coverage"):
-            assert "finds nothing" in figures[name].svg, name
-        assert "finds nothing" in figures["auroc_by_layer"].narrow_svg
+            assert "constant risk" in figures[name].svg, name
+        assert "constant risk" in figures["auroc_by_layer"].narrow_svg
     if which == "joint":
         assert "adding the probe" not in tiles["known without hidden states"].note
-    assert "finds nothing" in figures["auroc_by_layer"].description
+    assert "constant risk" in figures["auroc_by_layer"].description
     gains = {"joint": "above_joint", "best": "above_baseline"}.get(which)
     for row in document.results:
         if row.name == layer or which != "layer":
@@ -338,7 +338,7 @@ def test_no_number_is_shown_of_a_probe_that_found_nothing(home: Path) -> None:
     nothing_found(home, "selected")
     document = document_of(home)
     tiles = {number.label: number for number in document.numbers}
-    assert tiles["AUROC before the answer"].value == "finds nothing"
+    assert tiles["AUROC before the answer"].value == "constant risk"
     assert "abstaining" not in tiles
     assert "adding the probe" not in tiles["known without hidden states"].note
     assert {row.auroc for row in document.categories} == {None}
@@ -349,12 +349,12 @@ def test_no_number_is_shown_of_a_probe_that_found_nothing(home: Path) -> None:
         assert {value.auroc_low for value in column.values} == {None}
     figures = {figure.name: figure for figure in document.figures}
     for name in ("roc_curves", "risk_coverage"):
-        assert "best layer, chosen inside training (probe): finds nothing" in (
+        assert "best layer, chosen inside training (probe): constant risk" in (
             figures[name].description
         )
     row = row_of(render(document), saved["selected"].title)
     assert auroc not in row
-    assert "finds nothing" in row
+    assert "constant risk" in row
     change(home, by_column={})
     assert {row.auroc for row in document_of(home).categories} == {None}
 

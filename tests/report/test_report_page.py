@@ -237,7 +237,7 @@ def test_the_prompt_is_shown_with_its_boundaries(full: Outline) -> None:
 
 
 def test_labels_failures_and_provenance_are_told(full: Outline) -> None:
-    assert "a truth that needs a judge 2" in full.text
+    assert "the ground truth needs a judge 2" in full.text
     assert "q9999 image questions.csv line 9: image not found 2" in full.text
     assert "1 row could not be captured." in full.text
     assert "weights " + "f05ae6041e7b0d6c" * 4 in full.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from store_support import make_capture, make_manifest
 from vlmscope.errors import InputError
 from vlmscope.metrics import rate, resample_within
-from vlmscope.probes.baselines import Facts, joint_candidates
+from vlmscope.probes.baselines import BaselineInputs, joint_candidates
 from vlmscope.schema import Score
 from vlmscope.store import RunWriter, open_run, write_labels
 from vlmscope.sweeps import ProbeData, SweepResult, SweepSpec, probe_data, save_sweep, sweep
@@ -44,7 +45,9 @@ def rows_of(
         ids=tuple(map(str, range(count))),
         truth=truth,
         grouping=Grouping(groups, "content", len(np.unique(groups))),
-        facts=Facts(question=["Is it there?"] * count, category=category, **nothing),
+        baseline_inputs=BaselineInputs(
+            question=["Is it there?"] * count, category=category, **nothing
+        ),
         categories=None if category is None else tuple(category),
         unscorable=0,
         layer_keys=(PLACE,),
@@ -93,7 +96,7 @@ def test_the_joint_baseline_knows_the_column(by_source: SweepResult) -> None:
     assert joint.auroc > 0.72, "the source tells, and it is known before the answer"
     data = by_source.data
     without = sweep_rows(
-        replace(data, by=(), facts=replace(data.facts, columns={})),
+        replace(data, by=(), baseline_inputs=replace(data.baseline_inputs, columns={})),
         lambda *_: np.ones((ROWS, 2), np.float32),
         SweepSpec(repeats=1, permutations=100, draws=100),
     )
@@ -127,7 +130,7 @@ def test_pairs_are_of_one_value_and_fold(by_source: SweepResult) -> None:
         data.groups, by_source.fold_of[0], draws=50,
     )  # fmt: skip
     found = by_source.by_column["source"].within["selected"]
-    assert found.auroc == pytest.approx(expected.whole[""]["auroc"])
+    assert found.auroc == pytest.approx(expected.observed[""]["auroc"])
 
 
 def test_p_values_are_corrected_for_the_number_of_columns() -> None:
@@ -169,12 +172,12 @@ def table() -> ProbeData:
 def test_the_usual_columns_are_taken_where_they_can_be(table: ProbeData) -> None:
     data = with_columns(table)
     assert data.by == ("category", "domain")
-    assert list(data.facts.columns) == ["domain"], "the category is known by itself"
+    assert list(data.baseline_inputs.columns) == ["domain"], "the category is known by itself"
 
 
 def test_others_are_taken_where_they_are_named(table: ProbeData) -> None:
     data = with_columns(table, ("level", "level"))
-    assert list(data.by) == list(data.facts.columns) == ["level"]
+    assert list(data.by) == list(data.baseline_inputs.columns) == ["level"]
     assert with_columns(table, ()).by == ()
 
 
@@ -200,7 +203,7 @@ def test_a_column_made_of_the_labels_is_not_known_before(table: ProbeData) -> No
     told = ["bad" if each else "good" for each in table.truth]
     data = with_columns(replace(table, columns={**table.columns, "type": told}))
     assert "type" in data.by
-    assert list(data.facts.columns) == ["domain"]
+    assert list(data.baseline_inputs.columns) == ["domain"]
     assert [each.what for each in data.left_out] == ["column type"]
     assert "may be made of the labels" in data.left_out[0].reason
 
@@ -212,11 +215,11 @@ def test_columns_are_features_of_every_form_of_the_joint_baseline() -> None:
         ("category", "answer_type", "first_token_entropy", "first_token_logprob",
          "num_answer_tokens", "mean_answer_logprob")
     )  # fmt: skip
-    facts = Facts(question=["Is it?"] * 200, **nothing)
-    plain = joint_candidates(facts)
-    one = joint_candidates(replace(facts, columns={"source": source}))
-    both = joint_candidates(replace(facts, columns={"source": source, "domain": domain}))
-    twice = joint_candidates(replace(facts, columns={"source": source, "copy": source}))
+    inputs = BaselineInputs(question=["Is it?"] * 200, **nothing)
+    plain = joint_candidates(inputs)
+    one = joint_candidates(replace(inputs, columns={"source": source}))
+    both = joint_candidates(replace(inputs, columns={"source": source, "domain": domain}))
+    twice = joint_candidates(replace(inputs, columns={"source": source, "copy": source}))
     widths = [
         {name: each.features.shape[1] for name, each in found.items()}
         for found in (plain, one, both, twice)
@@ -302,6 +305,20 @@ def test_columns_of_a_run_are_those_of_its_table(run: Path) -> None:
     assert data.columns["level"][:4] == ("0", "1", "2", "0")
     with pytest.raises(InputError, match=r"used: source, level, '\\x1b\[31mred', metadata.answer$"):
         with_columns(data, ("verdict",))
+
+
+def test_columns_of_every_label_set_are_left_out(run: Path, tmp_path: Path) -> None:
+    """Also if the default set is missing, or was read from no column."""
+    run = shutil.copytree(run, tmp_path / "run")
+    ids = open_run(run).ids
+    scores = [Score(id_, i % 2 == 0, "column", "") for i, id_ in enumerate(ids)]
+    (run / "labels.parquet").unlink()
+    write_labels(run, scores, {"scorer": "column", "column": "verdict"}, name="human")
+    assert "verdict" not in probe_data(open_run(run), labels="human").columns
+    write_labels(run, scores, {"scorer": "auto"})
+    assert "verdict" not in probe_data(open_run(run)).columns
+    (run / "labels-human.parquet").write_bytes(b"damaged")
+    assert "source" in probe_data(open_run(run)).columns
 
 
 def test_what_is_saved(run: Path, tmp_path: Path) -> None:

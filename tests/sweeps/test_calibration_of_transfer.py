@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from vlmscope.metrics import Interval, Judged, resample_sides
+from vlmscope.metrics import Interval, LabelledRisk, resample_sides
 from vlmscope.probes import grouped_folds
 from vlmscope.sweeps.transfer.fits import Part, transfer_probe
 
@@ -53,7 +53,7 @@ def one_set(
     hits = [int(test_truth[rows].sum()) for rows in judged]
     pairs = [hit * (len(rows) - hit) for hit, rows in zip(hits, judged, strict=True)]
     true = [roc_auc_score(fresh_truth, risk[rows]) for rows in behind]
-    sides = {"probe": Judged(test_truth, risk[: len(test_truth)], part_of)}
+    sides = {"probe": LabelledRisk(test_truth, risk[: len(test_truth)], part_of)}
     drawn = resample_sides(
         sides, test_groups, draws=150, seed=seed, metrics=("auroc",), correct=True
     )

@@ -16,7 +16,7 @@ import vlmscope
 from labelled_runs import OTHER_MODEL, WIDTH, HeldRun, label, labelled_run, planted
 from vlmscope.errors import InputError
 from vlmscope.metrics import holm, rate, rate_difference, resample_sides
-from vlmscope.metrics.resampling import Judged
+from vlmscope.metrics.resampling import LabelledRisk
 from vlmscope.store import Run
 from vlmscope.sweeps import SweepSpec, compare_runs, read_sweep, save_sweep, sweep
 
@@ -273,13 +273,18 @@ def test_sides_with_truths_of_their_own_are_resampled_by_the_same_images() -> No
     rng = np.random.default_rng(0)
     groups, truth, risk = np.arange(200) // 2, rng.random(200) < 0.4, rng.random(200)
     drawn = resample_sides(
-        {"one": Judged(truth, risk), "same": Judged(truth, risk), "turned": Judged(~truth, risk)},
+        {
+            "one": LabelledRisk(truth, risk), "same": LabelledRisk(truth, risk),
+            "turned": LabelledRisk(~truth, risk),
+        },
         groups, draws=50,
     )  # fmt: skip
     assert drawn.difference("one", "same").interval.high == 0
     assert np.allclose(drawn.drawn["one"]["auroc"], 1 - drawn.drawn["turned"]["auroc"])
     with pytest.raises(ValueError, match="groups must have shape"):
-        resample_sides({"one": Judged(truth, risk), "less": Judged(truth[:9], risk[:9])}, groups)
+        resample_sides(
+            {"one": LabelledRisk(truth, risk), "less": LabelledRisk(truth[:9], risk[:9])}, groups
+        )
 
 
 @pytest.mark.parametrize(("images", "expected"), [(12, 55), (80, 53)])

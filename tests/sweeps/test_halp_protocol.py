@@ -17,7 +17,7 @@ from sklearn.model_selection import train_test_split
 from store_support import make_capture, make_manifest
 from vlmscope.cli.halp import show_halp
 from vlmscope.errors import InputError
-from vlmscope.probes.baselines import Facts
+from vlmscope.probes.baselines import BaselineInputs
 from vlmscope.probes.halp_network import HalpNetwork
 from vlmscope.schema import Score
 from vlmscope.store import RunWriter, open_run, write_labels
@@ -55,7 +55,7 @@ def rows_of(
         ids=tuple(map(str, range(count))),
         truth=truth,
         grouping=Grouping(groups, "content", len(np.unique(groups))),
-        facts=Facts(question=["Is it there?"] * count, **nothing),
+        baseline_inputs=BaselineInputs(question=["Is it there?"] * count, **nothing),
         categories=None,
         unscorable=0,
         layer_keys=layer_keys,
@@ -187,7 +187,7 @@ def test_one_risk_for_all_test_rows_finds_nothing(capsys: pytest.CaptureFixture[
     assert report.document()["halp"][0]["found_nothing"] is True
     show_halp(report)
     told = capsys.readouterr().out
-    assert told.count("finds nothing") == 2
+    assert told.count("constant risk") == 2
     assert not re.search(r"\d\.\d{3}–\d\.\d{3}", told)
     assert (report.best, report.other_splits) == (None, ())
     assert next(halp_sentences(report, 0.6)).endswith("no network distinguishes its test rows.")

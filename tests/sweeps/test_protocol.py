@@ -77,7 +77,7 @@ def test_permutations_find_nothing_where_there_is_nothing() -> None:
         found = null.chance()
         p_values.append(found.p_value)
         assert 0.5 < found.median < found.high < 0.75, "the best of two"
-        assert min(each.p_value for each in found.by_place.values()) == found.p_value
+        assert min(each.p_value for each in found.by_layer.values()) == found.p_value
     assert sum(p <= 0.05 for p in p_values) <= 3
     assert sum(p <= 0.5 for p in p_values) >= 5
 
@@ -143,7 +143,7 @@ def test_new_images_with_new_questions_are_said_to_be_both() -> None:
     made = benchmark.made_for("signal, 60 images × 2", 0)
     data = benchmark.probe_data_of(made)
     questions = [f"Question {number}?" for number in range(len(data.truth))]
-    data = replace(data, facts=replace(data.facts, question=questions))
+    data = replace(data, baseline_inputs=replace(data.baseline_inputs, question=questions))
     found = novelty(data, split_rows(data, 5, 0))
     assert (found.images, found.questions) == (0, 0)
 

@@ -70,7 +70,7 @@ def test_differences_are_those_of_the_auroc_as_they_are_shown() -> None:
     assert one.shown_above(rival) == -0.051
     nothing = replace(rival, found_nothing=True)
     assert one.shown_above(nothing) is nothing.shown_above(one) is None
-    assert (one.shown_auroc, nothing.shown_auroc) == ("AUROC 0.883", "finds nothing")
+    assert (one.shown_auroc, nothing.shown_auroc) == ("AUROC 0.883", "constant risk")
     gap = one.above("joint")
     assert gap is not None
     assert (gap.value, gap.interval.low, gap.interval.high) == (0.02, -0.01, 0.05)

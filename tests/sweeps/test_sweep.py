@@ -83,7 +83,7 @@ def test_a_planted_sign_is_found_where_it_is_and_nowhere_else(
     assert result.chance is not None
     assert result.chance.p_value == 1 / 101
     assert 0.4 < result.chance.median < result.chance.high < 0.65, "the best of six"
-    known = [name for name, each in result.chance.by_place.items() if each.p_value <= 0.05]
+    known = [name for name, each in result.chance.by_layer.items() if each.p_value <= 0.05]
     assert known == [PLANTED]
     assert result.recognition is not None
     assert not result.recognition.suspicious
@@ -118,7 +118,7 @@ def test_a_risk_that_is_the_same_for_every_answer_is_told_to_be_nothing(tmp_path
     assert result["selected"].constant == 1
     assert result["selected"].auroc == 0.5
     first, *others = verdict(result)
-    assert "a linear probe on hidden states found nothing" in first
+    assert "a linear probe on hidden states predicts a constant risk" in first
     assert "in 3 of 3 folds it gives every answer the same risk" in first
     assert not any("the probe" in line for line in others), "there is nothing to compare"
     saved = json.loads((save_sweep(run, result) / "results.json").read_text())
@@ -145,7 +145,7 @@ def test_facts_that_the_vectors_repeat_are_no_gain(tmp_path: Path) -> None:
     logit = np.array([-2.5, -1, 0, 1.5])[kinds] + 1.5 * entropy
     truth = rng.random(ROWS) < 1 / (1 + np.exp(-logit))
 
-    def facts(row: Capture, _: bool) -> Capture:
+    def inputs(row: Capture, _: bool) -> Capture:
         i = int(row.sample.id.rsplit("_", 1)[1])
         vector = np.r_[np.eye(4)[kinds[i]], entropy[i], np.zeros(3)].astype(np.float32)
         return replace(
@@ -155,7 +155,7 @@ def test_facts_that_the_vectors_repeat_are_no_gain(tmp_path: Path) -> None:
             vectors={**row.vectors, PLANTED: vector},
         )
 
-    folder = labelled_run(tmp_path / "run", facts)
+    folder = labelled_run(tmp_path / "run", inputs)
     run = open_run(folder)
     marks = zip(run.ids, truth, strict=True)
     write_labels(folder, [Score(id_, bool(t), "column", "facts") for id_, t in marks], {})
@@ -168,6 +168,10 @@ def test_facts_that_the_vectors_repeat_are_no_gain(tmp_path: Path) -> None:
     assert both.above_joint is not None
     assert both.above_joint_low < 0
     assert both.above_joint < 0.02
+    assert result.chance is not None
+    document = result.chance.to_dict()
+    assert document["by_place"].keys() == result.chance.by_layer.keys(), "the key on disk"
+    assert "by_layer" not in document
     text = " ".join(verdict(result))
     assert "hidden states know something more" not in text
     assert set(result.within_category) == {

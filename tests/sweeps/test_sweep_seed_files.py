@@ -19,7 +19,7 @@ from research_support import HIDDEN, VISION, research_row, write_part
 from store_support import make_capture, make_manifest
 from vlmscope.errors import InputError
 from vlmscope.probes import load_probe
-from vlmscope.probes.baselines import Facts
+from vlmscope.probes.baselines import BaselineInputs
 from vlmscope.schema import Score
 from vlmscope.store import RunWriter, export_run, open_halp_files, open_run, write_labels
 from vlmscope.sweeps import (
@@ -33,7 +33,7 @@ from vlmscope.sweeps import (
 )
 from vlmscope.sweeps.data import LeftOut, ProbeData
 from vlmscope.sweeps.halp_files import research_data
-from vlmscope.sweeps.missing_facts import unknown_sentence
+from vlmscope.sweeps.missing_inputs import unknown_sentence
 from vlmscope.sweeps.verdict import verdict
 
 ROWS = 180
@@ -314,11 +314,11 @@ def test_the_facts_of_an_export_are_those_of_its_run(few: tuple[Path, Path]) -> 
     run, file = few
     for copy in (file, run / "index.h5"):  # shards keep them at the same names
         data = research_data(open_halp_files(copy), read_label_table(file.with_name("labels.csv")))
-        same_facts(data.facts, probe_data(open_run(run)).facts)
+        same_facts(data.baseline_inputs, probe_data(open_run(run)).baseline_inputs)
 
 
-def same_facts(one: Facts, other: Facts) -> None:
-    for field in fields(Facts):
+def same_facts(one: BaselineInputs, other: BaselineInputs) -> None:
+    for field in fields(BaselineInputs):
         values = getattr(one, field.name), getattr(other, field.name)
         assert (values[0] is None) == (values[1] is None), field.name
         if isinstance(values[0], np.ndarray):
@@ -333,11 +333,15 @@ def test_an_export_brings_the_columns_of_its_table(few: tuple[Path, Path], tmp_p
     lines = [{"id": f"q{i:03}", "label": int(truth)} for i, truth in enumerate(TRUTH[:FEW])]
     table = read_label_table(write_csv(tmp_path / "bare.csv", lines))
     data = research_data(open_halp_files(file), table)
-    assert data.facts.category == data.categories == tuple(KINDS[i % 2] for i in range(FEW))
+    assert (
+        data.baseline_inputs.category == data.categories == tuple(KINDS[i % 2] for i in range(FEW))
+    )
     assert data.columns["source"] == ("POPE",) * FEW
     told = [{**line, "category": "own"} for line in lines]
     table = read_label_table(write_csv(tmp_path / "told.csv", told))
-    assert set(research_data(open_halp_files(file), table).facts.category or ()) == {"own"}
+    assert set(research_data(open_halp_files(file), table).baseline_inputs.category or ()) == {
+        "own"
+    }
 
 
 def spoiled(file: Path, out: Path, spoil: Callable[[Any], None]) -> ProbeData:
@@ -367,11 +371,11 @@ def test_what_one_row_lacks_is_not_known(
     few: tuple[Path, Path], tmp_path: Path, spoil: Callable[[Any], None], unknown: str
 ) -> None:
     data = spoiled(few[1], tmp_path / "spoiled.h5", spoil)
-    (said,) = unknown_sentence(data.facts)
+    (said,) = unknown_sentence(data.baseline_inputs)
     assert said.startswith(f"Not known here: {unknown}"), said
     assert "category" not in said
     whole = spoiled(few[1], tmp_path / "whole.h5", lambda _: None)
-    assert not list(unknown_sentence(whole.facts))
+    assert not list(unknown_sentence(whole.baseline_inputs))
 
 
 def replaced(row: Any, name: str, values: object) -> None:
@@ -397,9 +401,9 @@ def test_rows_with_fewer_likeliest_tokens_have_those_that_all_have(
         for name in ("first_token_ids", "first_token_logprobs"):
             replaced(row, name, row[name][:3])
 
-    facts = spoiled(few[1], tmp_path / "short.h5", shorten).facts
-    assert facts.first_token_ids is not None
-    assert facts.first_token_ids.shape == (FEW - 2, 3)
+    inputs = spoiled(few[1], tmp_path / "short.h5", shorten).baseline_inputs
+    assert inputs.first_token_ids is not None
+    assert inputs.first_token_ids.shape == (FEW - 2, 3)
 
 
 def test_what_is_not_known_is_named(found: tuple[Path, SweepResult], tmp_path: Path) -> None:
@@ -415,7 +419,7 @@ def test_what_is_not_known_is_named(found: tuple[Path, SweepResult], tmp_path: P
     more = [line for line in lines if "hidden states know something more" in line]
     assert more
     assert all("something more than what is known here" in line for line in more)
-    bare = replace(result.data.facts, category=None)
+    bare = replace(result.data.baseline_inputs, category=None)
     assert list(unknown_sentence(bare)) == [
         "Not known here: the first token's probabilities, the question's category; whether hidden "
         "states contain more information than these is unknown."

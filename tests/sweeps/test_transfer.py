@@ -20,7 +20,7 @@ from labelled_runs import OTHER_MODEL, QUERY, WIDTH, HeldRun, labelled_run, plan
 from vlmscope.errors import InputError, StoreError
 from vlmscope.metrics import Platt
 from vlmscope.probes import LogisticProbe, baselines, load_probe
-from vlmscope.probes.baselines import Facts, few_facts
+from vlmscope.probes.baselines import BaselineInputs, main_effects
 from vlmscope.probes.candidates import Candidate
 from vlmscope.store import Run, open_run
 from vlmscope.sweeps import (
@@ -34,7 +34,7 @@ from vlmscope.sweeps import (
 )
 from vlmscope.sweeps.data import LeftOut
 from vlmscope.sweeps.transfer import fits
-from vlmscope.sweeps.transfer.fits import both_facts, take_facts
+from vlmscope.sweeps.transfer.fits import concatenate_inputs, take_rows
 from vlmscope.sweeps.transfer.run import TransferTest
 from vlmscope.sweeps.transfer.save import transfer_document
 from vlmscope.sweeps.transfer.targets import targets
@@ -51,8 +51,8 @@ ACROSS = np.eye(WIDTH)[1]
 def fewer_forms() -> Iterator[None]:
     """One form of the joint baseline instead of ten: their choice is tested with the baselines."""
 
-    def one(facts: Facts) -> Mapping[str, Candidate]:
-        features = few_facts(baselines._known(facts))
+    def one(inputs: BaselineInputs) -> Mapping[str, Candidate]:
+        features = main_effects(baselines._known(inputs))
         return {"few": Candidate(features, lambda: LogisticRegression(C=0.3))}
 
     with pytest.MonkeyPatch.context() as patch:
@@ -142,7 +142,9 @@ def test_a_direction_that_both_share_carries_over(
         replace(joint, found_nothing=True) if each is joint else each for each in test.rows
     )
     [line] = [line for line in transfer_verdict(replace(test, rows=rows)) if "transferred" in line]
-    assert line.endswith("transferred in the same way, finds nothing."), "no difference to nothing"
+    assert line.endswith("transferred in the same way, has a constant risk."), (
+        "no difference to nothing"
+    )
 
 
 def test_a_direction_that_is_another_there_does_not(
@@ -346,7 +348,7 @@ def test_vectors_that_say_nothing_are_told_to_say_nothing(
     assert np.isnan(test[PLANTED].own_auroc)
     assert test[PLANTED].above_own is None
     text = " ".join(transfer_verdict(test))
-    assert "gives most answers there the same risk: it finds nothing" in text
+    assert "gives most answers there the same risk, so there is no AUROC" in text
     assert "the probe is" not in text
 
 
@@ -520,14 +522,14 @@ def test_links_are_replaced_or_refused_and_never_written_through(
 def test_columns_are_known_on_both_sides_or_left_out() -> None:
     """Columns of the training table that the test table lacks are no facts of the baseline."""
     rows = np.arange(4)
-    one = Facts(
+    one = BaselineInputs(
         question=list("abcd"), category=None, answer_type=None, first_token_entropy=None,
         first_token_logprob=None, num_answer_tokens=None, mean_answer_logprob=None,
         columns={"source": list("xxyy"), "domain": list("ppqq")},
     )  # fmt: skip
     other = replace(one, columns={"source": list("zzxx")})
-    taken = take_facts(one, rows[[0, 3]])
+    taken = take_rows(one, rows[[0, 3]])
     assert taken.columns == {"source": ["x", "y"], "domain": ["p", "q"]}
-    both, lacking = both_facts(taken, other, same_tokens=True)
+    both, lacking = concatenate_inputs(taken, other, same_tokens=True)
     assert both.columns == {"source": ["x", "y", "z", "z", "x", "x"]}
     assert any("the column domain" in each for each in lacking)

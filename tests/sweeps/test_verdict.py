@@ -89,9 +89,9 @@ def test_no_number_is_told_of_a_baseline_that_found_nothing(result: SweepResult,
     assert not any("0.354" in line for line in lines)
     starts = {JOINT: "Joint baseline, ", QUESTION_ONLY: "The question's words alone: "}
     [line] = [line for line in lines if line.startswith(starts.get(name, "Best single baseline "))]
-    assert line.endswith(": finds nothing."), "no difference either"
+    assert line.endswith(": constant risk."), "no difference either"
     joint = [line for line in lines if "joint baseline" in line]
-    assert (joint == ["Within categories, the joint baseline: finds nothing."]) == (name == JOINT)
+    assert (joint == ["Within categories, the joint baseline: constant risk."]) == (name == JOINT)
     if name == JOINT:
         assert not any("everything known 0" in line for line in lines)
         gain = with_auroc(other, JOINT_AND_PROBE, 0.987)
@@ -101,14 +101,14 @@ def test_no_number_is_told_of_a_baseline_that_found_nothing(result: SweepResult,
 def test_no_number_is_told_of_a_probe_that_found_nothing(result: SweepResult) -> None:
     other = with_auroc(changed(result, ["selected"], found_nothing=True), "selected", 0.354)
     lines = verdict(other)
-    assert "found nothing" in lines[0]
+    assert "predicts a constant risk" in lines[0]
     assert [line for line in verdict_of(other).main if not line.startswith("Warning")] == lines[:2]
     text = " ".join(lines)
     assert "0.354" not in text
     for word in ("Abstaining", "abstaining", "Within categories", "by column", "corrected for the"):
         assert word not in text.replace("corrected for their", ""), word
     assert "0.354" not in repr(other)
-    assert "finds nothing" in repr(other)
+    assert "constant risk" in repr(other)
 
 
 def test_shown_numbers_add_up(result: SweepResult) -> None:

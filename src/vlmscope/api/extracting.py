@@ -167,7 +167,7 @@ def extract(
         RowError: Every row failed, and the run holds none.
         RunMismatchError: The run folder holds rows made with other settings, or rows that are
             other questions in this table.
-        StoreError: The run cannot be written. What was published is safe.
+        StoreError: The run cannot be written. Published rows are kept.
         TableChangedError: The table changed after it was checked.
     """
     check_observer(observer)

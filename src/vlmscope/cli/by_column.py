@@ -18,7 +18,7 @@ MOST_VALUES = 12
 def show_columns(result: SweepResult) -> None:
     """Print a short table for each column by which results are broken down.
 
-    A probe that finds nothing has no AUROC there either.
+    A probe with a constant risk has no AUROC there either.
     """
     nothing = result["selected"].found_nothing
     for name, column in result.by_column.items():

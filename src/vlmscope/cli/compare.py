@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LEVEL = 0.05
 """Significance level."""
 
-NOTHING, FINDS_NOTHING = "finds nothing", "the probe finds nothing"
+CONSTANT_RISK, CONSTANT_PROBE = "constant risk", "the probe has a constant risk"
 """The cell in a table, and the note, for a run whose probe predicts one risk in most folds."""
 
 HEADINGS = ("run", "model", "rows", "unscorable", "hallucinated", "probe AUROC", "above joint")
@@ -44,14 +44,15 @@ def compare(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the resamples.")] = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Compare labelled runs of the same questions: hallucination rates, and probes if available.
+    """Compare labelled runs of the same questions.
 
-    Runs are paired by question id, if question and image are the same; nothing is written.
+    Compares hallucination rates, and probes if the runs have them. Runs are paired by question
+    id, if question and image are the same; nothing is written.
     """
     from vlmscope.sweeps.compare import compare_runs
 
     with stderr.status("comparing"):
-        found = compare_runs([options.place(run) for run in runs], draws=draws, seed=seed)
+        found = compare_runs([options.path_or_url(run) for run in runs], draws=draws, seed=seed)
     if as_json:
         stdout.print_json(json.dumps(asdict(found)))
         return
@@ -81,8 +82,8 @@ def _show_runs(found: Comparison) -> None:
             f"{run.unscorable:,}",
             f"{_shown(run.hallucination_rate, '.1%')}\n{rate.replace('% to ', '–')}".rstrip("\n–")
             or "–",
-            NOTHING
-            if run.probe_note == FINDS_NOTHING
+            CONSTANT_RISK
+            if run.probe_note == CONSTANT_PROBE
             else f"{_shown(run.probe_auroc)}\n{auroc.replace(' to ', '–')}".rstrip("\n–") or "–",
             _shown(run.above_joint, "+.3f"),
         )
@@ -143,10 +144,10 @@ def _rates(
 def _made_otherwise(names: str, first: RunSummary, run: RunSummary) -> Iterator[str]:
     """Yield other differences between the runs that may affect the rates."""
     if run.dtype != first.dtype:
-        yield f"{names}: the model ran in {shown_text(run.dtype)}, there in {first.dtype}."
+        yield f"{names}: the model ran in {shown_text(run.dtype)}, the other in {first.dtype}."
     if run.labelled_by and first.labelled_by and run.labelled_by != first.labelled_by:
         yield (
-            f"{names}: labelled by {shown_text(run.labelled_by)}, there by "
+            f"{names}: labelled by {shown_text(run.labelled_by)}, the other by "
             f"{shown_text(first.labelled_by)}, so labels of equal answers may differ."
         )
 

@@ -9,7 +9,7 @@ import typer
 
 from vlmscope.cli import options
 from vlmscope.cli.output import count, human_size, stderr, stdout
-from vlmscope.cli.sound import open_sound_run
+from vlmscope.cli.verified_run import open_verified_run
 
 
 def export(
@@ -25,10 +25,13 @@ def export(
         bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
     ] = False,
 ) -> None:
-    """Check every checksum, then write the run as one self-contained file."""
+    """Write a run as one self-contained file.
+
+    Every checksum is verified first.
+    """
     from vlmscope.store import export_run
 
-    opened = open_sound_run(run)
+    opened = open_verified_run(run)
     with stderr.status(f"writing {count(len(opened), 'row')}"):
         path = export_run(opened, out, overwrite=overwrite)
     stdout.print(f"{path}: {count(len(opened), 'row')}, {human_size(path.stat().st_size)}")

@@ -21,7 +21,7 @@ def show_halp(found: HalpReport) -> None:
     )
     best = found.best
     for row in found.results:
-        ranked = ["–", "finds nothing" if row.found_nothing else "no AUROC"]
+        ranked = ["–", "constant risk" if row.found_nothing else "no AUROC"]
         if row.auroc == row.auroc and not row.found_nothing:
             ranked = [f"{row.auroc:.3f}", f"{row.interval.low:.3f}–{row.interval.high:.3f}"]
         rates = [f"{value:.3f}" for value in (row.accuracy, row.precision, row.recall, row.f1)]

@@ -27,7 +27,7 @@ def info(
         Path,
         typer.Argument(
             metavar="RUN",
-            parser=options.place,
+            parser=options.path_or_url,
             help="A run folder, its URL, or an HDF5 file.",
             show_default=False,
         ),

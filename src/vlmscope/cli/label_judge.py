@@ -80,7 +80,7 @@ def confirm_judge(
     equal = f", {estimate.equal:,} equal to others of these" if estimate.equal else ""
     stderr.print(
         f"{options.model}: {count(estimate.to_ask, 'request')} to make{equal}, "
-        f"{estimate.cached:,} known already; about {estimate.input_tokens:,} tokens in, "
+        f"{estimate.cached:,} answered before; about {estimate.input_tokens:,} tokens in, "
         f"{estimate.output_tokens:,} out{cost}"
     )
     if yes or not estimate.to_ask or options.is_local:
@@ -95,9 +95,9 @@ def confirm_judge(
 
 def _for_judge(target: Target, scorer: str) -> Iterator[Answered]:
     """Yield the rows that the judge would be asked about."""
-    from vlmscope.score import Auto, left_over, read_code
+    from vlmscope.score import Auto, read_code, unscorable_rows
 
     if scorer == "judge":
         return target.rows()
     code = read_code(target.rows())
-    return left_over(target.rows(), Auto(code=code)(target.rows()))
+    return unscorable_rows(target.rows(), Auto(code=code)(target.rows()))

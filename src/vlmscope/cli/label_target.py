@@ -14,7 +14,7 @@ from vlmscope.errors import InputError
 if TYPE_CHECKING:
     from vlmscope.dataset import AnswerTable
     from vlmscope.schema import Answered, Score
-    from vlmscope.score import OptionTruths, Scorer
+    from vlmscope.score import OptionTargets, Scorer
     from vlmscope.store import Run
 
 JUDGEMENTS = "judge.jsonl"
@@ -50,7 +50,7 @@ class Target:
         return map(self.option_targets.resolve, self._as_written())
 
     @cached_property
-    def option_targets(self) -> OptionTruths:
+    def option_targets(self) -> OptionTargets:
         """How the ground truths refer to options."""
         from vlmscope.score import read_option_targets
 

@@ -22,7 +22,10 @@ def _particular(standing: Any) -> str:
 
 
 def models(as_json: options.Json = False) -> None:
-    """List the families of models, and the versions of transformers they are verified on."""
+    """List the families of models that are supported.
+
+    For each, the versions of transformers on which every check passed.
+    """
     from importlib.metadata import version
 
     from vlmscope.model.support import family_support
@@ -30,17 +33,17 @@ def models(as_json: options.Json = False) -> None:
     found = list(family_support())
     if as_json:
         stdout.print_json(json.dumps([
-            {"title": s.family.title, "model_type": s.key, "proven_on": list(s.proven),
+            {"title": s.family.title, "model_type": s.key, "proven_on": list(s.verified_on),
              "failed_on": {v: list(names) for v, names in s.failed.items()},
              "needs": s.family.needs, "takes_questions_without_a_picture": s.family.text_only}
             for s in found
         ]))  # fmt: skip
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("family", "model type", "every check passed on transformers", "particular"):
+    for heading in ("family", "model type", "every check passed on transformers", "notes"):
         table.add_column(heading, header_style="dim")
     for standing in found:
-        proven = ", ".join(standing.proven)
+        proven = ", ".join(standing.verified_on)
         if standing.failed:
             proven += "; failed on " + ", ".join(standing.failed)
         if not proven:
@@ -53,8 +56,8 @@ def models(as_json: options.Json = False) -> None:
         )
     show(table)
     stdout.print(
-        f"\nHere: transformers {version('transformers')}. Every model is verified again when it "
-        "is loaded.\nOne that is not listed works if it follows the library's conventions; if not, "
-        "--family FILE describes it.",
+        f"\nInstalled: transformers {version('transformers')}. Every model is verified again when "
+        "it is loaded.\nOne that is not listed works if it follows the library's conventions; if "
+        "not, --family FILE describes it.",
         highlight=False,
     )

@@ -45,13 +45,13 @@ def one_or_several(names: list[str]) -> str | tuple[str, ...]:
     return names[0] if len(names) == 1 else tuple(names)
 
 
-class _PlaceError(VlmscopeError):
+class _UrlError(VlmscopeError):
     """A URL cannot be opened. Not a ``ValueError``: typer would replace its message."""
 
     exit_code = 2
 
 
-def place(text: str) -> Path:
+def path_or_url(text: str) -> Path:
     """Return a path, or a ``UPath`` for the URL of an object store."""
     if "://" not in text:
         return Path(text)
@@ -60,13 +60,13 @@ def place(text: str) -> Path:
     try:
         return as_path(text)
     except InputError as error:
-        raise _PlaceError(str(error)) from error
+        raise _UrlError(str(error)) from error
 
 
 RunFolder = Annotated[
     Path,
     typer.Argument(
-        metavar="RUN", parser=place, help="A run folder, or its URL.", show_default=False
+        metavar="RUN", parser=path_or_url, help="A run folder, or its URL.", show_default=False
     ),
 ]
 Images = Annotated[
@@ -99,7 +99,7 @@ ImagePattern = Annotated[
     typer.Option(
         "--image-pattern",
         metavar="PATTERN",
-        help="Path of the image with columns in braces: 'COCO_val2014_{image_id:012d}.jpg'.",
+        help="Path of the image with columns in braces: 'val_{image:012d}.jpg'.",
         show_default=False,
     ),
 ]
@@ -212,8 +212,8 @@ FamilyFile = Annotated[
     Path | None,
     typer.Option(
         "--family",
-        help="TOML file that describes an architecture vlmscope does not support "
-        "(docs/adding-a-model.md).",
+        help="TOML file that describes an architecture vlmscope does not support; see "
+        "docs/adding-a-model.md.",
         show_default=False,
     ),
 ]
@@ -233,7 +233,7 @@ Quantize = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 LAYERS = DEFAULT_LAYERS
-POSITIONS = ",".join(DEFAULT_POSITIONS)
+POSITIONS = ", ".join(DEFAULT_POSITIONS)
 MAX_NEW_TOKENS = DEFAULT_MAX_NEW_TOKENS
 
 

@@ -50,7 +50,7 @@ def prepare_transfer(
     if not tests:
         return ()
     check_replaceable(checked_source(source), folder)
-    return targets(source, [options.place(test) for test in tests], spec, labels=labels)
+    return targets(source, [options.path_or_url(test) for test in tests], spec, labels=labels)
 
 
 def run_transfer(
@@ -102,7 +102,7 @@ def show_transfer(document: Mapping[str, Any]) -> None:
 
 def _cells(row: Mapping[str, Any], joint: Mapping[str, Any] | None) -> list[str]:
     """Return the numbers of a row as text, with intervals on a second line."""
-    here, above = "finds nothing", "–"
+    here, above = "constant risk", "–"
     if not row["found_nothing"]:
         here = _with_ends(row, "auroc", row["auroc"])
         if joint is None or not joint["found_nothing"]:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from vlmscope.cli import options
 from vlmscope.cli.output import quiet_libraries, show, show_note, stderr, stdout
-from vlmscope.cli.sound import open_sound_run
+from vlmscope.cli.verified_run import open_verified_run
 
 
 def verify(
@@ -40,13 +40,16 @@ def verify(
     allow_pickle_weights: options.AllowPickleWeights = False,
     as_json: options.Json = False,
 ) -> None:
-    """Check every checksum, then recompute some rows with the reference method."""
+    """Check every checksum, and recompute some rows for comparison.
+
+    They are recomputed with the slow reference method.
+    """
     from vlmscope.api.checking import draw_samples, judge, model_of_run
     from vlmscope.row_identity import table_of_run
     from vlmscope.verification import tolerance_of
 
     quiet_libraries()
-    opened = open_sound_run(run)
+    opened = open_verified_run(run)
     stderr.print(f"checksums of {len(opened):,} rows are correct")
     if files:
         return

@@ -1,7 +1,7 @@
 """Capture: everything that is recorded of a run through the model, with one prefill per batch.
 
 - ``batch``: from samples to tensors on the CPU; ``device``: copies to and from the GPU
-- ``given``: what a Python user gives, as rows and images
+- ``inputs``: what a Python user gives, as rows and images
 - ``session``: prefills batches and decodes their answers; ``capture`` runs one
 - ``prefill``: one pass of a batch's prompts; ``hooks``: what is copied out of it
 - ``image_cache``: each image through the vision encoder once; ``pooling``: many vectors to one
@@ -12,7 +12,7 @@
 """
 
 from vlmscope.engine.batch import Batch, prepare
-from vlmscope.engine.given import Rows, open_image, rows_of, until_error
+from vlmscope.engine.inputs import Rows, open_image, rows_of, until_error
 from vlmscope.engine.session import CaptureSession, capture, capture_batch
 from vlmscope.engine.shared_prefix import preprocessing_of
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
-from vlmscope.engine.hooks import Taps
+from vlmscope.engine.hooks import PrefillHooks
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.schema import Capture, Failure, failure_of
 
@@ -57,14 +57,14 @@ class StepLogprobs:
     was chosen from.
     """
 
-    def __init__(self, taps: Taps, states: AnswerStates | None = None) -> None:
-        self._taps = taps
+    def __init__(self, hooks: PrefillHooks, states: AnswerStates | None = None) -> None:
+        self._hooks = hooks
         self._states = states
         self.steps_: list[Float[Tensor, " batch"]] = []
 
     def __call__(self, input_ids: Tensor, _scores: Any, **_: Any) -> Tensor:
         """Record the step; return False for every row."""
-        logits = self._taps.logits_
+        logits = self._hooks.logits_
         if logits is None:
             raise RuntimeError("generation chose a token before the model returned logits")
         # A row that has ended is padded with a token that may have no logit.

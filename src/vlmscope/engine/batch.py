@@ -20,15 +20,15 @@ from torch import Tensor
 
 from vlmscope.dataset import difference_hash, hash_image, image_thumbnail
 from vlmscope.engine.device import pinned
-from vlmscope.engine.given import open_image
+from vlmscope.engine.inputs import open_image
 from vlmscope.engine.shared_prefix import (
     SharedPrefix,
     SharedTokens,
     check,
     distinct_enough,
     is_checked,
-    lay_out,
     preprocessing_of,
+    with_shared_prefix,
 )
 from vlmscope.errors import InputError, RowError
 from vlmscope.model import Preprocessing, ResolvedSpec, VisionLanguageModel, resolve_spec
@@ -60,7 +60,7 @@ class Batch:
     """The rows, in order."""
     inputs: dict[str, Tensor]
     """Outputs of the processor, floating tensors in the model's dtype, on the CPU. Those named in
-    ``apart`` have one entry per distinct image; ``whole`` returns the inputs of a model."""
+    ``deduplicated`` have one entry per distinct image; ``model_inputs`` has one per row."""
     chat_texts: tuple[str, ...]
     """The rendered prompts."""
     image_hashes: tuple[str, ...]
@@ -76,7 +76,7 @@ class Batch:
     with equal ones may share a pass of the vision encoder."""
     after_question: tuple[int, ...] = ()
     """Number of tokens of each prompt after the question, if a position needs it."""
-    apart: tuple[str, ...] = ()
+    deduplicated: tuple[str, ...] = ()
     """Names of inputs that depend on the images alone and have one entry per distinct one."""
     entries: tuple[int, ...] = ()
     """Index of each row's entry in these inputs; empty if there is one entry per row."""
@@ -93,10 +93,10 @@ class Batch:
         return beginnings + len(self.samples) * (length - self.prefix.length)
 
     def entry(self, row: int) -> int:
-        """Return the index of a row's entry in the inputs ``apart``."""
+        """Return the index of a row's entry in the ``deduplicated`` inputs."""
         return self.entries[row] if self.entries else row
 
-    def whole(self, without: Sequence[str] = ()) -> dict[str, Tensor]:
+    def model_inputs(self, without: Sequence[str] = ()) -> dict[str, Tensor]:
         """Return the inputs of the model, with one entry per row.
 
         Args:
@@ -104,7 +104,7 @@ class Batch:
         """
         rows = list(self.entries)
         return {
-            name: tensor[rows] if rows and name in self.apart else tensor
+            name: tensor[rows] if rows and name in self.deduplicated else tensor
             for name, tensor in self.inputs.items()
             if name not in without
         }
@@ -316,12 +316,14 @@ def _encode(rows: Sequence[_Row], vlm: Preprocessing) -> Batch:
     names = tuple("+".join(hashes[id(image)] for image in own) for own in shown)
     indices: dict[str, int] = {}
     entries = tuple(indices.setdefault(name, len(indices)) for name in names)
-    apart = vlm.family.encoder_inputs if len(indices) < len(rows) and any(images) else ()
+    deduplicated = vlm.family.encoder_inputs if len(indices) < len(rows) and any(images) else ()
     shared = None
     if vlm.shares_prefix and any(images) and distinct_enough(entries):
         shared = _encode_shared(rows, entries, vlm)
     if shared is None:
-        inputs = _process(rows, vlm, DistinctImages(entries, apart) if apart else None)
+        inputs = _process(
+            rows, vlm, DistinctImages(entries, deduplicated) if deduplicated else None
+        )
     else:
         inputs = {"input_ids": shared.input_ids, "attention_mask": shared.attention_mask}
     return Batch(
@@ -334,8 +336,8 @@ def _encode(rows: Sequence[_Row], vlm: Preprocessing) -> Batch:
         images=tuple(map(len, shown)),
         shown_hashes=names,
         after_question=tuple(row.after_question for row in rows),
-        apart=apart,
-        entries=entries if apart else (),
+        deduplicated=deduplicated,
+        entries=entries if deduplicated else (),
         prefix=None if shared is None else shared.prefix,
     )
 
@@ -359,7 +361,7 @@ def _encode_shared(
     if is_checked(processor) is False:
         return None
     firsts = [rows[entries.index(entry)] for entry in range(1 + max(entries))]
-    shared = lay_out(
+    shared = with_shared_prefix(
         _process(firsts, vlm),
         entries,
         [plain_tokens(processor, row.chat_text) for row in rows],

@@ -27,7 +27,7 @@ from vlmscope.schema import LayerStates, VisionPooling
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
+class RecordedTensors:
     """The recorded tensors of a prefill, on the device."""
 
     vision: Float[Tensor, "batch vision"] | None
@@ -41,7 +41,7 @@ class Seen:
     itself."""
 
 
-class Taps:
+class PrefillHooks:
     """Hooks for one batch.
 
     Args:
@@ -91,24 +91,24 @@ class Taps:
             self.shapes_ |= encodings.shapes
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def registered(self) -> Iterator[None]:
         """Add the hooks to the model within the context."""
         vlm, imaged = self._vlm, any(self._images)
         with removing_hooks() as handles:
-            handles.append(vlm.model.register_forward_hook(self._tap_logits))
+            handles.append(vlm.model.register_forward_hook(self._record_logits))
             handles.append(
-                vlm.decoder.register_forward_pre_hook(self._tap_positions, with_kwargs=True)
+                vlm.decoder.register_forward_pre_hook(self._record_positions, with_kwargs=True)
             )
             if imaged and self._vision is None:
-                handles.append(vlm.vision_encoder.register_forward_hook(self._tap_vision))
+                handles.append(vlm.vision_encoder.register_forward_hook(self._record_vision))
                 if vlm.projector is not None:
                     handles.append(vlm.projector.register_forward_hook(self._note_projection))
             for layer in self._layers:
-                tap = self._tap_layer(layer)
-                handles.append(hook_layer(vlm, layer, tap, self._layer_states, imaged=imaged))
+                record = self._record_layer(layer)
+                handles.append(hook_layer(vlm, layer, record, self._layer_states, imaged=imaged))
             yield
 
-    def seen(self) -> Seen:
+    def tensors(self) -> RecordedTensors:
         """Return the recorded tensors of the prefill.
 
         Raises:
@@ -121,14 +121,14 @@ class Taps:
         ]
         if missing or self._first_logits is None:
             raise RuntimeError(f"the prefill did not run {', '.join(missing) or 'the lm_head'}")
-        return Seen(self._vision, self._states, self._first_logits, self._positions)
+        return RecordedTensors(self._vision, self._states, self._first_logits, self._positions)
 
-    def _tap_positions(self, _module: nn.Module, _args: Any, inputs: dict[str, Any]) -> None:
+    def _record_positions(self, _module: nn.Module, _args: Any, inputs: dict[str, Any]) -> None:
         check_thread()
         if self._first_logits is None:
             self._positions = inputs.get("position_ids")
 
-    def _tap_vision(self, _module: nn.Module, _args: Any, output: Any) -> None:
+    def _record_vision(self, _module: nn.Module, _args: Any, output: Any) -> None:
         if self._first_logits is not None:
             return  # a model without a cache encodes the images again at every step
         if self._vision is not None:
@@ -149,8 +149,8 @@ class Taps:
         if isinstance(output, Tensor):
             self.shapes_.setdefault("projector", tuple(output.shape))
 
-    def _tap_layer(self, layer: int) -> Callable[[Tensor], None]:
-        def tap(hidden: Tensor) -> None:
+    def _record_layer(self, layer: int) -> Callable[[Tensor], None]:
+        def record(hidden: Tensor) -> None:
             name = f"layer_{layer}"
             if name in self.shapes_:
                 if self._answer is not None:
@@ -165,9 +165,9 @@ class Taps:
             for position, choice in self._choices.items():
                 self._states[position, layer] = pool_tokens(hidden, choice.to(hidden.device))
 
-        return tap
+        return record
 
-    def _tap_logits(self, _module: nn.Module, _args: Any, output: Any) -> None:
+    def _record_logits(self, _module: nn.Module, _args: Any, output: Any) -> None:
         self.shapes_.setdefault("logits", tuple(output.logits.shape))
         self.logits_ = output.logits[:, -1].float()
         if self._first_logits is None:
@@ -177,7 +177,7 @@ class Taps:
 def hook_layer(
     vlm: VisionLanguageModel,
     layer: int,
-    tap: Callable[[Tensor], None],
+    record: Callable[[Tensor], None],
     layer_states: LayerStates,
     *,
     imaged: bool,
@@ -187,17 +187,17 @@ def hook_layer(
     Args:
         vlm: The model.
         layer: The layer.
-        tap: Called with ``[batch, tokens, hidden]`` in every forward pass.
+        record: Called with ``[batch, tokens, hidden]`` in every forward pass.
         layer_states: Which hidden state of the layer is used.
         imaged: Whether the questions are about images.
     """
     if layer_states == "hidden_states[k]":
         return vlm.layers[layer].register_forward_pre_hook(
-            lambda _module, args, kwargs: tap(args[0] if args else kwargs["hidden_states"]),
+            lambda _module, args, kwargs: record(args[0] if args else kwargs["hidden_states"]),
             with_kwargs=True,
         )
     return _module_after(vlm, layer, layer_states, imaged=imaged).register_forward_hook(
-        lambda _module, _args, output: tap(output[0] if isinstance(output, tuple) else output)
+        lambda _module, _args, output: record(output[0] if isinstance(output, tuple) else output)
     )
 
 

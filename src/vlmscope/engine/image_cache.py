@@ -127,29 +127,13 @@ class ImageEncoder:
                 device waiting.
             batch: The batch.
         """
-        vlm, entries = self._vlm, [batch.entry(row) for row in rows]
-        share: list[int] | slice = entries
-        if entries == list(range(entries[0], entries[0] + len(entries))):
-            share = slice(entries[0], entries[0] + len(entries))  # a view: nothing is copied
-        taken = {name: tensor[share] for name, tensor in inputs.items()}
-        # The number of used tiles: on the host, and small.
-        with splitting_attention(
-            vlm, {name: batch.inputs[name][share] for name in list(inputs)[1:]}
-        ):
-            features = vlm.vision_encoder(**taken).last_hidden_state
-        encoded = Encoded(
-            features=features,
-            inputs=taken,
-            images=[batch.images[row] for row in rows],
-            config=vlm.model.config,
-            image_token_id=vlm.image_token_id,
-        )
+        vlm, encoded = self._vlm, self._run(rows, inputs, batch)
         pooled = pool_vision(RULES[vlm.family.vision_rows](encoded), self._pooling)
         if vlm.projector is None:
             raise RuntimeError("a family with a separate image encoder needs a projector")
-        projected = vlm.projector(features)
+        projected = vlm.projector(encoded.features)
         shapes = {
-            "vision_encoder": tuple(features.shape[1:]),
+            "vision_encoder": tuple(encoded.features.shape[1:]),
             "projector": tuple(projected.shape[1:]),
         }
         layers = keys_of_images(vlm, projected)
@@ -166,3 +150,23 @@ class ImageEncoder:
                 },
                 shapes,
             )
+
+    def _run(self, rows: Sequence[int], inputs: Mapping[str, Tensor], batch: Batch) -> Encoded:
+        """Run the vision encoder on the images of some rows; the arguments are those above."""
+        vlm, entries = self._vlm, [batch.entry(row) for row in rows]
+        share: list[int] | slice = entries
+        if entries == list(range(entries[0], entries[0] + len(entries))):
+            share = slice(entries[0], entries[0] + len(entries))  # a view: nothing is copied
+        taken = {name: tensor[share] for name, tensor in inputs.items()}
+        # The number of used tiles: on the host, and small.
+        with splitting_attention(
+            vlm, {name: batch.inputs[name][share] for name in list(inputs)[1:]}
+        ):
+            features = vlm.vision_encoder(**taken).last_hidden_state
+        return Encoded(
+            features=features,
+            inputs=taken,
+            images=[batch.images[row] for row in rows],
+            config=vlm.model.config,
+            image_token_id=vlm.image_token_id,
+        )

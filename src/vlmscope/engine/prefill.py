@@ -21,7 +21,7 @@ from torch import Tensor
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.batch import Batch
 from vlmscope.engine.device import Fetch, to_device
-from vlmscope.engine.hooks import Seen, Taps
+from vlmscope.engine.hooks import PrefillHooks, RecordedTensors
 from vlmscope.engine.image_cache import Encodings, ImageEncoder
 from vlmscope.engine.pooling import TokenChoice
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
@@ -43,7 +43,7 @@ _STATISTICS = _ENTROPY, _IDS, _LOGPROBS = "entropy", "ids", "logprobs"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ready:
+class DeviceBatch:
     """A batch on the device."""
 
     batch: Batch
@@ -52,9 +52,9 @@ class Ready:
     """Their tensors on the device."""
     encodings: Encodings | None
     """Their images' encodings, if those are computed separately."""
-    found: dict[str, Bool[np.ndarray, "batch length"]]
+    located: dict[str, Bool[np.ndarray, "batch length"]]
     """Position → the tokens it refers to in each row."""
-    taps: Recorder
+    recorder: Recorder
     """What is recorded of the pass, once it has run."""
 
 
@@ -65,7 +65,7 @@ class Recorder(Protocol):
     def shapes_(self) -> dict[str, tuple[int, ...]]:
         """Module → shape of its output."""
 
-    def seen(self) -> Seen:
+    def tensors(self) -> RecordedTensors:
         """Return the recorded tensors."""
 
 
@@ -111,40 +111,40 @@ class Prefilled:
         )
 
 
-def make_ready(
+def make_device_batch(
     batch: Batch,
     vlm: VisionLanguageModel,
     spec: ResolvedSpec,
     images: ImageEncoder | None,
     answer_states: AnswerStates | None = None,
-) -> tuple[Ready, Taps]:
+) -> tuple[DeviceBatch, PrefillHooks]:
     """Copy a batch to the device, encode its images if that is done separately, make its hooks."""
     vlm = spec.with_encoder(vlm)
-    found = tokens_of(batch, vlm, spec)
+    located = tokens_of(batch, vlm, spec)
     encodings = images.encode(batch) if images is not None and any(batch.images) else None
     separate = () if encodings is None else vlm.family.encoder_inputs
     inputs = {
         name: to_device(tensor, vlm.device)
-        for name, tensor in batch.whole(without=separate).items()
+        for name, tensor in batch.model_inputs(without=separate).items()
     }
-    taps = taps_for(vlm, spec, found, inputs, batch.images, answer_states, encodings)
-    return Ready(batch, inputs, encodings, found, taps), taps
+    hooks = make_hooks(vlm, spec, located, inputs, batch.images, answer_states, encodings)
+    return DeviceBatch(batch, inputs, encodings, located, hooks), hooks
 
 
-def taps_for(
+def make_hooks(
     vlm: VisionLanguageModel,
     spec: ResolvedSpec,
-    found: Mapping[str, Bool[np.ndarray, "batch length"]],
+    located: Mapping[str, Bool[np.ndarray, "batch length"]],
     inputs: Mapping[str, Tensor],
     images: Sequence[int],
     answer_states: AnswerStates | None = None,
     encodings: Encodings | None = None,
-) -> Taps:
+) -> PrefillHooks:
     """Return the hooks that record positions of a pass, given the tokens they refer to."""
-    return Taps(
+    return PrefillHooks(
         vlm,
         spec.layers,
-        {name: TokenChoice.from_mask(tokens, vlm.device) for name, tokens in found.items()},
+        {name: TokenChoice.from_mask(tokens, vlm.device) for name, tokens in located.items()},
         inputs,
         images,
         spec.vision_pooling,
@@ -154,40 +154,46 @@ def taps_for(
     )
 
 
-def run(ready: Ready, taps: Taps, vlm: VisionLanguageModel, config: Any, **options: Any) -> Any:
+def run(
+    device_batch: DeviceBatch,
+    hooks: PrefillHooks,
+    vlm: VisionLanguageModel,
+    config: Any,
+    **options: Any,
+) -> Any:
     """Run ``generate`` with the hooks registered; return its result."""
-    if ready.encodings is not None:
-        options["past_key_values"] = cache_with(ready.encodings.layers, vlm.num_layers)
-    with prefilling(vlm, taps, ready.batch.attention_mask):
-        return vlm.model.generate(**ready.inputs, generation_config=config, **options)
+    if device_batch.encodings is not None:
+        options["past_key_values"] = cache_with(device_batch.encodings.layers, vlm.num_layers)
+    with prefilling(vlm, hooks, device_batch.batch.attention_mask):
+        return vlm.model.generate(**device_batch.inputs, generation_config=config, **options)
 
 
 @contextmanager
 def prefilling(
-    vlm: VisionLanguageModel, taps: Taps, mask: Int[np.ndarray, "batch length"]
+    vlm: VisionLanguageModel, hooks: PrefillHooks, mask: Int[np.ndarray, "batch length"]
 ) -> Iterator[None]:
     """Context of a pass over prompts: hooks, and faster attentions with the same result."""
     with (
         attending_without_padding(vlm.decoder, mask.astype(bool)),
         packed(vlm),
         widened(vlm),
-        taps.in_place(),
+        hooks.registered(),
     ):
         yield
 
 
-def start_copies(ready: Ready) -> list[Prefilled]:
+def start_copies(device_batch: DeviceBatch) -> list[Prefilled]:
     """Return the recorded tensors row by row, and start copying them to the host."""
-    batch, seen = ready.batch, ready.taps.seen()
-    numbers = {} if seen.vision is None else {VISION_ONLY: seen.vision}
-    for (position, layer), states in seen.states.items():
+    batch, recorded = device_batch.batch, device_batch.recorder.tensors()
+    numbers = {} if recorded.vision is None else {VISION_ONLY: recorded.vision}
+    for (position, layer), states in recorded.states.items():
         numbers[f"{REPRESENTATIONS[position]}/layer_{layer}"] = states
-    statistics = first_token_statistics(seen.first_logits)
+    statistics = first_token_statistics(recorded.first_logits)
     fetch = Fetch(numbers | dict(zip(_STATISTICS, statistics, strict=True)))
     return [
         Prefilled(
             sample=sample,
-            boundaries=boundaries(ready.found, batch.attention_mask, row),
+            boundaries=boundaries(device_batch.located, batch.attention_mask, row),
             num_prompt_tokens=int(batch.attention_mask[row].sum()),
             image_sha256=batch.image_hashes[row],
             image_dhash=batch.image_dhashes[row],

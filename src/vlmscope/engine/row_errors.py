@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from vlmscope.engine.device import is_dead_device, is_out_of_memory
-from vlmscope.engine.given import size_of
+from vlmscope.engine.inputs import size_of
 from vlmscope.errors import RowError, VlmscopeError, one_line, shortened
 from vlmscope.schema import Sample, failure_of
 

@@ -31,10 +31,10 @@ from vlmscope.engine.batch import Batch, bands_of, prepare
 from vlmscope.engine.decoding.scheduler import Decoding
 from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.engine.device import is_dead_device, is_out_of_memory
-from vlmscope.engine.given import until_error
-from vlmscope.engine.hooks import Taps
+from vlmscope.engine.hooks import PrefillHooks
 from vlmscope.engine.image_cache import ImageEncoder
-from vlmscope.engine.prefill import Prefilled, Ready, make_ready, run, start_copies
+from vlmscope.engine.inputs import until_error
+from vlmscope.engine.prefill import DeviceBatch, Prefilled, make_device_batch, run, start_copies
 from vlmscope.engine.row_errors import row_errors
 from vlmscope.engine.shared_prefill import run_shared
 from vlmscope.errors import InputError, RowError, VlmscopeError, one_line
@@ -180,12 +180,14 @@ class CaptureSession:
             # A step that fails drops the slots itself.
             return self._decoding.forget() or self._decoding is not decoding
 
-    def _ready(self, batch: Batch, states: AnswerStates | None = None) -> tuple[Ready, Taps]:
+    def _device_batch(
+        self, batch: Batch, states: AnswerStates | None = None
+    ) -> tuple[DeviceBatch, PrefillHooks]:
         """Copy a batch to the device, encode its images if that is done separately; make hooks."""
         vlm = self._vlm
         if self._images is None and vlm.family.cross_attention and vlm.projector is not None:
             self._images = ImageEncoder(vlm, self._spec.vision_pooling)
-        return make_ready(batch, vlm, self._spec, self._images, states)
+        return make_device_batch(batch, vlm, self._spec, self._images, states)
 
     def _take_finished(self) -> Results:
         """Return the finished rows. Rows not returned due to an error are in the next result."""
@@ -200,21 +202,21 @@ class CaptureSession:
         config = greedy_config(self._vlm, 1)
         config.return_dict_in_generate = True
         if batch.prefix is None:
-            ready, taps = self._ready(batch)
+            device_batch, hooks = self._device_batch(batch)
             self._finish_prefilled()  # while the device encodes the images
-            cache = run(ready, taps, self._vlm, config).past_key_values
+            cache = run(device_batch, hooks, self._vlm, config).past_key_values
         else:
             self._finish_prefilled()
             found = run_shared(batch, self._vlm, self._spec, config)
             if found is None:
                 self._prefill_whole(batch)
                 return
-            ready, cache = found
-        self.shapes_ = ready.taps.shapes_
+            device_batch, cache = found
+        self.shapes_ = device_batch.recorder.shapes_
         if self._spec.max_new_tokens:
-            self._answer(ready, cache, batch, band)
+            self._answer(device_batch, cache, batch, band)
             return
-        rows = start_copies(ready)
+        rows = start_copies(device_batch)
         if self._copies_later and self._not_copied.isdisjoint(row.sample.id for row in rows):
             self._prefilled += rows
         else:  # all or none: an error is one of this batch, which is run again in pieces
@@ -228,7 +230,7 @@ class CaptureSession:
             self._run(one, self._band(one))
         self._finished += failures  # last: if the model raises, the rows are prepared again
 
-    def _answer(self, ready: Ready, cache: Any, batch: Batch, band: int) -> None:
+    def _answer(self, device_batch: DeviceBatch, cache: Any, batch: Batch, band: int) -> None:
         tokens = batch.inputs["input_ids"].shape[1]
         layers = keys_and_values(cache, self._decoding.length_for(tokens))
         if layers is None:
@@ -237,7 +239,7 @@ class CaptureSession:
             return
         if not self._decoding.fits(layers, tokens):
             self._collect(self._decoding.drain)
-        self._decoding.admit(ready, start_copies(ready), layers, band)
+        self._decoding.admit(device_batch, start_copies(device_batch), layers, band)
 
     def _finish_prefilled(self) -> None:
         """Finish the rows without answers whose tensors are being copied to the host.
@@ -292,11 +294,11 @@ class CaptureSession:
             return
         vlm, spec, rows = self._vlm, self._spec, len(batch.samples)
         states = AnswerStates(end_tokens(vlm), rows) if spec.answer_positions else None
-        ready, taps = self._ready(batch, states)
-        steps = StepLogprobs(taps, states)
+        device_batch, hooks = self._device_batch(batch, states)
+        steps = StepLogprobs(hooks, states)
         config = greedy_config(vlm, spec.decoded_tokens)
-        output = run(ready, taps, vlm, config, stopping_criteria=[steps])
-        self.shapes_ = ready.taps.shapes_
+        output = run(device_batch, hooks, vlm, config, stopping_criteria=[steps])
+        self.shapes_ = device_batch.recorder.shapes_
         prompt = batch.inputs["input_ids"].shape[1]
         generated = output[:, prompt : prompt + spec.max_new_tokens].cpu().numpy()
         logprobs = torch.stack(steps.steps_[: spec.max_new_tokens], dim=1).cpu().numpy()
@@ -309,7 +311,7 @@ class CaptureSession:
                 cut_answer(vlm, generated[i], logprobs[i]),
                 {name: values[i] for name, values in vectors.items()},
             )
-            for i, row in enumerate(start_copies(ready))
+            for i, row in enumerate(start_copies(device_batch))
         ]
 
 
@@ -352,12 +354,23 @@ def capture(
             yield from found
             continue
         session = CaptureSession(vlm, resolved, batch_size)  # without the rows of the failed batch
-        for sample in chunk:
-            with row_errors(sample):
-                (alone,) = _captures((sample,), session, resolved)
-            yield alone
+        yield from _captures_alone(chunk, session, resolved)
     if errors:
         raise errors[0]
+
+
+def _captures_alone(
+    chunk: Sequence[Sample], session: CaptureSession, spec: ResolvedSpec
+) -> Iterator[Capture]:
+    """Yield the capture of each sample, run alone.
+
+    Raises:
+        RowError: One failed; those before it were yielded.
+    """
+    for sample in chunk:
+        with row_errors(sample):
+            (alone,) = _captures((sample,), session, spec)
+        yield alone
 
 
 def _captures_together(

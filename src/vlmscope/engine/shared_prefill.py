@@ -15,8 +15,8 @@ from transformers.cache_utils import DynamicLayer
 
 from vlmscope.engine.batch import Batch
 from vlmscope.engine.device import to_device
-from vlmscope.engine.hooks import Seen, Taps
-from vlmscope.engine.prefill import Ready, prefilling, taps_for, tokens_of
+from vlmscope.engine.hooks import PrefillHooks, RecordedTensors
+from vlmscope.engine.prefill import DeviceBatch, make_hooks, prefilling, tokens_of
 from vlmscope.engine.shared_prefix import SharedPrefix
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.attention.kv_cache import cache_over, keys_and_values
@@ -29,19 +29,19 @@ Located = Mapping[str, Bool[np.ndarray, "batch length"]]
 class BothPasses:
     """What was recorded in the two passes."""
 
-    both: Seen
+    both: RecordedTensors
     """The recorded tensors of every row."""
     shapes_: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Module → shape of its output."""
 
-    def seen(self) -> Seen:
+    def tensors(self) -> RecordedTensors:
         """Return the recorded tensors."""
         return self.both
 
 
 def run_shared(
     batch: Batch, vlm: VisionLanguageModel, spec: ResolvedSpec, config: Any
-) -> tuple[Ready, Any] | None:
+) -> tuple[DeviceBatch, Any] | None:
     """Run the beginnings and then the ends of a batch's prompts.
 
     Args:
@@ -67,14 +67,14 @@ def run_shared(
     layers = keys_and_values(cache, inputs["input_ids"].shape[1])
     if layers is None:
         return None
-    seen, shapes = first.seen(), first.shapes_
+    recorded, shapes = first.tensors(), first.shapes_
     del first, cache  # their inputs and keys: the second pass needs the memory
     index = to_device(torch.tensor(prefix.entries), vlm.device)
     cache = cache_over([_for_each_row(keys, values, index) for keys, values in layers])
     del layers
-    last = _ends(batch, prefix, vlm, spec, inputs, seen, cache, located)
-    taps = BothPasses(_joined(seen, last.seen(), index), shapes | last.shapes_)
-    return Ready(batch, inputs, None, located, taps), cache
+    last = _ends(batch, prefix, vlm, spec, inputs, recorded, cache, located)
+    hooks = BothPasses(_joined(recorded, last.tensors(), index), shapes | last.shapes_)
+    return DeviceBatch(batch, inputs, None, located, hooks), cache
 
 
 def _is_separable(located: Located, prefix: SharedPrefix) -> bool:
@@ -108,14 +108,14 @@ def _beginnings(
     spec: ResolvedSpec,
     config: Any,
     located: Located,
-) -> tuple[Taps, Any]:
+) -> tuple[PrefillHooks, Any]:
     """Run the distinct beginnings; return their hooks and their cache."""
     inputs = {name: to_device(tensor, vlm.device) for name, tensor in prefix.inputs.items()}
     images = [batch.images[row] for row in prefix.first_rows]
-    taps = taps_for(vlm, spec, located, inputs, images)
-    with prefilling(vlm, taps, prefix.inputs["attention_mask"].numpy()):
+    hooks = make_hooks(vlm, spec, located, inputs, images)
+    with prefilling(vlm, hooks, prefix.inputs["attention_mask"].numpy()):
         output = vlm.model.generate(**inputs, generation_config=config)
-    return taps, output.past_key_values
+    return hooks, output.past_key_values
 
 
 def _ends(
@@ -124,17 +124,17 @@ def _ends(
     vlm: VisionLanguageModel,
     spec: ResolvedSpec,
     inputs: Mapping[str, Tensor],
-    beginnings: Seen,
+    beginnings: RecordedTensors,
     cache: Any,
     located: Located,
-) -> Taps:
+) -> PrefillHooks:
     """Run the ends of all prompts on the cache of their beginnings; return the hooks."""
     ids = inputs["input_ids"][:, prefix.length :]
     ends = _part(located, prefix, end=True)
     images = [0] * len(ids)  # they were encoded with the beginnings
-    taps = taps_for(vlm, spec, ends, {"input_ids": ids}, images)
+    hooks = make_hooks(vlm, spec, ends, {"input_ids": ids}, images)
     one = "logits_to_keep" in inspect.signature(vlm.model.forward).parameters
-    with prefilling(vlm, taps, batch.attention_mask):
+    with prefilling(vlm, hooks, batch.attention_mask):
         vlm.model(
             input_ids=ids,
             attention_mask=inputs["attention_mask"],
@@ -143,13 +143,13 @@ def _ends(
             use_cache=True,
             **({"logits_to_keep": 1} if one else {}),
         )
-    return taps
+    return hooks
 
 
 def _positions(
     mask: Int[np.ndarray, "batch length"],
     prefix: SharedPrefix,
-    beginnings: Seen,
+    beginnings: RecordedTensors,
     device: torch.device,
 ) -> Tensor:
     """Return the position ids of the ends: they continue those of their beginnings."""
@@ -171,8 +171,8 @@ def _for_each_row(keys: Tensor, values: Tensor, index: Tensor) -> DynamicLayer:
     return layer
 
 
-def _joined(first: Seen, last: Seen, index: Tensor) -> Seen:
+def _joined(first: RecordedTensors, last: RecordedTensors, index: Tensor) -> RecordedTensors:
     """Return what was recorded of every row in both passes."""
     states = {key: found[index] for key, found in first.states.items()}
     vision = None if first.vision is None else first.vision[index]
-    return Seen(vision, states | last.states, last.first_logits, last.positions)
+    return RecordedTensors(vision, states | last.states, last.first_logits, last.positions)

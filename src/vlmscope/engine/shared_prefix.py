@@ -95,7 +95,7 @@ def distinct_enough(entries: Sequence[int]) -> bool:
     return len(set(entries)) < MOST_DISTINCT_SHARE * len(entries)
 
 
-def lay_out(
+def with_shared_prefix(
     inputs: Mapping[str, Tensor],
     entries: Sequence[int],
     plain: Sequence[Sequence[int]],

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -71,6 +71,9 @@ class Summary:
     stopped: bool
     """Whether the session ended early, by a stop request or by ``strict``."""
 
+    batch_size: int = 0
+    """Rows per prefill at the end of the session: with ``auto``, the size that was found."""
+
 
 def run_plan(
     plan: Plan, *, observer: Observer | None = None, stop: threading.Event | None = None
@@ -83,7 +86,7 @@ def run_plan(
         stop: Set it to stop after the answers in progress are finished.
 
     Raises:
-        StoreError: The run cannot be written. What was published is safe.
+        StoreError: The run cannot be written. Published rows are kept.
         TableChangedError: The table changed since it was checked. Rows read before are published.
     """
     start = time.perf_counter()
@@ -92,28 +95,7 @@ def run_plan(
     spec, wanted = plan.request.spec, plan.request.batch_size
     sizer = sizer_for(plan.vlm, wanted, answers=spec.max_new_tokens > 0)
     tally = _Tally(observer or NullObserver(), sizer)
-    with (
-        plan.workers or nullcontext(),
-        writing(
-            plan.request,
-            plan.manifest,
-            plan.vlm,
-            tally.add,
-            size=lambda: sizer.size,
-            expected=plan.todo,
-        ) as results,
-        InProgress(plan.request.out, plan.request.writes_as) as journal,
-    ):
-        changed = None
-        write_ground_truths(plan.request.out, plan.held)
-        try:
-            if hung := _hung_before(plan.request, restarts):
-                tally.add(hung)
-                if plan.request.strict:
-                    raise StrictStop
-            changed = _run_rows(plan, results, sizer, journal, restarts, stop)
-        except StrictStop:
-            stop.set()
+    changed = _write_rows(plan, tally, restarts, stop)
     if changed is not None:
         raise changed
     return Summary(
@@ -123,7 +105,41 @@ def run_plan(
         failed=tally.failed,
         seconds=time.perf_counter() - start,
         stopped=stop.is_set() and tally.captured + tally.failed < plan.todo,
+        batch_size=sizer.size,
     )
+
+
+def _write_rows(
+    plan: Plan, tally: _Tally, restarts: Restarts, stop: threading.Event
+) -> TableChangedError | None:
+    """Open the run and capture the rows of a plan; set ``stop`` at the first failure if ``strict``.
+
+    Returns:
+        The error if the table changed since it was checked, else None.
+    """
+    sizer, request = tally.sizer, plan.request
+    with (
+        plan.workers or nullcontext(),
+        writing(
+            request,
+            plan.manifest,
+            plan.vlm,
+            tally.add,
+            size=lambda: sizer.size,
+            expected=plan.todo,
+        ) as results,
+        InProgress(request.out, request.writes_as) as journal,
+    ):
+        write_ground_truths(request.out, plan.comparison)
+        try:
+            if hung := _hung_before(request, restarts):
+                tally.add(hung)
+                if request.strict:
+                    raise StrictStop
+            return _run_rows(plan, results, sizer, journal, restarts, stop)
+        except StrictStop:
+            stop.set()
+    return None
 
 
 def _hung_before(request: Request, restarts: Restarts) -> list[Failure]:
@@ -150,21 +166,12 @@ def _run_rows(
     Returns:
         The error if the table changed since it was checked, else None.
     """
-    table, request, vlm = plan.table, plan.request, plan.vlm
-    killers = killed_by(table, journal.blamed if plan.todo else {})
-    left_out = killed_or_hung_ids(request) if killers else frozenset()
-    left_out |= {failure.id for failure in killers}.union(restarts.hung)
-    suspects = suspects_of(request, results.done_ids, journal.suspects, left_out)
-    try:
-        if killers:
-            results.put(killers)
-            results.wait()
-    finally:
-        journal.start(suspects)
+    table, request = plan.table, plan.request
+    suspects, left_out = _record_killers(plan, results, journal, restarts)
     if not plan.todo:  # avoids a pass over a table of a million rows
         return None
     loop = Loop(
-        vlm,
+        plan.vlm,
         request,
         results,
         sizer,
@@ -175,12 +182,35 @@ def _run_rows(
         rows=plan.todo,
         workers=plan.workers,
     )
-    apart = left_out.union(suspects)
-    rows = UntilChanged(pending_rows(table, request, results.done_ids, results.put, apart=apart))
+    excluded = left_out.union(suspects)
+    rows = UntilChanged(
+        pending_rows(table, request, results.done_ids, results.put, excluded=excluded)
+    )
     loop.run(rows)
     if rows.is_whole:
         loop.run_isolated(isolated_groups(table, suspects))
     return rows.error
+
+
+def _record_killers(
+    plan: Plan, results: WritingThread, journal: InProgress, restarts: Restarts
+) -> tuple[Mapping[str, int], frozenset[str]]:
+    """Record the rows that killed earlier sessions as failed, and begin the journal.
+
+    Returns:
+        The rows to try last, as from ``suspects_of``, and the ids of rows not to try.
+    """
+    killers = killed_by(plan.table, journal.blamed if plan.todo else {})
+    left_out = killed_or_hung_ids(plan.request) if killers else frozenset()
+    left_out |= {failure.id for failure in killers}.union(restarts.hung)
+    suspects = suspects_of(plan.request, results.done_ids, journal.suspects, left_out)
+    try:
+        if killers:
+            results.put(killers)
+            results.wait()
+    finally:
+        journal.start(suspects)
+    return suspects, left_out
 
 
 @dataclass(slots=True)

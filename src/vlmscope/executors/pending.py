@@ -208,7 +208,7 @@ def pending_rows(
     done: Set[str],
     record: Callable[[Sequence[Failure]], None],
     *,
-    apart: Set[str] = frozenset(),
+    excluded: Set[str] = frozenset(),
 ) -> Iterator[Sample]:
     """Yield the valid rows that are not done, and record the invalid ones.
 
@@ -219,17 +219,17 @@ def pending_rows(
         request: The request.
         done: Ids of rows in the run.
         record: Records the failures of invalid rows.
-        apart: Ids of rows that are excluded.
+        excluded: Ids of rows that are excluded.
 
     Raises:
         TableChangedError: The table changed since it was checked. Rows that were read and wait for
             others about their image are lost, unless rows were only appended.
     """
-    failed = frozenset(read_failures(request.out)) - done - apart
+    failed = frozenset(read_failures(request.out)) - done - excluded
     reader = _Reader(table, record)
     if request.strict:  # an invalid row is read in its turn, and recorded at once
         reader.ahead = reader.together = 1
-    yield from reader.rows(frozenset(done).union(failed, apart))
+    yield from reader.rows(frozenset(done).union(failed, excluded))
     if failed:
         yield from reader.rows(_AllBut(failed))
     if reader.appended is not None:

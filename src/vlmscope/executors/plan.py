@@ -35,8 +35,8 @@ from vlmscope.store import (
     check_reachable,
     check_same,
     find_damage,
-    is_of_truths,
     label_sets,
+    made_from_ground_truths,
     open_run,
     read_manifest,
     set_aside,
@@ -66,7 +66,7 @@ class Outline:
     notes: tuple[str, ...]
     """Notes for the user before the start, which are not errors."""
 
-    held: RowComparison
+    comparison: RowComparison
     """The comparison of the rows in the run with the table."""
 
     @property
@@ -109,7 +109,7 @@ class Plan(Outline):
     manifest: Manifest
     done: frozenset[str]
     notes: tuple[str, ...] = ()
-    held: RowComparison = field(default_factory=RowComparison)
+    comparison: RowComparison = field(default_factory=RowComparison)
     workers: Workers | None = field(default=None, repr=False, compare=False)
     """Processes that prepare rows, which are being started; None for threads."""
 
@@ -131,26 +131,26 @@ def make_plan(request: Request, *, note: Callable[[str], None] | None = None) ->
         ModelError: The checkpoint cannot be used.
         RunMismatchError: The run has rows made with other settings, or from another table.
     """
-    table, scan, held = open_checked(request, note=note)
+    table, scan, comparison = open_checked(request, note=note)
     workers = make_workers(request)
     try:
         vlm, manifest, notes = load_checked(request, scan)
         workers = keep_for(vlm, workers, request)
-        done, more = compare(request, scan, manifest, held)
+        done, more = compare(request, scan, manifest, comparison)
     except BaseException:
         if workers is not None:
             workers.close()
         raise
-    manifest = as_compared(manifest, held)
-    return Plan(request, table, scan, vlm, manifest, done, (*notes, *more), held, workers)
+    manifest = as_compared(manifest, comparison)
+    return Plan(request, table, scan, vlm, manifest, done, (*notes, *more), comparison, workers)
 
 
-def as_compared(manifest: Manifest, held: RowComparison) -> Manifest:
+def as_compared(manifest: Manifest, comparison: RowComparison) -> Manifest:
     """Return the manifest with a record that the rows were compared with another table version.
 
     Without this record a writer must not add to a run that was made from another version.
     """
-    if not held.other_table:
+    if not comparison.table_changed:
         return manifest
     return replace(manifest, data=replace(manifest.data, several_tables=True))
 
@@ -184,11 +184,11 @@ def open_checked(
         share=request.shard,
     )
     scan = table.scan()
-    held = _check_early(request, table, scan)
+    comparison = _check_early(request, table, scan)
     if note is not None:
         for text in table_notes(table, scan):
             note(text)
-    return table.as_scanned(scan), scan, held
+    return table.as_scanned(scan), scan, comparison
 
 
 def load_checked(
@@ -229,7 +229,7 @@ def _check_model(request: Request) -> None:
 
 
 def compare(
-    request: Request, scan: TableScan, manifest: Manifest, held: RowComparison
+    request: Request, scan: TableScan, manifest: Manifest, comparison: RowComparison
 ) -> tuple[frozenset[str], tuple[str, ...]]:
     """Compare with an existing run; return the ids in it, and notes on the differences.
 
@@ -239,7 +239,7 @@ def compare(
         request: The request.
         scan: The scan of the table.
         manifest: The manifest that a new run would have.
-        held: The comparison of the rows in the run with the table.
+        comparison: The comparison of the rows in the run with the table.
 
     Raises:
         RunMismatchError: It was made with other settings.
@@ -250,7 +250,7 @@ def compare(
     check_same(stored, manifest)
     notes = _set_damage_aside(request) if request.redo_damaged else ()
     done = frozenset(scan.ids).intersection(open_run(request.out).ids)
-    changes = _notes_on_changes(request.out, stored, scan, held)
+    changes = _notes_on_changes(request.out, stored, scan, comparison)
     return done, (*notes, *changes, *_notes(stored, manifest))
 
 
@@ -318,34 +318,33 @@ def _notes(stored: Manifest, wanted: Manifest) -> tuple[str, ...]:
 
 
 def _notes_on_changes(
-    out: Path, stored: Manifest, scan: TableScan, held: RowComparison
+    out: Path, stored: Manifest, scan: TableScan, comparison: RowComparison
 ) -> Iterator[str]:  # fmt: skip
     """Yield notes on the differences between the rows in the run and the table."""
-    if held.compared and stored.data.fingerprint != scan.fingerprint:
-        same = held.compared - len(held.gone)
+    if comparison.compared and stored.data.fingerprint != scan.fingerprint:
+        same = comparison.compared - len(comparison.removed)
         yield (
-            f"the table has changed since the last session; of the {held.compared:,} rows in the "
-            f"run {same:,} are the same questions in it"
+            "the table has changed since the last session; of the "
+            f"{comparison.compared:,} rows in the run {same:,} are the same questions in it"
         )
-    if held.gone:
+    if comparison.removed:
         yield (
-            f"no longer in the table, but kept in the run: {_rows_text(held.gone)}; readers of the "
-            "run still get them"
+            f"no longer in the table, but kept in the run: {_rows_text(comparison.removed)}; "
+            "readers of the run still get them"
         )
-    if held.retold:
-        sets = [name for name in label_sets(out) if _is_of_truths(out, name)]
+    if comparison.changed_ground_truths:
+        sets = [name for name in label_sets(out) if _made_from_ground_truths(out, name)]
         stale = (
             f"; label sets {', '.join(sets)} were made from the old ground truth: run "
             "'vlmscope label' again"
         )
-        yield f"ground truth changed, the run uses the new one: {_rows_text(held.retold)}" + (
-            stale if sets else ""
-        )
+        rows = _rows_text(comparison.changed_ground_truths)
+        yield f"ground truth changed, the run uses the new one: {rows}" + (stale if sets else "")
 
 
-def _is_of_truths(out: Path, name: str) -> bool:
+def _made_from_ground_truths(out: Path, name: str) -> bool:
     try:
-        return is_of_truths(out, name)
+        return made_from_ground_truths(out, name)
     except StoreError:  # reading the labels reports it
         return False
 

@@ -163,7 +163,7 @@ class TimeLimit:
                 watch = threading.Thread(target=self._watch, args=(self._watchdog,), daemon=True)
                 watch.name = "vlmscope-time-limit"
                 watch.start()
-            self._watchdog.say(ALIVE)
+            self._watchdog.send(ALIVE)
             self._ran = 0.0
             self._limited.set()
 
@@ -171,7 +171,7 @@ class TimeLimit:
         with self._turn:
             self._limited.clear()
             if self._watchdog is not None:
-                self._watchdog.say(AT_REST)
+                self._watchdog.send(AT_REST)
 
     def _watch(self, watchdog: Watchdog) -> None:
         """Count the time and call ``expired`` at the limit, on a separate thread."""
@@ -181,13 +181,13 @@ class TimeLimit:
             with self._turn:
                 if not self._limited.is_set():
                     continue
-                watchdog.say(ALIVE)
+                watchdog.send(ALIVE)
                 self._ran += min(time.monotonic() - start, self._tick)
                 if self._ran >= self._seconds:
                     self._ran = 0.0
-                    watchdog.say(EXPIRED)
+                    watchdog.send(EXPIRED)
                     self._expired()
-                    watchdog.say(ALIVE)
+                    watchdog.send(ALIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ class Restarts:
     hung: tuple[str, ...] = ()
     """Rows that took too long alone. They are recorded as failed."""
 
-    in_vain: int = 0
+    without_progress: int = 0
     """Restarts in succession without a captured row in between."""
 
 
@@ -209,7 +209,7 @@ def take_restarts() -> Restarts:
     with suppress(OSError, ValueError, TypeError, KeyError), open(int(descriptor), "rb") as file:  # noqa: PTH123 - a descriptor
         file.seek(0)
         found = json.load(file)
-        return Restarts(tuple(map(str, found["hung"])), int(found["in_vain"]))
+        return Restarts(tuple(map(str, found["hung"])), int(found["without_progress"]))
     return Restarts()
 
 
@@ -247,14 +247,14 @@ def end_process(
     """
     try:
         alone = tuple(sample.id for sample in samples) if len(samples) == 1 else ()
-        now = Restarts(before.hung + alone, 0 if captured else before.in_vain + 1)
-        again = not stopping and now.in_vain < TRIES
+        now = Restarts(before.hung + alone, 0 if captured else before.without_progress + 1)
+        again = not stopping and now.without_progress < TRIES
         try:
             _record(request, samples)
         except VlmscopeError as error:  # a session that does not know of them would hang again
             again = False
             _print(f"error: {error}")
-        _report(request, samples, again=again, in_vain=now.in_vain)
+        _report(request, samples, again=again, without_progress=now.without_progress)
         if again:
             _restart(now)
     finally:
@@ -287,7 +287,9 @@ def _record(request: Request, samples: Sequence[Sample]) -> None:
     FailureLog(request.out).add_all([failure_of(sample, MODEL_STAGE, why) for sample in samples])
 
 
-def _report(request: Request, samples: Sequence[Sample], *, again: bool, in_vain: int) -> None:
+def _report(
+    request: Request, samples: Sequence[Sample], *, again: bool, without_progress: int
+) -> None:
     """Print which rows were in the model, and what happens to them."""
     ids = ", ".join(repr(sample.id) for sample in samples)
     line = f"the model took longer than --time-limit {request.time_limit:g} seconds; rows in it: "
@@ -295,10 +297,10 @@ def _report(request: Request, samples: Sequence[Sample], *, again: bool, in_vain
     if again:
         action = "is recorded as failed" if len(samples) == 1 else "are tried last, each alone"
         text = f"note: {line}; {'it' if len(samples) == 1 else 'they'} {action}, restarting"
-    elif in_vain >= TRIES:
+    elif without_progress >= TRIES:
         text = (
-            f"error: {line}; this happened {in_vain} times in succession without a captured row "
-            "in between: give a longer --time-limit or a smaller --batch-size"
+            f"error: {line}; this happened {without_progress} times in succession without a "
+            "captured row in between: give a longer --time-limit or a smaller --batch-size"
         )
     else:
         text = f"error: {line}; run the same command again, which tries them last, each alone"

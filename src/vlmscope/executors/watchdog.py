@@ -55,11 +55,11 @@ class Watchdog:
         if self._process.stdin is not None:
             os.set_blocking(self._process.stdin.fileno(), False)
 
-    def say(self, word: bytes) -> None:
+    def send(self, message: bytes) -> None:
         """Send ``ALIVE``, ``AT_REST`` or ``EXPIRED``."""
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError, ValueError):
-                self._process.stdin.write(word)
+                self._process.stdin.write(message)
 
     def close(self) -> None:
         """Stop the watchdog."""

@@ -158,6 +158,17 @@ def _size(results: Results) -> int:
     )
 
 
+def _writer_class(
+    request: Request, vlm: VisionLanguageModel
+) -> type[RunWriter] | type[RunWriterProcess]:
+    """Return the writer that a request asks for, which ``auto`` leaves to the model's device."""
+    wanted = request.writer
+    if wanted == "auto":
+        may = not multiprocessing.current_process().daemon
+        wanted = "process" if may and vlm.cuda_devices else "thread"
+    return RunWriterProcess if wanted == "process" else RunWriter
+
+
 @contextmanager
 def writing(
     request: Request,
@@ -187,15 +198,12 @@ def writing(
     Raises:
         RunBusyError: Another process is writing the run.
         RunMismatchError: The run was made with other settings.
-        StoreError: The run cannot be written. What was published is safe.
+        StoreError: The run cannot be written. Published rows are kept.
     """
-    wanted = request.writer
-    if wanted == "auto":
-        may = not multiprocessing.current_process().daemon
-        wanted = "process" if may and vlm.cuda_devices else "thread"
-    opened = RunWriterProcess if wanted == "process" else RunWriter
     with (
-        opened(request.out, manifest, writer or request.writes_as, expected=expected) as rows,
+        _writer_class(request, vlm)(
+            request.out, manifest, writer or request.writes_as, expected=expected
+        ) as rows,
         ThreadPoolExecutor(1, "vlmscope-write") as thread,
     ):
         # The stored time, if the run is resumed or another rank started it first.

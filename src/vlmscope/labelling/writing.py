@@ -115,7 +115,9 @@ def replace_labels(
     with alone(run.path, "labels", "labelling this run"):
         if not overwrite:
             check_kept(run, scores, name=name)
-        return write_labels(run.path, scores, settings, name, ground_truths=run.truths)
+        return write_labels(
+            run.path, scores, settings, name, ground_truths=run.changed_ground_truths
+        )
 
 
 def check_kept(run: Run, scores: Iterable[Score] = (), *, name: str = DEFAULT) -> None:

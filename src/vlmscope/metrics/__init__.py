@@ -26,7 +26,7 @@ from vlmscope.metrics.rates import Rate, rate, rate_difference
 from vlmscope.metrics.resampling import (
     Difference,
     Interval,
-    Judged,
+    LabelledRisk,
     Resamples,
     bootstrap,
     holm,
@@ -51,8 +51,8 @@ __all__ = [
     "CoverageBand",
     "Difference",
     "Interval",
-    "Judged",
     "KindAuroc",
+    "LabelledRisk",
     "Metrics",
     "Platt",
     "Rate",

@@ -17,7 +17,7 @@ with one split and 1.9% of 594 with three; the sign of the change means "lowers"
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student  # type: ignore[import-untyped,unused-ignore]
 
-from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, strata, whole_part
+from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, integer_part, strata
 from vlmscope.metrics.curves import abstain, risk_coverage
 from vlmscope.metrics.resampling import Interval, image_numbers
 from vlmscope.metrics.small_samples import effective_images, error_of
@@ -125,7 +125,7 @@ def abstention(
         return estimate
     image, images = image_numbers(names, flags.size)
     counted = tally(flags, risks, image, images, stratum)
-    kept = np.array([max(1, flags.size - whole_part(share, flags.size)) / flags.size, 1.0])
+    kept = np.array([max(1, flags.size - integer_part(share, flags.size)) / flags.size, 1.0])
 
     def change(weights: Iterable[Floats]) -> Floats:
         rates = _rates(counted, weights, kept)
@@ -134,18 +134,33 @@ def abstention(
     error = float(np.nanstd(change(_resamples(images, draws, seed)), ddof=1)) if draws > 1 else 0.0
     riskiest = image[_riskiest(risks, stratum, 1 - kept[0])]
     left_out = effective_images(riskiest)
-    if left_out < FEW_LEFT_OUT and images <= MOST_TO_LEAVE_OUT:
-        error = max(error, error_of(change(_without_each(images, range(images)))))
-    elif left_out < FEW_LEFT_OUT:  # the others have little influence, and there are too many
-        count = np.bincount(riskiest, minlength=images)
-        largest = np.argsort(-count, kind="stable")[: min(MOST_TO_LEAVE_OUT, (count > 0).sum())]
-        changes = change(_without_each(images, largest.tolist())) - estimate.change
-        error = max(error, float(np.sqrt(np.nansum(changes**2))))
+    if left_out < FEW_LEFT_OUT:
+        error = max(error, _error_without_each(change, riskiest, images, estimate.change))
     half = float(student.ppf((1 + level) / 2, max(left_out - 1, 1))) * error
     low, high = max(estimate.change - half, -before), min(estimate.change + half, 1 - before)
     if folds is not None and abs(estimate.change) <= SHARED * half:
         low, high = min(low, 0.0), max(high, 0.0)
     return Abstention(share, before, after, estimate.change, Interval(low, high))
+
+
+def _error_without_each(
+    change: Callable[[Iterable[Floats]], Floats], riskiest: Numbers, images: int, estimate: float
+) -> float:
+    """Return the error of the change from leaving out one image at a time.
+
+    Args:
+        change: Weights of the images → the change, for each.
+        riskiest: The image of each answer that is left out by abstaining.
+        images: Number of images.
+        estimate: The change with all images.
+    """
+    if images <= MOST_TO_LEAVE_OUT:
+        return error_of(change(_without_each(images, range(images))))
+    # The others have little influence, and there are too many.
+    count = np.bincount(riskiest, minlength=images)
+    largest = np.argsort(-count, kind="stable")[: min(MOST_TO_LEAVE_OUT, (count > 0).sum())]
+    changes = change(_without_each(images, largest.tolist())) - estimate
+    return float(np.sqrt(np.nansum(changes**2)))
 
 
 def coverage_band(

@@ -83,12 +83,12 @@ def strata(count: int, *columns: ArrayLike | None) -> Numbers:
     return found
 
 
-def whole_part(share: float, count: float) -> int:
+def integer_part(share: float, count: float) -> int:
     """Return the largest number of answers that is at most ``share`` of ``count``.
 
     A product such as 0.29 × 100, which is just below 29 in binary, counts as the whole number.
 
-    >>> whole_part(0.29, 100), whole_part(0.05, 59), whole_part(0.05, 60)
+    >>> integer_part(0.29, 100), integer_part(0.05, 59), integer_part(0.05, 60)
     (29, 2, 3)
     """
     return floor(share * count + 1e-9)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import roc_curve  # type: ignore[import-untyped,unused-ignore]
 
-from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, strata, whole_part
+from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, integer_part, strata
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +24,7 @@ class RocCurve:
     points of a straight segment are left out: they change neither the line nor the area under it.
     """
 
-    false_alarms: Floats
+    false_positive_rate: Floats
     """Share of the faithful answers that are flagged, from 0 to 1, non-decreasing."""
     recall: Floats
     """Share of the hallucinated answers that are flagged, from 0 to 1, non-decreasing."""
@@ -49,7 +49,7 @@ def roc(truth: ArrayLike, risk: ArrayLike, folds: ArrayLike | None = None) -> Ro
         ValueError: The arrays are wrong, or hold one class only.
 
     >>> curve = roc([False, False, True, True], [0.1, 0.4, 0.4, 0.8])
-    >>> curve.false_alarms.tolist(), curve.recall.tolist(), curve.threshold.tolist()
+    >>> curve.false_positive_rate.tolist(), curve.recall.tolist(), curve.threshold.tolist()
     ([0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0], [inf, 0.8, 0.4, 0.1])
     """
     flags, risks = answers(truth, risk)
@@ -66,7 +66,7 @@ def roc(truth: ArrayLike, risk: ArrayLike, folds: ArrayLike | None = None) -> Ro
         own = stratum == kept[0]
         return _curve(flags[own], risks[own])
     curves = [_curve(flags[stratum == number], risks[stratum == number]) for number in kept]
-    grid = np.unique(np.concatenate([curve.false_alarms for curve in curves]))
+    grid = np.unique(np.concatenate([curve.false_positive_rate for curve in curves]))
     recall = np.average(
         [_ends(curve, grid) for curve in curves], axis=0, weights=(hits * alarms)[kept]
     )
@@ -82,7 +82,7 @@ def _curve(truth: Flags, risk: Floats) -> RocCurve:
 
 def _ends(curve: RocCurve, grid: Floats) -> Floats:
     """Return the recall at both ends of the step at each false positive rate, ``(share, 2)``."""
-    rate, recall = curve.false_alarms, curve.recall
+    rate, recall = curve.false_positive_rate, curve.recall
     # np.interp is exact where a share occurs once: the two ends of a step are handled here.
     first, last = np.searchsorted(rate, grid), np.searchsorted(rate, grid, side="right") - 1
     between = np.interp(grid, rate, recall)
@@ -164,7 +164,7 @@ def abstain(
     flags, risks = answers(truth, risk)
     if not 0 <= share < 1:
         raise ValueError(f"share must be from 0 to below 1, found {share}")
-    kept = max(1, flags.size - whole_part(share, flags.size))
+    kept = max(1, flags.size - integer_part(share, flags.size))
     errors = _errors(flags, risks, strata(flags.size, folds))
     return float(flags.mean()), float(errors[kept - 1] / kept)
 

@@ -92,7 +92,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
+class LabelledRisk:
     """A risk with its own ground truth; all aligned, ``[N]``."""
 
     truth: ArrayLike
@@ -109,7 +109,7 @@ class Judged:
 class Resamples:
     """The metrics of several risks on the same draws of the images. Made by ``resample``."""
 
-    whole: Mapping[str, Mapping[str, float]]
+    observed: Mapping[str, Mapping[str, float]]
     """Risk → metric → value on the observed answers."""
     drawn: Mapping[str, Mapping[str, Floats]]
     """Risk → metric → value of each draw, shape ``(draw,)``."""
@@ -139,7 +139,7 @@ class Resamples:
             if found is None
             else error_of(found.without)
         )
-        return dependence(self.whole[name]["auroc"], error)
+        return dependence(self.observed[name]["auroc"], error)
 
     def interval(self, name: str, metric: str = "auroc", level: float = 0.95) -> Interval:
         """Return the interval of one metric of one risk; see ``small_samples``."""
@@ -148,7 +148,7 @@ class Resamples:
         wider = self.widening(name)
         if name in self.jackknives:
             return Interval(*interval_of_auroc(self.jackknives[name], self.images, level, wider))
-        found, value = interval_of(self.drawn[name][metric], level), self.whole[name][metric]
+        found, value = interval_of(self.drawn[name][metric], level), self.observed[name][metric]
         low, high = value + wider * (found.low - value), value + wider * (found.high - value)
         return Interval(max(low, 0.0), min(high, 1.0), found.left_out) if wider > 1 else found
 
@@ -157,15 +157,15 @@ class Resamples:
     ) -> Difference:
         """Return the difference of a metric between two risks, paired by draw."""
         gap = self.drawn[one][metric] - self.drawn[other][metric]
-        whole = self.whole[one][metric] - self.whole[other][metric]
+        observed = self.observed[one][metric] - self.observed[other][metric]
         wider = self.widening(one, other) if metric == "auroc" else 1.0
         if metric == "auroc" and one in self.jackknives and other in self.jackknives:
             low, high, p_value = compare(
                 self.jackknives[one], self.jackknives[other], self.images, level, wider
             )
-            return Difference(whole, Interval(low, high), p_value)
-        gap = whole + wider * (gap - whole) if wider > 1 else gap
-        return Difference(whole, interval_of(gap, level), p_value_of(gap))
+            return Difference(observed, Interval(low, high), p_value)
+        gap = observed + wider * (gap - observed) if wider > 1 else gap
+        return Difference(observed, interval_of(gap, level), p_value_of(gap))
 
 
 def resample(
@@ -199,12 +199,12 @@ def resample(
         ValueError: The arrays are invalid, there are fewer than two images, or an option is out of
             range.
     """
-    sides = {name: Judged(truth, risk, folds) for name, risk in risks.items()}
+    sides = {name: LabelledRisk(truth, risk, folds) for name, risk in risks.items()}
     return resample_sides(sides, groups, draws=draws, seed=seed, metrics=metrics, correct=correct)
 
 
 def resample_sides(
-    sides: Mapping[str, Judged],
+    sides: Mapping[str, LabelledRisk],
     groups: ArrayLike | None = None,
     *,
     draws: int = 2000,
@@ -240,7 +240,9 @@ def resample_sides(
         name: tally(flags, risk, image[name], images, stratum[name])
         for name, (flags, risk) in checked.items()
     }
-    whole = {name: measure_draw(each, np.ones(images), metrics) for name, each in tallies.items()}
+    observed = {
+        name: measure_draw(each, np.ones(images), metrics) for name, each in tallies.items()
+    }
     found = {name: {metric: np.empty(draws) for metric in metrics} for name in sides}
     generator = np.random.default_rng(seed)
     for draw in range(draws):
@@ -255,14 +257,14 @@ def resample_sides(
             for name, (flags, _) in checked.items()
             for each in [(flags, image[name], stratum[name])]}.values()  # fmt: skip
     if not correct or not any(too_few_to_resample(*each) for each in rows):
-        return Resamples(whole, found, crossfitted=crossfitted)
+        return Resamples(observed, found, crossfitted=crossfitted)
     jackknives = {name: jackknife(each) for name, each in tallies.items()}
     least = min(effective_images_of_rarer(*each) for each in rows)
-    return Resamples(whole, found, jackknives, least, crossfitted)
+    return Resamples(observed, found, jackknives, least, crossfitted)
 
 
 def _images_of_sides(
-    sides: Mapping[str, Judged], groups: ArrayLike | None, counts: Mapping[str, int]
+    sides: Mapping[str, LabelledRisk], groups: ArrayLike | None, counts: Mapping[str, int]
 ) -> tuple[dict[str, NDArray[np.intp]], int]:
     """Return the number of each answer's image, the same on all sides, and how many there are."""
     if not sides:
@@ -445,7 +447,7 @@ def simultaneous(
     if drawn.jackknives:
         wider = 1 - (1 - level) / max(len(names), 1)
         return {name: drawn.interval(name, level=wider) for name in names}
-    centre = {name: _log_odds(np.array(drawn.whole[name]["auroc"])) for name in names}
+    centre = {name: _log_odds(np.array(drawn.observed[name]["auroc"])) for name in names}
     errors, spread = {}, {}
     for name in names:
         errors[name] = _log_odds(drawn.drawn[name]["auroc"]) - centre[name]

@@ -16,7 +16,7 @@ from sklearn.metrics import (  # type: ignore[import-untyped,unused-ignore]
     roc_auc_score,
 )
 
-from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, strata, whole_part
+from vlmscope.metrics.answers import Flags, Floats, Numbers, answers, integer_part, strata
 from vlmscope.metrics.calibration import reliability
 
 FALSE_POSITIVE_RATE = 0.05
@@ -143,7 +143,7 @@ def constant_pairs(truth: ArrayLike, risk: ArrayLike, folds: ArrayLike | None = 
 
 
 def threshold_at(
-    truth: ArrayLike, risk: ArrayLike, *, false_alarms: float = FALSE_POSITIVE_RATE
+    truth: ArrayLike, risk: ArrayLike, *, false_positive_rate: float = FALSE_POSITIVE_RATE
 ) -> float:
     """Return the lowest risk that at most this share of the faithful answers exceeds.
 
@@ -154,7 +154,7 @@ def threshold_at(
     Args:
         truth: Booleans, one an answer; true where it is hallucinated.
         risk: Numbers from 0 to 1, one an answer.
-        false_alarms: Share of faithful answers that may be flagged, from 0 to below 1.
+        false_positive_rate: Share of faithful answers that may be flagged, from 0 to below 1.
 
     Raises:
         ValueError: No answer is faithful, the share is out of range, or the arrays are wrong.
@@ -164,12 +164,14 @@ def threshold_at(
     0.9
     """
     flags, risks = answers(truth, risk)
-    if not 0 <= false_alarms < 1:
-        raise ValueError(f"false_alarms must be from 0 to below 1, found {false_alarms}")
+    if not 0 <= false_positive_rate < 1:
+        raise ValueError(
+            f"false_positive_rate must be from 0 to below 1, found {false_positive_rate}"
+        )
     faithful = np.sort(risks[~flags])[::-1]
     if not faithful.size:
         raise ValueError(
             f"all {flags.size} answers are hallucinated: no false positive is possible"
         )
-    allowed = min(whole_part(false_alarms, faithful.size), faithful.size - 1)
+    allowed = min(integer_part(false_positive_rate, faithful.size), faithful.size - 1)
     return float(faithful[allowed])

@@ -77,7 +77,7 @@ def within_kinds(
     """
     found = resample_within(truth, {"": risk}, kinds, groups, folds, draws=draws, seed=seed)
     share = share_of_pairs(truth, kinds, folds)
-    return WithinKinds(found.whole[""]["auroc"], found.interval(""), share)
+    return WithinKinds(found.observed[""]["auroc"], found.interval(""), share)
 
 
 def resample_within(

@@ -310,7 +310,7 @@ def check_version(family: Family | None, name: str) -> None:
         )
 
 
-def stranger(config: Any) -> Family:
+def undescribed_family(config: Any) -> Family:
     """Return the description of an undescribed architecture: the conventions."""
     return Family(model_type=config.model_type, title=config.model_type)
 
@@ -348,7 +348,7 @@ def described(description: Mapping[str, Any], config: Any, path: str | Path = ""
         InputError: It has an unknown field or an invalid value.
     """
     _check(description, path)
-    return dataclasses.replace(find_family(config) or stranger(config), **description)
+    return dataclasses.replace(find_family(config) or undescribed_family(config), **description)
 
 
 def _check(found: Mapping[str, Any], path: str | Path) -> None:

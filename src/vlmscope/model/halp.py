@@ -20,13 +20,13 @@ ENCODER = "vision_encoder"
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredVector:
     """What HALP stored under one of its three names."""
 
     what: str
     """Description of the vector."""
-    place: str = ""
-    """Our location of the vector: a token position, or ``ENCODER``; empty if it is neither, but an
+    position: str = ""
+    """Our position of the vector: that of a token, or ``ENCODER``; empty if it is neither, but an
     accident of the code."""
     why: str = ""
     """If it differs from what vlmscope stores under that name: why."""
@@ -50,11 +50,11 @@ class HalpModel:
     """The data type it computed in."""
     max_new_tokens: int
     """Its limit on the greedy answer."""
-    vision_only: Stored
+    vision_only: StoredVector
     """``vision_only_representation``."""
-    vision_token: Stored
+    vision_token: StoredVector
     """``vision_token_representation``."""
-    query_token: Stored
+    query_token: StoredVector
     """``query_token_representation``."""
     answer: str = "the new tokens alone"
     """Which part of the generated text it stored."""
@@ -62,8 +62,8 @@ class HalpModel:
     """Path of the module whose output it averaged, if that is not our vision encoder."""
 
 
-_LAST_IMAGE = Stored("the last image token", "last_image_token")
-_LAST_PROMPT = Stored("the last token of the prompt", "last_prompt_token")
+_LAST_IMAGE = StoredVector("the last image token", "last_image_token")
+_LAST_PROMPT = StoredVector("the last token of the prompt", "last_prompt_token")
 _EIGHT_OF_32 = (0, 8, 16, 24, 31)
 _SEVEN_OF_28 = (0, 7, 14, 21, 27)
 
@@ -76,7 +76,9 @@ HALP_MODELS = (
         layers=(0, 10, 20, 30, 39),
         dtype="bfloat16",
         max_new_tokens=200,
-        vision_only=Stored("mean over all patches of all tiles, padding tiles included", ENCODER),
+        vision_only=StoredVector(
+            "mean over all patches of all tiles, padding tiles included", ENCODER
+        ),
         vision_token=_LAST_IMAGE,
         query_token=_LAST_PROMPT,
     ),
@@ -88,7 +90,7 @@ HALP_MODELS = (
         layers=_EIGHT_OF_32,
         dtype="the checkpoint's own; the answer under float16 autocast",
         max_new_tokens=200,
-        vision_only=Stored(
+        vision_only=StoredVector(
             "mean of the processor's pixels over crops, channels and rows, 448 numbers",
             why="the processor's input_image_embeds are pixels; the encoder was not run",
         ),
@@ -103,8 +105,8 @@ HALP_MODELS = (
         layers=(0, 12, 24, 36, 47),
         dtype="bfloat16",
         max_new_tokens=200,
-        vision_only=Stored("mean over the patches of the vision tower", ENCODER),
-        vision_token=Stored(
+        vision_only=StoredVector("mean over the patches of the vision tower", ENCODER),
+        vision_token=StoredVector(
             "token min(255, length // 2)",
             why="an estimate from the length; it is among the 256 image tokens and changes with "
             "the question",
@@ -119,8 +121,10 @@ HALP_MODELS = (
         layers=_SEVEN_OF_28,
         dtype="bfloat16",
         max_new_tokens=200,
-        vision_only=Stored("mean over the patches of the last block, before the merger", ENCODER),
-        vision_token=Stored(
+        vision_only=StoredVector(
+            "mean over the patches of the last block, before the merger", ENCODER
+        ),
+        vision_token=StoredVector(
             "token min(T x H x W, length // 2)",
             why="the grid counts patches before four become one token, so this is the middle of "
             "the prompt",
@@ -135,12 +139,12 @@ HALP_MODELS = (
         layers=(0, 6, 12, 18, 23),
         dtype="float32",
         max_new_tokens=100,
-        vision_only=Stored(
+        vision_only=StoredVector(
             "mean over the patches of all tiles, before the encoder's last layer norm",
             ENCODER,
             "the encoder's hidden_states[-1] is before that norm, its output after it",
         ),
-        vision_token=Stored(
+        vision_token=StoredVector(
             "token min(max(200, length // 4), 800)",
             why="an estimate from the length; no token ids were used",
         ),
@@ -156,12 +160,12 @@ HALP_MODELS = (
         layers=_EIGHT_OF_32,
         dtype="float16",
         max_new_tokens=100,
-        vision_only=Stored(
+        vision_only=StoredVector(
             "mean over the channels of each projected image token, up to 2928 numbers",
             why="the mean is over channels and leaves one number per token, so the length depends "
             "on the image's shape; shorter ones were padded with zeros",
         ),
-        vision_token=Stored(
+        vision_token=StoredVector(
             "token min(max(400, length // 3), 1500)",
             why="an estimate from the length; no token ids were used",
         ),
@@ -176,13 +180,13 @@ HALP_MODELS = (
         layers=_SEVEN_OF_28,
         dtype="float16",
         max_new_tokens=100,
-        vision_only=Stored("mean over the positions of the vision tower", ENCODER),
-        vision_token=Stored(
+        vision_only=StoredVector("mean over the positions of the vision tower", ENCODER),
+        vision_token=StoredVector(
             "the first image token",
             "first_image_token",
             "the index of the placeholder, which becomes many tokens in the expanded prompt",
         ),
-        query_token=Stored(
+        query_token=StoredVector(
             "the last index of the unexpanded prompt, in the expanded one",
             why="it is among the image tokens unless the text is long, so it does not depend on "
             "the question",
@@ -197,11 +201,13 @@ HALP_MODELS = (
         layers=_EIGHT_OF_32,
         dtype="bfloat16",
         max_new_tokens=200,
-        vision_only=Stored(
+        vision_only=StoredVector(
             "mean over crops and patches after the projector",
             why="the vision backbone ends with the projector",
         ),
-        vision_token=Stored("the token after the last patch", why="image_input_idx.max() + 1"),
+        vision_token=StoredVector(
+            "the token after the last patch", why="image_input_idx.max() + 1"
+        ),
         query_token=_LAST_PROMPT,
     ),
 )
@@ -234,7 +240,7 @@ def halp_model_for(model_type: str, spec: CaptureSpec) -> HalpModel | None:
         )
     for position in spec.positions:
         stored = stored_at(original, position)
-        if not stored.place:
+        if not stored.position:
             rest = ",".join(positions_of(model_type))
             raise InputError(
                 f"--compat {spec.compat}: the {REPRESENTATIONS[position]} of HALP's "
@@ -253,10 +259,10 @@ def positions_of(model_type: str) -> tuple[str, ...]:
     original = BY_FAMILY.get(model_type)
     if original is None:
         return ()
-    return tuple(p for p in DEFAULT_POSITIONS if stored_at(original, p).place)
+    return tuple(p for p in DEFAULT_POSITIONS if stored_at(original, p).position)
 
 
-def stored_at(original: HalpModel, position: str) -> Stored:
+def stored_at(original: HalpModel, position: str) -> StoredVector:
     """Return what HALP stored under the name of one of ``DEFAULT_POSITIONS``."""
     return {
         "last_image_token": original.vision_token,
@@ -272,7 +278,7 @@ def position_in_prompt(original: HalpModel | None, position: str) -> str:
     >>> position_in_prompt(None, "last_image_token")
     'last_image_token'
     """
-    return position if original is None else stored_at(original, position).place
+    return position if original is None else stored_at(original, position).position
 
 
 def states_of(original: HalpModel | None) -> LayerStates:
@@ -289,7 +295,7 @@ def with_encoder_of(original: HalpModel | None, vlm: VisionLanguageModel) -> Vis
 
 def halp_notes(original: HalpModel | None) -> tuple[str, ...]:
     """Return notes for the user: whether the vision-only vector differs from HALP's."""
-    if original is None or original.vision_only.place:
+    if original is None or original.vision_only.position:
         return ()
     return (
         f"vision_only_representation is vlmscope's own, the mean of the vision encoder's output; "

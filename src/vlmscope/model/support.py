@@ -1,7 +1,7 @@
 """Which families and pairs of wrapper and decoder are supported, and what was checked.
 
-``HELD`` lists the decoders with which the test suite compares a described family with the
-three-pass method. A description defines where the parts of a wrapper are. Whether rows may be
+``TESTED_DECODERS`` lists the decoders with which the test suite compares a described family with
+the three-pass method. A description defines where the parts of a wrapper are. Whether rows may be
 batched, and answers be decoded step by step by vlmscope, depends on the pair of wrapper and
 decoder: LLaVA's class wraps any decoder of the library. A pair that is not listed is checked when
 it is loaded (``batching``), and its answers are decoded with ``generate``.
@@ -21,7 +21,7 @@ from typing import Any
 
 from vlmscope.model.families import FAMILIES, Family
 
-HELD: Mapping[str, frozenset[str]] = {
+TESTED_DECODERS: Mapping[str, frozenset[str]] = {
     "mllama": frozenset({"mllama_text_model"}),
     "llava": frozenset(
         {"llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text", "gpt_oss"}
@@ -87,7 +87,7 @@ def decoder_type(config: Any) -> str:
 def is_tested(family: Family, config: Any) -> bool:
     """Return whether the test suite covers a family with this configuration's decoder."""
     own = f"{family.model_type}/{family.vision_type}".rstrip("/")
-    return own in FAMILIES and decoder_type(config) in HELD.get(own, ())
+    return own in FAMILIES and decoder_type(config) in TESTED_DECODERS.get(own, ())
 
 
 CHECKS: Mapping[str, str] = {
@@ -114,7 +114,7 @@ class FamilySupport:
     """Its key in ``FAMILIES``."""
     family: Family
     """Its description."""
-    proven: tuple[str, ...]
+    verified_on: tuple[str, ...]
     """Versions of transformers on which it passed every check, newest last."""
     failed: Mapping[str, tuple[str, ...]]
     """Version → checks that it did not pass there."""
@@ -136,7 +136,7 @@ def family_support(record: Record | None = None) -> Iterator[FamilySupport]:
         yield FamilySupport(
             key=key,
             family=family,
-            proven=tuple(
+            verified_on=tuple(
                 version
                 for version, checks in found.items()
                 if checks.keys() == CHECKS.keys() and all(checks.values())

@@ -40,7 +40,7 @@ Rule = Callable[[Encoded], list[VisionRows]]
 """Output of the encoder → one entry per question of the batch."""
 
 
-def whole(encoded: Encoded) -> list[VisionRows]:
+def one_question(encoded: Encoded) -> list[VisionRows]:
     """Return everything for the only question: the rule for an unknown order."""
     if len(encoded.images) != 1:
         raise RuntimeError(f"a batch of {len(encoded.images)} questions, this family takes one")
@@ -246,6 +246,6 @@ RULES: Mapping[str, Rule] = {
     "patch shapes": by_patch_shapes,
     "patch mask": by_patch_mask,
     "pixel mask": by_pixel_mask,
-    "whole": whole,
+    "whole": one_question,
 }
 """Name in a description → rule."""

@@ -4,7 +4,7 @@ Functions take arrays, floats and texts, and return a ``Plot``: a figure, its da
 alternative. Nothing here reads a run, so every plot can be tried with arbitrary numbers.
 
 palette      all colours, light and dark, and the line styles of what is plotted
-canvas       ``Plot``; a figure in inches, its axes, its key and its labels, in one style
+canvas       ``Plot``; a figure in inches, its axes, its legend and its labels, in one style
 layers       AUROC by layer
 curves       ROC curves; hallucination rate against the share answered
 calibration  reliability; the risks of both outcomes

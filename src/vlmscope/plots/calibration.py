@@ -12,20 +12,20 @@ from vlmscope.plots.canvas import (
     HALF,
     SMALL,
     Box,
-    KeyRow,
+    LegendEntry,
     Plot,
     axes_in,
     drawing,
-    key,
+    legend,
+    legend_height,
     line,
     percent,
-    room_for_key,
     round_ticks,
-    say_nothing,
     sheet,
     title_axes,
+    write_no_data,
 )
-from vlmscope.plots.palette import CHANCE, FAITHFUL, HALLUCINATED, PALETTE, SELECTED, Look
+from vlmscope.plots.palette import CHANCE, FAITHFUL, HALLUCINATED, PALETTE, SELECTED, LineStyle
 
 _BINS = 20
 _FAITHFUL, _HALLUCINATED = (replace(own, marker="") for own in (FAITHFUL, HALLUCINATED))
@@ -52,28 +52,22 @@ def reliability_plot(
         high: Upper end.
         ece: Expected calibration error.
     """
-    promised, observed, below, above = (
+    predicted, observed, below, above = (
         np.asarray(part, dtype=np.float64) for part in (mean_risk, rate, low, high)
     )
     counts = np.asarray(count, dtype=np.int64)
-    end = _end(np.concatenate([promised, observed, above]))
+    end = _end(np.concatenate([predicted, observed, above]))
     figure = sheet(HALF, 3.6)
     box, foot = Box(0.52, 1.24, HALF - 0.15, 3.3), Box(0.52, 0.55, HALF - 0.15, 0.9)
     axes, answers = axes_in(figure, box), axes_in(figure, foot)
-    axes.set(xlim=(-0.01 * end, 1.01 * end), ylim=(-0.01 * end, 1.02 * end))
-    axes.grid()
-    axes.tick_params(labelbottom=False)
-    line(axes, [0, end], [0, end], CHANCE)
-    line(axes, promised, observed, Look(SELECTED.colour, width=0.7), zorder=3)
-    axes.vlines(promised, below, above, color=PALETTE[SELECTED.colour], linewidth=1.3)
-    line(axes, promised, observed, SELECTED, linestyle="none", zorder=4)
-    _draw_counts(answers, promised, counts, end)
+    _draw_bins(axes, predicted, observed, (below, above), end)
+    _draw_counts(answers, predicted, counts, end)
     title_axes(figure, foot, "risk, mean of a bin", "answers")
     title_axes(figure, box, "", "hallucinated")
     if counts.size:
         _note(axes, f"calibration error {ece:.3f}")
     else:
-        say_nothing(axes)
+        write_no_data(axes)
     return Plot(
         name="reliability",
         title="Calibration",
@@ -82,13 +76,30 @@ def reliability_plot(
             "risk of 0.3, three in ten are hallucinated. Bars are 95% intervals over the groups "
             "that folds keep together. Below: the number of answers in each bin."
         ),
-        description=_describe_bins(promised, observed, counts, ece),
+        description=_describe_bins(predicted, observed, counts, ece),
         columns={
-            "mean_risk": promised.tolist(), "rate": observed.tolist(), "count": counts.tolist(),
+            "mean_risk": predicted.tolist(), "rate": observed.tolist(), "count": counts.tolist(),
             "low": below.tolist(), "high": above.tolist(),
         },
         figure=figure,
     )  # fmt: skip
+
+
+def _draw_bins(
+    axes: Axes,
+    predicted: NDArray[np.float64],
+    observed: NDArray[np.float64],
+    interval: tuple[NDArray[np.float64], NDArray[np.float64]],
+    end: float,
+) -> None:
+    """Draw the points of the bins, their intervals, and the diagonal, up to ``end``."""
+    axes.set(xlim=(-0.01 * end, 1.01 * end), ylim=(-0.01 * end, 1.02 * end))
+    axes.grid()
+    axes.tick_params(labelbottom=False)
+    line(axes, [0, end], [0, end], CHANCE)
+    line(axes, predicted, observed, LineStyle(SELECTED.colour, width=0.7), zorder=3)
+    axes.vlines(predicted, *interval, color=PALETTE[SELECTED.colour], linewidth=1.3)
+    line(axes, predicted, observed, SELECTED, linestyle="none", zorder=4)
 
 
 @drawing()
@@ -108,26 +119,19 @@ def risk_histogram(risk: ArrayLike, truth: ArrayLike, threshold: float | None) -
     edges = np.linspace(0, end, _BINS + 1)
     faithful, hallucinated = (np.histogram(risks[kept], edges)[0] for kept in (~flags, flags))
     rows = [
-        KeyRow(_FAITHFUL, "faithful", f"{faithful.sum():,}"),
-        KeyRow(_HALLUCINATED, "hallucinated", f"{hallucinated.sum():,}"),
+        LegendEntry(_FAITHFUL, "faithful", f"{faithful.sum():,}"),
+        LegendEntry(_HALLUCINATED, "hallucinated", f"{hallucinated.sum():,}"),
     ]
-    figure = sheet(HALF, 0.55 + 2.25 + room_for_key(len(rows)))
+    figure = sheet(HALF, 0.55 + 2.25 + legend_height(len(rows)))
     box = Box(0.52, 0.55, HALF - 0.15, 2.8)
     axes = axes_in(figure, box)
     axes.set(xlim=(-0.01 * end, 1.01 * end))
-    axes.grid(axis="y")
-    axes.yaxis.set_major_locator(round_ticks(5))
-    axes.yaxis.set_major_formatter(percent)
-    tallest = [
-        _draw_steps(axes, edges, counts, look)
-        for counts, look in ((faithful, _FAITHFUL), (hallucinated, _HALLUCINATED))
-    ]
-    axes.set_ylim(0, 1.1 * max(tallest))
+    _draw_outcomes(axes, edges, faithful, hallucinated)
     if threshold is not None:
         _draw_threshold(axes, threshold, end)
     if not risks.size:
-        say_nothing(axes)
-    key(figure, box, rows, "answers")
+        write_no_data(axes)
+    legend(figure, box, rows, "answers")
     title_axes(figure, box, "risk", "share of the answers of each outcome")
     return Plot(
         name="risk_histogram",
@@ -143,6 +147,23 @@ def risk_histogram(risk: ArrayLike, truth: ArrayLike, threshold: float | None) -
         },
         figure=figure,
     )  # fmt: skip
+
+
+def _draw_outcomes(
+    axes: Axes,
+    edges: NDArray[np.float64],
+    faithful: NDArray[np.int64],
+    hallucinated: NDArray[np.int64],
+) -> None:
+    """Draw the counts of both outcomes as shares of their own answers."""
+    axes.grid(axis="y")
+    axes.yaxis.set_major_locator(round_ticks(5))
+    axes.yaxis.set_major_formatter(percent)
+    tallest = [
+        _draw_steps(axes, edges, counts, line_style)
+        for counts, line_style in ((faithful, _FAITHFUL), (hallucinated, _HALLUCINATED))
+    ]
+    axes.set_ylim(0, 1.1 * max(tallest))
 
 
 def _end(values: NDArray[np.float64]) -> float:
@@ -166,15 +187,17 @@ def _draw_counts(axes: Axes, risk: ArrayLike, count: NDArray[np.int64], end: flo
 
 
 def _draw_steps(
-    axes: Axes, edges: NDArray[np.float64], counts: NDArray[np.int64], look: Look
+    axes: Axes, edges: NDArray[np.float64], counts: NDArray[np.int64], line_style: LineStyle
 ) -> float:
     """Draw one outcome's shares as steps, filled if the line is solid; return the largest."""
     shares = counts / max(counts.sum(), 1)
     heights = np.concatenate([[0], np.repeat(shares, 2), [0]])
     positions = np.repeat(edges, 2)
-    if not look.dashes:
-        axes.fill_between(positions, heights, color=PALETTE[look.colour], alpha=0.22, linewidth=0)
-    line(axes, positions, heights, look, zorder=3)
+    if not line_style.dashes:
+        axes.fill_between(
+            positions, heights, color=PALETTE[line_style.colour], alpha=0.22, linewidth=0
+        )
+    line(axes, positions, heights, line_style, zorder=3)
     return float(shares.max(initial=0.01))
 
 
@@ -190,7 +213,7 @@ def _draw_threshold(axes: Axes, threshold: float, end: float) -> None:
 
 
 def _describe_bins(
-    promised: NDArray[np.float64],
+    predicted: NDArray[np.float64],
     observed: NDArray[np.float64],
     counts: NDArray[np.int64],
     ece: float,
@@ -200,7 +223,7 @@ def _describe_bins(
     for index, word in ((0, "lowest"), (-1, "highest")):
         if counts.size:
             text += (
-                f" In the bin of {word} risk, {promised[index]:.1%} were predicted and "
+                f" In the bin of {word} risk, {predicted[index]:.1%} were predicted and "
                 f"{observed[index]:.1%} of {counts[index]:,} answers are hallucinated."
             )
     return text

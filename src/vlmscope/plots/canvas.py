@@ -1,4 +1,4 @@
-"""A figure laid out in inches: its axes, texts, labels and key, in one style.
+"""A figure laid out in inches: its axes, texts, labels and legend, in one style.
 
 A category may have any name, in any script. Text widths are those of matplotlib's DejaVu Sans,
 which is wider than the fonts that browsers choose, so text that fits here also fits there.
@@ -32,7 +32,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from vlmscope.locking import warnings_lock
-from vlmscope.plots.palette import PALETTE, Look
+from vlmscope.plots.palette import PALETTE, LineStyle
 
 FONT = "DejaVu Sans"
 """Included in matplotlib, so that nothing has to be installed."""
@@ -42,7 +42,7 @@ LONGEST = 80
 
 
 @contextmanager
-def quiet_glyphs() -> Iterator[None]:
+def without_glyph_warnings() -> Iterator[None]:
     """Suppress matplotlib's warnings about characters that its font lacks, drawn as a box."""
     with warnings_lock(), warnings.catch_warnings():
         for message in (r"Glyph .* missing from", r"Matplotlib currently does not support"):
@@ -77,7 +77,7 @@ def width(text: str, size: float) -> float:
     """Return the width of a text in inches, at a font size in points."""
     # DejaVu has no wide characters; a dash is as wide as the fonts that do make them.
     wide = "".join("—" if unicodedata.east_asian_width(c) in "WF" else c for c in text)
-    with quiet_glyphs():
+    with without_glyph_warnings():
         font = FontProperties(family=FONT, size=size)
         points, _, _ = text_to_path.get_text_width_height_descent(wide, font, False)
     return float(points) / 72
@@ -121,7 +121,7 @@ HALF = 4.4
 NARROW = 3.5
 """Inches: width of a plot on a phone."""
 
-NOTHING = "finds nothing"
+CONSTANT_RISK = "constant risk"
 """Shown instead of NaN, the number of a constant risk."""
 
 TEXT = 9.0
@@ -163,7 +163,7 @@ _STYLE: dict[str, Any] = {
 @contextmanager
 def drawing() -> Iterator[None]:
     """Use vlmscope's style, independent of the user's settings, which are restored."""
-    with style.context(["default", _STYLE]), quiet_glyphs():
+    with style.context(["default", _STYLE]), without_glyph_warnings():
         yield
 
 
@@ -178,10 +178,10 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyRow:
-    """A row of a key: the look of a line, its title, and its number."""
+class LegendEntry:
+    """An entry of a legend: the style of a line, its title, and its number."""
 
-    look: Look
+    line_style: LineStyle
     title: str
     number: str = ""
 
@@ -233,50 +233,50 @@ def title_axes(figure: Figure, box: Box, below: str, above: str = "") -> None:
     write(figure, box.left - 0.4, box.top + 0.15, above, size=SMALL, colour="muted")
 
 
-def line(axes: Axes, x: ArrayLike, y: ArrayLike, look: Look, **options: Any) -> None:
-    """Draw a line in its look; options override it."""
-    axes.plot(x, y, **{**_of(look), **options})
+def line(axes: Axes, x: ArrayLike, y: ArrayLike, line_style: LineStyle, **options: Any) -> None:
+    """Draw a line in its style; options override it."""
+    axes.plot(x, y, **{**_of(line_style), **options})
 
 
-def sample(figure: Figure, x: Sequence[float], y: Sequence[float], look: Look) -> None:
-    """Draw a line in its look at positions in inches, anywhere on the figure."""
-    middle = Line2D(x, y, transform=figure.dpi_scale_trans, **(_of(look) | {"marker": ""}))
+def sample(figure: Figure, x: Sequence[float], y: Sequence[float], line_style: LineStyle) -> None:
+    """Draw a line in its style at positions in inches, anywhere on the figure."""
+    middle = Line2D(x, y, transform=figure.dpi_scale_trans, **(_of(line_style) | {"marker": ""}))
     figure.add_artist(middle)
 
 
-def mark(figure: Figure, x: float, y: float, look: Look) -> None:
-    """Draw a look's marker, if it has one, at a position in inches."""
-    if look.marker:
-        figure.add_artist(Line2D([x], [y], transform=figure.dpi_scale_trans, **_of(look)))
+def mark(figure: Figure, x: float, y: float, line_style: LineStyle) -> None:
+    """Draw a marker of a style, if it has one, at a position in inches."""
+    if line_style.marker:
+        figure.add_artist(Line2D([x], [y], transform=figure.dpi_scale_trans, **_of(line_style)))
 
 
-def key(figure: Figure, box: Box, rows: Sequence[KeyRow], heading: str = "") -> None:
-    """Write a key above the axes, one row per line, with the numbers in a column at the right."""
+def legend(figure: Figure, box: Box, rows: Sequence[LegendEntry], heading: str = "") -> None:
+    """Write a legend above the axes, one entry per line, the numbers in a column at the right."""
     top = box.top + 0.4 + LINE * len(rows)
     if heading:
         write(figure, box.right, top, heading, size=SMALL, colour="muted", align="right")
     start = box.left - 0.4
     for index, row in enumerate(rows, 1):
         y = top - LINE * index
-        sample(figure, [start, start + 0.34], [y, y], row.look)
-        mark(figure, start + 0.17, y, row.look)
+        sample(figure, [start, start + 0.34], [y, y], row.line_style)
+        mark(figure, start + 0.17, y, row.line_style)
         room = box.right - start - 0.42 - width(row.number, TEXT) - 0.1
         write(figure, start + 0.42, y, fit(clean(row.title), room, TEXT))
         write(figure, box.right, y, row.number, align="right")
 
 
-def room_for_key(rows: int) -> float:
-    """Return the height in inches that a key and the title of the axes need above them."""
+def legend_height(rows: int) -> float:
+    """Return the height in inches that a legend and the title of the axes need above them."""
     return 0.49 + LINE * rows
 
 
-def known(value: float, form: str = ".3f") -> str:
-    """Return a number as text, or ``NOTHING`` for the NaN of a constant risk.
+def number_or_constant(value: float, form: str = ".3f") -> str:
+    """Return a number as text, or ``CONSTANT_RISK`` for the NaN of a constant risk.
 
-    >>> known(0.5), known(float("nan"))
-    ('0.500', 'finds nothing')
+    >>> number_or_constant(0.5), number_or_constant(float("nan"))
+    ('0.500', 'constant risk')
     """
-    return NOTHING if np.isnan(value) else f"{value:{form}}"
+    return CONSTANT_RISK if np.isnan(value) else f"{value:{form}}"
 
 
 def percent(share: float, _: object = None) -> str:
@@ -293,18 +293,18 @@ def round_ticks(most: int) -> MaxNLocator:
     return MaxNLocator(most, steps=[1, 2, 2.5, 5, 10])
 
 
-def say_nothing(axes: Axes) -> None:
+def write_no_data(axes: Axes) -> None:
     """Write "no data" into the axes."""
     axes.text(0.5, 0.7, "no data", transform=axes.transAxes, ha="center", color=PALETTE["muted"])
 
 
-def _of(look: Look) -> dict[str, Any]:
-    """Return a look as matplotlib's options of a line."""
+def _of(line_style: LineStyle) -> dict[str, Any]:
+    """Return a style as matplotlib's options of a line."""
     return {
-        "color": PALETTE[look.colour],
-        "linestyle": (0, look.dashes) if look.dashes else "-",
-        "linewidth": look.width,
-        "marker": look.marker,
+        "color": PALETTE[line_style.colour],
+        "linestyle": (0, line_style.dashes) if line_style.dashes else "-",
+        "linewidth": line_style.width,
+        "marker": line_style.marker,
         "markersize": 5.2,
         "markeredgecolor": PALETTE["paper"],
         "markeredgewidth": 0.7,
@@ -331,10 +331,10 @@ class Label:
 
     number: str
     """The number after the title; never cut."""
-    look: Look
+    line_style: LineStyle
 
 
-def room_for_labels(labels: Sequence[Label]) -> float:
+def labels_width(labels: Sequence[Label]) -> float:
     """Return the width in inches that these labels need at the right of the axes."""
     longest = max(width(_text_of(label), TEXT) for label in labels)
     return _LEADER + min(longest, _MOST) + 0.08
@@ -348,9 +348,9 @@ def write_labels(figure: Figure, axes: Axes, box: Box, labels: Sequence[Label]) 
     positions = spread(np.array(heights), LINE, box.bottom, box.top)
     start = box.right + _LEADER
     for label, height, position in zip(labels, heights, positions, strict=True):
-        leader = Look(label.look.colour, width=0.7)
+        leader = LineStyle(label.line_style.colour, width=0.7)
         sample(figure, [box.right, start - 0.1], [height, position], leader)
-        mark(figure, start - 0.1, position, label.look)
+        mark(figure, start - 0.1, position, label.line_style)
         write(figure, start, position, _text_of(label))
 
 

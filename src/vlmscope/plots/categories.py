@@ -24,11 +24,11 @@ from vlmscope.plots.canvas import (
     line,
     percent,
     round_ticks,
-    say_nothing,
     sheet,
     title_axes,
     width,
     write,
+    write_no_data,
 )
 from vlmscope.plots.palette import HALLUCINATED, PALETTE
 
@@ -128,7 +128,7 @@ def _draw(
     _draw_rates(axes, drawn, shift)
     title_axes(figure, box, "hallucinated")
     if not drawn:
-        say_nothing(axes)
+        write_no_data(axes)
         return
     axes.axvline(overall, color=PALETTE["muted"], linewidth=1, dashes=(4, 2), zorder=1)
     text = f"all: {overall:.1%}"

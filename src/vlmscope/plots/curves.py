@@ -12,25 +12,25 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from vlmscope.plots.canvas import (
+    CONSTANT_RISK,
     HALF,
-    NOTHING,
     SMALL,
     Box,
-    KeyRow,
+    LegendEntry,
     Plot,
     axes_in,
     drawing,
-    key,
-    known,
+    legend,
+    legend_height,
     line,
+    number_or_constant,
     percent,
-    room_for_key,
     round_ticks,
-    say_nothing,
     sheet,
     title_axes,
+    write_no_data,
 )
-from vlmscope.plots.palette import CHANCE, PALETTE, Look, look
+from vlmscope.plots.palette import CHANCE, PALETTE, LineStyle, line_style
 
 MOST_POINTS = 250
 """Maximum number of points of a curve: more are not visible, and would make a page large."""
@@ -55,11 +55,11 @@ class RocLine:
     recall: ArrayLike
     """Share of the hallucinated answers that are flagged."""
     auroc: float
-    """NaN if the risk found nothing: then no curve is drawn."""
+    """NaN if the risk is constant: then no curve is drawn."""
     style: Literal["probe", "baseline"] = "probe"
     """What it is, for the description."""
     meaning: str = ""
-    """Its name in ``palette.LOOKS``."""
+    """Its name in ``palette.LINE_STYLES``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,14 +70,14 @@ class CoverageLine:
     coverage: ArrayLike
     rate: ArrayLike
     aurc: float
-    """Area under the risk-coverage curve; NaN where the risk found nothing: then no curve is
+    """Area under the risk-coverage curve; NaN where the risk is constant: then no curve is
     drawn."""
     style: Literal["probe", "baseline", "optimal"]
     """What it is, for the description and the data; ``optimal`` is what no risk can beat."""
     band: tuple[ArrayLike, ArrayLike, ArrayLike] | None = None
     """Shares answered, and the ends of a band there that contains the complete curve in 95%."""
     meaning: str = ""
-    """Its name in ``palette.LOOKS``."""
+    """Its name in ``palette.LINE_STYLES``."""
 
 
 @drawing()
@@ -86,12 +86,13 @@ def roc_curves(curves: Sequence[RocLine]) -> Plot:
 
     A curve of many points is thinned to ``MOST_POINTS``, evenly along its length.
     """
-    looks = [look(row.meaning, index) for index, row in enumerate(curves)]
-    thin = [(row, own, *_thin_roc(row)) for row, own in _drawn(curves, looks, "auroc")]
-    keys = [
-        KeyRow(own, row.title, known(row.auroc)) for own, row in zip(looks, curves, strict=True)
+    styles = [line_style(row.meaning, index) for index, row in enumerate(curves)]
+    thin = [(row, own, *_thin_roc(row)) for row, own in _drawn(curves, styles, "auroc")]
+    entries = [
+        LegendEntry(own, row.title, number_or_constant(row.auroc))
+        for own, row in zip(styles, curves, strict=True)
     ]
-    figure, axes, box = _keyed(keys, "AUROC")
+    figure, axes, box = _keyed(entries, "AUROC")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
     line(axes, [0, 1], [0, 1], CHANCE)
     axes.axvline(_FLAGGED, color=PALETTE["axis"], linewidth=0.7)
@@ -131,12 +132,12 @@ def risk_coverage_plot(curves: Sequence[CoverageLine], prevalence: float) -> Plo
         curves: One a risk.
         prevalence: Hallucination rate where every question is answered.
     """
-    looks = [look(row.meaning, index) for index, row in enumerate(curves)]
-    drawn = _drawn(curves, looks, "aurc")
+    styles = [line_style(row.meaning, index) for index, row in enumerate(curves)]
+    drawn = _drawn(curves, styles, "aurc")
     thin = [(row, *_thin_coverage(row)) for row, _ in drawn]
-    titled = zip(looks, curves, strict=True)
-    keys = [KeyRow(own, row.title, known(row.aurc)) for own, row in titled]
-    figure, axes, box = _keyed(keys, "AURC, less is better")
+    titled = zip(styles, curves, strict=True)
+    entries = [LegendEntry(own, row.title, number_or_constant(row.aurc)) for own, row in titled]
+    figure, axes, box = _keyed(entries, "AURC, less is better")
     axes.set(xlim=(-0.01, 1.01), ylim=(0, _highest(thin, prevalence)))
     axes.axhline(prevalence, color=PALETTE["axis"], linewidth=0.7)
     label = f"all answered: {prevalence:.1%}"
@@ -193,9 +194,9 @@ def _band_at(row: CoverageLine, coverage: Floats) -> tuple[list[float | None], l
     return low, high
 
 
-def _keyed(rows: Sequence[KeyRow], heading: str) -> tuple[Figure, Axes, Box]:
-    """Return a figure of half width with a key above its axes; without rows, one with a note."""
-    figure = sheet(HALF, 0.55 + _HIGH + room_for_key(max(len(rows), 2)))
+def _keyed(rows: Sequence[LegendEntry], heading: str) -> tuple[Figure, Axes, Box]:
+    """Return a figure of half width with a legend above its axes; without rows, one with a note."""
+    figure = sheet(HALF, 0.55 + _HIGH + legend_height(max(len(rows), 2)))
     box = Box(0.52, 0.55, HALF - 0.15, 0.55 + _HIGH)
     axes = axes_in(figure, box)
     axes.grid()
@@ -203,9 +204,9 @@ def _keyed(rows: Sequence[KeyRow], heading: str) -> tuple[Figure, Axes, Box]:
     axes.xaxis.set_major_formatter(percent)
     axes.yaxis.set_major_formatter(percent)
     if rows:
-        key(figure, box, rows, heading)
+        legend(figure, box, rows, heading)
     else:
-        say_nothing(axes)
+        write_no_data(axes)
     return figure, axes, box
 
 
@@ -239,10 +240,10 @@ _Curve = TypeVar("_Curve", RocLine, CoverageLine)
 
 
 def _drawn(
-    curves: Sequence[_Curve], looks: Sequence[Look], number: Literal["auroc", "aurc"]
-) -> list[tuple[_Curve, Look]]:
+    curves: Sequence[_Curve], styles: Sequence[LineStyle], number: Literal["auroc", "aurc"]
+) -> list[tuple[_Curve, LineStyle]]:
     """Return the curves that found something, with their looks."""
-    both = zip(curves, looks, strict=True)
+    both = zip(curves, styles, strict=True)
     return [(row, own) for row, own in both if not np.isnan(getattr(row, number))]
 
 
@@ -257,7 +258,7 @@ def _describe_roc(curves: Sequence[RocLine]) -> str:
     parts = ["Hallucinated answers flagged, against faithful answers flagged."]
     for row in curves:
         if np.isnan(row.auroc):
-            parts.append(f"{row.title} ({row.style}): {NOTHING}.")
+            parts.append(f"{row.title} ({row.style}): {CONSTANT_RISK}.")
             continue
         found = _floats(row.recall)[_last_allowed(row)]
         parts.append(
@@ -280,7 +281,7 @@ def _describe_coverage(
                 f"AURC {row.aurc:.3f}."
             )
     nothing = [row for row in curves if np.isnan(row.aurc)]
-    parts += [f"{row.title} ({row.style}): {NOTHING}." for row in nothing]
+    parts += [f"{row.title} ({row.style}): {CONSTANT_RISK}." for row in nothing]
     return " ".join(parts)
 
 

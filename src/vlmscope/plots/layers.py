@@ -13,28 +13,28 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from vlmscope.plots.canvas import (
+    CONSTANT_RISK,
     LINE,
     NARROW,
-    NOTHING,
     WIDE,
     Box,
-    KeyRow,
     Label,
+    LegendEntry,
     Plot,
     axes_in,
     drawing,
-    key,
-    known,
+    labels_width,
+    legend,
+    legend_height,
     line,
-    room_for_key,
-    room_for_labels,
+    number_or_constant,
     round_ticks,
-    say_nothing,
     sheet,
     title_axes,
     write_labels,
+    write_no_data,
 )
-from vlmscope.plots.palette import CHANCE, PALETTE, Look, look
+from vlmscope.plots.palette import CHANCE, PALETTE, LineStyle, line_style
 
 _MOST_MARKERS = 16
 
@@ -43,7 +43,7 @@ _MOST_MARKERS = 16
 class LayerLine:
     """One representation over its layers. All arrays have one element per layer.
 
-    The AUROC of a probe that found nothing is NaN, and has no point.
+    The AUROC of a probe with a constant risk is NaN, and has no point.
     """
 
     title: str
@@ -55,7 +55,7 @@ class LayerLine:
     high: ArrayLike
     """Upper end."""
     meaning: str = ""
-    """Its name in ``palette.LOOKS``."""
+    """Its name in ``palette.LINE_STYLES``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,12 @@ class Reference:
 
     title: str
     auroc: float
-    """NaN if it found nothing."""
+    """NaN if its risk is constant."""
     low: float | None = None
     high: float | None = None
     kind: Literal["representation", "baseline"] = "baseline"
     meaning: str = ""
-    """Its name in ``palette.LOOKS``."""
+    """Its name in ``palette.LINE_STYLES``."""
 
 
 @drawing()
@@ -88,12 +88,12 @@ def auroc_by_layer(
         unseen: The description of held-out answers, for the caption.
     """
     rows: list[LayerLine | Reference] = [*lines, *references]
-    looks = [look(row.meaning, index) for index, row in enumerate(rows)]
-    labels = [Label(0.5, "chance", "0.500", CHANCE), *map(_label, rows, looks)]
+    styles = [line_style(row.meaning, index) for index, row in enumerate(rows)]
+    labels = [Label(0.5, "chance", "0.500", CHANCE), *map(_label, rows, styles)]
     high = max(4.0, 0.85 + LINE * len(labels))
     figure = sheet(WIDE, high)
-    box = Box(0.55, 0.55, WIDE - room_for_labels(labels), high - 0.3)
-    axes = _draw(figure, box, rows, looks, num_layers)
+    box = Box(0.55, 0.55, WIDE - labels_width(labels), high - 0.3)
+    axes = _draw(figure, box, rows, styles, num_layers)
     write_labels(figure, axes, box, labels)
     return Plot(
         name="auroc_by_layer",
@@ -102,28 +102,31 @@ def auroc_by_layer(
             f"How well a probe of each layer distinguishes hallucinated from faithful answers "
             f"{unseen} it has not seen; bands are 95% simultaneous bands over all layers. The grey "
             "dashed lines need no hidden states: a probe is useful if it is above them."
-            + " A layer that finds nothing has no point."
+            + " A layer whose probe has a constant risk has no point."
             * any(np.isnan(_arrays(row)[1]).any() for row in lines)
         ),
         description=_describe(lines, references),
         columns=_columns(lines, references),
         figure=figure,
-        narrow=_narrow(rows, looks, labels, num_layers),
+        narrow=_narrow(rows, styles, labels, num_layers),
     )
 
 
 def _narrow(
     rows: Sequence[LayerLine | Reference],
-    looks: Sequence[Look],
+    styles: Sequence[LineStyle],
     labels: Sequence[Label],
     num_layers: int,
 ) -> Figure:
-    """Draw the narrow version, with a key above the axes."""
-    keys = [KeyRow(label.look, label.title, label.number) for label in (*labels[1:], labels[0])]
-    figure = sheet(NARROW, 0.55 + 2.6 + room_for_key(len(keys)))
+    """Draw the narrow version, with a legend above the axes."""
+    entries = [
+        LegendEntry(label.line_style, label.title, label.number)
+        for label in (*labels[1:], labels[0])
+    ]
+    figure = sheet(NARROW, 0.55 + 2.6 + legend_height(len(entries)))
     box = Box(0.5, 0.55, NARROW - 0.1, 0.55 + 2.6)
-    _draw(figure, box, rows, looks, num_layers)
-    key(figure, box, keys)
+    _draw(figure, box, rows, styles, num_layers)
+    legend(figure, box, entries)
     return figure
 
 
@@ -131,7 +134,7 @@ def _draw(
     figure: Figure,
     box: Box,
     rows: Sequence[LayerLine | Reference],
-    looks: Sequence[Look],
+    styles: Sequence[LineStyle],
     num_layers: int,
 ) -> Axes:
     """Draw lines and references into new axes."""
@@ -142,14 +145,14 @@ def _draw(
     axes.yaxis.set_major_locator(round_ticks(8))
     axes.grid(axis="y")
     line(axes, [0, 1], [0.5, 0.5], CHANCE, transform=axes.get_yaxis_transform())
-    for row, own in zip(rows, looks, strict=True):
+    for row, own in zip(rows, styles, strict=True):
         if isinstance(row, Reference):
             _draw_reference(axes, row, own)
-    for row, own in zip(rows, looks, strict=True):
+    for row, own in zip(rows, styles, strict=True):
         if isinstance(row, LayerLine):
             _draw_line(axes, row, own)
     if not rows:
-        say_nothing(axes)
+        write_no_data(axes)
     title_axes(figure, box, f"decoder layer, 0 to {max(num_layers - 1, 0)}", "AUROC")
     return axes
 
@@ -175,17 +178,17 @@ def _limits(rows: Sequence[LayerLine | Reference]) -> tuple[float, float]:
     return max(low - margin, 0), min(high + margin, 1.005)
 
 
-def _label(row: LayerLine | Reference, own: Look) -> Label:
+def _label(row: LayerLine | Reference, own: LineStyle) -> Label:
     """Return the label of a line."""
     auroc = np.array([row.auroc]) if isinstance(row, Reference) else _arrays(row)[1]
     found = auroc[np.isfinite(auroc)]
     if not found.size:
-        return Label(0.5, row.title, NOTHING, own)
+        return Label(0.5, row.title, CONSTANT_RISK, own)
     best = "" if isinstance(row, Reference) else "best "
     return Label(float(found[-1]), row.title, f"{best}{found.max():.3f}", own)
 
 
-def _draw_reference(axes: Axes, row: Reference, own: Look) -> None:
+def _draw_reference(axes: Axes, row: Reference, own: LineStyle) -> None:
     """Draw a horizontal line, and the interval of a representation."""
     if np.isnan(row.auroc):
         return
@@ -195,7 +198,7 @@ def _draw_reference(axes: Axes, row: Reference, own: Look) -> None:
     line(axes, [0, 1], [row.auroc, row.auroc], own, transform=across, marker="")
 
 
-def _draw_line(axes: Axes, row: LayerLine, own: Look) -> None:
+def _draw_line(axes: Axes, row: LayerLine, own: LineStyle) -> None:
     """Draw a representation and its intervals."""
     layers, auroc, low, high = _arrays(row)
     colour = PALETTE[own.colour]
@@ -209,7 +212,7 @@ def _draw_line(axes: Axes, row: LayerLine, own: Look) -> None:
     if found.size:
         # From the line's end to the edge of the axes, where its label starts.
         end, edge = found[-1], axes.get_xlim()[1]
-        line(axes, [layers[end], edge], [auroc[end]] * 2, Look(own.colour, width=0.7))
+        line(axes, [layers[end], edge], [auroc[end]] * 2, LineStyle(own.colour, width=0.7))
 
 
 def _arrays(row: LayerLine) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
@@ -230,13 +233,13 @@ def _describe(lines: Sequence[LayerLine], references: Sequence[Reference]) -> st
                 f"{auroc[best]:.3f} ({low[best]:.3f} to {high[best]:.3f})."
             )
             if nothing := ", ".join(map(str, layers[np.isnan(auroc)])):
-                parts.append(f"{row.title} finds nothing at layer {nothing}.")
+                parts.append(f"{row.title}: constant risk at layer {nothing}.")
         else:
-            parts.append(f"{row.title}: {NOTHING}.")
+            parts.append(f"{row.title}: {CONSTANT_RISK}.")
     for ref in references:
         has_ends = ref.low is not None and ref.high is not None and not np.isnan(ref.auroc)
         ends = f" ({ref.low:.3f} to {ref.high:.3f})" if has_ends else ""
-        parts.append(f"{ref.title} ({ref.kind}): {known(ref.auroc)}{ends}.")
+        parts.append(f"{ref.title} ({ref.kind}): {number_or_constant(ref.auroc)}{ends}.")
     return " ".join(["AUROC by decoder layer; chance is 0.5.", *parts])
 
 

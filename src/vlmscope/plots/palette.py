@@ -1,6 +1,6 @@
-"""The colours of all plots, by name, and the look of each plotted result.
+"""The colours of all plots, by name, and the style of each plotted result.
 
-A result has the same look in all figures, and its colour is unique: the selected probe, all layers
+A result has the same style in all figures, and its colour is unique: the selected probe, all layers
 together, each representation, both outcomes. Baselines share the grey, each with its own dashes.
 
 The first five colours are those of Okabe and Ito (2008), "Color universal design", darkened if
@@ -64,8 +64,8 @@ DARK_PALETTE: Mapping[str, str] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """The look of a line: colour, marker and dashes."""
+class LineStyle:
+    """The style of a line: colour, marker and dashes."""
 
     colour: str
     """A name of the palette."""
@@ -78,50 +78,50 @@ class Look:
     """Line width in points."""
 
 
-FAITHFUL = Look("blue", "o")
+FAITHFUL = LineStyle("blue", "o")
 """Faithful answers."""
 
-HALLUCINATED = Look("vermilion", "s", (5, 1.6))
+HALLUCINATED = LineStyle("vermilion", "s", (5, 1.6))
 """Hallucinated answers, and their share."""
 
-SELECTED = Look("ink", "o", width=1.9)
+SELECTED = LineStyle("ink", "o", width=1.9)
 """The probe whose layer was chosen inside training."""
 
-COMBINED = Look("red", "X", (3, 1, 1, 1))
+COMBINED = LineStyle("red", "X", (3, 1, 1, 1))
 """The probe of all layers together."""
 
-REPRESENTATIONS: Mapping[str, Look] = MappingProxyType(
+REPRESENTATIONS: Mapping[str, LineStyle] = MappingProxyType(
     {
-        "query_token_representation": Look("orange", "s", (5, 1.6)),
-        "vision_token_representation": Look("green", "^", (1.5, 1.3)),
-        "vision_only_representation": Look("purple", "D", (6, 1.5, 1.5, 1.5)),
-        "last_question_token_representation": Look("cyan", "v", (3, 1.2)),
-        "image_mean_representation": Look("olive", "P", (8, 1.5, 1.5, 1.5, 1.5, 1.5)),
-        "first_image_token_representation": Look("brown", "p"),
-        "first_answer_token_representation": Look("violet", "<", (8, 2)),
-        "last_answer_token_representation": Look("slate", ">", (4, 1, 1, 1, 1, 1)),
-        "answer_mean_representation": Look("pink", "h", (2, 1)),
+        "query_token_representation": LineStyle("orange", "s", (5, 1.6)),
+        "vision_token_representation": LineStyle("green", "^", (1.5, 1.3)),
+        "vision_only_representation": LineStyle("purple", "D", (6, 1.5, 1.5, 1.5)),
+        "last_question_token_representation": LineStyle("cyan", "v", (3, 1.2)),
+        "image_mean_representation": LineStyle("olive", "P", (8, 1.5, 1.5, 1.5, 1.5, 1.5)),
+        "first_image_token_representation": LineStyle("brown", "p"),
+        "first_answer_token_representation": LineStyle("violet", "<", (8, 2)),
+        "last_answer_token_representation": LineStyle("slate", ">", (4, 1, 1, 1, 1, 1)),
+        "answer_mean_representation": LineStyle("pink", "h", (2, 1)),
     }
 )
 """The probes of one representation, layer by layer."""
 
-BASELINES: Mapping[str, Look] = MappingProxyType(
+BASELINES: Mapping[str, LineStyle] = MappingProxyType(
     {
-        "joint": Look("muted", "", (4, 2), 1.2),
-        "best": Look("muted", "", (6, 1.6, 1.2, 1.6), 1.2),
-        "question_words": Look("muted", "", (10, 2.5), 1.2),
+        "joint": LineStyle("muted", "", (4, 2), 1.2),
+        "best": LineStyle("muted", "", (6, 1.6, 1.2, 1.6), 1.2),
+        "question_words": LineStyle("muted", "", (10, 2.5), 1.2),
     }
 )
 """What probes are compared with: everything known before the answer, the best of the single
 baselines, the question's words."""
 
-OPTIMUM = Look("axis", width=1.1)
+OPTIMUM = LineStyle("axis", width=1.1)
 """What nothing can beat."""
 
-CHANCE = Look("axis", "", (1, 2), 1.1)
+CHANCE = LineStyle("axis", "", (1, 2), 1.1)
 """What a coin would reach."""
 
-LOOKS: Mapping[str, Look] = MappingProxyType(
+LINE_STYLES: Mapping[str, LineStyle] = MappingProxyType(
     {
         "selected": SELECTED,
         "combined": COMBINED,
@@ -130,15 +130,15 @@ LOOKS: Mapping[str, Look] = MappingProxyType(
         **BASELINES,
     }
 )
-"""Meaning of a line → its look: the same in every figure."""
+"""Meaning of a line → its style: the same in every figure."""
 
 _OTHERS = (
-    Look("muted", "", (2, 2), 1.2),
-    Look("muted", "", (1, 1), 1.2),
-    Look("muted", "", (12, 2, 2, 2), 1.2),
+    LineStyle("muted", "", (2, 2), 1.2),
+    LineStyle("muted", "", (1, 1), 1.2),
+    LineStyle("muted", "", (12, 2, 2, 2), 1.2),
 )
 
 
-def look(meaning: str, index: int = 0) -> Look:
-    """Return the look of a line: by its meaning, or, of one that is not known, by its number."""
-    return LOOKS.get(meaning, _OTHERS[index % len(_OTHERS)])
+def line_style(meaning: str, index: int = 0) -> LineStyle:
+    """Return the style of a line: by its meaning, or, of one that is not known, by its number."""
+    return LINE_STYLES.get(meaning, _OTHERS[index % len(_OTHERS)])

@@ -1,6 +1,6 @@
 """Baselines: predictions without hidden states, which a probe has to beat.
 
-Facts known about a question or its answer are features of ordinary classifiers. Features are
+The known properties of a question or its answer are features of ordinary classifiers. Features are
 computed on all rows at once, without their labels: word counts or ranks of entropies leak nothing
 about the labels. Rare values cannot be learned, so kinds with few rows have no separate column.
 
@@ -61,8 +61,8 @@ Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class KnownFacts:
-    """All facts known before the answers; aligned, ``[N]``."""
+class PreAnswerFeatures:
+    """Everything known before the answers; aligned, ``[N]``."""
 
     kinds: dict[str, Sequence[str]]
     """By name: category, type of answer, likeliest first token, as available."""
@@ -116,7 +116,7 @@ def words(questions: Sequence[str]) -> Any:
         return None
 
 
-def few_facts(known: KnownFacts) -> Matrix:
+def main_effects(known: PreAnswerFeatures) -> Matrix:
     """Return the kinds, and splines of the numbers: few features, for small tables."""
     kinds = [*known.kinds.values(), *known.columns.values()]
     parts = [one_hot(names, MOST_TOKENS) for names in kinds]
@@ -124,9 +124,9 @@ def few_facts(known: KnownFacts) -> Matrix:
     return _joined(parts, len(known.questions))
 
 
-def kinds_and_numbers(known: KnownFacts) -> Matrix:
-    """Return ``few_facts``, pairs of kinds, and interactions of numbers with question kinds."""
-    parts = [few_facts(known)]
+def with_interactions(known: PreAnswerFeatures) -> Matrix:
+    """Return ``main_effects``, pairs of kinds, and interactions of numbers with question kinds."""
+    parts = [main_effects(known)]
     names = list(known.kinds)
     for index, one in enumerate(names):
         for other in names[index + 1 :]:
@@ -141,7 +141,7 @@ def kinds_and_numbers(known: KnownFacts) -> Matrix:
     return _joined(parts, len(known.questions))
 
 
-def _pairs_with_columns(known: KnownFacts) -> Iterator[Matrix]:
+def _pairs_with_columns(known: PreAnswerFeatures) -> Iterator[Matrix]:
     """Yield pairs of a column with a kind or another column, if neither determines the other."""
     earlier = list(known.kinds.values())
     for cells in known.columns.values():
@@ -152,17 +152,17 @@ def _pairs_with_columns(known: KnownFacts) -> Iterator[Matrix]:
         earlier.append(cells)
 
 
-def all_facts(known: KnownFacts) -> Matrix:
-    """Return ``kinds_and_numbers``, the words, and the first token's likeliest alternatives."""
-    parts = [kinds_and_numbers(known)]
+def all_features(known: PreAnswerFeatures) -> Matrix:
+    """Return ``with_interactions``, the words, and the first token's likeliest alternatives."""
+    parts = [with_interactions(known)]
     if (found := _frequent_words(known)) is not None:
         parts.append(found)
     parts += list(_alternatives(known))
     return _joined(parts, len(known.questions))
 
 
-def for_trees(known: KnownFacts) -> tuple[Matrix, list[bool]]:
-    """Return the same facts as columns for trees, and which of them are kinds."""
+def tree_features(known: PreAnswerFeatures) -> tuple[Matrix, list[bool]]:
+    """Return the same properties as columns for trees, and which of them are categorical."""
     columns: list[Matrix] = []
     for names in (*known.kinds.values(), *known.columns.values()):
         hot = one_hot(names, MOST_TOKENS)
@@ -176,7 +176,7 @@ def for_trees(known: KnownFacts) -> tuple[Matrix, list[bool]]:
     return matrix, [number < kinds for number in range(matrix.shape[1])]
 
 
-def _frequent_words(known: KnownFacts) -> Matrix | None:
+def _frequent_words(known: PreAnswerFeatures) -> Matrix | None:
     """Return the TF-IDF weights of the most frequent words and pairs of words."""
     found = words(known.questions)
     if found is None:
@@ -187,7 +187,7 @@ def _frequent_words(known: KnownFacts) -> Matrix | None:
     return np.asarray(found[:, kept].toarray()) if len(kept) else None
 
 
-def _alternatives(known: KnownFacts) -> Iterator[Matrix]:
+def _alternatives(known: PreAnswerFeatures) -> Iterator[Matrix]:
     """Yield the likeliest first tokens' log-probabilities, by rank and by token."""
     if known.logprobs is None or known.tokens is None:
         return
@@ -234,8 +234,8 @@ LARGEST = 1e15
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Facts:
-    """Facts known about each answer without hidden states; aligned, ``[N]``. None if unknown."""
+class BaselineInputs:
+    """What is known of each answer without hidden states; aligned, ``[N]``. None if unknown."""
 
     question: Sequence[str]
     """The question, verbatim."""
@@ -277,32 +277,32 @@ class Baseline:
     """Readable title."""
     known: Known
     """Before or after the answer is written."""
-    candidates: Callable[[Facts], Mapping[str, Candidate] | None]
-    """Facts → the candidates to choose from inside training, the simplest first; None if the
-    required facts are missing.
+    candidates: Callable[[BaselineInputs], Mapping[str, Candidate] | None]
+    """Inputs → the candidates to choose from inside training, the simplest first; None if the
+    required inputs are missing.
     """
 
 
 def baseline_fits(
-    facts: Facts, truth: NDArray[np.bool_], folds: Sequence[Fold]
+    inputs: BaselineInputs, truth: NDArray[np.bool_], folds: Sequence[Fold]
 ) -> Iterator[tuple[Baseline, ChosenFit]]:
-    """Yield every baseline possible with the facts and its out-of-fold predictions; ``joint`` last.
+    """Yield each baseline that the inputs allow, with out-of-fold predictions; ``joint`` is last.
 
     Args:
-        facts: The facts known without hidden states.
+        inputs: What is known without hidden states.
         truth: True where the answer is a hallucination, ``[N]``.
         folds: The outer folds, the probes' own.
     """
     before = {}
     for baseline in BASELINES:
-        candidates = baseline.candidates(facts)
+        candidates = baseline.candidates(inputs)
         if candidates is not None:
             fit = crossfit_candidates(candidates, truth, folds)
             if baseline.known == "before":
                 before[baseline.name] = fit
             yield baseline, fit
     # A small table may support no more than one fact, so each single one remains a candidate.
-    before["together"] = crossfit_candidates(joint_candidates(facts), truth, folds)
+    before["together"] = crossfit_candidates(joint_candidates(inputs), truth, folds)
     yield JOINT_BASELINE, best_of(before, folds)
 
 
@@ -323,40 +323,40 @@ _YES_NO_STARTS = frozenset(
 )
 
 
-def joint_candidates(facts: Facts) -> Mapping[str, Candidate]:
+def joint_candidates(inputs: BaselineInputs) -> Mapping[str, Candidate]:
     """Return the candidates of the joint baseline: regressions from small to large, and trees."""
-    known = _known(facts)
+    known = _known(inputs)
     found = {}
     for name, cells in known.columns.items():
         if (features := one_hot(cells)).shape[1]:
             found[f"column {name}"] = regression(features, 10.0)
-    for name, make in (("few", few_facts), ("pairs", kinds_and_numbers), ("all", all_facts)):
+    for name, make in (("few", main_effects), ("pairs", with_interactions), ("all", all_features)):
         features = make(known)
         for strength in JOINT_GRID:
             found[f"{name}, C={strength:g}"] = regression(features, strength)
-    features, kinds = for_trees(known)
+    features, kinds = tree_features(known)
     found["trees"] = Candidate(features, partial(_trees, kinds))
     return found
 
 
-def _known(facts: Facts) -> KnownFacts:
-    """Return the facts known before the answer, without constant ones."""
-    kinds = {"category": facts.category, "answer_type": _answer_types(facts),
-             "first_token": facts.first_token}  # fmt: skip
-    ids, logprobs = facts.first_token_ids, facts.first_token_logprobs
+def _known(inputs: BaselineInputs) -> PreAnswerFeatures:
+    """Return what is known before the answer, without what is constant."""
+    kinds = {"category": inputs.category, "answer_type": _answer_types(inputs),
+             "first_token": inputs.first_token}  # fmt: skip
+    ids, logprobs = inputs.first_token_ids, inputs.first_token_logprobs
     if logprobs is not None:  # an impossible token has minus infinity
         known = np.nan_to_num(logprobs, nan=LEAST_LOGPROB)
         logprobs = np.clip(known, LEAST_LOGPROB, -LEAST_LOGPROB)
     wide = ids is not None and logprobs is not None and logprobs.shape[1] > 1
     numbers = {
-        "entropy": facts.first_token_entropy,
-        "logprob": facts.first_token_logprob,
+        "entropy": inputs.first_token_entropy,
+        "logprob": inputs.first_token_logprob,
         "margin": logprobs[:, 0] - logprobs[:, 1] if wide and logprobs is not None else None,
-        "question_length": np.array([float(len(text.split())) for text in facts.question]),
-        "prompt_length": facts.num_prompt_tokens,
-        "images": facts.num_images,
+        "question_length": np.array([float(len(text.split())) for text in inputs.question]),
+        "prompt_length": inputs.num_prompt_tokens,
+        "images": inputs.num_images,
     }
-    return KnownFacts(
+    return PreAnswerFeatures(
         kinds={
             name: c[:, 0].tolist() for name, v in kinds.items() if (c := _column(v)) is not None
         },
@@ -365,10 +365,10 @@ def _known(facts: Facts) -> KnownFacts:
             for name, values in numbers.items()
             if (column := _number(values)) is not None and np.ptp(column) > 0
         },
-        questions=facts.question,
+        questions=inputs.question,
         columns={
             name: c[:, 0].tolist()
-            for name, v in facts.columns.items()
+            for name, v in inputs.columns.items()
             if (c := _column(v)) is not None
         },
         tokens=ids if wide else None,
@@ -404,16 +404,16 @@ def _number(values: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
     return np.where(np.isnan(values), finite.mean(), bounded)[:, None]
 
 
-def _answer_types(facts: Facts) -> Sequence[str]:
+def _answer_types(inputs: BaselineInputs) -> Sequence[str]:
     """Return the types of answer, from the table or else from the question's form."""
-    return facts.answer_type or [question_form(text) for text in facts.question]
+    return inputs.answer_type or [question_form(text) for text in inputs.question]
 
 
-def _first_token_in_category(facts: Facts) -> NDArray[Any] | None:
+def _first_token_in_category(inputs: BaselineInputs) -> NDArray[Any] | None:
     """Return category, first token, and the two together."""
-    if facts.category is None or facts.first_token is None or len(set(facts.category)) < 2:
+    if inputs.category is None or inputs.first_token is None or len(set(inputs.category)) < 2:
         return None
-    pairs = list(zip(facts.category, facts.first_token, strict=True))
+    pairs = list(zip(inputs.category, inputs.first_token, strict=True))
     return np.array([[kind, token, f"{kind}\n{token}"] for kind, token in pairs], dtype=object)
 
 
@@ -436,42 +436,42 @@ def _by_number(values: NDArray[np.float64] | None) -> Mapping[str, Candidate] | 
     }
 
 
-def _by_words(facts: Facts) -> Mapping[str, Candidate] | None:
+def _by_words(inputs: BaselineInputs) -> Mapping[str, Candidate] | None:
     """Return classifiers of the question's words, with several penalties."""
-    features = words(facts.question)
+    features = words(inputs.question)
     if features is None:
-        features = np.zeros((len(facts.question), 1))
+        features = np.zeros((len(inputs.question), 1))
     return {f"C={c:g}": regression(features, c) for c in WORD_GRID}
 
 
-def _majority(facts: Facts) -> Mapping[str, Candidate]:
-    features = np.zeros((len(facts.question), 1))
+def _majority(inputs: BaselineInputs) -> Mapping[str, Candidate]:
+    features = np.zeros((len(inputs.question), 1))
     return {"prior": Candidate(features, lambda: DummyClassifier(strategy="prior"))}
 
 
 BASELINES = (
     Baseline("majority", "share of hallucinations in training", "before", _majority),
     Baseline("category", "the question's category", "before",
-             lambda facts: _by_kind(_column(facts.category))),
+             lambda inputs: _by_kind(_column(inputs.category))),
     Baseline("answer_type", "the type of answer asked for", "before",
-             lambda facts: _by_kind(_column(_answer_types(facts)))),
+             lambda inputs: _by_kind(_column(_answer_types(inputs)))),
     Baseline("question_words", "the question's words (TF-IDF)", "before", _by_words),
     Baseline("first_token_entropy", "entropy of the first token", "before",
-             lambda facts: _by_number(facts.first_token_entropy)),
+             lambda inputs: _by_number(inputs.first_token_entropy)),
     Baseline("first_token_probability", "probability of the first token", "before",
-             lambda facts: _by_number(facts.first_token_logprob)),
+             lambda inputs: _by_number(inputs.first_token_logprob)),
     Baseline("first_token", "the first token it is about to write", "before",
-             lambda facts: _by_kind(_column(facts.first_token))),
+             lambda inputs: _by_kind(_column(inputs.first_token))),
     Baseline("first_token_in_category", "category and first token", "before",
-             lambda facts: _by_kind(_first_token_in_category(facts))),
+             lambda inputs: _by_kind(_first_token_in_category(inputs))),
     Baseline("answer_length", "length of the answer", "after",
-             lambda facts: _by_number(facts.num_answer_tokens)),
+             lambda inputs: _by_number(inputs.num_answer_tokens)),
     Baseline("answer_probability", "mean log-probability of the answer", "after",
-             lambda facts: _by_number(facts.mean_answer_logprob)),
+             lambda inputs: _by_number(inputs.mean_answer_logprob)),
 )  # fmt: skip
 """Every single baseline, simplest first."""
 
 JOINT_BASELINE = Baseline(
     JOINT, "everything known before the answer, together", "before", joint_candidates
 )
-"""Candidates are the single ones and models of all facts; the best inside training is chosen."""
+"""Candidates are the single ones and models of all inputs; the best inside training is chosen."""

@@ -101,7 +101,7 @@ def combine(
 
     Args:
         candidates: As in ``crossfit_select``; or anything with outer and inner log-odds, such as a
-            baseline of known facts and the selected probe.
+            joint baseline and the selected probe.
         truth: Whether each row is positive (hallucinated).
         folds: The folds of the candidates.
         grid: Values of ``C``.

@@ -16,7 +16,7 @@ from typing import Any
 from vlmscope.errors import InputError
 from vlmscope.metrics import share_bounds
 from vlmscope.plots import Plot
-from vlmscope.plots.canvas import NOTHING
+from vlmscope.plots.canvas import CONSTANT_RISK
 from vlmscope.probes.baselines import JOINT
 from vlmscope.report.categories import categories
 from vlmscope.report.columns import columns
@@ -40,7 +40,7 @@ from vlmscope.store import DEFAULT, Run, are_stale, label_sets, label_settings, 
 from vlmscope.sweeps import ProbeResult, SavedSweep, read_sweep
 from vlmscope.sweeps.abstaining import abstaining_of, rounded_change
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE
-from vlmscope.sweeps.source import of_set
+from vlmscope.sweeps.source import option_of_set
 from vlmscope.sweeps.verdict import Verdict
 from vlmscope.version import __version__
 
@@ -62,7 +62,7 @@ def missing(
         name: The label set of the report.
     """
     folder = shlex.quote(str(run.path))
-    made, probed = folder + of_set("--name", name), folder + of_set("--labels", name)
+    made, probed = folder + option_of_set("--name", name), folder + option_of_set("--labels", name)
     if not run.manifest.capture.max_new_tokens:
         yield (
             "The run stopped after the prefill and has no answers: extract again into another "
@@ -74,7 +74,7 @@ def missing(
     if labels is None or total is None:
         yield f"No labels yet: `vlmscope label {made}` determines which answers are hallucinated."
         for other in label_sets(run.path):
-            shown = folder + of_set("--labels", other)
+            shown = folder + option_of_set("--labels", other)
             yield f"There is a label set {other}: `vlmscope report {shown}` makes its report."
         return
     if later := sum(id_ not in labels for id_ in run.ids):
@@ -169,7 +169,7 @@ def _bounds(total: CategoryRow) -> str:
 def _of_probes(sweep: SavedSweep) -> Iterator[Number]:
     selected, baseline = sweep["selected"], sweep[sweep.summary["best_baseline"]]
     if selected.found_nothing:
-        yield Number("AUROC before the answer", NOTHING, "the probe: one risk in most folds")
+        yield Number("AUROC before the answer", CONSTANT_RISK, "the probe: one risk in most folds")
     else:
         span = f"95% interval {selected.auroc_low:.3f} to {selected.auroc_high:.3f}"
         yield Number("AUROC before the answer", f"{selected.auroc:.3f}", span)
@@ -199,13 +199,13 @@ def _joint(sweep: SavedSweep) -> Number:
 
 
 def _auroc(row: ProbeResult) -> str:
-    return NOTHING if row.found_nothing else f"{row.auroc:.3f}"
+    return CONSTANT_RISK if row.found_nothing else f"{row.auroc:.3f}"
 
 
 def results(sweep: SavedSweep) -> Iterator[ProbeResult]:
     """Yield the results as shown in the table of the page.
 
-    Differences are those of the rounded AUROCs; there is none if one of the two found nothing.
+    Differences are those of the rounded AUROCs; there is none if one of the two risks is constant.
     """
     rivals = {"above_baseline": sweep[sweep.summary["best_baseline"]], "above_joint": sweep[JOINT]}
     for row in sweep.results:

@@ -35,7 +35,7 @@ def _within(name: str, found: Mapping[str, Any] | None) -> dict[str, float | Non
 
 
 def _value(found: Mapping[str, Any], nothing: bool) -> ColumnValue:
-    """Return the numbers of a value; no AUROC if the probe found nothing."""
+    """Return the numbers of a value; no AUROC if the probe has a constant risk."""
     interval, simultaneous = found["interval"], found["simultaneous"]
     if nothing:
         interval = simultaneous = {"low": None, "high": None}

@@ -58,7 +58,7 @@ class CategoryRow:
     faithful: int
     unscorable: int
     share: float | None
-    """Hallucinated among those that are hallucinated or faithful."""
+    """Hallucinated answers as a share of the hallucinated and faithful ones."""
     share_low: float | None
     """Ends of its 95% interval, over images; None if there is only one image."""
     share_high: float | None
@@ -96,7 +96,7 @@ class ColumnTable:
     name: str
     auroc: float | None
     """Of the selected probe, over pairs of answers of the same value; None where there is none, or
-    it found nothing."""
+    its risk is constant."""
     auroc_low: float | None
     auroc_high: float | None
     joint: float | None

@@ -117,12 +117,12 @@ def _by_layer(sweep: SavedSweep, num_layers: int) -> Plot:
 
 
 def _known(row: ProbeResult, ends: tuple[float, float]) -> tuple[float, float, float]:
-    """Return an AUROC and the ends of an interval, all NaN if the result found nothing."""
+    """Return an AUROC and the ends of an interval, all NaN if the risk is constant."""
     return (math.nan,) * 3 if row.found_nothing else (row.auroc, *ends)
 
 
 def _meaning(name: str) -> str:
-    """Return the meaning of a line, which determines its look in every figure."""
+    """Return the meaning of a line, which determines its style in every figure."""
     return name if name in ("selected", "combined", JOINT, QUESTION_ONLY) else "best"
 
 
@@ -144,7 +144,7 @@ def _style(row: ProbeResult) -> Literal["baseline", "probe"]:
 
 
 def _found(row: ProbeResult, number: float) -> float:
-    """Return a number of a result; NaN if it found nothing."""
+    """Return a number of a result; NaN if the risk is constant."""
     return math.nan if row.found_nothing else number
 
 
@@ -153,7 +153,7 @@ def _roc(sweep: SavedSweep) -> Plot:
     for name in _compared(sweep):
         rows, row = sweep.stacked(name), sweep[name]
         curve = roc(rows.truth, rows.risks[name], rows.folds)
-        ends = curve.false_alarms, curve.recall, _found(row, row.auroc)
+        ends = curve.false_positive_rate, curve.recall, _found(row, row.auroc)
         lines.append(RocLine(row.title, *ends, _style(row), _meaning(name)))
     return roc_curves(lines)
 

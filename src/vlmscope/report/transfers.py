@@ -60,7 +60,7 @@ def _sentence(test: Mapping[str, Any], name: str) -> str:
     if row is None:
         return f"{start} no layer can be transferred."
     if row["found_nothing"]:
-        return f"{start} the probe finds nothing there."
+        return f"{start} the probe has a constant risk there."
     text = f"{start} the probe's AUROC is {row['auroc']:.3f}"
     if row["auroc_low"] is not None:
         text += f" (95% interval {row['auroc_low']:.3f} to {row['auroc_high']:.3f})"

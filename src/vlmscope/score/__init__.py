@@ -12,11 +12,11 @@
 - ``judge/``: a language model as the judge; import it from ``vlmscope.score.judge``
 """
 
-from vlmscope.score.auto import Auto, left_over
+from vlmscope.score.auto import Auto, unscorable_rows
 from vlmscope.score.column import Column, LabelFile, read_label_file
 from vlmscope.score.error_kinds import error_kind, with_error_kinds
 from vlmscope.score.language.text import normalise
-from vlmscope.score.parsing.options import OptionTruths, read_option_targets
+from vlmscope.score.parsing.options import OptionTargets, read_option_targets
 from vlmscope.score.parsing.truth import Code, accepted_answers, read_code
 from vlmscope.score.scorer import Scorer
 from vlmscope.score.stance import Stance, YesNo, read_stance, yes_no_truth
@@ -28,19 +28,19 @@ __all__ = [
     "Column",
     "Exact",
     "LabelFile",
-    "OptionTruths",
+    "OptionTargets",
     "Scorer",
     "Stance",
     "Vqa",
     "YesNo",
     "accepted_answers",
     "error_kind",
-    "left_over",
     "normalise",
     "read_code",
     "read_label_file",
     "read_option_targets",
     "read_stance",
+    "unscorable_rows",
     "with_error_kinds",
     "yes_no_truth",
 ]

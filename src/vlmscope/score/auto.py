@@ -37,7 +37,7 @@ class Auto:
             return
         kept = list(rows)
         scores = list(self._by_rules(kept))
-        judged = self._judge(left_over(kept, scores))
+        judged = self._judge(unscorable_rows(kept, scores))
         for score in scores:
             yield next(judged) if score.hallucinated is None else score
 
@@ -56,7 +56,7 @@ def _offered(row: Answered) -> bool:
     )
 
 
-def left_over(rows: Iterable[Answered], scores: Iterable[Score]) -> Iterator[Answered]:
+def unscorable_rows(rows: Iterable[Answered], scores: Iterable[Score]) -> Iterator[Answered]:
     """Yield the unscorable rows."""
     for row, score in zip(rows, scores, strict=True):
         if score.hallucinated is None:

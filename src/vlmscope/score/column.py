@@ -86,7 +86,7 @@ def lacks_label(score: Score) -> str:
 
     >>> lacks_label(Score("q1", None, "file", "not in the label file: human.csv", labelled=False))
     'no label in human.csv'
-    >>> lacks_label(Score("q1", None, "auto", "an answer that needs a judge"))
+    >>> lacks_label(Score("q1", None, "auto", "the answer needs a judge"))
     ''
     """
     start, _, rest = score.evidence.partition(": ")

@@ -216,21 +216,21 @@ def _score_other_phrase(case: Case, phrase: Words) -> Finding | None:
     others = set(phrase) - offered - case.question.words
     of_another = offered and any(is_part(lemma(w), "nv") and not is_part(w, "a") for w in others)
     if case.question.negated or compared_options(case.question) or of_another:
-        return Finding(None, f"an answer that needs a judge: {case.shown}")
+        return Finding(None, f"the answer needs a judge: {case.shown}")
     if _side_or_colour(case) and (
         is_about_another(case.final, case.question)
         or set(phrase) - COLOURS - _SHADES - case.question.words - {"left", "right", "side"}
     ):
-        return Finding(None, f"an answer that needs a judge: {case.shown}")
+        return Finding(None, f"the answer needs a judge: {case.shown}")
     if numeric and (_AROUND_YEAR.search(plain(case.final)) or not is_figure(phrase[0])):
-        return Finding(None, f"an answer that needs a judge: {case.shown}")
+        return Finding(None, f"the answer needs a judge: {case.shown}")
     if _EXCLUSIVE.search(case.question.asked) and any(
         phrase[0][:2] == truth[0][:2] for truth in case.short_truths
     ):
         return Finding(None, f"may be another form of the truth {case.truth_shown}: {case.shown}")
     colours = all(len(truth) == 1 and truth[0] in COLOURS for truth in case.short_truths)
     if colours and not COLOURS.intersection(phrase):
-        return Finding(None, f"an answer that needs a judge: names no basic color: {case.shown}")
+        return Finding(None, f"the answer needs a judge: names no basic color: {case.shown}")
     if _adjectives_beside(case, phrase) or allows_other_answers(case, phrase):
         return Finding(None, f"may be right beside the truth {case.truth_shown}: {case.shown}")
     if case.truth_doubted and any(NEGATIVE.search(plain(truth)) for truth in case.truths):
@@ -433,8 +433,8 @@ _RULES: tuple[Callable[[Case], Finding | None], ...] = (
 
 def _undecided(case: Case) -> Finding:
     if case.short_truths:
-        return Finding(None, f"an answer that needs a judge: {case.shown}")
-    return Finding(None, f"a truth that needs a judge: {case.truth_shown}")
+        return Finding(None, f"the answer needs a judge: {case.shown}")
+    return Finding(None, f"the ground truth needs a judge: {case.truth_shown}")
 
 
 def _rivals(case: Case) -> list[str]:

@@ -28,8 +28,8 @@ from vlmscope.store.format.hdf5_screening import screen_ahead
 from vlmscope.store.format.naming import vector_path
 from vlmscope.store.halp_rows import (
     IMAGE_HASHES,
-    HalpFacts,
     HalpRow,
+    HalpStatistics,
     VectorKey,
     opened_halp,
     read_attributes,
@@ -184,9 +184,9 @@ class HalpFiles:
         names = dict.fromkeys(name for row in self._rows for name in row.metadata)
         return {name: [row.metadata.get(name) for row in self._rows] for name in names}
 
-    def facts(self) -> tuple[HalpFacts, ...]:
+    def statistics(self) -> tuple[HalpStatistics, ...]:
         """Return the data on prompt, first token and answer stored with each row."""
-        return tuple(row.facts for row in self._rows)
+        return tuple(row.statistics for row in self._rows)
 
     def _width(self, key: VectorKey) -> int:
         if key not in self._widths:

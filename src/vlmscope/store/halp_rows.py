@@ -32,8 +32,8 @@ from vlmscope.store.format.naming import is_vector, question_id, vector_path
 from vlmscope.store.format.shard import hdf5_file
 from vlmscope.store.format.validation import COLUMNS
 
-FACT_LISTS = ("first_token_ids", "first_token_logprobs", "answer_token_ids", "answer_logprobs")
-"""Datasets of a row that facts are read from."""
+STATISTIC_LISTS = ("first_token_ids", "first_token_logprobs", "answer_token_ids", "answer_logprobs")
+"""Datasets of a row that its statistics are read from."""
 
 METADATA = "metadata"
 """Attribute of a row in an export: the other columns of its table, as JSON."""
@@ -43,7 +43,7 @@ MOST_NUMBERS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class HalpFacts:
+class HalpStatistics:
     """Data on a row's prompt, first token and answer. None for what the file does not have."""
 
     num_prompt_tokens: float | None = None
@@ -57,19 +57,19 @@ class HalpFacts:
     """NaN if the answer is empty."""
 
 
-def read_facts(group: Any, lists: Mapping[str, Any]) -> HalpFacts:
+def read_statistics(group: Any, lists: Mapping[str, Any]) -> HalpStatistics:
     """Return the data on a row's prompt, first token and answer.
 
     Args:
         group: The row's low-level group.
-        lists: Its low-level datasets of ``FACT_LISTS``, by name.
+        lists: Its low-level datasets of ``STATISTIC_LISTS``, by name.
     """
     logprobs = _floats(lists.get("answer_logprobs"))
     tokens = logprobs if logprobs is not None else _integers(lists.get("answer_token_ids"))
     ids = _integers(lists.get("first_token_ids"))
     likeliest = _floats(lists.get("first_token_logprobs"))
     paired = ids is not None and likeliest is not None and len(ids) == len(likeliest) > 0
-    return HalpFacts(
+    return HalpStatistics(
         num_prompt_tokens=_number(group, "num_prompt_tokens"),
         first_token_entropy=_number(group, "first_token_entropy"),
         first_token_ids=ids if paired else None,
@@ -159,7 +159,7 @@ class HalpRow:
     hashes: Mapping[str, str]
     """The image's hashes, by name; only exports of vlmscope have them."""
 
-    facts: HalpFacts
+    statistics: HalpStatistics
     """Data on the prompt, the first token and the answer; only in exports of vlmscope."""
 
     metadata: Mapping[str, Any]
@@ -236,7 +236,7 @@ def _read_row(path: Path, link: bytes, id_: str, group: Any, seen: set[int]) -> 
     not_finite = set()
     lists: dict[str, Any] = {}
     for name, dataset in walk_links(group, seen):
-        if name in FACT_LISTS:
+        if name in STATISTIC_LISTS:
             lists[name] = dataset
         elif name in HALP_TEXTS:
             texts[name] = _text(path, id_, name, dataset)
@@ -247,8 +247,10 @@ def _read_row(path: Path, link: bytes, id_: str, group: Any, seen: set[int]) -> 
             if not np.isfinite(values).all():
                 not_finite.add(key)
     hashes = {name: _text_attribute(group, name) for name in IMAGE_HASHES if _has(group, name)}
-    facts, metadata = read_facts(group, lists), read_metadata(group)
-    return HalpRow(id_, path, link, texts, widths, frozenset(not_finite), hashes, facts, metadata)
+    statistics, metadata = read_statistics(group, lists), read_metadata(group)
+    return HalpRow(
+        id_, path, link, texts, widths, frozenset(not_finite), hashes, statistics, metadata
+    )
 
 
 def _has(group: Any, name: str) -> bool:

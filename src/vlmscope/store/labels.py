@@ -88,8 +88,8 @@ def write_labels(
         scores: One label per row.
         settings: The settings that they were made with: any JSON value.
         name: The label set.
-        ground_truths: Changed ground truths that the answers were compared with (``Run.truths``);
-            by default the current ones of the run.
+        ground_truths: Changed ground truths that the answers were compared with, as in
+            ``Run.changed_ground_truths``; by default the current ones of the run.
 
     Raises:
         InputError: The name is not valid for a label set.
@@ -173,7 +173,7 @@ def label_settings(run: AnyRun, name: str = DEFAULT) -> dict[str, Any]:
     return record
 
 
-def is_of_truths(run: str | Path, name: str = DEFAULT) -> bool:
+def made_from_ground_truths(run: str | Path, name: str = DEFAULT) -> bool:
     """Return whether labels were made from the ground truths of the run, and not read from a file.
 
     Args:
@@ -197,7 +197,9 @@ def are_stale(run: str | Path, name: str = DEFAULT) -> bool:
         StoreError: The file is damaged.
     """
     made_of = label_settings(run, name).get("truths", "")
-    return is_of_truths(run, name) and made_of != hash_ground_truths(read_ground_truths(run))
+    return made_from_ground_truths(run, name) and made_of != hash_ground_truths(
+        read_ground_truths(run)
+    )
 
 
 def _read(run: Path, name: str) -> Any:

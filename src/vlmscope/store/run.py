@@ -152,7 +152,9 @@ class Run:
         """Return the first rows for display: the texts, and the label if there is one."""
         blocks = []
         for shard in self._shards:
-            blocks.append(with_ground_truths(read_rows(shard, vectors=False), self.truths))
+            blocks.append(
+                with_ground_truths(read_rows(shard, vectors=False), self.changed_ground_truths)
+            )
             if sum(map(len, blocks)) >= count:
                 break
         table = frame(blocks).head(count)
@@ -190,7 +192,7 @@ class Run:
             )
         shard, row = self._locations[id_]
         block = read_shard(shard.path, slice(row, row + 1))
-        return next(captures_of(with_ground_truths(block, self.truths)))
+        return next(captures_of(with_ground_truths(block, self.changed_ground_truths)))
 
     @property
     def iloc(self) -> RowsByNumber:
@@ -211,7 +213,7 @@ class Run:
             first = min(rows)
             block = read_shard(shard.path, slice(first, max(rows) + 1))
             wanted = take(block, [row - first for row in rows])
-            yield from captures_of(with_ground_truths(wanted, self.truths))
+            yield from captures_of(with_ground_truths(wanted, self.changed_ground_truths))
 
     def __iter__(self) -> Iterator[Capture]:
         """Yield every capture; one shard is in memory at a time."""
@@ -222,14 +224,14 @@ class Run:
         """Yield the rows as columns, shard by shard."""
         self._screen_ahead()
         for shard in self._shards:
-            yield with_ground_truths(read_rows(shard, vectors=vectors), self.truths)
+            yield with_ground_truths(read_rows(shard, vectors=vectors), self.changed_ground_truths)
 
     def _screen_ahead(self, depth: str = "columns") -> None:
         """Start screening the shards that will be read."""
         screen_ahead((shard.path, depth) for shard in self._shards)
 
     @cached_property
-    def truths(self) -> dict[str, str]:
+    def changed_ground_truths(self) -> dict[str, str]:
         """Ground truths that changed in the table after their rows were captured, by question id.
 
         They replace the shards' ``ground_truth_answer`` everywhere except in ``texts``.

@@ -9,7 +9,7 @@ imports neither torch nor transformers.
     add(results)        ──►       add(results)
                         ◄──       None, or the error
 
-If one of the two dies, the other ends: what was published is safe, and the operating system
+If one of the two dies, the other ends: published rows are kept, and the operating system
 releases the lock.
 """
 
@@ -133,7 +133,7 @@ class RunWriterProcess(OpenRun):
         code = self._process.exitcode or 0
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return StoreError(
-            f"{self._run}: the writing process died ({how}); what was published is safe, run the "
+            f"{self._run}: the writing process died ({how}); published rows are kept, run the "
             "same command again to continue"
         )
 

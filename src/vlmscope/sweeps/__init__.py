@@ -1,7 +1,8 @@
 """Sweeps: probes for every representation and layer of a labelled run, compared with baselines.
 
 - ``source``: what can be probed: a run, or files in the HALP layout (``halp_files``)
-- ``data``: the rows, labels and known facts; ``grouping``: which rows show the same image
+- ``data``: the rows, their labels and the inputs of the baselines
+- ``grouping``: which rows show the same image
 - ``splitting``: folds and the groups that they keep together
 - ``run``: the sweep itself, one matrix in memory at a time
 - ``evaluation``: from risks to metrics, intervals and tests; ``calibration``: log-odds of fits
@@ -9,7 +10,7 @@
 - ``by_column``: results within a column of the table and for each of its values
 - ``halp_protocol``: the HALP paper's own protocol, for comparison (optimistic)
 - ``results``: rows and summary, plain data; ``save`` and ``load``: on disk
-- ``verdict``: the findings of a sweep, in sentences; ``abstaining``, ``missing_facts``: two parts
+- ``verdict``: the findings of a sweep, in sentences; ``abstaining``, ``missing_inputs``: two parts
   of it
 - ``compare``: labelled runs side by side; ``agreement``: two label sets of one run
 - ``transfer/``: probes trained on one run, evaluated on others

@@ -20,7 +20,7 @@ def abstaining_document(found: Abstention) -> dict[str, Any]:
 _SHARES = ("share", "before", "after", "change")
 
 
-def lack_of_abstaining(found: Any) -> str:
+def abstaining_error(found: Any) -> str:
     """Return what is missing in the entry of ``abstaining_document``, or an empty text."""
     if not isinstance(found, Mapping) or not isinstance(found.get("interval"), Mapping):
         return "has no effect of abstaining"

@@ -122,7 +122,7 @@ def column_document(found: Mapping[str, ColumnResult]) -> dict[str, Any]:
     }
 
 
-def lack_of_columns(found: Any) -> str:
+def columns_error(found: Any) -> str:
     """Return what is missing in the part ``by_column`` of a summary, or an empty text."""
     if not isinstance(found, dict):
         return "has a by_column that is not an object"

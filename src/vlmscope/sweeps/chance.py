@@ -9,7 +9,8 @@ Compared with that maximum, the layers' p-values are corrected for their number 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,8 +75,14 @@ class Chance:
     """95th percentile of the best AUROC."""
     p_value: float
     """Share of the permutations whose best reaches ``observed``, which is counted too."""
-    by_place: dict[str, LayerChance] = field(default_factory=dict)
+    by_layer: dict[str, LayerChance] = field(default_factory=dict)
     """Each representation and layer, by name."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the document of ``results.json``, where ``by_layer`` is ``by_place``."""
+        record = asdict(self)
+        record["by_place"] = record.pop("by_layer")
+        return record
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +169,7 @@ class Permutations:
             median=float(np.median(best)),
             high=float(np.quantile(best, 0.95)),
             p_value=_p_value(top, best),
-            by_place=by_name,
+            by_layer=by_name,
         )
 
     def recognition(

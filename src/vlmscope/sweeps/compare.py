@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlmscope.errors import InputError, StoreError, UnreachableError
-from vlmscope.metrics import Judged, holm, rate, rate_difference, resample_sides
+from vlmscope.metrics import LabelledRisk, holm, rate, rate_difference, resample_sides
 from vlmscope.probes import image_groups
 from vlmscope.store import AnyRun, Run, as_run, label_settings, read_labels
 from vlmscope.sweeps.grouping import content_groups
@@ -40,7 +40,7 @@ _SETTINGS: Mapping[str, str] = {
 """Settings of a sweep that affect the AUROC of its selected probe, and their names in messages."""
 
 
-def not_alike(one: SavedSweep, other: SavedSweep) -> Iterator[str]:
+def differences(one: SavedSweep, other: SavedSweep) -> Iterator[str]:
     """Yield the differences between two sweeps, as phrases with both values.
 
     Settings that a summary lacks are not compared.
@@ -49,7 +49,7 @@ def not_alike(one: SavedSweep, other: SavedSweep) -> Iterator[str]:
         one: The sweep mentioned first.
         other: The one to compare it with.
     """
-    here, there = learnt_from(one), learnt_from(other)
+    here, there = training_size(one), training_size(other)
     if max(here, there) > (1 + MOST_MORE) * min(here, there):
         yield f"trained on {here:,} answers and {there:,}"
     for name, title in _SETTINGS.items():
@@ -63,7 +63,7 @@ def not_alike(one: SavedSweep, other: SavedSweep) -> Iterator[str]:
         yield f"layers chosen from {_listed(reads[0])} and {_listed(reads[1])}"
 
 
-def learnt_from(sweep: SavedSweep) -> int:
+def training_size(sweep: SavedSweep) -> int:
     """Return the mean number of training answers in a fold of the first split."""
     folds = len(np.unique(sweep.folds))
     return round(len(sweep.predictions) * (folds - 1) / folds)
@@ -295,7 +295,7 @@ def _with_probe(summary: RunSummary, sweep: SavedSweep | None) -> RunSummary:
         return summary
     selected = sweep["selected"]
     if selected.found_nothing:
-        return replace(summary, probe_note="the probe finds nothing")
+        return replace(summary, probe_note="the probe has a constant risk")
     return replace(
         summary,
         probe_auroc=_number(selected.auroc),
@@ -377,7 +377,7 @@ def _with_probes(
     if first.sweep is None or other.sweep is None:
         return replace(pair, pair_note=first.note or other.note)
     if any(sweep["selected"].found_nothing for sweep in (first.sweep, other.sweep)):
-        return replace(pair, pair_note="a probe finds nothing")
+        return replace(pair, pair_note="a probe has a constant risk")
     both = (first.sweep, other.sweep)
     ids = _predicted_by_both(*both, groups)
     pair = replace(pair, probe_compared=len(ids))
@@ -391,7 +391,7 @@ def _with_probes(
     gap = drawn.difference("this", "first")
     if not np.isfinite([gap.value, gap.interval.low, gap.interval.high, gap.p_value]).all():
         return replace(pair, pair_note="too few answers of both kinds in common")
-    differ = "; ".join(_not_alike(first, other))
+    differ = "; ".join(_differences(first, other))
     return replace(
         pair,
         probe_difference=gap.value,
@@ -402,10 +402,10 @@ def _with_probes(
     )
 
 
-def _not_alike(first: _Opened, other: _Opened) -> Iterator[str]:
+def _differences(first: _Opened, other: _Opened) -> Iterator[str]:
     """Yield how the probes of two runs differ in settings or labels."""
     if first.sweep is not None and other.sweep is not None:
-        yield from not_alike(other.sweep, first.sweep)
+        yield from differences(other.sweep, first.sweep)
     scorers = [_labelled_by(each.run) for each in (other, first)]
     if all(scorers) and scorers[0] != scorers[1]:
         yield f"labels by {scorers[0]} and {scorers[1]}"
@@ -417,13 +417,15 @@ def _predicted_by_both(one: SavedSweep, other: SavedSweep, known: Mapping[str, i
     return [id_ for id_ in one.predictions["id"] if id_ in there and id_ in known]
 
 
-def _side(sweep: SavedSweep, joined: Mapping[str, int]) -> Judged:
+def _side(sweep: SavedSweep, joined: Mapping[str, int]) -> LabelledRisk:
     """Return the selected probe of a sweep on some questions, in all its repeats."""
     rows = sweep.stacked("selected")
     numbers = np.array([joined.get(id_, -1) for id_ in sweep.predictions["id"]], dtype=np.int64)
     groups = np.tile(numbers, len(rows.truth) // len(numbers))
     kept = groups >= 0
-    return Judged(rows.truth[kept], rows.risks["selected"][kept], rows.folds[kept], groups[kept])
+    return LabelledRisk(
+        rows.truth[kept], rows.risks["selected"][kept], rows.folds[kept], groups[kept]
+    )
 
 
 def _joined(

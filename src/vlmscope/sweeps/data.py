@@ -1,4 +1,4 @@
-"""The data of a sweep: scorable rows of a run, their labels, images, known facts and columns.
+"""The data of a sweep: scorable rows of a run, labels, images, inputs of the baselines, columns.
 
 Results are broken down by columns of the table that describe the kind of a question and are known
 before the answer: its category, source, domain. Columns with these names are used if they have a
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vlmscope.score.column import LABEL_COLUMNS
-from vlmscope.store import Run, label_settings
+from vlmscope.store import Run, label_sets, label_settings
 from vlmscope.store.table import scalar_columns
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.errors import InputError
-from vlmscope.probes.baselines import Facts
+from vlmscope.errors import InputError, StoreError, UnreachableError
+from vlmscope.probes.baselines import BaselineInputs
 from vlmscope.schema import Score
 from vlmscope.score.column import lacks_label
 from vlmscope.store import DEFAULT, read_labels
@@ -38,9 +38,9 @@ from vlmscope.sweeps.grouping import (
     has_image,
     without_image_layers,
 )
-from vlmscope.sweeps.source import LABEL_SET, LayerKey, layer_keys, of_set
+from vlmscope.sweeps.source import LABEL_SET, LayerKey, layer_keys, option_of_set
 
-NEVER = frozenset(
+EXCLUDED_COLUMNS = frozenset(
     {"question_id", "id", "question", "image", "image_id", "image_name", "answer", "model_answer",
      "ground_truth_answer", "gt_answer", "truth", "target", *LABEL_COLUMNS}
 )  # fmt: skip
@@ -69,7 +69,7 @@ def columns_of_run(run: Run, table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     """Return the columns that came with the run's table, as texts, for some of its rows.
 
     Args:
-        run: The run; its own columns and the one that its labels were read from are left out.
+        run: The run; its own columns and those that labels were read from are left out.
         table: The rows, from ``Run.to_pandas``.
     """
     own = {name for block in _first(run) for name in scalar_columns(block)} | _label_columns(run)
@@ -78,9 +78,11 @@ def columns_of_run(run: Run, table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
 
 
 def usable_columns(table: Mapping[str, Iterable[Any]]) -> dict[str, tuple[str, ...]]:
-    """Return columns as texts, without those of ``NEVER``."""
+    """Return columns as texts, without those of ``EXCLUDED_COLUMNS``."""
     return {
-        str(name): tuple(map(kind_of, cells)) for name, cells in table.items() if name not in NEVER
+        str(name): tuple(map(kind_of, cells))
+        for name, cells in table.items()
+        if name not in EXCLUDED_COLUMNS
     }
 
 
@@ -91,10 +93,18 @@ def _first(run: Run) -> Iterator[Any]:
 
 
 def _label_columns(run: Run) -> set[str]:
-    """Return the column that the labels were read from, if any."""
-    settings = label_settings(run.path).get("settings")
-    column = settings.get("column") if isinstance(settings, Mapping) else None
-    return {column} if isinstance(column, str) else set()
+    """Return the columns that label sets were read from."""
+    found = set()
+    for name in label_sets(run.path):
+        try:
+            settings = label_settings(run.path, name).get("settings")
+        except UnreachableError:
+            raise
+        except StoreError:  # damaged: reported by the command that uses the set
+            continue
+        if isinstance(settings, Mapping) and isinstance(settings.get("column"), str):
+            found.add(settings["column"])
+    return found
 
 
 UNSCORABLE = "the answer could not be scored"
@@ -128,8 +138,8 @@ class ProbeData:
     """True where the answer is a hallucination."""
     grouping: Grouping
     """Which rows are about the same image; copies and near-copies of an image count as one."""
-    facts: Facts
-    """Facts known about them without hidden states."""
+    baseline_inputs: BaselineInputs
+    """What is known of them without hidden states."""
     categories: tuple[str, ...] | None
     """Category of each, if the table has one."""
     unscorable: int
@@ -201,7 +211,7 @@ def probe_data(run: Run, copies: str = "near", *, labels: str = DEFAULT) -> Prob
         ids=tuple(run.ids[i] for i in rows),
         truth=truth,
         grouping=grouping,
-        facts=_facts(run, kept, rows),
+        baseline_inputs=_inputs(run, kept, rows),
         categories=_texts(kept, "category"),
         unscorable=int((~scorable).sum()),
         unlabelled=sum(score.outcome == "unlabelled" for score in scores),
@@ -237,7 +247,7 @@ def _scores(run: Run, labels: str) -> list[Score]:
     if missing:
         raise InputError(
             f"{run.path}: {missing} of {len(run)} rows have no label, as they came after the "
-            f"labelling; run vlmscope label{of_set('--name', labels)} again"
+            f"labelling; run vlmscope label{option_of_set('--name', labels)} again"
         )
     return [score for score in found if score is not None]
 
@@ -274,13 +284,13 @@ def check_truth(path: Path, truth: NDArray[np.bool_]) -> None:
         )
 
 
-def _facts(run: Run, table: pd.DataFrame, rows: NDArray[np.int64]) -> Facts:
-    """Return the known facts of some rows, those of the first token included."""
+def _inputs(run: Run, table: pd.DataFrame, rows: NDArray[np.int64]) -> BaselineInputs:
+    """Return the inputs of the baselines for some rows, those of the first token included."""
     likeliest: dict[str, list[NDArray[Any]]] = {name: [] for name in (TOKENS, LOGPROBS)}
     for block in run.blocks(vectors=False):
         for name, parts in likeliest.items():
             parts.append(block.numbers[name])
-    return Facts(
+    return BaselineInputs(
         question=list(table["question"]),
         category=_texts(table, "category"),
         answer_type=_texts(table, "answer_type"),
@@ -345,7 +355,7 @@ def with_columns(data: ProbeData, by: Sequence[str] | None = None) -> ProbeData:
     return replace(
         data,
         by=tuple(names),
-        facts=replace(data.facts, columns=extra),
+        baseline_inputs=replace(data.baseline_inputs, columns=extra),
         left_out=(
             *data.left_out,
             *(_left_out_column(name, data) for name in revealing if name != "answer_type"),
@@ -357,7 +367,7 @@ def _check(name: str, data: ProbeData) -> None:
     """Raise for a column that is missing or cannot be used."""
     usable = [other for other, cells in data.columns.items() if not _fault(cells)]
     fault = _fault(data.columns[name]) if name in data.columns else "is not a column of the table"
-    if name in NEVER:
+    if name in EXCLUDED_COLUMNS:
         fault = "is the question, its image, the answer or the label"
     if fault:
         there = ", ".join(map(shown, usable)) or "none"

@@ -97,7 +97,6 @@ def evaluate(
     best = _best_baseline(entries, drawn)
     probes = [name for name, entry in entries.items() if entry.kind == "probe"]
     bands = simultaneous(drawn, probes) if probes else {}
-
     gaps = _differences(entries, drawn, best)
 
     def result(name: str, entry: Entry) -> ProbeResult:
@@ -149,7 +148,7 @@ def _drawn(rows: Stacked, draws: int, seed: int) -> Resamples:
     rest = tuple(name for name in NAMES if name != "auroc")
     others = resample(*args, draws=max(1, draws // 4), seed=seed, metrics=rest)
     return Resamples(
-        {name: {**others.whole[name], **ranks.whole[name]} for name in rows.risks},
+        {name: {**others.observed[name], **ranks.observed[name]} for name in rows.risks},
         {name: {**others.drawn[name], **ranks.drawn[name]} for name in rows.risks},
         ranks.jackknives,
         ranks.images,
@@ -161,7 +160,7 @@ def _best_baseline(entries: Mapping[str, Entry], drawn: Resamples) -> str:
     """Return the single baseline known before the answer with the highest AUROC."""
     return max(
         (name for name, entry in entries.items() if _is_baseline_before(entry) and name != JOINT),
-        key=lambda name: drawn.whole[name]["auroc"],
+        key=lambda name: drawn.observed[name]["auroc"],
     )
 
 
@@ -235,7 +234,7 @@ def within_column(
     )  # fmt: skip
     return (
         {
-            name: WithinKinds(found.whole[name]["auroc"], found.interval(name), share)
+            name: WithinKinds(found.observed[name]["auroc"], found.interval(name), share)
             for name in risks
         },
         tuple(WithinGap(one, other, found.difference(one, other)) for one, other in pairs),

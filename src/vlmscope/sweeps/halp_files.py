@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
 from vlmscope.probes import image_groups
-from vlmscope.probes.baselines import Facts
+from vlmscope.probes.baselines import BaselineInputs
 from vlmscope.regular import open_regular
 from vlmscope.score import LabelFile
 from vlmscope.score.column import EMPTY, ID_COLUMNS, LABEL_COLUMNS, find_column
 from vlmscope.store import FAILED_ANSWER, HalpFiles, vector_path
 from vlmscope.store.halp_files import Fault
-from vlmscope.store.halp_rows import HalpFacts
+from vlmscope.store.halp_rows import HalpStatistics
 from vlmscope.sweeps.data import (
     LeftOut,
     ProbeData,
@@ -134,20 +134,25 @@ def research_data(files: HalpFiles, table: LabelTable, copies: str = "near") -> 
         ids=ids,
         truth=truth,
         grouping=_grouping(kept, metadata, copies),
-        facts=_facts(files, kept, rows, columns),
+        baseline_inputs=_inputs(files, kept, rows, columns),
         categories=_column(columns, "category"),
         unscorable=int((~labelled).sum()),
         unlabelled=int((~labelled).sum()) - len(table.unscorable.intersection(files.ids)),
         layer_keys=tuple(usable),
         left_out=tuple(left_out),
-        origin={
-            "source": RESEARCH,
-            "files": [file.name for file in files.files],
-            "labels": str(table.path),
-        },
+        origin=_origin(files, table),
         metadata=metadata,
         columns=usable_columns(columns),
     )
+
+
+def _origin(files: HalpFiles, table: LabelTable) -> dict[str, Any]:
+    """Return the entries of ``results.json`` that name the data."""
+    return {
+        "source": RESEARCH,
+        "files": [file.name for file in files.files],
+        "labels": str(table.path),
+    }
 
 
 def _columns(
@@ -253,17 +258,17 @@ def _whole(
     return rows[[not lack for lack in lacks]]
 
 
-def _facts(
+def _inputs(
     files: HalpFiles,
     kept: pd.DataFrame,
     rows: NDArray[np.int64],
     metadata: Mapping[str, Sequence[Any]],
-) -> Facts:
-    """Return the known facts of some rows; numbers only if every row has them."""
-    every = files.facts()
+) -> BaselineInputs:
+    """Return the inputs of the baselines for some rows; numbers only if every row has them."""
+    every = files.statistics()
     known = [every[i] for i in rows]
     ids, logprobs = _likeliest(known)
-    return Facts(
+    return BaselineInputs(
         question=list(kept["question"]),
         category=_column(metadata, "category"),
         answer_type=_column(metadata, "answer_type"),
@@ -280,7 +285,7 @@ def _facts(
 
 
 def _likeliest(
-    known: Sequence[HalpFacts],
+    known: Sequence[HalpStatistics],
 ) -> tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]:
     """Return the likeliest first tokens and their log-probabilities, ``[N, K]``.
 

@@ -327,7 +327,8 @@ def halp_sentences(found: HalpReport, grouped: float | None) -> Iterator[str]:
 
     Args:
         found: The results of the protocol.
-        grouped: AUROC of the selected probe under the grouped protocol; None if it found nothing.
+        grouped: AUROC of the selected probe under the grouped protocol; None if its risk is
+            constant.
     """
     start = f"HALP protocol ({OPTIMISTIC})"
     best = found.best
@@ -341,7 +342,7 @@ def halp_sentences(found: HalpReport, grouped: float | None) -> Iterator[str]:
     span = f" (95% interval {low:.3f} to {high:.3f})" if np.isfinite(low) else ""
     text = f"{start}: the best of {len(found.results)} is {short}, AUROC {best.auroc:.3f}{span}"
     if grouped is None:
-        text += "; the grouped protocol found nothing"
+        text += "; under the grouped protocol the risk is constant"
     else:
         above = rounded_difference(best.auroc, grouped)
         side = "above" if above >= 0 else "below"

@@ -21,8 +21,8 @@ from vlmscope.metrics import measure
 from vlmscope.probes.baselines import JOINT
 from vlmscope.shown import count
 from vlmscope.store import DEFAULT, Run, as_run, read_document, read_labels, reading
-from vlmscope.sweeps.abstaining import lack_of_abstaining
-from vlmscope.sweeps.by_column import lack_of_columns
+from vlmscope.sweeps.abstaining import abstaining_error
+from vlmscope.sweeps.by_column import columns_error
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE, QUESTION_ONLY
 from vlmscope.sweeps.grouping import comparable
 from vlmscope.sweeps.results import ProbeResult
@@ -33,7 +33,7 @@ from vlmscope.sweeps.save import (
     probes_folder,
     repeat_prefix,
 )
-from vlmscope.sweeps.source import LABEL_SET, of_set
+from vlmscope.sweeps.source import LABEL_SET, option_of_set
 from vlmscope.sweeps.splitting import Stacked, stacked
 from vlmscope.sweeps.verdict import Verdict, verdict_in
 
@@ -165,7 +165,7 @@ def read_sweep(run: Run | str | PathLike[str], labels: str = DEFAULT) -> SavedSw
     except ValueError as error:
         raise _damaged(folder / RESULTS, str(error), run) from error
     found = SavedSweep(summary, results, _read_predictions(folder / PREDICTIONS, run), "")
-    if lack := _lack_of_predictions(found):
+    if lack := _predictions_error(found):
         raise _damaged(folder / PREDICTIONS, lack, run)
     return replace(found, stale=_stale(found, run, labels))
 
@@ -180,13 +180,13 @@ def _read_summary(path: Path, run: Run) -> dict[str, Any] | None:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise _damaged(path, f"not JSON ({error})", run) from error
-    if lack := _lack_of_summary(found):
+    if lack := _summary_error(found):
         raise _damaged(path, lack, run)
     summary: dict[str, Any] = found
     return summary
 
 
-def _lack_of_summary(found: Any) -> str:
+def _summary_error(found: Any) -> str:
     """Return what is missing in a summary, or an empty text."""
     if not isinstance(found, dict):
         return "is not an object"
@@ -205,11 +205,11 @@ def _lack_of_summary(found: Any) -> str:
     for each in found["left_out"]:
         if not isinstance(each, dict) or not isinstance(each.get("count"), int):
             return "has something left out without a count"
-    lacks = lack_of_columns(found.get("by_column", {})), lack_of_abstaining(found["abstaining"])
-    return next(filter(None, lacks), "") or _lack_of_gains(results)
+    lacks = columns_error(found.get("by_column", {})), abstaining_error(found["abstaining"])
+    return next(filter(None, lacks), "") or _gains_error(results)
 
 
-def _lack_of_gains(results: Sequence[Mapping[str, Any]]) -> str:
+def _gains_error(results: Sequence[Mapping[str, Any]]) -> str:
     """Return what is missing in the gains over the joint baseline, or an empty text."""
     for row in results:
         if not isinstance(row.get("found_nothing"), bool) or not row.keys() >= set(_GAINS):
@@ -232,7 +232,7 @@ def _read_predictions(path: Path, run: Run) -> pd.DataFrame:
         raise _damaged(path, f"cannot be read ({one_line(error)})", run) from error
 
 
-def _lack_of_predictions(found: SavedSweep) -> str:
+def _predictions_error(found: SavedSweep) -> str:
     """Return what is missing in the predictions of what the summary lists, or an empty text."""
     starts = list(map(repeat_prefix, range(found.repeats)))
     risks = [f"{start}risk/{row.name}" for start in starts for row in found.results]
@@ -282,6 +282,6 @@ def _left_out(summary: Mapping[str, Any]) -> int:
 
 
 def _damaged(path: Path, finding: str, run: Run) -> StoreError:
-    option = of_set("--labels", path.parent.name.removeprefix(f"{PROBES}-"))
+    option = option_of_set("--labels", path.parent.name.removeprefix(f"{PROBES}-"))
     option = "" if path.parent.name == PROBES else option
     return StoreError(f"{path}: damaged, {finding}; run 'vlmscope probe {run.path}{option}' again")

@@ -72,12 +72,12 @@ def penalty_sentence(chosen: Sequence[float] | None, grid: Sequence[float] = GRI
 
 
 ResultKind = Literal["probe", "selected", "combined", "baseline"]
-"""One layer's probe; the best layer, chosen inside training; all layers together; known facts
+"""One layer's probe; the best layer, chosen inside training; all layers together; a baseline
 without hidden states.
 """
 
 CONSTANT = 0.5
-"""Share of the compared pairs in folds with a constant risk from which on a risk found nothing."""
+"""A risk counts as constant if it is so in folds with at least this share of the compared pairs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,12 +183,12 @@ class ProbeResult:
     @property
     def shown_auroc(self) -> str:
         """The AUROC as text, or that there is none."""
-        return "finds nothing" if self.found_nothing else f"AUROC {self.auroc:.3f}"
+        return "constant risk" if self.found_nothing else f"AUROC {self.auroc:.3f}"
 
     def shown_above(self, rival: ProbeResult) -> float | None:
         """Return the difference to the AUROC of a rival, computed from the rounded values shown.
 
-        None if either found nothing: then there is no AUROC to compare.
+        None if either risk is constant: then there is no AUROC to compare.
         """
         if self.found_nothing or rival.found_nothing:
             return None
@@ -253,7 +253,7 @@ def measured(drawn: Resamples, name: str, count: int) -> dict[str, Any]:
     for metric in NAMES:
         interval = drawn.interval(name, metric)
         found |= {
-            metric: drawn.whole[name][metric],
+            metric: drawn.observed[name][metric],
             f"{metric}_low": interval.low,
             f"{metric}_high": interval.high,
         }
@@ -402,7 +402,7 @@ class SweepResult:
         rows = count(len(self.data.truth), "row")
         return (
             f"SweepResult({rows}, {count(len(self.rows), 'result')}, selected "
-            f"{self.selected_place}: {self['selected'].shown_auroc})"
+            f"{self.selected_probe}: {self['selected'].shown_auroc})"
         )
 
     def __getitem__(self, name: str) -> ProbeResult:
@@ -415,7 +415,7 @@ class SweepResult:
         return stacked(self.data.truth, self.data.groups, self.fold_of, risks)
 
     @property
-    def selected_place(self) -> str:
+    def selected_probe(self) -> str:
         """Name of the probe chosen inside training in the most folds."""
         return most_chosen(self.chosen["selected"])
 

@@ -298,7 +298,7 @@ def _entries(
     progress("baselines")
     known = {}
     entries = {}
-    for baseline, raw in baseline_fits(data.facts, data.truth, folds):
+    for baseline, raw in baseline_fits(data.baseline_inputs, data.truth, folds):
         known[baseline.name] = calibrated(raw, data.truth, folds)
         risk = known[baseline.name].risk
         entries[baseline.name] = Entry(baseline.title, "baseline", risk, baseline.known)

@@ -4,7 +4,7 @@ results.parquet      a row for each probe, selection, baseline and control
 predictions.parquet  a row for each question: truth, fold, image group, every out-of-fold risk, and
                      the further columns of a label file
 results.json         the same numbers as the table, the settings, the choices, in one document
-<place>/             the selected probe and the best layer of each representation, trained on all
+<probe>/             the selected probe and the best layer of each representation, trained on all
                      rows and calibrated
 """
 
@@ -43,7 +43,7 @@ from vlmscope.store import (
 from vlmscope.sweeps.abstaining import abstaining_document
 from vlmscope.sweeps.by_column import column_document
 from vlmscope.sweeps.calibration import scale_of
-from vlmscope.sweeps.missing_facts import missing_facts
+from vlmscope.sweeps.missing_inputs import missing_inputs
 from vlmscope.sweeps.results import ProbeResult, SweepResult, without_nan
 from vlmscope.sweeps.run import known_of, vectors
 from vlmscope.sweeps.source import (
@@ -115,17 +115,7 @@ def save_sweep(
     folder = own if folder is None else as_path(folder)
     check_outside(folder, source.path, labels)
     check_folder(folder, result.data.origin.get(LABEL_SET))
-    try:
-        make_folder(folder, parents=True)
-    except OSError as error:
-        raise StoreError(
-            f"{folder}: cannot be created: {error.strerror or error}; give another --out"
-        ) from error
-    if folder.is_symlink() and folder == own:
-        raise StoreError(
-            f"{folder}: is a symbolic link, where a folder is expected; remove the link, or give "
-            "--out"
-        )
+    _make_folder(folder, may_be_link=folder != own)
     with alone(folder, "probes", "saving probes here"):
         older = _older_probes(folder)
         files: dict[Path, bytes] = {}
@@ -149,13 +139,32 @@ def save_sweep(
     return folder
 
 
+def _make_folder(folder: Path, *, may_be_link: bool) -> None:
+    """Create the folder if it is missing.
+
+    Raises:
+        StoreError: It cannot be created, or is a symbolic link where none is expected.
+    """
+    try:
+        make_folder(folder, parents=True)
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: cannot be created: {error.strerror or error}; give another --out"
+        ) from error
+    if folder.is_symlink() and not may_be_link:
+        raise StoreError(
+            f"{folder}: is a symbolic link, where a folder is expected; remove the link, or give "
+            "--out"
+        )
+
+
 def _document(source: Source, result: SweepResult, saved: list[dict[str, Any]]) -> bytes:
     """Return the bytes of ``results.json``."""
     summary = (
         _summary(result)
         | verdict_document(verdict_of(result))
         | {"run_id": run_id_of(source), "probes": saved}
-        | {"selected_probe": _folder_name(result.selected_place)}
+        | {"selected_probe": _folder_name(result.selected_probe)}
     )
     return (json.dumps(without_nan(summary), indent=2, allow_nan=False) + "\n").encode()
 
@@ -204,7 +213,7 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         "unscorable": data.unscorable,
         "unlabelled": data.unlabelled,
         "left_out": [asdict(each) for each in data.left_out],
-        "not_known": list(missing_facts(data.facts)),
+        "not_known": list(missing_inputs(data.baseline_inputs)),
         "images": data.grouping.images,
         "image_groups": len(np.unique(data.grouping.groups)),
         "groups": len(np.unique(data.groups)),
@@ -213,7 +222,7 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         "settings": dict(result.settings),
         "best_baseline": result.best_baseline,
         "chosen": {name: list(layers) for name, layers in result.chosen.items()},
-        "grid_edge": result[result.selected_place].grid_edge,
+        "grid_edge": result[result.selected_probe].grid_edge,
         "compared": COMPARED,
         "within_category": {name: asdict(w) for name, w in result.within_category.items()},
         "within_category_gaps": [
@@ -222,7 +231,7 @@ def _summary(result: SweepResult) -> dict[str, Any]:
         **column_document(result.by_column),
         **abstaining_document(result.abstaining),
         "tests": _tests(result),
-        "permutations": None if result.chance is None else asdict(result.chance),
+        "permutations": None if result.chance is None else result.chance.to_dict(),
         "recognition": None if result.recognition is None else asdict(result.recognition),
         "group_by": data.split_by,
         "rows_without_group": 0 if data.without_value is None else int(data.without_value.sum()),
@@ -253,7 +262,7 @@ def _kept(result: SweepResult) -> Iterator[ProbeResult]:
     ranked = sorted(probes, key=lambda row: -row.auroc)
     seen: set[str | None] = set()
     for row in ranked:
-        if row.name == result.selected_place or row.representation not in seen:
+        if row.name == result.selected_probe or row.representation not in seen:
             seen.add(row.representation)
             yield row
 
@@ -297,8 +306,8 @@ def _fitted_probe(
 
 
 def _auroc_of(result: SweepResult, row: ProbeResult) -> dict[str, float]:
-    """Return the AUROC in the description of a saved probe; none if it found nothing."""
-    source = result["selected"] if row.name == result.selected_place else row
+    """Return the AUROC in the description of a saved probe; none if its risk is constant."""
+    source = result["selected"] if row.name == result.selected_probe else row
     name = "auroc" if source is not row else "auroc_of_best_layer"
     return {} if source.found_nothing else {name: source.auroc}
 

@@ -94,10 +94,10 @@ def is_run(path: Path) -> bool:
     return (path / MANIFEST).exists()
 
 
-def of_set(option: str, name: str) -> str:
+def option_of_set(option: str, name: str) -> str:
     """Return an option with the name of a label set, empty for the default set.
 
-    >>> of_set("--labels", "human"), of_set("--labels", "default")
+    >>> option_of_set("--labels", "human"), option_of_set("--labels", "default")
     (' --labels human', '')
     """
     return "" if name == DEFAULT else f" {option} {name}"

@@ -109,7 +109,7 @@ def grouped_by(data: ProbeData, source: Source | None, by: str) -> ProbeData:
     if by == IMAGE:
         return data
     names = (
-        [plain_question(text) for text in data.facts.question]
+        [plain_question(text) for text in data.baseline_inputs.question]
         if by == QUESTION
         else _column(data, source, by)
     )
@@ -216,7 +216,7 @@ def _same(one: Sequence[Fold], other: Sequence[Fold]) -> bool:
 
 def novelty(data: ProbeData, folds: Sequence[Fold]) -> Novelty:
     """Return the overlap of test rows with training."""
-    question = numbered([plain_question(text) for text in data.facts.question])
+    question = numbered([plain_question(text) for text in data.baseline_inputs.question])
     _, image = np.unique(data.grouping.groups, return_inverse=True)
     shares = []
     for number in (image, question):

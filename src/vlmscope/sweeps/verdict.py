@@ -17,7 +17,7 @@ from vlmscope.sweeps.by_column import column_sentences
 from vlmscope.sweeps.data import LeftOut
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE, QUESTION_ONLY
 from vlmscope.sweeps.halp_protocol import halp_sentences
-from vlmscope.sweeps.missing_facts import SOMETHING_MORE, qualified, unknown_sentence
+from vlmscope.sweeps.missing_inputs import SOMETHING_MORE, qualified, unknown_sentence
 from vlmscope.sweeps.results import PlannedTest, SweepResult, penalty_sentence
 from vlmscope.sweeps.splitting import IMAGE, QUESTION
 
@@ -71,14 +71,14 @@ def verdict(result: SweepResult) -> list[str]:
 
 def verdict_of(result: SweepResult) -> Verdict:
     """Return the verdict of a sweep, with main sentences and details."""
-    selected, facts = result["selected"], result.data.facts
+    selected, inputs = result["selected"], result.data.baseline_inputs
     main = [_found(result), _joint(result), *_within_and_abstaining(result), *_warnings(result)]
     details = [*_joined(result), *_single(result), *_within(result)]
-    details = [*qualified(details, facts), *unknown_sentence(facts)]
+    details = [*qualified(details, inputs), *unknown_sentence(inputs)]
     if not selected.found_nothing:
         details += column_sentences(result.by_column, joint=not result[JOINT].found_nothing)
     details += [*_chance(result), *_corrected(result)]
-    details += penalty_sentence(result[result.selected_place].chosen_c)
+    details += penalty_sentence(result[result.selected_probe].chosen_c)
     details += _speaks_of(result)
     if result.halp is not None:
         grouped = None if selected.found_nothing else selected.auroc
@@ -88,18 +88,18 @@ def verdict_of(result: SweepResult) -> Verdict:
 
 
 def _found(result: SweepResult) -> str:
-    """Return a sentence on the AUROC of the selected probe, or that it found nothing."""
+    """Return a sentence on the AUROC of the selected probe, or that its risk is constant."""
     data, selected = result.data, result["selected"]
     where = f"{len(data.truth):,} held-out answers {_groups(result)}"
     if selected.found_nothing:
         constant = _constant_folds(result)
         return (
-            f"Before the answer is written, a linear probe on hidden states found nothing, on "
-            f"{where}: in {constant} of {len(result.chosen['selected'])} folds it gives every "
-            "answer the same risk, so there is no AUROC."
+            "Before the answer is written, a linear probe on hidden states predicts a constant "
+            f"risk, on {where}: in {constant} of {len(result.chosen['selected'])} folds it gives "
+            "every answer the same risk, so there is no AUROC."
         )
     low, high = selected.auroc_low, selected.auroc_high
-    layer = result.selected_place
+    layer = result.selected_probe
     chosen = result.chosen["selected"]
     found = f"AUROC of {selected.auroc:.3f} (95% interval {low:.3f} to {high:.3f}), on {where}"
     if low > CHANCE:
@@ -188,7 +188,7 @@ def _chance(result: SweepResult) -> Iterator[str]:
             "finds by chance is not known."
         )
         return
-    layers = len(found.by_place)
+    layers = len(found.by_layer)
     best = "the best representation and layer" if layers > 1 else "the probe"
     text = (
         f"Permutation test: with the labels of whole {_permuted_groups(result)} permuted "
@@ -201,7 +201,7 @@ def _chance(result: SweepResult) -> Iterator[str]:
     if found.p_value > LEVEL:
         yield f"{text}: this is not significant."
         return
-    known = sum(each.p_value <= LEVEL for each in found.by_place.values())
+    known = sum(each.p_value <= LEVEL for each in found.by_layer.values())
     text += f": {known} of {layers} are above chance, corrected for their number."
     if result["selected"].found_nothing:
         text += " A signal that the probe above is too strongly penalised, or too cautious, to use."
@@ -273,7 +273,7 @@ def _single(result: SweepResult) -> Iterator[str]:
 
 
 def _against(result: SweepResult, name: str, gap: Difference | None) -> str:
-    """Return how the probe compares with a baseline; empty if either found nothing."""
+    """Return how the probe compares with a baseline; empty if either risk is constant."""
     if result["selected"].found_nothing or result[name].found_nothing:
         return ""
     return f"; {_comparison(result, name, gap, within=False)}"
@@ -380,7 +380,7 @@ def _within(result: SweepResult) -> Iterator[str]:
         if each.of == "selected" and each.over in names:
             start = f"Within categories, {names[each.over]}: "
             if result[each.over].found_nothing:
-                yield f"{start}finds nothing."
+                yield f"{start}constant risk."
                 continue
             rival = _span(result.within_category[each.over])
             yield f"{start}AUROC {rival}; {_comparison(result, each.over, each.gap, within=True)}."

@@ -24,8 +24,8 @@ from vlmscope.engine.answers import cut_answer, end_tokens, with_answer
 from vlmscope.engine.decoding.slots import Slots, bytes_of_a_row, make_slots, rounded_up
 from vlmscope.engine.decoding.step import Stepper
 from vlmscope.engine.device import Fetch, to_device
-from vlmscope.engine.hooks import Seen
-from vlmscope.engine.prefill import Prefilled, Ready
+from vlmscope.engine.hooks import RecordedTensors
+from vlmscope.engine.prefill import DeviceBatch, Prefilled
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.schema import Capture, Failure, Sample
 
@@ -43,20 +43,20 @@ Layers = Sequence[tuple[Tensor, Tensor]]
 """Keys and values of a prefill, layer by layer."""
 
 
-def begin(slots: Slots, rows: slice, seen: Seen, mask: Tensor) -> None:
+def begin(slots: Slots, rows: slice, recorded: RecordedTensors, mask: Tensor) -> None:
     """Put the first token of new rows into their slots."""
     tokens = mask.shape[1]
-    chosen = seen.first_logits.argmax(dim=1)
-    logprobs = seen.first_logits.gather(1, chosen.unsqueeze(1)).squeeze(1)
-    last = mask.sum(dim=1) - 1 if seen.positions is None else seen.positions[..., -1]
+    chosen = recorded.first_logits.argmax(dim=1)
+    logprobs = recorded.first_logits.gather(1, chosen.unsqueeze(1)).squeeze(1)
+    last = mask.sum(dim=1) - 1 if recorded.positions is None else recorded.positions[..., -1]
     slots.tokens[rows] = chosen.unsqueeze(1)
     slots.cache_positions[rows] = tokens
     slots.positions[:, rows, 0] = last.reshape(len(slots.positions), -1) + 1
-    slots.seen[rows] = False
-    slots.seen[rows, :tokens] = mask.bool()
-    slots.seen[rows, tokens] = True
+    slots.attention_mask[rows] = False
+    slots.attention_mask[rows, :tokens] = mask.bool()
+    slots.attention_mask[rows, tokens] = True
     slots.chosen[rows, 0] = chosen
-    slots.logprobs[rows, 0] = logprobs - seen.first_logits.logsumexp(dim=1)
+    slots.logprobs[rows, 0] = logprobs - recorded.first_logits.logsumexp(dim=1)
     slots.count[rows] = 1
     over = (chosen.unsqueeze(1) == slots.ends).any(dim=1)
     slots.ended[rows] = over | (slots.chosen.shape[1] <= 2)
@@ -64,19 +64,21 @@ def begin(slots: Slots, rows: slice, seen: Seen, mask: Tensor) -> None:
         slots.states.begin(chosen, rows.start)
 
 
-def see_tiles(
-    slots: Slots, rows: slice, ready: Ready, layers: Layers, vlm: VisionLanguageModel
+def set_cross_attention_mask(
+    slots: Slots, rows: slice, device_batch: DeviceBatch, layers: Layers, vlm: VisionLanguageModel
 ) -> bool:
     """Set the image keys that new rows attend to; return whether some are masked."""
-    if slots.tiles is None:
+    if slots.cross_attention_mask is None:
         return False
     name, layer = vlm.family.cross_attention_mask, min(slots.fixed)
-    seen: Any = ready.inputs[name][:, -1].flatten(1).bool()
+    attended: Any = device_batch.inputs[name][:, -1].flatten(1).bool()
     length = layers[layer][0].shape[2]
-    slots.tiles[rows] = False
-    slots.tiles[rows, :length] = seen.repeat_interleave(length // seen.shape[1], dim=1)
-    full = length == slots.tiles.shape[1]
-    return not (full and bool(np.all(ready.batch.inputs[name][:, -1].numpy())))
+    slots.cross_attention_mask[rows] = False
+    slots.cross_attention_mask[rows, :length] = attended.repeat_interleave(
+        length // attended.shape[1], dim=1
+    )
+    full = length == slots.cross_attention_mask.shape[1]
+    return not (full and bool(np.all(device_batch.batch.inputs[name][:, -1].numpy())))
 
 
 def rows_in_memory(
@@ -169,12 +171,16 @@ class Decoding:
         )
 
     def admit(
-        self, ready: Ready, prefilled: Sequence[Prefilled], layers: Layers, band: int = 0
+        self,
+        device_batch: DeviceBatch,
+        prefilled: Sequence[Prefilled],
+        layers: Layers,
+        band: int = 0,
     ) -> None:
         """Admit a batch that was just prefilled.
 
         Args:
-            ready: The batch on the device.
+            device_batch: The batch on the device.
             prefilled: Its rows.
             layers: Its keys and values.
             band: Length band of its rows; all rows of a step are of one band.
@@ -182,13 +188,13 @@ class Decoding:
         Raises:
             torch.OutOfMemoryError: There is not enough memory; nothing was changed then.
         """
-        seen, mask = ready.taps.seen(), ready.inputs["attention_mask"]
+        recorded, mask = device_batch.recorder.tensors(), device_batch.inputs["attention_mask"]
         rows, tokens = mask.shape
         room = 0 if self._slots is None else self._slots.rows - len(self._rows)
         if not self.fits(layers, tokens) or rows > room:
             if self._rows:
                 raise RuntimeError("a batch was admitted without enough free slots")
-            self._make_slots(ready, layers, rows, tokens)
+            self._make_slots(device_batch, layers, rows, tokens)
         slots = self._slots
         if slots is None:
             raise RuntimeError("there are no slots")
@@ -198,8 +204,8 @@ class Decoding:
             for slot, part in ((slots.keys[index], keys), (slots.values[index], values)):
                 slot[rows_of, :, :end] = part
                 slot[rows_of, :, end:] = 0  # a NaN of a previous row would pass every mask
-        begin(slots, rows_of, seen, mask)
-        masked = see_tiles(slots, rows_of, ready, layers, self._vlm)
+        begin(slots, rows_of, recorded, mask)
+        masked = set_cross_attention_mask(slots, rows_of, device_batch, layers, self._vlm)
         self._masked = masked or (self._masked and bool(self._rows))
         slots.active += rows
         self._band = band
@@ -282,15 +288,17 @@ class Decoding:
                 yield complete
             self._arriving.popleft()
 
-    def _make_slots(self, ready: Ready, layers: Layers, rows: int, tokens: int) -> None:
+    def _make_slots(
+        self, device_batch: DeviceBatch, layers: Layers, rows: int, tokens: int
+    ) -> None:
         """Allocate slots long enough for a batch, as many as requested or as fit into memory."""
         vlm, spec = self._vlm, self._spec
         length = self.length_for(tokens)
         self._slots = self._stepper = None
         self._flags.clear()
-        fixed = vlm.skipped_without_image if any(ready.batch.images) else frozenset()
+        fixed = vlm.skipped_without_image if any(device_batch.batch.images) else frozenset()
         many = max(rows, min(self.rows, rows_in_memory(vlm, layers, fixed, length)))
-        positions = ready.taps.seen().positions
+        positions = device_batch.recorder.tensors().positions
         while self._slots is None:
             states = AnswerStates(end_tokens(vlm), many) if spec.answer_positions else None
             if states is not None:
@@ -307,7 +315,7 @@ class Decoding:
                 many = max(rows, many // 2)
         self._stepper = Stepper(
             vlm, self._slots, spec.layers if spec.answer_positions else (),
-            spec.layer_states, imaged=any(ready.batch.images),
+            spec.layer_states, imaged=any(device_batch.batch.images),
         )  # fmt: skip
 
 

@@ -37,9 +37,9 @@ class Slots:
     """The index at which its keys are written."""
     positions: Int[Tensor, "dims rows one"]
     """Its position in the decoder: one dimension, or several for multimodal rotary embeddings."""
-    seen: Bool[Tensor, "rows length"]
+    attention_mask: Bool[Tensor, "rows length"]
     """Attention mask: the keys that a row attends to."""
-    tiles: Bool[Tensor, "rows _images"] | None
+    cross_attention_mask: Bool[Tensor, "rows _images"] | None
     """Attention mask of the fixed layers; None if there are none."""
     chosen: Int[Tensor, "rows limit"]
     """The tokens chosen so far; the last column is for rows that have ended."""
@@ -64,7 +64,7 @@ class Slots:
     @property
     def length(self) -> int:
         """Maximum number of tokens of a row."""
-        return self.seen.shape[1]
+        return self.attention_mask.shape[1]
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield every tensor, with rows as the first dimension."""
@@ -73,9 +73,9 @@ class Slots:
         yield self.tokens
         yield self.cache_positions
         yield self.positions.transpose(0, 1)
-        yield self.seen
-        if self.tiles is not None:
-            yield self.tiles
+        yield self.attention_mask
+        if self.cross_attention_mask is not None:
+            yield self.cross_attention_mask
         yield from (self.chosen, self.logprobs, self.count, self.ended)
         if self.states is not None:
             yield from self.states.tensors()
@@ -120,23 +120,21 @@ def make_slots(
     Raises:
         torch.OutOfMemoryError: There is not enough memory.
     """
-
-    def allocate(index: int, like: Tensor) -> Tensor:
-        tokens = like.shape[2] if index in fixed else length
-        return like.new_zeros(rows, like.shape[1], tokens, like.shape[3])
-
     device = layers[0][0].device
     integers = partial(torch.zeros, dtype=torch.int64, device=device)
     images = [layers[index][0].shape[2] for index in sorted(fixed)]
+    keys, values = zip(*layers, strict=True)
     return Slots(
-        keys=[allocate(index, keys) for index, (keys, _) in enumerate(layers)],
-        values=[allocate(index, values) for index, (_, values) in enumerate(layers)],
+        keys=_allocate(keys, fixed, rows, length),
+        values=_allocate(values, fixed, rows, length),
         fixed=fixed,
         tokens=integers(rows, 1),
         cache_positions=integers(rows),
         positions=integers(dims, rows, 1),
-        seen=torch.ones(rows, length, dtype=torch.bool, device=device),
-        tiles=torch.ones(rows, images[0], dtype=torch.bool, device=device) if images else None,
+        attention_mask=torch.ones(rows, length, dtype=torch.bool, device=device),
+        cross_attention_mask=torch.ones(rows, images[0], dtype=torch.bool, device=device)
+        if images
+        else None,
         chosen=integers(rows, limit + 1),
         logprobs=torch.zeros(rows, limit + 1, device=device),
         count=integers(rows),
@@ -144,6 +142,18 @@ def make_slots(
         ends=torch.tensor(ends, dtype=torch.int64, device=device),
         states=states,
     )
+
+
+def _allocate(
+    parts: Sequence[Tensor], fixed: frozenset[int], rows: int, length: int
+) -> list[Tensor]:
+    """Return zeros for the keys, or the values, of every layer."""
+    return [
+        part.new_zeros(
+            rows, part.shape[1], part.shape[2] if index in fixed else length, part.shape[3]
+        )
+        for index, part in enumerate(parts)
+    ]
 
 
 def bytes_of_a_row(

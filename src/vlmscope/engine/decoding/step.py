@@ -26,7 +26,7 @@ from vlmscope.model.attention.switch import (
     attending_with,
     configurations,
     grouped_attention,
-    seeing,
+    masking_keys,
 )
 from vlmscope.model.computing import removing_hooks
 from vlmscope.schema import LayerStates
@@ -132,27 +132,27 @@ class Stepper:
         slots, vlm = self._slots, self._vlm
         with ExitStack() as stack:
             stack.enter_context(attending_with(GROUPED, grouped_attention, self._configs))
-            if masked and slots.tiles is not None:
+            if masked and slots.cross_attention_mask is not None:
                 parts = [vlm.layers[layer] for layer in slots.fixed]
-                stack.enter_context(seeing(parts, slots.tiles))
+                stack.enter_context(masking_keys(parts, slots.cross_attention_mask))
             handles = stack.enter_context(removing_hooks())
             for layer in self._layers if slots.states is not None else ():
-                handles.append(self._tap(layer))
+                handles.append(self._hook_layer(layer))
             yield
 
-    def _tap(self, layer: int) -> Any:
-        def tap(hidden: Tensor) -> None:
+    def _hook_layer(self, layer: int) -> Any:
+        def record(hidden: Tensor) -> None:
             if self._slots.states is not None:
                 self._slots.states.add(layer, hidden[:, -1])
 
-        return hook_layer(self._vlm, layer, tap, self._layer_states, imaged=self._imaged)
+        return hook_layer(self._vlm, layer, record, self._layer_states, imaged=self._imaged)
 
     def _logits(self, rows: int) -> Float[Tensor, "rows vocabulary"]:
         slots = self._slots
         positions = slots.positions[:, :rows]
         output = self._vlm.model(
             input_ids=slots.tokens[:rows],
-            attention_mask=slots.seen[:rows],
+            attention_mask=slots.attention_mask[:rows],
             position_ids=positions[0] if len(positions) == 1 else positions,
             past_key_values=self._cache(rows),
             use_cache=True,
@@ -197,7 +197,7 @@ class Stepper:
         slots.cache_positions[:rows].add_(continues)
         slots.positions[:, :rows].add_(continues.unsqueeze(1))
         following = slots.cache_positions[:rows].unsqueeze(1)
-        slots.seen[:rows].scatter_(1, following, True)
+        slots.attention_mask[:rows].scatter_(1, following, True)
 
 
 def rows_of_graph(active: int) -> int:

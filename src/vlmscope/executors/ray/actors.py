@@ -12,7 +12,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from vlmscope.dataset import TableScan
 from vlmscope.errors import StoreError, VlmscopeError, names_options
-from vlmscope.executors.ray.cluster import Room
+from vlmscope.executors.ray.cluster import WorkerResources
 from vlmscope.executors.ray.worker import Loaded, Worker
 from vlmscope.executors.request import Request
 from vlmscope.store import team_name
@@ -36,7 +36,7 @@ class WorkerPool:
 
     request: Request
     scan: TableScan
-    room: Room
+    resources: WorkerResources
     team: str = field(default_factory=lambda: f"ray_{uuid.uuid4().hex[:8]}")
     calls: dict[Any, Member] = field(default_factory=dict)
     started: int = 0
@@ -45,12 +45,17 @@ class WorkerPool:
 
     def start(self) -> None:
         """Start a worker and let it load its model."""
-        options = {"num_gpus": self.room.gpus, "num_cpus": self.room.cpus}
+        options = {"num_gpus": self.resources.gpus, "num_cpus": self.resources.cpus}
         known = replace(self.scan, ids=(), digests=b"")
         actor = (
             ray.remote(Worker)
             .options(**options)
-            .remote(self.request, known, command=names_options(), sharing=self.room.on_a_node)
+            .remote(
+                self.request,
+                known,
+                command=names_options(),
+                sharing=self.resources.workers_per_node,
+            )
         )
         name = team_name(self.team, f"worker_{self.started:03d}")
         self.started += 1
@@ -85,7 +90,7 @@ class WorkerPool:
             raise error
         raise StoreError(
             f"{self.deaths} Ray workers died one after the other without a captured row: memory "
-            "may have run out, or a library crashed, see Ray's logs. What was published is safe, "
+            "may have run out, or a library crashed, see Ray's logs. Published rows are kept, "
             "run the same command again to continue"
         ) from error
 

@@ -24,7 +24,7 @@ LOCAL = "local"
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class WorkerResources:
     """The resources of a cluster that the workers get."""
 
     workers: int
@@ -33,7 +33,7 @@ class Room:
     gpus: int
     """GPUs of each worker: one, or none."""
 
-    on_a_node: int
+    workers_per_node: int
     """Most workers on one machine."""
 
     cpus: int
@@ -92,7 +92,7 @@ def _check_port(address: str) -> None:
         socket.create_connection((host, int(port)), _TIMEOUT).close()
 
 
-def room(device: str, workers: int | None) -> Room:
+def worker_resources(device: str, workers: int | None) -> WorkerResources:
     """Return the resources of each worker: one GPU, or a share of the processors.
 
     Args:
@@ -107,12 +107,14 @@ def room(device: str, workers: int | None) -> Room:
         raise InputError("--device cuda: the Ray cluster has no GPU; omit --device")
     if device != "cpu" and gpus:
         count = workers or gpus
-        return Room(count, gpus=1, on_a_node=min(count, int(max(_resources("GPU")))), cpus=1)
+        return WorkerResources(
+            count, gpus=1, workers_per_node=min(count, int(max(_resources("GPU")))), cpus=1
+        )
     count = workers or 1
     nodes = _resources("CPU")
-    on_a_node = math.ceil(count / max(1, len(nodes)))
-    cpus = max(1, int(min(nodes, default=1)) // on_a_node)
-    return Room(count, gpus=0, on_a_node=on_a_node, cpus=cpus)
+    workers_per_node = math.ceil(count / max(1, len(nodes)))
+    cpus = max(1, int(min(nodes, default=1)) // workers_per_node)
+    return WorkerResources(count, gpus=0, workers_per_node=workers_per_node, cpus=cpus)
 
 
 def _resources(kind: str) -> list[float]:

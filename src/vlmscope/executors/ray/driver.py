@@ -29,7 +29,7 @@ from vlmscope.executors.manifest import absolute
 from vlmscope.executors.pending import pending_rows
 from vlmscope.executors.plan import Outline, as_compared, compare, open_checked
 from vlmscope.executors.ray.actors import Member, WorkerPool, first_loaded
-from vlmscope.executors.ray.cluster import Room, cluster, room
+from vlmscope.executors.ray.cluster import WorkerResources, cluster, worker_resources
 from vlmscope.executors.ray.scheduler import Dispatcher
 from vlmscope.executors.ray.worker import Loaded, Report
 from vlmscope.executors.request import Request
@@ -60,7 +60,7 @@ class RayPlan(Outline):
     family: str
     pool: WorkerPool
     first: tuple[tuple[Member, Loaded], ...]
-    held: RowComparison = field(default_factory=RowComparison)
+    comparison: RowComparison = field(default_factory=RowComparison)
 
     @property
     def title(self) -> str:
@@ -92,19 +92,24 @@ def plan_on_ray(
     """
     _check(request, workers)
     request = _valid_anywhere(request)
-    table, scan, held = open_checked(request, patience=PATIENCE, note=note)
+    table, scan, comparison = open_checked(request, patience=PATIENCE, note=note)
     with cluster(address, workers):
-        pool = WorkerPool(_for_workers(request), scan, room(request.loading.device, workers))
-        for _ in range(pool.room.workers):
+        pool = WorkerPool(
+            _for_workers(request), scan, worker_resources(request.loading.device, workers)
+        )
+        for _ in range(pool.resources.workers):
             pool.start()
         member, loaded = first_loaded(pool)
-        done, more = compare(request, scan, loaded.manifest, held)
-        count = "1 Ray worker" if pool.room.workers == 1 else f"{pool.room.workers} Ray workers"
-        of_pool = f"{count}, {_each(pool.room)} each"
+        done, more = compare(request, scan, loaded.manifest, comparison)
+        models = pool.resources.workers
+        count = "1 Ray worker" if models == 1 else f"{models} Ray workers"
+        of_pool = f"{count}, {_each(pool.resources)} each"
         notes = (of_pool, *loaded.notes, *more)
         first = ((member, loaded),)
-        manifest = as_compared(loaded.manifest, held)
-        yield RayPlan(request, table, scan, manifest, done, notes, loaded.title, pool, first, held)
+        manifest = as_compared(loaded.manifest, comparison)
+        yield RayPlan(
+            request, table, scan, manifest, done, notes, loaded.title, pool, first, comparison
+        )
 
 
 def run_on_ray(
@@ -118,13 +123,13 @@ def run_on_ray(
         stop: Set it to stop after the answers in progress are finished.
 
     Raises:
-        StoreError: The run cannot be written. What was published is safe.
+        StoreError: The run cannot be written. Published rows are kept.
         TableChangedError: The table changed since it was checked. Rows read before are published.
     """
     start = time.perf_counter()
     driver = team_name(plan.pool.team, "driver")
     with RunWriter(plan.request.out, plan.manifest, driver) as own:
-        write_ground_truths(plan.request.out, plan.held)
+        write_ground_truths(plan.request.out, plan.comparison)
         job = _Job(plan, own, observer or NullObserver(), stop or Event())
         job.run()
     job.rows.raise_error()
@@ -135,6 +140,7 @@ def run_on_ray(
         failed=job.failed,
         seconds=time.perf_counter() - start,
         stopped=job.stop.is_set() and job.captured + job.failed < plan.todo,
+        batch_size=job.batch_size,
     )
 
 
@@ -153,7 +159,7 @@ class _Job:
         self._dispatcher = Dispatcher(self.rows)
         self._at_rest: deque[tuple[Member, Report]] = deque()
         self._at_work: dict[str, Member] = {}
-        self._batch_size = 0
+        self.batch_size = 0
 
     def run(self) -> None:
         """Assign rows until all are published, or the assigned ones after a stop request."""
@@ -190,7 +196,7 @@ class _Job:
 
     def _note(self, member: Member, report: Report) -> None:
         """Count the published rows in a report."""
-        self._batch_size = report.batch_size
+        self.batch_size = report.batch_size
         captured = self._dispatcher.finished(member.name, report.captured)
         failed = self._dispatcher.finished(member.name, report.failed)
         if captured:
@@ -201,7 +207,7 @@ class _Job:
         self.captured += captured
         self.failed += failed
         if captured or failed:
-            size = self._batch_size
+            size = self.batch_size
             self._observer.advance(captured=captured, failed=failed, batch_size=size)
         if failed and self._plan.request.strict:
             self.stop.set()
@@ -301,7 +307,7 @@ def _for_workers(request: Request) -> Request:
     return replace(request, data=data.named()) if isinstance(data, InMemory) else request
 
 
-def _each(room: Room) -> str:
-    if room.gpus:
+def _each(resources: WorkerResources) -> str:
+    if resources.gpus:
         return "a GPU"
-    return "a processor" if room.cpus == 1 else f"{room.cpus} processors"
+    return "a processor" if resources.cpus == 1 else f"{resources.cpus} processors"

@@ -129,6 +129,7 @@ def packed_attention(
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, dropout, scaling, **options
         )
+    states = (query, key, value)
     special = options | {"attention_mask": attention_mask}
     if (
         causal
@@ -138,24 +139,39 @@ def packed_attention(
         or any(special.get(name) is not None for name in _UNSUPPORTED)
     ):
         bounds = (cu_seq_lens_q, cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k)
-        states = (query, key, value)
         return _one_by_one(module, states, attention_mask, bounds, dropout, scaling, options), None
+    longest = max_length_q if max_length_q is not None else max_length_k
+    return _within_windows(states, cu_seq_lens_q, longest, scaling).unsqueeze(0), None
+
+
+def _within_windows(
+    states: Sequence[Tensor], bounds: Tensor, longest: int | None, scaling: float | None
+) -> Tensor:
+    """Attend within windows: in one kernel if it supports the tensors, else by window length.
+
+    Args:
+        states: Queries, keys and values, ``[1, heads, patches, width]``.
+        bounds: Bounds of the windows, ``[windows + 1]``.
+        longest: Length of the longest window, if it is known.
+        scaling: Factor of the products.
+
+    Returns:
+        ``[patches, heads, width]``.
+    """
+    query, _, value = states
     # [patches, heads, width]; keys and values shared by several heads are copied for each
     packed_states = [
         part[0].repeat_interleave(query.shape[1] // part.shape[1], dim=0).transpose(0, 1)
         if part.shape[1] != query.shape[1]
         else part[0].transpose(0, 1)
-        for part in (query, key, value)
+        for part in states
     ]
     found = None
     if is_supported(query, value, scaling):
-        longest = max_length_q if max_length_q is not None else max_length_k
         if longest is None:
-            longest = int(cu_seq_lens_q.diff().max())
-        found = varlen(packed_states, cu_seq_lens_q.to(torch.int32), longest, scaling=scaling)
-    if found is None:
-        found = _by_length(packed_states, cu_seq_lens_q, scaling)
-    return found.unsqueeze(0), None
+            longest = int(bounds.diff().max())
+        found = varlen(packed_states, bounds.to(torch.int32), longest, scaling=scaling)
+    return _by_length(packed_states, bounds, scaling) if found is None else found
 
 
 def _one_by_one(
@@ -210,11 +226,8 @@ def varlen(
     if query.shape[1] != key.shape[1] and "enable_gqa" not in _OPTIONS:
         groups = query.shape[1] // key.shape[1]
         key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
-    options: dict[str, Any] = {"scale": scaling} if "scale" in _OPTIONS else {}
-    if query.shape[1] != key.shape[1]:
-        options["enable_gqa"] = True
-    if causal:
-        options |= {"window_size": (-1, 0)} if "window_size" in _OPTIONS else {"is_causal": True}
+    shared = query.shape[1] != key.shape[1]
+    options = _kernel_options(shared=shared, causal=causal, scaling=scaling)
     taken: Any = (query, key, value, bounds, bounds, longest, longest)
     if torch.compiler.is_compiling():
         return varlen_attn(*taken, **options)  # type: ignore[no-any-return]
@@ -230,6 +243,22 @@ def varlen(
             stacklevel=2,
         )
         return None
+
+
+def _kernel_options(*, shared: bool, causal: bool, scaling: float | None) -> dict[str, Any]:
+    """Return the options of the kernel by their names in this version of torch.
+
+    Args:
+        shared: Whether several heads of the queries share keys and values.
+        causal: Whether a token attends only to those before it.
+        scaling: Factor of the products.
+    """
+    options: dict[str, Any] = {"scale": scaling} if "scale" in _OPTIONS else {}
+    if shared:
+        options["enable_gqa"] = True
+    if causal:
+        options |= {"window_size": (-1, 0)} if "window_size" in _OPTIONS else {"is_causal": True}
+    return options
 
 
 _broken: dict[bool, str] = {}

@@ -92,11 +92,9 @@ def grouped_attention(
     check_thread()
     batch, heads, tokens, _ = query.shape
     groups = heads // key.shape[1]
-    if _SEEN in module.__dict__:
-        attention_mask = module.__dict__[_SEEN][:batch, None, None]
-    shared = attention_mask is None or attention_mask.shape[1] == 1
-    few = tokens == 1 or (attention_mask is not None and tokens * groups <= key.shape[2])
-    if not (few and shared) or options.get("position_bias") is not None:
+    if _KEY_MASK in module.__dict__:
+        attention_mask = module.__dict__[_KEY_MASK][:batch, None, None]
+    if not _is_groupable(query, key, attention_mask) or options.get("position_bias") is not None:
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, dropout, scaling, **options
         )
@@ -109,6 +107,14 @@ def grouped_attention(
     return found.reshape(batch, heads, tokens, -1).transpose(1, 2).contiguous(), None
 
 
+def _is_groupable(query: Tensor, key: Tensor, mask: Tensor | None) -> bool:
+    """Return whether there are few query tokens, and one mask for all heads."""
+    tokens, groups = query.shape[2], query.shape[1] // key.shape[1]
+    shared = mask is None or mask.shape[1] == 1
+    few = tokens == 1 or (mask is not None and tokens * groups <= key.shape[2])
+    return few and shared
+
+
 def register(name: str, function: Callable[..., tuple[Tensor, None]]) -> None:
     """Register an implementation in the library, with the masks of ``sdpa``."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
@@ -119,7 +125,7 @@ def register(name: str, function: Callable[..., tuple[Tensor, None]]) -> None:
 
 
 @contextmanager
-def seeing(parts: Iterable[nn.Module], mask: Tensor) -> Iterator[None]:
+def masking_keys(parts: Iterable[nn.Module], mask: Tensor) -> Iterator[None]:
     """Restrict some attentions of the model to some keys, whatever mask they are given.
 
     For keys that are the same at every step, creating the mask at every step would be wasteful.
@@ -132,13 +138,13 @@ def seeing(parts: Iterable[nn.Module], mask: Tensor) -> Iterator[None]:
 
     def remove_masks() -> None:
         for module in modules:
-            module.__dict__.pop(_SEEN, None)
+            module.__dict__.pop(_KEY_MASK, None)
 
     with undone_at_exit(remove_masks):
         for module in modules:
-            module.__dict__[_SEEN] = mask
+            module.__dict__[_KEY_MASK] = mask
         yield
 
 
-_SEEN = "_vlmscope_seen"
+_KEY_MASK = "_vlmscope_key_mask"
 """Attribute of an attention module: the mask of the keys to attend to."""

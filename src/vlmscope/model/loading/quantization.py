@@ -93,7 +93,7 @@ def rounding_of(model: Any) -> str:
     return next(found, "")
 
 
-def settle(model: Any) -> None:
+def fix_bitsandbytes_defaults(model: Any) -> None:
     """Undo unwanted defaults of bitsandbytes 0.50; other models are not changed.
 
     Where a CPU has AVX512-BF16, 4-bit layers would use a kernel that computes in bfloat16 whatever

@@ -102,7 +102,7 @@ def _unlettered(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class OptionTruths:
+class OptionTargets:
     """How the ground truths of a table name options. Created by ``read_option_targets``."""
 
     numbers: str = ""
@@ -119,7 +119,7 @@ class OptionTruths:
     def summary(self) -> str:
         """How numbers were read, as one line; empty if they are not indices of options.
 
-        >>> OptionTruths("index", 0, 2, "choices").summary
+        >>> OptionTargets("index", 0, 2, "choices").summary
         "truth 0 = the first of 'choices' in 2 rows"
         """
         if self.numbers != "index" or not self.rows:
@@ -131,7 +131,7 @@ class OptionTruths:
         """Return a row whose ground truth is the option's text instead of its number or letter.
 
         >>> row = Answered("q", "Which?", "A boat.", "1", {"choices": ["cup", "boat"]})
-        >>> OptionTruths("index").resolve(row).target
+        >>> OptionTargets("index").resolve(row).target
         'boat'
         """
         options = options_of(row.metadata)
@@ -212,7 +212,7 @@ def _is_text_of(text: str, number: int) -> bool:
     return words(text) == (str(number),) and text.strip(" .").casefold() not in ("no", "none")
 
 
-def read_option_targets(rows: Iterable[Answered]) -> OptionTruths:
+def read_option_targets(rows: Iterable[Answered]) -> OptionTargets:
     """Return how the ground truths of a table name options, determined from all of its rows.
 
     >>> rows = [
@@ -241,13 +241,13 @@ def read_option_targets(rows: Iterable[Answered]) -> OptionTruths:
         zero |= number == 0
         last |= number == len(options.texts)
     if not columns:
-        return OptionTruths()
+        return OptionTargets()
     column, count = next(iter(columns)), found["index"] + found["either"]
     if found["index"] and found["text"]:
-        return OptionTruths("mixed", column=column)
+        return OptionTargets("mixed", column=column)
     if found["index"] and not found["neither"]:
         if (zero and last) or MAX_EITHER_PER_INDEX * found["index"] < found["either"]:
-            return OptionTruths("unknown", column=column)
+            return OptionTargets("unknown", column=column)
         first = 0 if zero else 1 if last else declared
-        return OptionTruths("base" if first is None else "index", first or 0, count, column)
-    return OptionTruths("text" if found["text"] else "unknown", column=column)
+        return OptionTargets("base" if first is None else "index", first or 0, count, column)
+    return OptionTargets("text" if found["text"] else "unknown", column=column)

@@ -306,7 +306,7 @@ def score_relative_position(case: Case) -> Finding | None:
     ):
         return None
     if not side:
-        return Finding(None, f"an answer that needs a judge: which is where? {case.shown}")
+        return Finding(None, f"the answer needs a judge: which is where? {case.shown}")
     return Finding(
         side not in truth_sides, f"puts it {side} in {case.shown}, truth {case.truth_shown}"
     )

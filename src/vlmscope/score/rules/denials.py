@@ -111,13 +111,13 @@ def score_nothing_found(case: Case) -> Finding | None:
     asked = case.question.words | LIGHT | _ANY | {"on", "of", "with"}
     if len(words(line)) > 2 and _FINDS_NOTHING.search(line) and len(NEGATIVE.findall(line)) == 1:
         if all(w in asked or lemma(w) in asked for w in words(line)):
-            return Finding(True, f"finds nothing: {case.shown}, truth {case.truth_shown}")
+            return Finding(True, f"says there is nothing: {case.shown}, truth {case.truth_shown}")
         return None
     found = _EMPTY.match(line)
     placed = re.search(rf"\b(?:in|on|inside) (?:the |his |her )?{re.escape(found['x'])}\b",
                        case.question.asked) if found else None  # fmt: skip
     if placed:
-        return Finding(True, f"finds nothing: {case.shown}, truth {case.truth_shown}")
+        return Finding(True, f"says there is nothing: {case.shown}, truth {case.truth_shown}")
     return None
 
 

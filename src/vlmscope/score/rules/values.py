@@ -113,7 +113,7 @@ def score_list(case: Case) -> Finding | None:
     if not named and items and case.question.wants_all and case.is_short and not case.doubt:
         return _names_others(case, items)
     if not named or len(tokens) > SENTENCE or case.doubt:
-        return Finding(None, f"a list that needs a judge: {case.shown}") if named else None
+        return Finding(None, f"the list needs a judge: {case.shown}") if named else None
     more = set(tokens) - {w for item in items for w in item} - case.question.words - LIGHT - _JOIN
     if len(named) == len(items):
         if more:
@@ -294,7 +294,7 @@ def _compare_value(case: Case, kind: str, truth: str) -> Finding | None:
         if given == "":
             if plain(text).startswith("of "):
                 return None  # "Of the three people, only the actor was."
-            return Finding(None, f"an answer that needs a judge: whose {kind}? {case.shown}")
+            return Finding(None, f"the answer needs a judge: whose {kind}? {case.shown}")
         if given != truth and given.lstrip("0") == truth:
             return None  # 07 is 7 in a count, not on a shirt
         shown = f"{kind} {given} in {case.shown}"

@@ -149,11 +149,11 @@ def unreachable(path: Path, error: BaseException) -> StoreError:
     """Return the error for a store that stopped answering, or that refuses access."""
     if isinstance(error, PermissionError):
         return StoreError(
-            f"{path}: the store refuses access: {one_line(error)}; what was published is safe, get "
+            f"{path}: the store refuses access: {one_line(error)}; published rows are kept, get "
             "the right to read and write there and run the same command again"
         )
     return UnreachableError(
-        f"{path}: cannot be reached: {one_line(error)}; what was published is safe, run the same "
+        f"{path}: cannot be reached: {one_line(error)}; published rows are kept, run the same "
         "command again to continue"
     )
 

@@ -27,7 +27,7 @@ from vlmscope.probes.baselines import (
     JOINT,
     JOINT_BASELINE,
     Baseline,
-    Facts,
+    BaselineInputs,
     joint_candidates,
 )
 from vlmscope.probes.candidates import Candidate, fit_candidate
@@ -91,7 +91,7 @@ def transfer_probe(
 
 
 def transfer_baselines(
-    facts: Facts,
+    inputs: BaselineInputs,
     truth: NDArray[np.bool_],
     groups: NDArray[np.int64],
     parts: Sequence[Part],
@@ -102,7 +102,7 @@ def transfer_baselines(
     """Yield every baseline known before the answer with its test risks, the joint one last.
 
     Args:
-        facts: Facts of both runs, with the training rows first (``both_facts``).
+        inputs: Inputs of both runs, with the training rows first (``concatenate_inputs``).
         truth: Of the training run, ``[N]``.
         groups: The image of each of its rows, ``[N]``.
         parts: The training and test rows of each fit.
@@ -112,11 +112,11 @@ def transfer_baselines(
     single = {
         baseline.name: (baseline, found)
         for baseline in BASELINES
-        if baseline.known == "before" and (found := baseline.candidates(facts)) is not None
+        if baseline.known == "before" and (found := baseline.candidates(inputs)) is not None
     }
-    risks = {name: np.empty(len(facts.question) - len(truth)) for name in (*single, JOINT)}
+    risks = {name: np.empty(len(inputs.question) - len(truth)) for name in (*single, JOINT)}
     forms = {name: found for name, (_, found) in single.items()}
-    forms[JOINT] = joint_candidates(facts)
+    forms[JOINT] = joint_candidates(inputs)
     with config_context(assume_finite=True, skip_parameter_validation=True):
         for part in parts:
             splits = _inner_folds(truth, groups, part.train, folds, seed)
@@ -182,22 +182,24 @@ def _chosen(
     return max(map(evaluated, candidates.values()), key=lambda choice: choice.auroc)
 
 
-def take_facts(facts: Facts, rows: NDArray[np.int64]) -> Facts:
-    """Return the facts of some rows."""
+def take_rows(inputs: BaselineInputs, rows: NDArray[np.int64]) -> BaselineInputs:
+    """Return the inputs of some rows."""
     taken: dict[str, Any] = {}
-    for field in fields(Facts):
-        values = getattr(facts, field.name)
+    for field in fields(BaselineInputs):
+        values = getattr(inputs, field.name)
         if isinstance(values, np.ndarray):
             taken[field.name] = values[rows]
         elif isinstance(values, Mapping):
             taken[field.name] = {name: [of[i] for i in rows] for name, of in values.items()}
         elif values is not None:
             taken[field.name] = [values[i] for i in rows]
-    return replace(facts, **taken)
+    return replace(inputs, **taken)
 
 
-def both_facts(one: Facts, other: Facts, *, same_tokens: bool) -> tuple[Facts, tuple[str, ...]]:
-    """Return the concatenated facts of two runs, and the facts left out.
+def concatenate_inputs(
+    one: BaselineInputs, other: BaselineInputs, *, same_tokens: bool
+) -> tuple[BaselineInputs, tuple[str, ...]]:
+    """Return the concatenated inputs of two runs, and the names of those left out.
 
     Args:
         one: Of the training run.
@@ -207,7 +209,7 @@ def both_facts(one: Facts, other: Facts, *, same_tokens: bool) -> tuple[Facts, t
     """
     known: dict[str, Any] = {}
     left_out = []
-    for field in fields(Facts):
+    for field in fields(BaselineInputs):
         mine, theirs = getattr(one, field.name), getattr(other, field.name)
         if mine is None or theirs is None:
             known[field.name] = None
@@ -224,11 +226,11 @@ def both_facts(one: Facts, other: Facts, *, same_tokens: bool) -> tuple[Facts, t
             ]  # fmt: skip
         else:
             known[field.name] = [*mine, *theirs]
-    facts = Facts(**known)
+    inputs = BaselineInputs(**known)
     if not same_tokens:
-        facts = _without_tokens(facts)
+        inputs = _without_tokens(inputs)
         left_out.append("the first token and the prompt's length: the processors differ")
-    return facts, tuple(left_out)
+    return inputs, tuple(left_out)
 
 
 _NAMES = {
@@ -236,7 +238,7 @@ _NAMES = {
     "answer_type": "the table's type of answer",
     "first_token_entropy": "the first token's entropy",
 }
-"""Readable names of facts that a table or a run may lack."""
+"""Readable names of inputs that a table or a run may lack."""
 
 
 def _stacked(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
@@ -247,11 +249,11 @@ def _stacked(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([one[:, :width], other[:, :width]])
 
 
-def _without_tokens(facts: Facts) -> Facts:
-    """Return facts with ranks instead of token ids."""
-    ranks = facts.first_token_logprobs
+def _without_tokens(inputs: BaselineInputs) -> BaselineInputs:
+    """Return inputs with ranks instead of token ids."""
+    ranks = inputs.first_token_logprobs
     return replace(
-        facts,
+        inputs,
         first_token=None,
         num_prompt_tokens=None,
         first_token_ids=None

@@ -12,7 +12,7 @@ training run's folds are used: each row is predicted by the fit that has not see
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import nan
 from os import PathLike
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from vlmscope.arguments import listener
 from vlmscope.errors import InputError
-from vlmscope.metrics import Judged, constant_pairs, resample_sides
+from vlmscope.metrics import LabelledRisk, Resamples, constant_pairs, resample_sides
 from vlmscope.probes import (
     CrossFit,
     Fold,
@@ -33,7 +33,7 @@ from vlmscope.probes import (
     grouped_folds,
 )
 from vlmscope.probes.base import block_numbers
-from vlmscope.probes.baselines import JOINT, Facts, Known, baseline_fits
+from vlmscope.probes.baselines import JOINT, BaselineInputs, Known, baseline_fits
 from vlmscope.schema import Progress
 from vlmscope.shown import count
 from vlmscope.store import DEFAULT, AnyRun, Run, vector_path
@@ -52,8 +52,8 @@ from vlmscope.sweeps.source import LABEL_SET, AnySource, LayerKey
 from vlmscope.sweeps.transfer.fits import (
     Part,
     Transferred,
-    both_facts,
-    take_facts,
+    concatenate_inputs,
+    take_rows,
     transfer_baselines,
     transfer_probe,
 )
@@ -144,8 +144,8 @@ class TransferTest:
     """The layer selected by each fit."""
     no_own: str
     """Why nothing is trained within the test run; empty if it is."""
-    facts_left_out: tuple[str, ...]
-    """Facts left out of the baselines, each with its reason."""
+    inputs_left_out: tuple[str, ...]
+    """Inputs left out of the baselines, each with its reason."""
 
     def __getitem__(self, name: str) -> TransferredResult:
         """Return a row by its name."""
@@ -234,14 +234,14 @@ def _evaluate(
     risks = {SELECTED: _assembled(transferred, chosen, parts, len(target.kept))} if chosen else {}
     risks |= {path: each.risk for path, each in transferred.items()}
     progress(f"baselines, on {name}")
-    facts, lacking = both_facts(
-        data.facts,
-        take_facts(_with_columns(target.data, data.facts), target.kept),
+    inputs, lacking = concatenate_inputs(
+        data.baseline_inputs,
+        take_rows(_with_columns(target.data, data.baseline_inputs), target.kept),
         same_tokens=target.relation.same_tokens,
     )
     titles = {}
     for baseline, risk in transfer_baselines(
-        facts, data.truth, data.groups, parts, folds=spec.folds, seed=spec.seed
+        inputs, data.truth, data.groups, parts, folds=spec.folds, seed=spec.seed
     ):
         if baseline.name != "majority":  # the same risk for every answer
             risks[baseline.name], titles[baseline.name] = risk, baseline.title
@@ -249,10 +249,10 @@ def _evaluate(
     return TransferTest(target, rows, risks, part_of, chosen, own.failed, lacking)
 
 
-def _with_columns(data: ProbeData, training: Facts) -> Facts:
-    """Return the facts of the test run with the columns of the training run."""
+def _with_columns(data: ProbeData, training: BaselineInputs) -> BaselineInputs:
+    """Return the inputs of the test run with the columns of the training run."""
     found = {name: data.columns[name] for name in training.columns if name in data.columns}
-    return replace(data.facts, columns=found)
+    return replace(data.baseline_inputs, columns=found)
 
 
 def _regrouped(data: ProbeData, target: Target) -> ProbeData:
@@ -274,8 +274,8 @@ def _selected(
     before = [vector_path(*p) for p in target.layers if known_of(p[0]) == "before"]
     if not before:
         return ()
-    if not target.paired and result.selected_place in before:
-        return (result.selected_place,)
+    if not target.paired and result.selected_probe in before:
+        return (result.selected_probe,)
     inner = np.array([transferred[path].inner_auroc for path in before])
     return tuple(before[inner[:, part].argmax()] for part in range(parts))
 
@@ -316,12 +316,14 @@ class _OwnFits:
             fit = crossfit_logistic(matrix, truth, self._folds, groups)
             self._fits[path] = calibrated(fit, truth, self._folds)
 
-    def sides(self, transferred: Iterable[str], training: Facts) -> dict[str, Judged]:
+    def sides(
+        self, transferred: Iterable[str], training: BaselineInputs
+    ) -> dict[str, LabelledRisk]:
         """Return the out-of-fold risks by name.
 
         Args:
             transferred: The names of the transferred predictors.
-            training: Facts of the training run: baselines use the same columns of the table.
+            training: Inputs of the training run: baselines use the same columns of the table.
         """
         if not self._folds:
             return {}
@@ -330,12 +332,14 @@ class _OwnFits:
         before = {p: fit for p, fit in self._fits.items() if known_of(p.split("/")[0]) == "before"}
         if before:
             risks[SELECTED] = crossfit_select(before, self._folds).risk
-        facts = take_facts(_with_columns(self._target.data, training), self._target.kept)
-        for baseline, fit in baseline_fits(facts, truth, self._folds):
+        inputs = take_rows(_with_columns(self._target.data, training), self._target.kept)
+        for baseline, fit in baseline_fits(inputs, truth, self._folds):
             risks[baseline.name] = calibrated(fit, truth, self._folds).risk
         fold_of = block_numbers(self._folds, len(truth))
         return {
-            name: Judged(truth, risk, fold_of) for name, risk in risks.items() if name in wanted
+            name: LabelledRisk(truth, risk, fold_of)
+            for name, risk in risks.items()
+            if name in wanted
         }
 
 
@@ -350,20 +354,8 @@ def _rows(
     progress: Progress,
 ) -> tuple[TransferredResult, ...]:
     """Return a result for each risk, resampled by the images of the test run."""
-    truth, groups = target.truth, target.groups
     progress(f"intervals, on {target.run.path.name}")
-    folds = part_of if target.paired else None  # a single fit on other images is not a cross-fit
-    sides = {name: Judged(truth, risk, folds) for name, risk in risks.items()}
-    drawn = resample_sides(sides, groups, draws=spec.draws, seed=spec.seed, correct=True)
-    within = {
-        f"own {name}": side
-        for name, side in own.sides(risks, result.data.facts).items()
-        if constant_pairs(side.truth, side.risk, side.folds) < CONSTANT
-    }
-    both = resample_sides(
-        {**sides, **within}, groups, draws=spec.draws, seed=spec.seed, metrics=("auroc",),
-        correct=True,
-    )  # fmt: skip
+    drawn, both = _resampled(target, risks, part_of, own, result, spec)
     keys = {vector_path(*key): key for key in target.layers}
     trained = _training_results(result, keys)
 
@@ -372,7 +364,7 @@ def _rows(
         other = f"own {name}"
         title = titles.get(name) or "best layer, chosen in training"
         above_joint = None if name in titles else drawn.difference(name, JOINT)
-        above_own = both.difference(name, other) if other in within else None
+        above_own = both.difference(name, other) if other in both.observed else None
         planned = name == SELECTED
         return TransferredResult(
             name=name,
@@ -382,14 +374,43 @@ def _rows(
             representation=representation,
             layer=layer,
             **_source_fields(trained.get(name)),
-            **measured(drawn, name, len(truth)),
-            **constant_fields(constant_pairs(truth, risks[name], part_of)),
-            own_auroc=both.whole[other]["auroc"] if other in within else nan,
+            **measured(drawn, name, len(target.truth)),
+            **constant_fields(constant_pairs(target.truth, risks[name], part_of)),
+            own_auroc=both.observed[other]["auroc"] if other in both.observed else nan,
             **difference_fields("above_joint", above_joint, planned=planned),
             **difference_fields("above_own", above_own, planned=planned),
         )
 
     return tuple(row(name) for name in risks)
+
+
+def _resampled(
+    target: Target,
+    risks: Mapping[str, NDArray[np.float64]],
+    part_of: NDArray[np.int64],
+    own: _OwnFits,
+    result: SweepResult,
+    spec: SweepSpec,
+) -> tuple[Resamples, Resamples]:
+    """Resample the transferred risks: all metrics; and their AUROC with that of the own fits.
+
+    The risk of an own fit is named ``own`` and the name of the transferred one. Those that are
+    constant in most folds are left out.
+    """
+    truth, groups = target.truth, target.groups
+    folds = part_of if target.paired else None  # a single fit on other images is not a cross-fit
+    sides = {name: LabelledRisk(truth, risk, folds) for name, risk in risks.items()}
+    drawn = resample_sides(sides, groups, draws=spec.draws, seed=spec.seed, correct=True)
+    within = {
+        f"own {name}": side
+        for name, side in own.sides(risks, result.data.baseline_inputs).items()
+        if constant_pairs(side.truth, side.risk, side.folds) < CONSTANT
+    }
+    both = resample_sides(
+        {**sides, **within}, groups, draws=spec.draws, seed=spec.seed, metrics=("auroc",),
+        correct=True,
+    )  # fmt: skip
+    return drawn, both
 
 
 def _source_fields(found: ProbeResult | None) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def _test(test: TransferTest) -> dict[str, Any]:
         "rows_of_same_text": int(overlap.same_text.sum()),
         "rows_of_same_question": int(overlap.same_question.sum()),
         "left_out": [asdict(each) for each in target.left_out],
-        "facts_left_out": list(test.facts_left_out),
+        "facts_left_out": list(test.inputs_left_out),
         "no_own": test.no_own,
         "verdict": transfer_verdict(test),
         "results": [without_nan(row.to_dict()) for row in test.rows],

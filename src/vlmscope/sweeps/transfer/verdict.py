@@ -22,7 +22,7 @@ def transfer_verdict(test: TransferTest) -> list[str]:
         lines += [*_selected(test), _joint(test), _calibrated(test[SELECTED])]
     else:
         lines.append("No layer that is known before the answer can be transferred.")
-    return [*lines, *_warnings(test), *map(_left_out, test.target.left_out), *_facts(test)]
+    return [*lines, *_warnings(test), *map(_left_out, test.target.left_out), *_inputs(test)]
 
 
 def relation_phrase(target: Target) -> str:
@@ -63,8 +63,8 @@ def _selected(test: TransferTest) -> Iterator[str]:
     layer = " or ".join(test[name].title for name in dict.fromkeys(test.chosen))
     if row.found_nothing:
         yield (
-            f"The probe of the training run ({layer}) gives most answers there the same risk: it "
-            "finds nothing, so there is no AUROC."
+            f"The probe of the training run ({layer}) gives most answers there the same risk, so "
+            "there is no AUROC."
         )
         return
     if row.auroc_low > 0.5:
@@ -88,7 +88,7 @@ def _loss(row: TransferredResult, why: str) -> Iterator[str]:
     low, high = row.above_own_low, row.above_own_high
     if low is None or high is None:
         unknown = f"The AUROC of training within the test run is unknown: {why}."
-        yield unknown if why else "Trained within the test run it finds nothing."
+        yield unknown if why else "Trained within the test run it has a constant risk."
         return
     if high < 0:
         conclusion = "the transfer loses"
@@ -105,7 +105,7 @@ def _joint(test: TransferTest) -> str:
     """Return a sentence on the difference to the joint baseline, transferred in the same way."""
     joint, selected = test[JOINT], test[SELECTED]
     low, high = selected.above_joint_low, selected.above_joint_high
-    reaches = "finds nothing" if joint.found_nothing else f"reaches {joint.auroc:.3f} there"
+    reaches = "has a constant risk" if joint.found_nothing else f"reaches {joint.auroc:.3f} there"
     text = (
         f"Everything known before the answer, in one model transferred in the same way, {reaches}"
     )
@@ -155,9 +155,9 @@ def _left_out(each: LeftOut) -> str:
     return f"{each.what}: left out, {each.reason}."
 
 
-def _facts(test: TransferTest) -> Iterator[str]:
-    """Yield the facts that the baselines lack."""
-    for each in test.facts_left_out:
+def _inputs(test: TransferTest) -> Iterator[str]:
+    """Yield the inputs that the baselines lack."""
+    for each in test.inputs_left_out:
         yield f"Baselines do without {each}."
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from vlmscope.store import Run
 
 
-def open_sound_run(path: Path) -> Run:
+def open_verified_run(path: Path) -> Run:
     """Open a run and verify every checksum.
 
     Raises:
