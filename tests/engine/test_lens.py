@@ -22,6 +22,7 @@ from vlmscope.engine.lens import ImageLens, image_lens_for
 from vlmscope.errors import InputError
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model import unembedding as module
+from vlmscope.model.loading import checks
 from vlmscope.model.unembedding import Unembedding, unembedding_of
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Sample
@@ -173,6 +174,18 @@ def test_questions_without_an_image(family: str, models: Any) -> None:
                 assert np.isfinite(item.signals[name][1]).all()
 
 
+def test_a_first_token_that_settings_choose(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer's first token is the one that was generated, not the likeliest one."""
+    vlm = models("llava")
+    [plain] = capture(ONE_IMAGE[:1], vlm, spec_of(*PROMPT))
+    banned = [int(plain.first_token_ids[0])]
+    monkeypatch.setattr(vlm.model.generation_config, "suppress_tokens", banned)
+    [item] = capture(ONE_IMAGE[:1], vlm, spec_of(*PROMPT))
+    assert item.signals[LENS_RANK][1, -1] == 1
+    assert item.signals[LENS_TOKENS][1, -1, 0] == banned[0]
+    assert_same(item, reference(item.sample, vlm, spec_of(*PROMPT)))
+
+
 def test_a_run_without_answers(llava: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """The likeliest first token is the answer's; nothing is computed of image tokens."""
     monkeypatch.setattr(ImageLens, "add", None)
@@ -274,6 +287,17 @@ def test_a_factor_that_the_model_does_not_apply(models: Any) -> None:
 
 def vlm_scaling(vlm: VisionLanguageModel) -> float:
     return float(vlm.model.config.text_config.logits_scaling)
+
+
+def test_other_logits_are_noticed_at_loading(llava: VisionLanguageModel) -> None:
+    states = torch.randn(1, 3, llava.hidden_size)
+    with torch.inference_mode():
+        logits = llava.lm_head(states)
+        own = SimpleNamespace(hidden_states=[states], logits=logits)
+        assert checks._lens_fault(llava, own) == ""
+        other = SimpleNamespace(hidden_states=[states], logits=logits / 2)
+        assert "LLaVA-1.5 are not those of its final norm" in checks._lens_fault(llava, other)
+    assert llava.lens_fault == ""
 
 
 def test_unknown_logits_are_refused_before_the_run(llava: VisionLanguageModel) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers.image_processing_backends import PilBackend
 
 from engine.against_reference import answered_by_generate
 from executors.prepared import assert_same_prepared
@@ -39,6 +40,7 @@ from vlmscope.errors import RowError
 from vlmscope.executors.workers import Workers
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.computing import full_float32
+from vlmscope.model.loading.processors import MADE_BY
 from vlmscope.positions import IMAGE_POSITIONS, IMAGE_REPRESENTATIONS, REPRESENTATIONS, VISION_ONLY
 from vlmscope.prompt import chat_template, encode
 from vlmscope.reference import reference
@@ -199,6 +201,35 @@ def test_questions_about_one_image_share_its_prompt(
     for item in capture(rows, endless, spec, batch_size=9):
         assert_same(item, reference(item.sample, endless, spec))
     assert not generated or not shared
+
+
+def test_images_in_one_piece_have_the_same_numbers(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit by bit, as the library's own class returns them."""
+    images = vlm.processor.image_processor
+    if MADE_BY not in vars(type(images)):
+        assert getattr(type(images), "rescale", None) is not PilBackend.rescale
+        return
+    own = type(images).__mro__[1]
+    assert own.__name__ == type(images).__name__
+    rows = (*ONE_IMAGE, *SEVERAL)
+    spec = resolve_spec(PROMPT, vlm)
+    in_one_piece: list[bool] = []
+    rescale = PilBackend.rescale
+
+    def spy(self: Any, image: np.ndarray, scale: float, **options: Any) -> np.ndarray:
+        in_one_piece.append(image.flags.c_contiguous)
+        return np.asarray(rescale(self, image, scale, **options))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PilBackend, "rescale", spy)
+        found = prepare(rows, vlm, spec)
+    assert found[0]
+    assert in_one_piece
+    assert all(in_one_piece)
+    monkeypatch.setattr(images, "__class__", own)
+    assert_same_prepared(found, prepare(rows, vlm, spec))
 
 
 def test_worker_processes_prepare_the_same(

@@ -47,6 +47,7 @@ from vlmscope.model.attention.kv_cache import keys_and_values
 from vlmscope.model.computing import computing
 from vlmscope.model.fused import FusedParts
 from vlmscope.model.lengths import ALONE
+from vlmscope.model.preprocessing import Preprocessing
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.shown_once import warn
 
@@ -91,6 +92,19 @@ class CaptureSession:
         self._too_long = sys.maxsize
         self._lost: list[Sample] = []
         self.shapes_: dict[str, tuple[int, ...]] = {}
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether questions about one image may share the beginning of their prompts.
+
+        Not if ``generate`` decodes the answers, which needs the images of every row.
+        """
+        return self._stepwise is not False or not self._spec.max_new_tokens
+
+    @property
+    def prepares_with(self) -> VisionLanguageModel | Preprocessing:
+        """What ``prepare`` is given, so that no batch has to be prepared again."""
+        return self._vlm if self.shares_prefix else self._vlm.preprocessing
 
     def submit(self, batch: Batch) -> Results:
         """Prefill a batch; return rows that are finished, of this batch or of earlier ones.
@@ -339,18 +353,18 @@ def capture(
     while not errors and (
         chunk := tuple(until_error(islice(iterator, batch_size), errors, Exception))
     ):
-        found = _captures_together(chunk, session, vlm, resolved)
+        found = _captures_together(chunk, session, resolved)
         if found is not None:
             yield from found
             continue
         session = CaptureSession(vlm, resolved, batch_size)  # without the rows of the failed batch
-        yield from _captures_alone(chunk, session, vlm, resolved)
+        yield from _captures_alone(chunk, session, resolved)
     if errors:
         raise errors[0]
 
 
 def _captures_alone(
-    chunk: Sequence[Sample], session: CaptureSession, vlm: VisionLanguageModel, spec: ResolvedSpec
+    chunk: Sequence[Sample], session: CaptureSession, spec: ResolvedSpec
 ) -> Iterator[Capture]:
     """Yield the capture of each sample, run alone.
 
@@ -359,12 +373,12 @@ def _captures_alone(
     """
     for sample in chunk:
         with row_errors(sample):
-            (alone,) = _captures((sample,), session, vlm, spec)
+            (alone,) = _captures((sample,), session, spec)
         yield alone
 
 
 def _captures_together(
-    chunk: Sequence[Sample], session: CaptureSession, vlm: VisionLanguageModel, spec: ResolvedSpec
+    chunk: Sequence[Sample], session: CaptureSession, spec: ResolvedSpec
 ) -> list[Capture] | None:
     """Return the captures of some samples, or None if one of several failed.
 
@@ -374,7 +388,7 @@ def _captures_together(
         RowError: The only one failed.
     """
     try:
-        return _captures(chunk, session, vlm, spec)
+        return _captures(chunk, session, spec)
     except RowError:
         if len(chunk) == 1:
             raise
@@ -388,16 +402,16 @@ def _captures_together(
 
 
 def _captures(
-    chunk: Sequence[Sample], session: CaptureSession, vlm: VisionLanguageModel, spec: ResolvedSpec
+    chunk: Sequence[Sample], session: CaptureSession, spec: ResolvedSpec
 ) -> list[Capture]:
     """Return the captures of some samples, in order.
 
     Raises:
         RowError: One of them failed.
     """
-    batches, failures = prepare(chunk, vlm, spec)
+    batches, failures = prepare(chunk, session.prepares_with, spec)
     found: dict[int, Capture] = {}
-    for result in chain(failures, _all_of(batches, session, vlm, spec)):
+    for result in chain(failures, _all_of(batches, session, spec)):
         if isinstance(result, Failure):
             raise RowError(result.stage, f"{result.id}: {result.error}")
         found[id(result.sample)] = result
@@ -429,16 +443,13 @@ def capture_batch(
     if session is not None:
         return session.submit(batch)
     session = CaptureSession(vlm, spec, len(batch.samples))
-    results = _all_of([batch], session, vlm, spec)
+    results = _all_of([batch], session, spec)
     order = {sample.id: row for row, sample in enumerate(batch.samples)}
     return sorted(results, key=lambda item: order[_id_of(item)])
 
 
 def _all_of(
-    batches: Sequence[Batch],
-    session: CaptureSession,
-    vlm: VisionLanguageModel,
-    spec: ResolvedSpec,
+    batches: Sequence[Batch], session: CaptureSession, spec: ResolvedSpec
 ) -> list[Capture | Failure]:
     """Return the results of some batches; rows dropped by a failed step are run again."""
     results: list[Capture | Failure] = []
@@ -446,7 +457,7 @@ def _all_of(
         for batch in batches:
             results += session.submit(batch)
         results += session.drain()
-        batches, _ = prepare(session.pop_failed(), vlm, spec)
+        batches, _ = prepare(session.pop_failed(), session.prepares_with, spec)
     return results
 
 
