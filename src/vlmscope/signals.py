@@ -50,20 +50,6 @@ OF_ANSWER = ("mean", "max", "first")
 """What is stored of the answer's attention, in this order: mean and maximum over the tokens of the
 answer, and the first token's."""
 
-ATTENTION_PROMPT = "attention_prompt"
-"""Array ``[layers, heads, 4]``: shares of the last prompt token's attention."""
-
-ATTENTION_ANSWER = "attention_answer"
-"""Array ``[3, layers, heads, 4]``: shares of the answer tokens' attention, see ``OF_ANSWER``."""
-
-CROSS_ATTENTION_PROMPT = "cross_attention_prompt"
-"""Array ``[layers, heads, tiles]``: how the last prompt token's attention to the image is divided
-among its tiles, in decoders that attend to images in separate layers; of several images the sums
-over the images. NaN for a question without an image, which skips these layers."""
-
-CROSS_ATTENTION_ANSWER = "cross_attention_answer"
-"""Array ``[3, layers, heads, tiles]``: the same of the answer tokens, see ``OF_ANSWER``."""
-
 TOKEN_STATISTICS = ("entropy", "max_logprob", "margin")
 """Arrays ``[T]`` of the signal ``entropy``, like ``answer_logprobs``: entropy in nats of each
 token's distribution, the largest log-probability, and its distance to the second largest."""
