@@ -40,6 +40,10 @@ ONE_NAT = 1.0
 """Log-probabilities and entropies near zero are compared on this scale: they are differences of
 logits, so for a model that is nearly certain they consist of rounding errors."""
 
+SCALES = {"margin": 4 * ONE_NAT}
+"""The scale of other signals: a margin is a difference of two logits, of which each is rounded to
+1/8 by bfloat16 from 16 on; log-probabilities near zero are not affected by that."""
+
 STRICT_ALWAYS = ("boundaries", "num_prompt_tokens", "image_sha256")
 """Values that must be equal in every precision."""
 
@@ -164,7 +168,8 @@ def compare(stored: Capture, expected: Capture) -> RowCheck:
     for name, array in expected.signals.items():
         if name in TOKEN_STATISTICS and not same_tokens:
             continue
-        errors[f"signals/{name}"] = _relative_error(stored.signals.get(name), array, ONE_NAT)
+        scale = SCALES.get(name, ONE_NAT)
+        errors[f"signals/{name}"] = _relative_error(stored.signals.get(name), array, scale)
     return RowCheck(stored.sample.id, errors, differing)
 
 
