@@ -44,7 +44,8 @@ Signals = str | Iterable[str]
 ATTENDED = ("image", "text", "answer", "first")
 """The groups of tokens that attention is divided among, in the order in which shares are stored:
 image tokens; other tokens of the prompt; tokens of the answer; the first token of the prompt, if it
-is not an image token. Each token is in one group, so the shares of a head add up to 1."""
+is not an image token. Each token is in one group, so the shares of a head add up to 1, without
+that of an attention sink if there is one."""
 
 OF_ANSWER = ("mean", "max", "first")
 """What is stored of the answer's attention, in this order: mean and maximum over the tokens of the
