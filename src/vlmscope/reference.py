@@ -15,7 +15,7 @@ which contradicts itself:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from itertools import takewhile
@@ -41,6 +41,7 @@ from vlmscope.prompt import build_messages, image_order, template_settings, with
 from vlmscope.reference_signals import (
     attention_shares,
     joined,
+    sampled_answers,
     sublayers_recorded,
     token_statistics,
 )
@@ -71,6 +72,7 @@ def reference(
     spec: CaptureSpec | None = None,
     *,
     answer_token_ids: np.ndarray | None = None,
+    sample_token_ids: Sequence[np.ndarray] = (),
 ) -> Capture:
     """Return the capture of one sample by the reference method's three passes.
 
@@ -80,6 +82,8 @@ def reference(
         spec: What to record (default: that of the specification).
         answer_token_ids: The answer whose hidden states are read at the positions in the answer
             (default: the answer generated here). In half precision two runs may answer differently.
+        sample_token_ids: The tokens of sampled answers, whose log-probabilities and states are
+            computed. Nothing is sampled here.
 
     Raises:
         InputError: The spec's ``compat`` does not support this model.
@@ -105,6 +109,12 @@ def reference(
             states |= more
             boundaries |= indices
         arrays |= _attention_pass(vlm, inputs, tokens, signals)
+        arrays |= sampled_answers(
+            vlm,
+            signals,
+            sample_token_ids,
+            lambda content: _run_with_answer(vlm, inputs, content),
+        )
     logprobs = first_logits.float().log_softmax(dim=-1)
     top = logprobs.sort(descending=True)
     return Capture(
@@ -318,7 +328,7 @@ def _answer_states_pass(
         raise RowError("capture", "the answer is empty")
     start, stop = inputs["input_ids"].shape[1], inputs["input_ids"].shape[1] + len(content)
     with sublayers_recorded(vlm, signals) as parts:
-        layers = _run_with_answer(vlm, inputs, content)
+        layers, _ = _run_with_answer(vlm, inputs, content)
     spans = {
         "first_answer_token": (start, start + 1),
         "last_answer_token": (stop - 1, stop),
@@ -344,12 +354,18 @@ def _content(vlm: VisionLanguageModel, answer_token_ids: np.ndarray) -> list[int
     return [token for token in answer_token_ids.tolist() if token not in ends]
 
 
-def _run_with_answer(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]) -> list[Tensor]:
-    """Run a prompt and its answer; return every layer's states."""
+def _run_with_answer(
+    vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]
+) -> tuple[list[Tensor], Tensor]:
+    """Run a prompt and its answer; return every layer's states, and the logits of the answer.
+
+    The logits ``[tokens + 1, vocabulary]`` are those of each token of the answer and of the one
+    that follows it.
+    """
     start = inputs["input_ids"].shape[1]
     # For an image token in an answer, the model would expect an image if run in one pass.
     by_step = vlm.image_token_id in content or vlm.lengths.band(start, len(content) + 1) == ALONE
-    return (_step_by_step if by_step else _all_at_once)(vlm, inputs, content)
+    return (_step_by_step if by_step and content else _all_at_once)(vlm, inputs, content)
 
 
 def _attention_pass(
@@ -370,9 +386,11 @@ def _attention_pass(
     )
 
 
-def _all_at_once(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]) -> list[Tensor]:
-    """Return every layer's states of a prompt and its answer, from one pass."""
-    answer, count = torch.tensor([content]), len(content)
+def _all_at_once(
+    vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]
+) -> tuple[list[Tensor], Tensor]:
+    """Return states and logits of a prompt and its answer, from one pass."""
+    answer, count = torch.tensor([content], dtype=torch.int64), len(content)
     extended = dict(inputs)
     extended["input_ids"] = torch.cat([inputs["input_ids"], answer.to(vlm.device)], dim=1)
     for name in _PER_TOKEN & inputs.keys():  # each new token attends to what the last one does
@@ -381,12 +399,14 @@ def _all_at_once(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]) 
             last = torch.ones_like(last)  # the answer comes after the prefix
         extended[name] = torch.cat([inputs[name], last.repeat_interleave(count, dim=1)], dim=1)
     imaged = bool((inputs["input_ids"] == vlm.image_token_id).any())
-    layers, _ = _run_decoder(vlm, extended, "hidden_states[k+1]", imaged=imaged)
-    return layers
+    layers, logits = _run_decoder(vlm, extended, "hidden_states[k+1]", imaged=imaged)
+    return layers, logits[0, -count - 1 :]
 
 
-def _step_by_step(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]) -> list[Tensor]:
-    """Return every layer's states of a prompt and its answer, decoded token by token.
+def _step_by_step(
+    vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]
+) -> tuple[list[Tensor], Tensor]:
+    """Return states and logits of a prompt and its answer, decoded token by token.
 
     For answers whose states depend on the length of the sequence at the time, or which contain the
     image token. ``generate`` is forced to generate the answer, and its states are returned.
@@ -398,13 +418,15 @@ def _step_by_step(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int])
         do_sample=False,
         return_dict_in_generate=True,
         output_hidden_states=True,
+        output_logits=True,
         prefix_allowed_tokens_fn=lambda _, ids: content[ids.shape[-1] - start :][:1] or content[:1],
     )
     prompt, *steps = outputs.hidden_states
-    return [
+    layers = [
         torch.cat([prompt[k + 1], *(step[k + 1][:, -1:] for step in steps)], dim=1)
         for k in range(vlm.num_layers)
     ]
+    return layers, torch.cat(outputs.logits)
 
 
 def _answer_pass(vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec) -> dict[str, Any]:

@@ -11,6 +11,13 @@ from dataclasses import dataclass, field
 
 from vlmscope.arguments import several_names
 from vlmscope.errors import InputError
+from vlmscope.sampling import (
+    SAMPLE_LISTS,
+    SAMPLE_TEXTS,
+    SAMPLES,
+    Sampling,
+    layer_name,
+)
 
 ENTROPY = "entropy"
 ATTENTION = "attention"
@@ -25,6 +32,7 @@ SIGNALS: Mapping[str, str] = {
     "heads": "outputs of the attention heads at the chosen positions and layers",
     "attn_out": "outputs of the attention blocks at the chosen positions and layers",
     "mlp": "outputs of the feed-forward blocks at the chosen positions and layers",
+    SAMPLES: "sampled answers, and the state of each one's last token; --samples says how many",
 }
 """Name → what it is."""
 
@@ -56,12 +64,16 @@ TOKEN_STATISTICS = ("entropy", "max_logprob", "margin")
 """Arrays ``[T]`` of the signal ``entropy``, like ``answer_logprobs``: entropy in nats of each
 token's distribution, the largest log-probability, and its distance to the second largest."""
 
+LISTS = (*TOKEN_STATISTICS, *SAMPLE_LISTS)
+"""Arrays whose length differs from row to row."""
 
-def signal_names(signals: Signals) -> tuple[str, ...]:
+
+def signal_names(signals: Signals, more: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the signals that are selected, each once, in the order of ``SIGNALS``.
 
     Args:
         signals: Names of signals or presets; ``none`` selects only what is always recorded.
+        more: Further names, which other options select.
 
     Raises:
         InputError: A name is neither.
@@ -71,7 +83,7 @@ def signal_names(signals: Signals) -> tuple[str, ...]:
     """
     if not isinstance(signals, Iterable):
         raise InputError(f"--signals {signals!r}: expected names from {_KNOWN}")
-    chosen = set(DEFAULT_SIGNALS)
+    chosen = {*DEFAULT_SIGNALS, *more}
     for name in several_names(signals):
         if name == "none":
             continue
@@ -96,6 +108,8 @@ class RecordedSignals:
     """The decoder layers whose attention is recorded; empty without the signal ``attention``."""
     attention_heads: int = 0
     """Their number of heads; the largest, if layers differ."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How answers are sampled."""
 
     def layers(self, sublayer: str) -> tuple[int, ...]:
         """Return the layers at which a sub-layer is recorded.
@@ -121,7 +135,7 @@ class RecordedSignals:
     @property
     def of_answer(self) -> bool:
         """Whether something is recorded of each token of the answer while it is processed."""
-        return bool(self.attention_layers)
+        return bool(self.attention_layers or self.sampling.count)
 
     def arrays(self, *, answers: bool) -> tuple[str, ...]:
         """Return the names of the arrays that are stored of each row, besides vectors.
@@ -130,7 +144,8 @@ class RecordedSignals:
             answers: Whether answers are generated.
         """
         statistics = TOKEN_STATISTICS if answers and ENTROPY in self.names else ()
-        return (*statistics, *self.shapes(answers=answers))
+        samples = (*SAMPLE_TEXTS, *SAMPLE_LISTS) if self.sampling.count else ()
+        return (*statistics, *samples, *self.shapes(answers=answers))
 
     def shapes(self, *, answers: bool = True) -> dict[str, tuple[int, ...]]:
         """Return the arrays of a row that have the same shape in all rows.
@@ -138,9 +153,13 @@ class RecordedSignals:
         Args:
             answers: Whether answers are generated.
         """
-        if not self.attention_layers:
-            return {}
-        found: dict[str, tuple[int, ...]] = {ATTENTION_PROMPT: self.attention_shape}
-        if answers:
+        found: dict[str, tuple[int, ...]] = {}
+        if self.attention_layers:
+            found[ATTENTION_PROMPT] = self.attention_shape
+        if self.attention_layers and answers:
             found[ATTENTION_ANSWER] = (len(OF_ANSWER), *self.attention_shape)
+        if count := self.sampling.count:
+            for layer in self.layers(SAMPLES):
+                width = self.widths[f"{SAMPLES}/layer_{layer}"]
+                found[layer_name(layer)] = (count, width)
         return found

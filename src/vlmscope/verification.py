@@ -20,6 +20,7 @@ from vlmscope.model import VisionLanguageModel
 from vlmscope.prompt import at_time
 from vlmscope.reference import reference
 from vlmscope.row_identity import compare_rows
+from vlmscope.sampling import SAMPLE_TEXTS, TEXTS
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.signals import TOKEN_STATISTICS
 from vlmscope.store import Manifest, Run, clean_text
@@ -40,8 +41,8 @@ ONE_NAT = 1.0
 """Log-probabilities and entropies near zero are compared on this scale: they are differences of
 logits, so for a model that is nearly certain they consist of rounding errors."""
 
-STRICT_ALWAYS = ("boundaries", "num_prompt_tokens", "image_sha256")
-"""Values that must be equal in every precision."""
+STRICT_ALWAYS = ("boundaries", "num_prompt_tokens", "image_sha256", "samples")
+"""Values that must be equal in every precision; ``samples`` are texts, given the tokens."""
 
 STRICT_IN_FLOAT32 = ("answer", "answer_token_ids", "finish_reason", "first_token")
 """Values that must be equal in float32 only: in half precision near-ties of two tokens depend on
@@ -129,6 +130,9 @@ def check_rows(run: Run, samples: list[Sample], vlm: VisionLanguageModel) -> Ite
         max_new_tokens=record.max_new_tokens,
         compat=record.compat,
         signals=record.signals,
+        samples=record.samples,
+        temperature=record.temperature,
+        seed=record.seed,
     )
     vlm = replace(vlm, processor=at_time(vlm.processor, run.manifest.model.prompt_time))
     exact = run.manifest.dtype == "float32"
@@ -136,7 +140,13 @@ def check_rows(run: Run, samples: list[Sample], vlm: VisionLanguageModel) -> Ite
         stored = run[sample.id]
         tokens = None if exact else stored.answer_token_ids
         with row_errors(sample):
-            expected = reference(sample, vlm, spec, answer_token_ids=tokens)
+            expected = reference(
+                sample,
+                vlm,
+                spec,
+                answer_token_ids=tokens,
+                sample_token_ids=[answer.token_ids for answer in stored.samples],
+            )
         if not record.signals:  # a run of a version that recorded none
             expected = replace(expected, signals={})
         yield compare(stored, expected)
@@ -162,7 +172,7 @@ def compare(stored: Capture, expected: Capture) -> RowCheck:
             stored.answer_logprobs, expected.answer_logprobs, ONE_NAT
         )
     for name, array in expected.signals.items():
-        if name in TOKEN_STATISTICS and not same_tokens:
+        if name in SAMPLE_TEXTS or (name in TOKEN_STATISTICS and not same_tokens):
             continue
         errors[f"signals/{name}"] = _relative_error(stored.signals.get(name), array, ONE_NAT)
     return RowCheck(stored.sample.id, errors, differing)
@@ -174,6 +184,8 @@ def _differing(stored: Capture, expected: Capture) -> tuple[str, ...]:
         "boundaries": stored.boundaries == expected.boundaries,
         "num_prompt_tokens": stored.num_prompt_tokens == expected.num_prompt_tokens,
         "image_sha256": stored.image_sha256 == expected.image_sha256,
+        "samples": [(each.text, each.finish_reason) for each in stored.samples]
+        == [(each.text, each.finish_reason) for each in expected.samples],
         "answer": stored.answer == expected.answer,
         "answer_token_ids": _same_array(stored.answer_token_ids, expected.answer_token_ids),
         "finish_reason": stored.finish_reason == expected.finish_reason,
@@ -189,8 +201,12 @@ def _same_array(one: np.ndarray | None, other: np.ndarray | None) -> bool:
 
 
 def storable(item: Capture) -> Capture:
-    """Return ``item`` with its answer as HDF5 can store it."""
-    return replace(item, answer=None if item.answer is None else clean_text(item.answer))
+    """Return ``item`` with its answers as HDF5 can store them."""
+    signals = dict(item.signals)
+    if TEXTS in signals:
+        signals[TEXTS] = np.array([clean_text(text) for text in signals[TEXTS]], object)
+    answer = None if item.answer is None else clean_text(item.answer)
+    return replace(item, answer=answer, signals=signals)
 
 
 def _relative_error(found: np.ndarray | None, expected: np.ndarray, least: float = 1e-30) -> float:

@@ -21,6 +21,7 @@ from torch import Tensor
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.hooks import PrefillHooks
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
+from vlmscope.sampling import SampledAnswer
 from vlmscope.schema import Capture, Failure, failure_of
 from vlmscope.signals import TOKEN_STATISTICS
 
@@ -169,11 +170,28 @@ def with_answer(
     return check_finite(complete)
 
 
+def sampled_answer(
+    answer: Answer, states: Mapping[int, Float[np.ndarray, " hidden"]]
+) -> SampledAnswer:
+    """Return a sample, given its tokens and the hidden states of its last token by layer."""
+    return SampledAnswer(
+        text=answer.text,
+        token_ids=answer.token_ids,
+        logprobs=answer.logprobs,
+        finish_reason=answer.finish_reason,
+        states=states,
+    )
+
+
 def check_finite(item: Capture) -> Capture | Failure:
     """Return ``item``, or a ``Failure`` for the first array in it with NaN or infinity."""
     numbers = {**item.vectors, "first_token_entropy": np.array([item.first_token_entropy])}
     if item.answer_logprobs is not None:
         numbers["answer_logprobs"] = item.answer_logprobs
+    for number, sample in enumerate(item.samples):
+        numbers[f"the log-probabilities of sample {number}"] = sample.logprobs
+        if len(sample.token_ids) > (sample.finish_reason == "stop"):  # else it is empty
+            numbers |= {f"layer_{k} of sample {number}": v for k, v in sample.states.items()}
     for name, values in numbers.items():
         if not np.isfinite(values).all():
             return failure_of(

@@ -32,6 +32,7 @@ from vlmscope.engine.batch import Batch, bands_of, prepare
 from vlmscope.engine.decoding.scheduler import Decoding
 from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.engine.device import is_dead_device, is_out_of_memory
+from vlmscope.engine.generated_samples import samples_by_generate
 from vlmscope.engine.hooks import PrefillHooks
 from vlmscope.engine.image_cache import ImageEncoder
 from vlmscope.engine.inputs import until_error
@@ -45,6 +46,7 @@ from vlmscope.model.attention.kv_cache import keys_and_values
 from vlmscope.model.computing import computing
 from vlmscope.model.fused import FusedParts
 from vlmscope.model.lengths import ALONE
+from vlmscope.sampling import SampledAnswer, arrays_of
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.shown_once import warn
 
@@ -60,7 +62,7 @@ class CaptureSession:
     Args:
         vlm: The model.
         spec: What to record.
-        rows: Maximum number of rows that are answered at once.
+        rows: Maximum number of questions that are answered at once.
         fused: Compiled parts of the model, for a session of many rows.
 
     Attributes:
@@ -295,16 +297,23 @@ class CaptureSession:
             {name: values.cpu().numpy() for name, values in found.items()}
             for found in _of_answers(states, spec)
         )
+        prefilled = start_copies(device_batch)
+        samples = self._samples_by_generate(batch)
         self._finished += [
             with_answer(
                 row.capture(),
                 spec,
                 cut_answer(vlm, generated[i], logprobs[i], statistics[i]),
                 {name: values[i] for name, values in vectors.items()},
-                {name: values[i] for name, values in arrays.items()},
+                {name: values[i] for name, values in arrays.items()} | arrays_of(samples[i]),
             )
-            for i, row in enumerate(start_copies(device_batch))
+            for i, row in enumerate(prefilled)
         ]
+
+    def _samples_by_generate(self, batch: Batch) -> list[list[SampledAnswer]]:
+        """Return the sampled answers of each row of a batch that ``generate`` answers."""
+        alone = bool(self._vlm.one_at_a_time) or self._band(batch) == ALONE
+        return samples_by_generate(batch, self._vlm, self._spec, self._images, alone=alone)
 
 
 def _of_answers(

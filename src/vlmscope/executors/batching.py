@@ -138,20 +138,24 @@ class BatchSizer:
         self.size = min(self.size, failed // 2)
 
 
-def rows_at_once(vlm: VisionLanguageModel, wanted: int | Literal["auto"]) -> int:
-    """Return how many rows may be decoded at once.
+def rows_at_once(
+    vlm: VisionLanguageModel, wanted: int | Literal["auto"], *, answers: int = 1
+) -> int:
+    """Return how many rows may be answered at once.
 
     Args:
         vlm: The model, for its device.
         wanted: ``--batch-size``: so many, or ``auto``.
+        answers: Answers of each row: the greedy one and the sampled ones.
     """
     if wanted == "auto":
-        return ANSWERED_ON_GPU if vlm.cuda_devices else ANSWERED_ELSEWHERE
+        together = ANSWERED_ON_GPU if vlm.cuda_devices else ANSWERED_ELSEWHERE
+        return max(1, together // answers)
     return wanted
 
 
 def sizer_for(
-    vlm: VisionLanguageModel, wanted: int | Literal["auto"], *, answers: bool = False
+    vlm: VisionLanguageModel, wanted: int | Literal["auto"], *, answers: int = 0
 ) -> BatchSizer:
     """Return the sizer of prefills for a model: one row if the model allows no batches.
 
@@ -161,17 +165,20 @@ def sizer_for(
     Args:
         vlm: The model, for its device and whether its rows may be batched.
         wanted: ``--batch-size``: so many rows at once, or ``auto``.
-        answers: Whether answers are decoded.
+        answers: Answers of each row that are decoded: the greedy one and the sampled ones.
     """
     if vlm.one_at_a_time:
         return BatchSizer(1)
     stepwise = answers and not why_not_in_slots(vlm)
     if wanted == "auto":
+        most = max(1, rows_at_once(vlm, "auto", answers=answers) // 2) if answers else None
         if not vlm.cuda_devices:
-            return BatchSizer("auto")
+            return BatchSizer("auto", min(LARGEST_ELSEWHERE, most or LARGEST_ELSEWHERE))
         largest = LARGEST_BESIDE_ANSWERS if stepwise else LARGEST_ON_GPU
         if answers and not stepwise:
-            largest = LARGEST_GENERATING
-        return BatchSizer("auto", largest, START_ON_GPU)
+            largest = max(1, LARGEST_GENERATING // answers)
+        elif most:
+            largest = min(largest, most)
+        return BatchSizer("auto", largest, min(largest, START_ON_GPU))
     share = 4 if vlm.cuda_devices else 2
     return BatchSizer(max(1, wanted // share) if stepwise else wanted)

@@ -11,8 +11,8 @@ takes part in one step too many, whose token is discarded.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,14 @@ import torch
 from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates, State
-from vlmscope.engine.answers import cut_answer, end_tokens, token_statistics, with_answer
+from vlmscope.engine.answers import (
+    Answer,
+    cut_answer,
+    end_tokens,
+    sampled_answer,
+    token_statistics,
+    with_answer,
+)
 from vlmscope.engine.attention import members_in_slots
 from vlmscope.engine.decoding.slots import Slots, bytes_of_a_row, make_slots, rounded_up
 from vlmscope.engine.decoding.step import Stepper
@@ -28,6 +35,7 @@ from vlmscope.engine.device import Fetch, to_device
 from vlmscope.engine.hooks import RecordedTensors
 from vlmscope.engine.prefill import ARRAYS, DeviceBatch, Prefilled, arrays_in
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
+from vlmscope.sampling import arrays_of, is_of_samples, layer_name
 from vlmscope.schema import Capture, Failure, Sample
 from vlmscope.signals import ATTENDED, ATTENTION
 
@@ -45,18 +53,42 @@ Layers = Sequence[tuple[Tensor, Tensor]]
 """Keys and values of a prefill, layer by layer."""
 
 
+def for_each_answer(tensor: Tensor, answers: int) -> Tensor:
+    """Return a tensor with one entry for each answer, given one for each question.
+
+    >>> for_each_answer(torch.tensor([3, 5]), 2)
+    tensor([3, 3, 5, 5])
+    """
+    if answers == 1:
+        return tensor
+    return tensor.unsqueeze(1).expand(-1, answers, *tensor.shape[1:]).flatten(0, 1)
+
+
 def begin(slots: Slots, rows: slice, recorded: RecordedTensors, mask: Tensor) -> None:
-    """Put the first token of new rows into their slots."""
-    tokens = mask.shape[1]
-    chosen = recorded.first_logits.argmax(dim=1)
-    chosen_logits = recorded.first_logits.gather(1, chosen.unsqueeze(1)).squeeze(1)
-    total, statistics = token_statistics(recorded.first_logits)
+    """Put the first tokens of the answers to new questions into their slots.
+
+    Args:
+        slots: The slots; how tokens are drawn is already set.
+        rows: Those of the new answers: several of each question, one after the other.
+        recorded: What was recorded of the prefill.
+        mask: The attention mask of the prompts.
+    """
+    tokens, answers = mask.shape[1], (rows.stop - rows.start) // len(mask)
+    logits = for_each_answer(recorded.first_logits, answers)
+    if slots.draws is None:
+        chosen = logits.argmax(dim=1)
+    else:
+        first = torch.zeros(len(logits), 1, dtype=torch.int64, device=logits.device)
+        chosen = slots.draws.choose(logits, rows.start, first)
+    chosen_logits = logits.gather(1, chosen.unsqueeze(1)).squeeze(1)
+    total, statistics = token_statistics(logits)
     last = mask.sum(dim=1) - 1 if recorded.positions is None else recorded.positions[..., -1]
+    last = last.reshape(len(slots.positions), -1).expand(-1, len(mask))
     slots.tokens[rows] = chosen.unsqueeze(1)
     slots.cache_positions[rows] = tokens
-    slots.positions[:, rows, 0] = last.reshape(len(slots.positions), -1) + 1
+    slots.positions[:, rows, 0] = for_each_answer(last.T, answers).T + 1
     slots.attention_mask[rows] = False
-    slots.attention_mask[rows, :tokens] = mask.bool()
+    slots.attention_mask[rows, :tokens] = for_each_answer(mask.bool(), answers)
     slots.attention_mask[rows, tokens] = True
     slots.chosen[rows, 0] = chosen
     slots.logprobs[rows, 0] = chosen_logits - total
@@ -67,7 +99,8 @@ def begin(slots: Slots, rows: slice, recorded: RecordedTensors, mask: Tensor) ->
     if slots.states is not None:
         slots.states.begin(chosen, rows.start)
     if slots.members is not None and recorded.members is not None:
-        slots.members[rows] = members_in_slots(recorded.members, slots.members.shape[1])
+        members = members_in_slots(recorded.members, slots.members.shape[1])
+        slots.members[rows] = for_each_answer(members, answers)
 
 
 def set_cross_attention_mask(
@@ -79,9 +112,10 @@ def set_cross_attention_mask(
     name, layer = vlm.family.cross_attention_mask, min(slots.fixed)
     attended: Any = device_batch.inputs[name][:, -1].flatten(1).bool()
     length = layers[layer][0].shape[2]
+    attended = attended.repeat_interleave(length // attended.shape[1], dim=1)
     slots.cross_attention_mask[rows] = False
-    slots.cross_attention_mask[rows, :length] = attended.repeat_interleave(
-        length // attended.shape[1], dim=1
+    slots.cross_attention_mask[rows, :length] = for_each_answer(
+        attended, (rows.stop - rows.start) // len(attended)
     )
     full = length == slots.cross_attention_mask.shape[1]
     return not (full and bool(np.all(device_batch.batch.inputs[name][:, -1].numpy())))
@@ -99,7 +133,10 @@ def widths_of_answers(
     """
     signals = spec.signals
     found: dict[State, int] = {}
-    for part, layer in spec.states(imaged=imaged, vlm=vlm) if spec.answer_positions else ():
+    reads_states = bool(spec.answer_positions or signals.sampling.count)
+    for part, layer in spec.states(imaged=imaged, vlm=vlm) if reads_states else ():
+        if part and not spec.answer_positions:
+            continue  # of samples only hidden states are recorded
         width = signals.widths[f"{part}/layer_{layer}"] if part else vlm.hidden_size
         found[part, layer] = width
     width = signals.attention_heads * len(ATTENDED)
@@ -128,11 +165,50 @@ TOO_LONG = 4
 """Empty slots are reallocated if they are this many times longer than a prompt needs."""
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Received:
+    """An answer that was received, and what was recorded of its tokens."""
+
+    answer: Answer
+    vectors: Mapping[str, np.ndarray]
+    """HDF5 path → vectors at the positions in the answer."""
+    arrays: Mapping[str, np.ndarray]
+    """Arrays of signals."""
+    last_states: Mapping[int, np.ndarray]
+    """Decoder layer → hidden state of the last token, if answers are sampled."""
+
+
 @dataclass(eq=False, slots=True)
-class _Row:
-    """A row that is being answered."""
+class _Question:
+    """A question whose answers are being decoded."""
 
     prefilled: Prefilled
+    received: dict[int, _Received] = field(default_factory=dict)
+    """Number of an answer → the answer: 0 for the greedy one, then the samples."""
+
+    def complete(self, spec: ResolvedSpec) -> Capture | Failure:
+        """Return the capture, once all answers were received."""
+        greedy = self.received[0]
+        samples = [
+            sampled_answer(self.received[number].answer, self.received[number].last_states)
+            for number in range(1, spec.signals.sampling.answers)
+        ]
+        return with_answer(
+            self.prefilled.capture(),
+            spec,
+            greedy.answer,
+            greedy.vectors,
+            {**greedy.arrays, **arrays_of(samples)},
+        )
+
+
+@dataclass(eq=False, slots=True)
+class _Row:
+    """An answer that is being decoded."""
+
+    question: _Question
+    number: int
+    """0 for the greedy answer, then the samples."""
     slot: int
     ended: bool = False
     received: bool = False
@@ -144,7 +220,7 @@ class Decoding:
     Args:
         vlm: The model.
         spec: What to record.
-        rows: Maximum number of rows that are answered at once; fewer if memory is short.
+        rows: Maximum number of questions that are answered at once; fewer if memory is short.
     """
 
     def __init__(self, vlm: VisionLanguageModel, spec: ResolvedSpec, rows: int) -> None:
@@ -152,6 +228,7 @@ class Decoding:
         self._vlm = vlm
         self._spec = spec
         self._limit = spec.decoded_tokens
+        self._answers = spec.signals.sampling.answers
         self._slots: Slots | None = None
         self._stepper: Stepper | None = None
         self._rows: list[_Row] = []
@@ -163,21 +240,25 @@ class Decoding:
 
     @property
     def capacity(self) -> int:
-        """How many rows are answered at once, as far as is known."""
-        return self.rows if self._slots is None else min(self.rows, self._slots.rows)
+        """How many questions are answered at once, as far as is known."""
+        if self._slots is None:
+            return self.rows
+        return min(self.rows, self._slots.rows // self._answers)
 
     @property
     def samples(self) -> list[Sample]:
         """The questions whose answers are not complete, or were not received yet."""
         leaving = [row for rows, _ in self._arriving for row in rows if not row.received]
         staying = [row for row in self._rows if not row.ended]
-        return [row.prefilled.sample for row in (*leaving, *staying)]
+        questions = dict.fromkeys(row.question for row in (*leaving, *staying))
+        return [question.prefilled.sample for question in questions]
 
     def has_room(self, rows: int, band: int = 0) -> bool:
-        """Return whether so many more rows of a length band can be admitted, if known."""
+        """Return whether so many more questions of a length band can be admitted, if known."""
         if self._slots is None or not self._rows:
             return True
-        return band == self._band and len(self._rows) + rows <= self._slots.rows
+        needed = rows * self._answers
+        return band == self._band and len(self._rows) + needed <= self._slots.rows
 
     def length_for(self, tokens: int) -> int:
         """Return the slot length that would be used for a prompt of so many tokens."""
@@ -207,14 +288,15 @@ class Decoding:
         Args:
             device_batch: The batch on the device.
             prefilled: Its rows.
-            layers: Its keys and values.
+            layers: Its keys and values, which are copied for every answer of a question.
             band: Length band of its rows; all rows of a step are of one band.
 
         Raises:
             torch.OutOfMemoryError: There is not enough memory; nothing was changed then.
         """
         recorded, mask = device_batch.recorder.tensors(), device_batch.inputs["attention_mask"]
-        rows, tokens = mask.shape
+        questions, tokens = mask.shape
+        rows = questions * self._answers
         room = 0 if self._slots is None else self._slots.rows - len(self._rows)
         if not self.fits(layers, tokens) or rows > room:
             if self._rows:
@@ -227,14 +309,21 @@ class Decoding:
         for index, (keys, values) in enumerate(layers):
             end = keys.shape[2]
             for slot, part in ((slots.keys[index], keys), (slots.values[index], values)):
-                slot[rows_of, :, :end] = part
-                slot[rows_of, :, end:] = 0  # a NaN of a previous row would pass every mask
+                each = slot[rows_of].view(questions, self._answers, *slot.shape[1:])
+                each[:, :, :, :end] = part.unsqueeze(1)
+                each[:, :, :, end:] = 0  # a NaN of a previous row would pass every mask
+        if slots.draws is not None:
+            ids = [row.sample.id for row in prefilled]
+            slots.draws.begin(rows_of, ids, self._spec.signals.sampling)
         begin(slots, rows_of, recorded, mask)
         masked = set_cross_attention_mask(slots, rows_of, device_batch, layers, self._vlm)
         self._masked = masked or (self._masked and bool(self._rows))
         slots.active += rows
         self._band = band
-        self._rows += [_Row(row, rows_of.start + i) for i, row in enumerate(prefilled)]
+        slot_numbers = iter(range(rows_of.start, rows_of.stop))
+        for question in map(_Question, prefilled):
+            for number in range(self._answers):
+                self._rows.append(_Row(question, number, next(slot_numbers)))
 
     def step(self) -> Iterator[Capture | Failure]:
         """Decode one token for every row; yield the rows whose answers were received.
@@ -297,33 +386,48 @@ class Decoding:
             found |= {name: states[index] for name, states in vectors.items()}
             arrays = slots.states.arrays(self._spec.signals)
             found |= {ARRAYS + name: values[index] for name, values in arrays.items()}
+            if self._spec.signals.sampling.count:
+                last = slots.states.last_states()
+                found |= {layer_name(layer): values[index] for layer, values in last.items()}
         return found
 
     def _receive(self, batches: int) -> Iterator[Capture | Failure]:
-        """Yield the rows of the oldest copies to the host."""
+        """Yield the questions that are complete with the oldest copies to the host."""
         for _ in range(batches):
             rows, fetch = self._arriving[0]
             for i, row in enumerate(rows):
                 if row.received:
                     continue
-                count = min(int(fetch["count"][i]), self._spec.max_new_tokens)
-                answer = cut_answer(
-                    self._vlm,
-                    fetch["chosen"][i, :count],
-                    fetch["logprobs"][i, :count],
-                    fetch["statistics"][i, :count],
-                )
-                states = {
-                    name: fetch[name][i].copy()
-                    for name in fetch
-                    if name not in _TOKENS and not name.startswith(ARRAYS)
-                }
-                complete = with_answer(
-                    row.prefilled.capture(), self._spec, answer, states, arrays_in(fetch, i)
-                )
+                question = row.question
+                question.received[row.number] = self._received(fetch, i)
+                if len(question.received) < self._answers:
+                    row.received = True
+                    continue
+                complete = question.complete(self._spec)
                 row.received = True
                 yield complete
             self._arriving.popleft()
+
+    def _received(self, fetch: Fetch, i: int) -> _Received:
+        """Return one of the answers that were copied to the host."""
+        count = min(int(fetch["count"][i]), self._spec.max_new_tokens)
+        answer = cut_answer(
+            self._vlm,
+            fetch["chosen"][i, :count],
+            fetch["logprobs"][i, :count],
+            fetch["statistics"][i, :count],
+        )
+        other = [name for name in fetch if name not in _TOKENS and not name.startswith(ARRAYS)]
+        return _Received(
+            answer,
+            {name: fetch[name][i].copy() for name in other if not is_of_samples(name)},
+            arrays_in(fetch, i),
+            {
+                layer: fetch[layer_name(layer)][i].copy()
+                for layer in self._spec.layers
+                if self._spec.signals.sampling.count
+            },
+        )
 
     def _make_slots(
         self, device_batch: DeviceBatch, layers: Layers, rows: int, tokens: int
@@ -335,7 +439,8 @@ class Decoding:
         self._flags.clear()
         imaged = any(device_batch.batch.images)
         fixed = vlm.skipped_without_image if imaged else frozenset()
-        many = max(rows, min(self.rows, rows_in_memory(vlm, layers, fixed, length)))
+        wanted = self.rows * self._answers
+        many = max(rows, min(wanted, rows_in_memory(vlm, layers, fixed, length)))
         widths = widths_of_answers(vlm, spec, imaged=imaged)
         positions = device_batch.recorder.tensors().positions
         while self._slots is None:
@@ -349,6 +454,7 @@ class Decoding:
                     dims=1 if positions is None or positions.dim() < 3 else len(positions),
                     states=states, ends=end_tokens(vlm),
                     divides=bool(states is not None and spec.signals.attention_layers),
+                    sampled=bool(spec.signals.sampling.count),
                 )  # fmt: skip
             except torch.OutOfMemoryError:
                 if many == rows:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from vlmscope.errors import StoreError, one_line
 from vlmscope.jsontext import DEEPEST, load_json, nests_deeper
 from vlmscope.positions import IMAGE_POSITIONS
+from vlmscope.sampling import LENGTHS, SAMPLE_TEXTS, is_of_samples
 from vlmscope.schema import Capture, FinishReason, Sample
-from vlmscope.signals import TOKEN_STATISTICS
+from vlmscope.signals import LISTS
 from vlmscope.store.format.naming import (
     boundary_name,
     boundary_position,
@@ -36,7 +37,7 @@ from vlmscope.store.format.naming import (
 )
 
 Shapes = Mapping[str, tuple[int, ...] | None]
-"""Array of a signal → its shape; None for one value per token of the answer."""
+"""Array of a signal → its shape; None for a list of a length of its own."""
 
 
 def check_capture(
@@ -100,8 +101,10 @@ def _check_vectors(capture: Capture, widths: Mapping[str, int]) -> None:
 
 def _check_signals(capture: Capture, signals: Shapes) -> None:
     """Refuse arrays of signals that differ in name or shape from those of the manifest."""
-    count = 0 if capture.answer_token_ids is None else len(capture.answer_token_ids)
-    wanted = {name: (count,) if shape is None else shape for name, shape in signals.items()}
+    wanted = {
+        name: _list_shape(capture, name) if shape is None else shape
+        for name, shape in signals.items()
+    }
     found = {name: array.shape for name, array in capture.signals.items()}
     if found != wanted:
         wrong = sorted(n for n in found.keys() | wanted if found.get(n) != wanted.get(n))
@@ -109,6 +112,14 @@ def _check_signals(capture: Capture, signals: Shapes) -> None:
             f"question {capture.sample.id!r}: signals do not match the manifest: "
             + ", ".join(f"{n} is {found.get(n)}, expected {wanted.get(n)}" for n in wrong)
         )
+
+
+def _list_shape(capture: Capture, name: str) -> tuple[int]:
+    """Return the expected shape of a list: one value per token of the answer, or of the samples."""
+    if not is_of_samples(name):
+        return (0 if capture.answer_token_ids is None else len(capture.answer_token_ids),)
+    lengths = capture.signals.get(LENGTHS, np.zeros(0, np.int64))
+    return (len(lengths) if name in {*SAMPLE_TEXTS, LENGTHS} else int(lengths.sum()),)
 
 
 QUESTION_ID = "question_id"
@@ -130,12 +141,12 @@ class Block:
     """Columns of equal length, by name. All rows of a block have the same columns."""
 
     texts: Mapping[str, list[str]]
-    """Strings: ids, question, answer, metadata as JSON …"""
+    """Strings: ids, question, answer, metadata as JSON … Several texts of a row are a JSON list."""
     numbers: Mapping[str, NDArray[Any]]
     """One number, or one array of fixed shape, per row: ``[n]`` or ``[n, 20]``. −1 for the boundary
     of an image that a row does not have. Arrays of signals begin with ``signals/``."""
     ragged: Mapping[str, list[NDArray[Any]]]
-    """Lists whose length differs from row to row: the answer's tokens."""
+    """Lists whose length differs from row to row: the tokens of the answer, and of the samples."""
     vectors: Mapping[str, NDArray[np.float32]]
     """Representations ``[n, D]``, by path; NaN for those of an image that a row does not have."""
 
@@ -190,7 +201,12 @@ def block_of(
     ragged |= {
         signal_path(name): [np.asarray(capture.signals[name]) for capture in captures]
         for name in captures[0].signals
-        if name in TOKEN_STATISTICS
+        if name in LISTS
+    }
+    texts |= {
+        signal_path(name): [_joined_texts(capture.signals[name]) for capture in captures]
+        for name in captures[0].signals
+        if name in SAMPLE_TEXTS
     }
     vectors = {
         path: np.stack([c.vectors.get(path, _no_vector(width)) for c in captures])
@@ -237,7 +253,7 @@ def captures_of(block: Block) -> Iterator[Capture]:
             answer=text.get("answer"),
             answer_token_ids=ragged.get("answer_token_ids"),
             answer_logprobs=ragged.get("answer_logprobs"),
-            signals=_signals_of(number | ragged),
+            signals=_signals_of(number | ragged | _several_texts(text)),
         )
 
 
@@ -328,6 +344,31 @@ def metadata_of(text: str) -> dict[str, Any]:
     return found
 
 
+def _joined_texts(texts: Iterable[str]) -> str:
+    """Return several texts as a JSON list, without what HDF5 cannot store."""
+    return json.dumps([clean_text(text) for text in texts])
+
+
+def texts_in(text: str) -> list[str]:
+    """Return the texts in a JSON list, which is what a column of several texts has of a row.
+
+    Raises:
+        StoreError: It is not a list of texts.
+    """
+    try:
+        found = load_json(text)
+    except ValueError as error:
+        raise StoreError(f"a row's samples are damaged: {one_line(error)}; {_REMEDY}") from error
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise StoreError(f"a row's samples are damaged: not a JSON list of texts; {_REMEDY}")
+    return found
+
+
+def _several_texts(texts: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    """Return the columns of several texts among those of a row."""
+    return {n: np.array(texts_in(text), object) for n, text in texts.items() if is_signal(n)}
+
+
 def _numbers(captures: Sequence[Capture], of_image: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Return the columns of numbers: boundaries first, as in the row's attributes.
 
@@ -357,7 +398,7 @@ def _fixed_signals(captures: Sequence[Capture]) -> dict[str, NDArray[Any]]:
     return {
         signal_path(name): np.stack([capture.signals[name] for capture in captures])
         for name in captures[0].signals
-        if name not in TOKEN_STATISTICS
+        if name not in {*LISTS, *SAMPLE_TEXTS}
     }
 
 

@@ -22,8 +22,9 @@ from vlmscope.clock import check_time
 from vlmscope.errors import InputError, RunMismatchError, StoreError
 from vlmscope.jsontext import load_json
 from vlmscope.positions import VISION_ONLY, sublayer_representation
+from vlmscope.sampling import DEFAULT_TEMPERATURE, SAMPLES, Sampling, checked_sampling
 from vlmscope.schema import FORMAT_VERSION, Compat, FieldSpec, LayerStates, VisionPooling
-from vlmscope.signals import SIGNALS, RecordedSignals
+from vlmscope.signals import SIGNALS, SUBLAYERS, RecordedSignals
 from vlmscope.store.format.naming import representation_name, vector_path
 from vlmscope.store.storage.atomic import publish
 from vlmscope.store.storage.object_store import read_document
@@ -97,12 +98,21 @@ class CaptureRecord:
     """The decoder layers whose attention is recorded."""
     attention_heads: int = 0
     """Their number of heads."""
+    samples: int = 0
+    """Sampled answers of each row, besides the greedy one."""
+    temperature: float = DEFAULT_TEMPERATURE
+    """Temperature of the samples."""
+    seed: int = 0
+    """Seed of the samples."""
 
     @property
     def recorded(self) -> RecordedSignals:
         """The signals that are recorded, and of which layers."""
         widths = self.signal_widths or {}
-        return RecordedSignals(self.signals, widths, self.attention_layers, self.attention_heads)
+        sampling = Sampling(self.samples, self.temperature, self.seed)
+        return RecordedSignals(
+            self.signals, widths, self.attention_layers, self.attention_heads, sampling=sampling
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +181,14 @@ class Manifest:
         }
         for path, width in self.capture.recorded.widths.items():
             part, leaf = path.split("/")
-            for position in self.capture.positions:
+            for position in self.capture.positions if part in SUBLAYERS else ():
                 layered[f"{sublayer_representation(position, part)}/{leaf}"] = width
         return {VISION_ONLY: self.model.vision_size, **layered}
 
     def signals(self) -> dict[str, tuple[int, ...] | None]:
         """Return the arrays of signals of a row with their shapes.
 
-        None for one value per token of the answer.
+        None for a list of a length of its own: one value per token of the answer or of the samples.
         """
         recorded, answers = self.capture.recorded, self.capture.max_new_tokens > 0
         shapes = recorded.shapes(answers=answers)
@@ -283,7 +293,17 @@ def _are_signals(capture: CaptureRecord) -> bool:
         and all(map(_is_size, layers))
         and len(set(layers)) == len(layers)
         and _is_size(capture.attention_heads)
+        and _is_sampling(capture)
     )
+
+
+def _is_sampling(capture: CaptureRecord) -> bool:
+    """Return whether the numbers of the samples are valid, and match the names of the signals."""
+    try:
+        checked_sampling(capture.samples, capture.temperature, capture.seed)
+    except InputError:
+        return False
+    return _is_size(capture.samples) and bool(capture.samples) == (SAMPLES in capture.signals)
 
 
 def _is_time(text: str) -> bool:

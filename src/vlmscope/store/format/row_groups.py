@@ -10,20 +10,22 @@ faster than ``create_dataset``: about twenty HDF5 objects are created per questi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import h5py
 import numpy as np
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
-from vlmscope.store.format.batch import HALP_TEXTS, NO_BOUNDARY, Block
+from vlmscope.sampling import LENGTHS, is_of_samples
+from vlmscope.store.format.batch import HALP_TEXTS, NO_BOUNDARY, Block, texts_in
 from vlmscope.store.format.naming import (
     SIGNALS,
     boundary_position,
     is_signal,
     link_name,
     may_be_absent,
+    signal_path,
 )
 from vlmscope.store.format.validation import COLUMNS
 
@@ -55,9 +57,12 @@ class RowWriter:
         self._plain.set_obj_track_times(False)
         self._group = h5p.create(h5p.GROUP_CREATE)
         self._group.set_attr_phase_change(*_COMPACT_ATTRIBUTES)
+        self._nested = h5p.create(h5p.LINK_CREATE)
+        self._nested.set_create_intermediate_group(True)
         self._lists = _row_lists(block)
         self._has_image = block.has_image
-        self._signals = tuple(name for name in (*block.ragged, *block.numbers) if is_signal(name))
+        columns = (*block.ragged, *block.texts, *block.numbers)
+        self._signals = tuple(name for name in columns if is_signal(name))
         self._boundaries = frozenset(n for n in block.numbers if boundary_position(n) is not None)
 
     def write(self) -> Iterator[str]:
@@ -103,7 +108,7 @@ class RowWriter:
     def _write_array(self, owner: Any, name: str, values: Any) -> Any:
         space = h5s.create_simple(values.shape)
         kind = h5t.py_create(values.dtype)
-        dataset = h5d.create(owner, name.encode(), kind, space, self._plain)
+        dataset = h5d.create(owner, name.encode(), kind, space, self._plain, self._nested)
         dataset.write(h5s.ALL, h5s.ALL, np.ascontiguousarray(values))
         return dataset
 
@@ -125,10 +130,38 @@ class RowWriter:
         group = h5g.create(row, SIGNALS.encode(), None, self._group)
         for path in self._signals:
             leaf = path.partition("/")[2]
-            if path in self._block.ragged:
+            if path in self._block.texts:
+                self._write_several(group, leaf, texts_in(self._block.texts[path][i]), _OBJECT)
+            elif path in self._block.ragged and is_of_samples(leaf):
+                self._write_samples(group, leaf, i)
+            elif path in self._block.ragged:
                 self._write_array(group, leaf, self._block.ragged[path][i])
             else:
                 self._write_row(group, leaf, path, self._block.numbers[path], i)
+
+    def _write_samples(self, group: Any, leaf: str, i: int) -> None:
+        """Write the tokens of the samples, or their log-probabilities, as one list per sample."""
+        if leaf == LENGTHS:  # each list has its own
+            return
+        flat = self._block.ragged[signal_path(leaf)][i]
+        lengths = self._block.ragged[signal_path(LENGTHS)][i]
+        kind = h5py.vlen_dtype(flat.dtype)
+        self._write_several(group, leaf, np.split(flat, np.cumsum(lengths)[:-1]), kind)
+
+    def _write_several(self, group: Any, leaf: str, values: Sequence[Any], kind: Any) -> None:
+        """Write texts, or lists of different length, as one dataset."""
+        data = np.empty(len(values), kind)
+        for index, value in enumerate(values):
+            data[index] = value
+        dataset = h5d.create(
+            group,
+            leaf.encode(),
+            h5t.py_create(kind, logical=True),
+            h5s.create_simple(data.shape),
+            self._plain,
+            self._nested,
+        )
+        dataset.write(h5s.ALL, h5s.ALL, data)
 
     def _write_row(self, owner: Any, leaf: str, path: str, column: Any, i: int) -> Any:
         """Write row ``i`` of a column: as a virtual dataset, or as a copy."""
@@ -136,7 +169,7 @@ class RowWriter:
             return self._write_array(owner, leaf, column[i])
         space = h5s.create_simple(column.shape[1:])
         window = _window(path, column.shape, i)
-        return h5d.create(owner, leaf.encode(), h5t.IEEE_F32LE, space, window)
+        return h5d.create(owner, leaf.encode(), h5t.IEEE_F32LE, space, window, self._nested)
 
 
 def _row_lists(block: Block) -> Mapping[str, Any]:
