@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from inspect import signature
 from itertools import takewhile
 from typing import Any
@@ -109,12 +110,8 @@ def reference(
             states |= more
             boundaries |= indices
         arrays |= _attention_pass(vlm, inputs, tokens, signals)
-        arrays |= sampled_answers(
-            vlm,
-            signals,
-            sample_token_ids,
-            lambda content: _run_with_answer(vlm, inputs, content),
-        )
+        run_answer = partial(_run_with_answer, vlm, inputs)
+        arrays |= sampled_answers(vlm, signals, sample_token_ids, run_answer)
     logprobs = first_logits.float().log_softmax(dim=-1)
     top = logprobs.sort(descending=True)
     return Capture(

@@ -257,8 +257,10 @@ max_new_tokens=200, compat='', signals=('entropy',), samples=0, temperature=1.0,
                 "HALP did not exclude padding; omit one of them"
             )
         if others := [name for name in self.signals if name not in DEFAULT_SIGNALS]:
+            sampled = others[0] == SAMPLES
+            option = f"--samples {self.samples}" if sampled else f"--signals {others[0]}"
             raise InputError(
-                f"--signals {others[0]}: with --compat {self.compat} none, as HALP stored no other "
+                f"{option}: with --compat {self.compat} none, as HALP stored no other "
                 "data; omit it, or omit --compat"
             )
 

@@ -63,6 +63,7 @@ class BatchSizer:
         wanted: A fixed size, or ``auto``.
         largest: Largest size of ``auto``.
         start: First size of ``auto``.
+        largest_of_short: Largest size of ``auto`` for rows of few tokens.
 
     >>> sizer = BatchSizer("auto", largest=64)
     >>> sizer.learn(rows=1, memory_used=0.22, memory_idle=0.2); sizer.size
@@ -78,9 +79,11 @@ class BatchSizer:
         wanted: int | Literal["auto"],
         largest: int = LARGEST_ELSEWHERE,
         start: int = START,
+        largest_of_short: int = LARGEST_OF_SHORT,
     ) -> None:
         self._growing = wanted == "auto"
         self._largest = largest
+        self._largest_of_short = largest_of_short
         self._fell_from = 1
         self.size = start if wanted == "auto" else wanted
 
@@ -109,7 +112,7 @@ class BatchSizer:
         if not self._growing or rows < self.size:
             return
         if tokens:
-            short = min(LARGEST_OF_SHORT, TOKENS_ON_GPU * rows // tokens)
+            short = min(self._largest_of_short, TOKENS_ON_GPU * rows // tokens)
             self._largest = max(self._largest, short)
         wanted = self.size * STEP
         growth = memory_used - memory_idle
@@ -171,14 +174,13 @@ def sizer_for(
         return BatchSizer(1)
     stepwise = answers and not why_not_in_slots(vlm)
     if wanted == "auto":
-        most = max(1, rows_at_once(vlm, "auto", answers=answers) // 2) if answers else None
+        most = max(1, rows_at_once(vlm, "auto", answers=max(1, answers)) // 2)
         if not vlm.cuda_devices:
-            return BatchSizer("auto", min(LARGEST_ELSEWHERE, most or LARGEST_ELSEWHERE))
+            return BatchSizer("auto", min(LARGEST_ELSEWHERE, most))
         largest = LARGEST_BESIDE_ANSWERS if stepwise else LARGEST_ON_GPU
         if answers and not stepwise:
-            largest = max(1, LARGEST_GENERATING // answers)
-        elif most:
-            largest = min(largest, most)
-        return BatchSizer("auto", largest, min(largest, START_ON_GPU))
+            largest = LARGEST_GENERATING
+        largest, short = min(largest, most), min(LARGEST_OF_SHORT, most)
+        return BatchSizer("auto", largest, min(START_ON_GPU, most), short)
     share = 4 if vlm.cuda_devices else 2
     return BatchSizer(max(1, wanted // share) if stepwise else wanted)
