@@ -15,6 +15,7 @@ which contradicts itself:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -361,8 +362,17 @@ def _run_with_answer(
     """
     start = inputs["input_ids"].shape[1]
     # For an image token in an answer, the model would expect an image if run in one pass.
-    by_step = vlm.image_token_id in content or vlm.lengths.band(start, len(content) + 1) == ALONE
+    by_step = not _media_tokens(vlm).isdisjoint(content)
+    by_step |= vlm.lengths.band(start, len(content) + 1) == ALONE
     return (_step_by_step if by_step and content else _all_at_once)(vlm, inputs, content)
+
+
+def _media_tokens(vlm: VisionLanguageModel) -> set[Any]:
+    """Return the tokens by which the model recognizes images, videos and sounds in a prompt."""
+    named = re.compile(r"(image|video|vision|audio)\w*_token_(id|index)")
+    settings = vlm.model.config.to_dict().items()
+    found = {value for name, value in settings if named.fullmatch(name) and type(value) is int}
+    return found | {vlm.image_token_id}
 
 
 def _attention_pass(

@@ -110,7 +110,11 @@ def _generated(
     # Of the samples only the last token's states are recorded.
     only = replace(spec, positions=("last_answer_token",), signals=RecordedSignals())
     device_batch, hooks = make_device_batch(
-        repeated(batch, len(numbers)), vlm, only, images, states
+        repeated(batch, len(numbers), packs_pixels=vlm.family.packs_pixels),
+        vlm,
+        only,
+        images,
+        states,
     )
     steps = StepLogprobs(hooks, states)
     chosen = DrawnTokens(to_device(torch.from_numpy(integers), vlm.device), sampling.temperature)
@@ -136,12 +140,20 @@ def _generated(
     ]
 
 
-def repeated(batch: Batch, count: int) -> Batch:
-    """Return a batch whose rows occur several times, one copy of the batch after the other."""
+def repeated(batch: Batch, count: int, *, packs_pixels: bool = False) -> Batch:
+    """Return a batch whose rows occur several times, one copy of the batch after the other.
+
+    Args:
+        batch: The rows.
+        count: How many times.
+        packs_pixels: As in ``Family``.
+    """
     if count == 1:
         return batch
     inputs = {
-        name: tensor if name in batch.deduplicated else torch.cat([tensor] * count)
+        name: tensor
+        if name in batch.deduplicated
+        else torch.cat([tensor] * count, dim=-1 if packs_pixels and name == "pixel_values" else 0)
         for name, tensor in batch.inputs.items()
     }
     return replace(

@@ -312,7 +312,9 @@ class CaptureSession:
 
     def _samples_by_generate(self, batch: Batch) -> list[list[SampledAnswer]]:
         """Return the sampled answers of each row of a batch that ``generate`` answers."""
-        alone = bool(self._vlm.one_at_a_time) or self._band(batch) == ALONE
+        # The inputs of an architecture that a user describes may not be rows one after the other.
+        unknown = bool(self._vlm.one_at_a_time) or self._vlm.description is not None
+        alone = unknown or self._band(batch) == ALONE
         return samples_by_generate(batch, self._vlm, self._spec, self._images, alone=alone)
 
 
