@@ -23,6 +23,7 @@ from material import QUESTIONS, make_image
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.families import read_description
 from vlmscope.model.vision_rows import RULES
+from vlmscope.positions import REPRESENTATIONS, VISION_ONLY
 from vlmscope.schema import Score
 from vlmscope.store import Run, write_labels
 
@@ -201,6 +202,26 @@ def test_the_glossary_holds_words_that_are_used() -> None:
     words = [word for entry in entries for word in entry.lower().replace("-", " ").split(", ")]
     assert len(words) > 30
     assert [word for word in words if not re.search(rf"\b{re.escape(word)}s?\b", used)] == []
+
+
+def test_pages_connect_the_names_of_a_position_and_its_vectors() -> None:
+    """Of the two positions whose group is not named after them, and that of the vision encoder."""
+    named = {p: g for p, g in REPRESENTATIONS.items() if g != f"{p}_representation"}
+    assert len(named) == 2
+    for page in ("README.md", "docs/glossary.md"):
+        rows = re.findall(r"^\|(.*)\|$", (ROOT / page).read_text("utf-8"), re.M)
+        assert any(f"`{VISION_ONLY}` | vision only" in row for row in rows), page
+        for position, group in named.items():
+            text = group.removesuffix("_representation").replace("_", " ")
+            assert any(f"`{position}` | `{group}` | {text}" in row for row in rows), page
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/format.md"])
+def test_the_tree_shows_where_other_columns_are(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    [tree] = [block for block in text.split("```")[1::2] if "├─" in block]
+    assert re.search(r"└─ _columns/.*\n   └─ metadata ", tree)
+    assert "`category`" in text.split(tree)[1][:400]
 
 
 def extras() -> dict[str, list[Requirement]]:

@@ -1,4 +1,4 @@
-"""Every page of docs/recipes is run, and prints what it shows."""
+"""Every page of docs/recipes, and docs/signals.md, is run and prints what it shows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "docs" / "recipes"
 INDEX = FOLDER / "README.md"
-PAGES = sorted(set(FOLDER.glob("*.md")) - {INDEX})
+RECIPES = sorted(set(FOLDER.glob("*.md")) - {INDEX})
+PAGES = [*RECIPES, FOLDER.parent / "signals.md"]
 NUMBER = r"[-+]?\d+(?:\.\d+)?"
 
 
@@ -102,7 +103,7 @@ def test_a_recipe_works(
 
 def test_the_index_lists_every_recipe() -> None:
     linked = re.findall(r"^\| \[[^]]+\]\(([^)]+)\)", INDEX.read_text("utf-8"), re.M)
-    assert sorted(linked) == [page.name for page in PAGES]
+    assert sorted(linked) == [page.name for page in RECIPES]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ from vlmscope.positions import (
 )
 from vlmscope.prompt import build_messages, image_order, template_settings, with_tokenizer_lock
 from vlmscope.reference_signals import (
-    attention_shares,
+    divided_attention,
     joined,
     sampled_answers,
     sublayers_recorded,
@@ -383,7 +383,7 @@ def _attention_pass(
 ) -> dict[str, np.ndarray]:
     """Run prompt and answer with eager attention; return how attention is divided."""
     answer = None if answer_token_ids is None else _content(vlm, answer_token_ids)
-    return attention_shares(
+    return divided_attention(
         vlm,
         signals,
         inputs["input_ids"][0].tolist(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +21,7 @@ from vlmscope.model.sublayers import sublayers_of
 from vlmscope.sampling import SAMPLES, SampledAnswer, arrays_of
 from vlmscope.signals import (
     ATTENDED,
-    ATTENTION_ANSWER,
-    ATTENTION_PROMPT,
+    CROSS_ATTENTION,
     SUBLAYERS,
     TOKEN_STATISTICS,
     RecordedSignals,
@@ -93,31 +93,31 @@ def joined(passes: list[Tensor]) -> Tensor:
 
 @contextmanager
 def eager_weights(
-    vlm: VisionLanguageModel, signals: RecordedSignals
+    vlm: VisionLanguageModel, layers: Sequence[int]
 ) -> Iterator[dict[int, list[Tensor]]]:
-    """Let the model attend eagerly, and record the weights in every pass, within the context."""
-    found: dict[int, list[Tensor]] = {layer: [] for layer in signals.attention_layers}
+    """Let the decoder attend eagerly, and record the weights in every pass, within the context."""
+    found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     with ExitStack() as stack:
-        stack.enter_context(attending_eagerly(vlm.model))
+        stack.enter_context(attending_eagerly(vlm.decoder))
         handles = stack.enter_context(removing_hooks())
         for layer, passes in found.items():
             attention = sublayers_of(vlm.layers[layer]).attention
             if attention is None:
                 raise RuntimeError(f"layer {layer} has no attention")
-
-            def keep(
-                _module: nn.Module,
-                _args: object,
-                output: tuple[Tensor, Tensor],
-                passes: list[Tensor] = passes,
-            ) -> None:
-                passes.append(output[1].float())
-
-            handles.append(attention.register_forward_hook(keep))
+            handles.append(attention.register_forward_hook(_keeping(passes)))
         yield found
 
 
-def attention_shares(
+def _keeping(passes: list[Tensor]) -> Callable[..., None]:
+    """Return a hook that appends the weights that an attention returns to a list."""
+
+    def keep(_module: nn.Module, _args: object, output: tuple[Tensor, Tensor]) -> None:
+        passes.append(output[1].float())
+
+    return keep
+
+
+def divided_attention(
     vlm: VisionLanguageModel,
     signals: RecordedSignals,
     prompt: Sequence[int],
@@ -125,7 +125,7 @@ def attention_shares(
     run_prompt: Callable[[], object],
     run_answer: Callable[[], object],
 ) -> dict[str, np.ndarray]:
-    """Return the shares of the attention of the last prompt token and of the answer's tokens.
+    """Return how the attention of the last prompt token and of the answer's tokens is divided.
 
     Args:
         vlm: The model.
@@ -135,28 +135,29 @@ def attention_shares(
         run_prompt: Runs the prompt.
         run_answer: Runs the prompt and the answer, in one pass or step by step.
     """
-    if not signals.attention_layers:
+    observed = (*signals.attention_layers, *signals.cross_attention_layers)
+    if not observed:
         return {}
-    with eager_weights(vlm, signals) as seen:
+    with eager_weights(vlm, observed) as seen:
         run_prompt()
-    count = len(prompt)
-    rows = {layer: passes[0][0, :, count - 1] for layer, passes in seen.items()}
-    found = {ATTENTION_PROMPT: _divided(vlm, signals, prompt, rows)}
+    last = len(prompt) - 1
+    found = {
+        f"{name}_prompt": _divided(vlm, signals, name, prompt, seen, last)
+        for name in signals.divisions
+    }
     if answer is None:
         return found
-    if not answer:
-        shape = (3, *signals.attention_shape)
-        return found | {ATTENTION_ANSWER: np.full(shape, np.nan, np.float32)}
-    with eager_weights(vlm, signals) as seen:
-        run_answer()
-    tokens = [
-        _divided(vlm, signals, prompt, {layer: _row(seen[layer], count + i) for layer in seen})
-        for i in range(len(answer))
-    ]
-    several = np.stack(tokens)
-    return found | {
-        ATTENTION_ANSWER: np.stack([several.mean(axis=0), several.max(axis=0), several[0]])
-    }
+    if answer:
+        with eager_weights(vlm, observed) as seen:
+            run_answer()
+    for name in signals.divisions:
+        several = np.stack(
+            [_divided(vlm, signals, name, prompt, seen, last + 1 + i) for i in range(len(answer))]
+            or [np.full_like(found[f"{name}_prompt"], np.nan)]
+        )
+        statistics = [several.mean(axis=0), several.max(axis=0), several[0]]
+        found[f"{name}_answer"] = np.stack(statistics)
+    return found
 
 
 def sampled_answers(
@@ -201,35 +202,52 @@ def sampled_answers(
     return arrays_of(samples)
 
 
-def _row(passes: list[Tensor], index: int) -> Tensor:
-    """Return the weights ``[heads, tokens]`` of the token at an index of prompt and answer.
+def _divided(
+    vlm: VisionLanguageModel,
+    signals: RecordedSignals,
+    name: str,
+    prompt: Sequence[int],
+    seen: Weights,
+    index: int,
+) -> np.ndarray:
+    """Return ``[layers, heads, parts]``: how the attention of a token is divided."""
+    layers, parts = signals.divisions[name]
+    result = np.full((len(layers), signals.attention_heads, parts), np.nan, np.float32)
+    for at, layer in enumerate(layers):
+        if not seen[layer]:
+            continue  # a prompt without an image skips the layer
+        if name == CROSS_ATTENTION:
+            weights = _row(seen[layer], index, grows=False).double().cpu().numpy()
+            encoder: Any = vlm.vision_encoder
+            tiles = weights.reshape(len(weights), -1, parts, encoder.num_patches)
+            result[at] = tiles.sum(axis=(1, 3))
+            continue
+        weights = _row(seen[layer], index, grows=True).double().cpu().numpy()
+        groups = np.array([_group(vlm, prompt, key) for key in range(weights.shape[1])])
+        for column, group in enumerate(ATTENDED):
+            result[at, :, column] = weights[:, groups == group].sum(axis=1)
+    return result
 
-    Tokens that a sliding window has dropped from the cache have weight 0.
+
+def _row(passes: list[Tensor], index: int, *, grows: bool) -> Tensor:
+    """Return the weights ``[heads, keys]`` of the token at an index of prompt and answer.
+
+    Args:
+        passes: The weights in each pass.
+        index: The index.
+        grows: Whether the keys are the tokens: those that a sliding window has dropped from the
+            cache have weight 0.
     """
     start = 0
     for weights in passes:
         _, heads, queries, keys = weights.shape
         if index < start + queries:
-            dropped = weights.new_zeros(heads, max(start + queries - keys, 0))
-            return torch.cat([dropped, weights[0, :, index - start]], dim=1)
+            dropped = max(start + queries - keys, 0) if grows else 0
+            return torch.cat(
+                [weights.new_zeros(heads, dropped), weights[0, :, index - start]], dim=1
+            )
         start += queries
     raise IndexError(index)
-
-
-def _divided(
-    vlm: VisionLanguageModel,
-    signals: RecordedSignals,
-    prompt: Sequence[int],
-    rows: Mapping[int, Tensor],
-) -> np.ndarray:
-    """Return ``[layers, heads, 4]``: the sums of weights over each group of tokens."""
-    result = np.zeros(signals.attention_shape, np.float32)
-    for at, layer in enumerate(signals.attention_layers):
-        weights = rows[layer].double().cpu().numpy()
-        groups = np.array([_group(vlm, prompt, key) for key in range(weights.shape[1])])
-        for column, name in enumerate(ATTENDED):
-            result[at, :, column] = weights[:, groups == name].sum(axis=1)
-    return result
 
 
 def _group(vlm: VisionLanguageModel, prompt: Sequence[int], key: int) -> str:

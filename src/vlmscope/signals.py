@@ -21,6 +21,10 @@ from vlmscope.sampling import (
 
 ENTROPY = "entropy"
 ATTENTION = "attention"
+CROSS_ATTENTION = "cross_attention"
+
+DIVISIONS = (ATTENTION, CROSS_ATTENTION)
+"""How attention is divided: among groups of tokens, and among the tiles of an image."""
 
 SUBLAYERS = ("heads", "attn_out", "mlp")
 """Signals that are vectors at the chosen positions and layers: the input of the attention's output
@@ -59,6 +63,14 @@ ATTENTION_PROMPT = "attention_prompt"
 
 ATTENTION_ANSWER = "attention_answer"
 """Array ``[3, layers, heads, 4]``: shares of the answer tokens' attention, see ``OF_ANSWER``."""
+
+CROSS_ATTENTION_PROMPT = "cross_attention_prompt"
+"""Array ``[layers, heads, tiles]``: how the last prompt token's attention to the image is divided
+among its tiles, in decoders that attend to images in separate layers; of several images the sums
+over the images. NaN for a question without an image, which skips these layers."""
+
+CROSS_ATTENTION_ANSWER = "cross_attention_answer"
+"""Array ``[3, layers, heads, tiles]``: the same of the answer tokens, see ``OF_ANSWER``."""
 
 TOKEN_STATISTICS = ("entropy", "max_logprob", "margin")
 """Arrays ``[T]`` of the signal ``entropy``, like ``answer_logprobs``: entropy in nats of each
@@ -107,7 +119,11 @@ class RecordedSignals:
     attention_layers: tuple[int, ...] = ()
     """The decoder layers whose attention is recorded; empty without the signal ``attention``."""
     attention_heads: int = 0
-    """Their number of heads; the largest, if layers differ."""
+    """Their number of heads."""
+    cross_attention_layers: tuple[int, ...] = ()
+    """The layers that attend to the image alone, if the decoder has such layers."""
+    tiles: int = 0
+    """Tiles of an image that they attend to."""
     sampling: Sampling = field(default_factory=Sampling)
     """How answers are sampled."""
 
@@ -128,14 +144,18 @@ class RecordedSignals:
         return tuple(name for name in SUBLAYERS if self.layers(name))
 
     @property
-    def attention_shape(self) -> tuple[int, int, int]:
-        """Layers, heads and groups of the attention that is recorded."""
-        return len(self.attention_layers), self.attention_heads, len(ATTENDED)
+    def divisions(self) -> dict[str, tuple[tuple[int, ...], int]]:
+        """The divisions of attention that are recorded: their layers and number of parts."""
+        found = {
+            ATTENTION: (self.attention_layers, len(ATTENDED)),
+            CROSS_ATTENTION: (self.cross_attention_layers, self.tiles),
+        }
+        return {name: each for name, each in found.items() if each[0]}
 
     @property
     def of_answer(self) -> bool:
         """Whether something is recorded of each token of the answer while it is processed."""
-        return bool(self.attention_layers or self.sampling.count)
+        return bool(self.divisions or self.sampling.count)
 
     def arrays(self, *, answers: bool) -> tuple[str, ...]:
         """Return the names of the arrays that are stored of each row, besides vectors.
@@ -154,10 +174,11 @@ class RecordedSignals:
             answers: Whether answers are generated.
         """
         found: dict[str, tuple[int, ...]] = {}
-        if self.attention_layers:
-            found[ATTENTION_PROMPT] = self.attention_shape
-        if self.attention_layers and answers:
-            found[ATTENTION_ANSWER] = (len(OF_ANSWER), *self.attention_shape)
+        for name, (layers, parts) in self.divisions.items():
+            shape = (len(layers), self.attention_heads, parts)
+            found[f"{name}_prompt"] = shape
+            if answers:
+                found[f"{name}_answer"] = (len(OF_ANSWER), *shape)
         if count := self.sampling.count:
             for layer in self.layers(SAMPLES):
                 width = self.widths[f"{SAMPLES}/layer_{layer}"]

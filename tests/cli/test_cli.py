@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 
 from vlmscope.cli.inspect import _show_answer, _show_vectors
+from vlmscope.cli.output import stdout
+from vlmscope.positions import REPRESENTATIONS
 from vlmscope.store import open_run
 from vlmscope.store.format.checksums import SEAL_SIZE, seal_of
 
@@ -130,8 +132,8 @@ def test_inspect_draws_the_images_of_the_seed(
         "answer: 5 tokens, finish reason length",
     ):
         assert text in seen.out, text
-    assert re.findall(r"^layer_\d+ \(after the final norm\)", seen.out, re.M) == [
-        "layer_7 (after the final norm)"
+    assert re.findall(r"^layer_\d+: after the final norm", seen.out, re.M) == [
+        "layer_7: after the final norm"
     ]
     assert "-0.00" not in seen.out
     record = json.loads(vlmscope(*arguments, "--max-new-tokens", 0, "--json").out)
@@ -191,6 +193,29 @@ def test_inspect_cuts_nothing_off_on_a_narrow_terminal(
     assert "…" not in seen.out
     text = re.sub(r"[\s│]+", "", seen.out)
     assert "orarocket,oracup?<|eot_id|><|start_header_id|>assistant<|end_header_id|>" in text
+
+
+@pytest.mark.parametrize("positions", [2, 8])
+def test_the_headings_of_inspect_are_not_split_inside_a_word(
+    positions: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(stdout, "_width", None)
+    groups = dict(list(REPRESENTATIONS.items())[:positions])
+    names = [f"{group}/layer_{layer}" for group in groups.values() for layer in (0, 31)]
+    seen = SimpleNamespace(
+        capture=SimpleNamespace(vectors={name: np.ones(4096) for name in names}),
+        norms=dict.fromkeys(names, 123.456),
+    )
+    _show_vectors(seen, 31)
+    lines = capsys.readouterr().out.splitlines()
+    table = lines[1 : next(i for i, line in enumerate(lines) if line.startswith("layer_0"))]
+    words = {word for name in groups for word in name.split("_")} | {"layer"}
+    assert {word for line in table for word in re.findall("[a-z]+", line)} == words
+    assert max(map(len, lines)) <= 80
+    assert "last_image_token: stored as vision_token_representation" in lines
+    assert "last_prompt_token: stored as query_token_representation" in lines
+    assert not any(line.startswith("first_image_token") for line in lines[-2:]), "its own name"
 
 
 def test_a_run_that_somebody_is_writing_is_refused_before_the_model_is_loaded(
@@ -261,7 +286,7 @@ def test_info_and_export(extract: Command, vlmscope: Command, tmp_path: Path) ->
     assert "failures: 1 row (image 1)" in told.out
     assert "question_comb_3" in told.out
     assert "0, 2, 4, 6, 7 of 8" in told.out
-    assert f"labels: none yet; vlmscope label {tmp_path / 'run'}\n" in told.out
+    assert f"labels: none yet; next: vlmscope label {tmp_path / 'run'}\n" in told.out
     record = json.loads(vlmscope("info", tmp_path / "run", "--json").out)
     assert record["rows"] == 9
     assert record["failures"][0]["id"] == "question_comb_3"
@@ -462,4 +487,4 @@ def test_layers_before_the_final_norm_are_not_said_to_be_after_it(
     _show_vectors(seen, None)
     assert "final norm" not in capsys.readouterr().out
     _show_vectors(seen, 7)
-    assert capsys.readouterr().out.count("layer_7 (after the final norm)") == 1
+    assert capsys.readouterr().out.count("layer_7: after the final norm") == 1

@@ -111,8 +111,8 @@ def test_what_else_differs_is_said(vlmscope: Command, tmp_path: Path) -> None:
     done = vlmscope("compare", tmp_path / "A", tmp_path / "B", "--draws", 100)
     assert done.code == 0, done.err
     text = " ".join(done.out.split())
-    assert "the model ran in bfloat16, there in float32." in text
-    assert "labelled by auto, there by column" in text
+    assert "the model ran in bfloat16, the other in float32." in text
+    assert "labelled by auto, the other by column" in text
     assert (
         "but the probes are not comparable: trained on 27 answers and 40; splits into folds 1 and "
         "2; labels by auto and column." in text

@@ -44,14 +44,16 @@ def test_it_judges_without_a_server_and_unasked(
     options = ("--scorer", "judge", "--judge-model", forced, "--judge-batch-size", 2)
     done = vlmscope("label", run, *options, "--name", "judged")
     assert done.code == 0, done.err
-    assert f"{forced}: 4 requests to make, 1 equal to others of these, 0 known" in done.err
+    assert (
+        f"{forced}: 4 requests to make, 1 equal to others of these, 0 answered before" in done.err
+    )
     outcomes = [score.hallucinated for score in read_labels(run, "judged").values()]
     assert outcomes == [False, True, None, False, False]
     judge = label_settings(run, "judged")["settings"]["judge"]
     assert (judge["model"], judge["batch_size"]) == (str(forced), 2)
     assert len(judge["model_identity"]) == 64
     again = vlmscope("label", run, *options, "--json")
-    assert "1 request to make, 4 known already" in again.err
+    assert "1 request to make, 4 answered before" in again.err
     assert json.loads(again.out)["all"]["unscorable"] == 1
 
 

@@ -112,7 +112,9 @@ def test_a_full_stdout_is_told_in_a_line(
     code = code_of(*(known.get(str(a), a) for a in PRINT[name]), stdout=full, stderr=errors)
     assert code == 1
     [line] = [line for line in errors.getvalue().splitlines() if not line.startswith("note: ")]
-    assert line == "error: stdout: cannot be written: No space left on device; send it elsewhere"
+    assert line == (
+        "error: stdout: cannot be written: No space left on device; redirect it to another file"
+    )
 
 
 def test_a_full_stdout_of_extract(
@@ -167,7 +169,7 @@ def test_streams_of_a_shell(redirection: str, code: int) -> None:
     assert done.stdout.splitlines()[-1] == str(code), done.stderr
     told = done.stderr.splitlines()
     assert told == (
-        ["error: stdout: cannot be written: Bad file descriptor; send it elsewhere"]
+        ["error: stdout: cannot be written: Bad file descriptor; redirect it to another file"]
         if redirection == ">&-"
         else []
     )

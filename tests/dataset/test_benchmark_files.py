@@ -107,7 +107,7 @@ def test_of_several_columns_the_one_whose_file_is_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["printed.csv", "printed.jsonl", "vqav2.parquet", "vizwiz.json"])
 def test_votes_of_annotators(name: str) -> None:
     numbered = name == "vizwiz.json"
-    assert "'answers' may be it: pass --map target=answers" in notes(name, number_rows=numbered)
+    assert "if it is 'answers', pass --map target=answers now" in notes(name, number_rows=numbered)
     rows = samples(read(name, "target=answers", number_rows=numbered))
     truths = [read_truth(row.target) for row in rows]
     assert all(truth.voted and truth.accepted for truth in truths)
@@ -254,8 +254,8 @@ def test_names_of_files_from_windows() -> None:
     rows = read("winpath.csv")
     assert [row.images[0].name for row in samples(rows)] == [f"demo_000{n}.jpg" for n in range(4)]  # type: ignore[union-attr]
     said = notes("winpath.csv")
-    assert "4 names of images are not the path of a file" in said
-    assert r"for 'img\\demo_0000.jpg' 'demo_0000.jpg'" in said
+    assert "4 image names are not exact paths; the only matching file is used, such as" in said
+    assert r"'demo_0000.jpg' for 'img\\demo_0000.jpg'" in said
 
 
 @pytest.mark.parametrize("column", ["", "1", "Unnamed: 0"])

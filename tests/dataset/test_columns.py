@@ -226,25 +226,25 @@ def test_backslashes_of_an_image_pattern_are_part_of_the_path(tmp_path: Path) ->
         (
             {"gold": "x"},
             {},
-            "; 'gold' may be it: pass --map target=gold, or afterwards vlmscope label --target",
+            "; if it is 'gold', pass --map target=gold now, or --target gold to vlmscope label",
         ),
         (
             {"my gold": "x", "Correct Answer": "y"},
             {},
-            "--map target='Correct Answer', or afterwards vlmscope label --target 'Correct Answer'",
+            "--map target='Correct Answer' now, or --target 'Correct Answer' to vlmscope label",
         ),
         (
             {"topic": "x", "n": "1"},
             {},
-            "; if one of topic, n is it, pass --map target=COLUMN, or afterwards vlmscope label ",
+            "; if it is one of topic, n, pass --map target=COLUMN now, or --target COLUMN to ",
         ),
         (
             {},
             {},
-            ", and none that may be it; vlmscope label --labels FILE reads labels from a file",
+            "; vlmscope label --labels FILE reads labels from a file instead",
         ),
-        ({"n": "1"}, {"image_pattern": "{n}.png"}, "if one of image is it"),
-        ({"o": "1"}, {"question_template": "{question} {o}"}, ", and none that may be it"),
+        ({"n": "1"}, {"image_pattern": "{n}.png"}, "if it is one of image, pass"),
+        ({"o": "1"}, {"question_template": "{question} {o}"}, "; vlmscope label --labels"),
     ],
 )
 def test_the_note_on_a_missing_truth_is_a_sentence(

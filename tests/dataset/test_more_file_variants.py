@@ -241,7 +241,7 @@ def test_numbered_images_beside_a_column_image_are_said(tmp_path: Path) -> None:
     row = {**ROWS[0], "image_1": "demo_0001.jpg", "image_2": "demo_0002.jpg"}
     table = open_table(write_json(tmp_path / "t.json", [row]), images=IMAGES)
     [note] = table_notes(table, table.scan())
-    assert note.startswith("image_1, image_2 are not shown, the images are taken from image;")
+    assert note.startswith("image_1, image_2 are not used: images are taken from image;")
     assert "pass --map image=image,image_1,image_2" in note
     assert len(sizes(read(tmp_path / "t.json", "image=image,image_1,image_2")[0])) == 3
 

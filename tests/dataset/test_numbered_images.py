@@ -167,7 +167,7 @@ def test_images_are_looked_for_in_all_rows(tmp_path: Path, monkeypatch: pytest.M
     rows[2600]["image_1"] = "./demo_0001.jpg"
     rows[2700]["image_1"] = "demo_0001"
     taken, gone = notes(tmp_path, rows)
-    assert taken.startswith("1 name of an image is not the path of a file")
+    assert taken.startswith("1 image name is not an exact path; the only matching file is used: ")
     assert gone.startswith("1 image of 3,000 rows is not in ")
     assert "'gone.jpg'" in gone
     monkeypatch.setattr("vlmscope.dataset.notes.MOST_ROWS", 2000)

@@ -27,6 +27,7 @@ from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.reference import reference
 from vlmscope.sampling import RANDOM_BITS, Sampling, random_integers
 from vlmscope.schema import Capture, CaptureSpec, Sample
+from vlmscope.signals import SIGNALS
 from vlmscope.verification import compare
 
 COUNT = 3
@@ -204,6 +205,9 @@ def test_the_same_by_generate(
         assert without_samples(item) == plain[id_]  # bit for bit
 
 
+ENDS = range(3, 640, 9)
+"""End-of-turn tokens of the talkative model."""
+
 WITHOUT: dict[str, Any] = {"samples": 0, "signals": "none", "temperature": 1.0, "seed": 0}
 
 
@@ -263,6 +267,29 @@ def test_all_else_is_as_without_samples(
             np.testing.assert_allclose(found.signals[name], values, rtol=1e-4, atol=1e-5)
         changed = {"answer_logprobs": item.answer_logprobs, "signals": item.signals}
         assert dataclasses.replace(found, **changed) == item
+
+
+def test_beside_all_other_signals(
+    rows: Sequence[Sample],
+    talkative_vlm: VisionLanguageModel,
+    expected: Mapping[str, Capture],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is recorded of the greedy answer's tokens is not mixed with the samples'."""
+    positions = ("last_prompt_token", "answer_mean", "last_answer_token")
+    spec = dataclasses.replace(SPEC, signals=tuple(SIGNALS), positions=positions)
+    several = [row for row in rows if expected[row.id].answer_token_ids[0] not in ENDS][:3]  # type: ignore[index]
+    found = captured(several, talkative_vlm, spec, slots=2, size=1)
+    monkeypatch.setattr(sessions, "why_not_in_slots", lambda _: "forced")
+    generated = captured(several, talkative_vlm, spec)
+    for sample in several:
+        item = found[sample.id]
+        assert_same_samples(item, expected[sample.id])
+        given = [answer.token_ids for answer in item.samples]
+        oracle = reference(sample, talkative_vlm, spec, sample_token_ids=given)
+        for each in (item, generated[sample.id]):
+            assert each.signals.keys() == oracle.signals.keys()
+            assert not compare(each, oracle).faults(3e-5, "float32")
 
 
 def test_one_prefill_for_all_answers(

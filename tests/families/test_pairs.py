@@ -75,7 +75,7 @@ LLAMA4 = {
 }  # fmt: skip
 """Llama 4's decoder: one block in four has no rotary embedding."""
 
-SPEC = CaptureSpec(layers="all", max_new_tokens=6)
+SPEC = CaptureSpec(layers="all", max_new_tokens=6, signals="attention,heads")
 LONG = Sample("long", make_image(70, 40), "Is there a cat? " + "cat " * 40)
 ROWS = (*ONE_IMAGE, LONG)
 

@@ -47,27 +47,57 @@ def test_the_accessors(vlm: VisionLanguageModel) -> None:
     assert not vlm.model.training
 
 
+HERE = "; in the current folder did you mean 'models'?"
+INSIDE = "; in models did you mean 'llava-1.5'?"
+NEITHER = "no such folder, and not a hub id of the form owner/name"
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("nowhere/at/all", "no such folder"), ("./nowhere", "no such folder"), ("", "model ")],
+    [
+        ("", "model '': give"),
+        ("./modles/llava", NEITHER + HERE),
+        ("modles/llava/7b", NEITHER + HERE),
+        ("models", "no config.json"),
+        ("modles", NEITHER + HERE),
+        ("models/lava-1.5", "no such folder" + INSIDE),
+        ("./models/lava-1.5", NEITHER + INSIDE),
+        ("models/lava-1.5/x", NEITHER + INSIDE),
+        ("models/lava-1.5/", NEITHER + INSIDE),
+        ("empty/x", "no such folder; empty contains no folders; give the folder"),
+        ("~/lava-1.5", NEITHER + "; in {home}/models did you mean 'llava-1.5'?"),
+        ("~nobody-at-all/x", NEITHER + "; in the current folder there are 'empty', 'models'"),
+        ("/nope/x", NEITHER + "; in / there are "),
+        ("models/" + 300 * "x", "no such folder; in models there is 'llava-1.5'"),
+    ],
 )
-def test_a_model_that_is_not_there(name: str, message: str) -> None:
-    with pytest.raises(ModelError, match=message):
+def test_a_path_that_is_not_there_is_refused_without_the_hub(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "llava-1.5").mkdir(parents=True)
+    (tmp_path / "models" / ".cache").mkdir()
+    (tmp_path / "models" / "lava.txt").touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "models"))
+    monkeypatch.setattr("transformers.utils.cached_file", lambda *_, **__: pytest.fail("the hub"))
+    with pytest.raises(ModelError) as caught:
         load_model(name, device="cpu")
+    text = str(caught.value)
+    assert message.replace("{home}", str(tmp_path)) in text
+    assert "\n" not in text
 
 
 def test_a_name_that_is_no_folder_is_told_as_such_without_a_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for where in ("", " in owner"):
-        with pytest.raises(ModelError) as caught:
-            load_model("owner/name", device="cpu")
-        assert str(caught.value) == (
-            f"owner/name: no such folder{where}; taken as a hub id: the hub cannot be reached, and "
-            "its cache has no such model; give the folder of a checkpoint, or a hub id"
-        )
-        (tmp_path / "owner").mkdir(exist_ok=True)
+    with pytest.raises(ModelError) as caught:
+        load_model("owner/name", device="cpu")
+    assert str(caught.value) == (
+        "owner/name: no such folder; taken as a hub id: the hub cannot be reached, and "
+        "its cache has no such model; give the folder of a checkpoint, or a hub id"
+    )
 
 
 @pytest.mark.parametrize(

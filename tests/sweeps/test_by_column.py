@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -304,6 +305,20 @@ def test_columns_of_a_run_are_those_of_its_table(run: Path) -> None:
     assert data.columns["level"][:4] == ("0", "1", "2", "0")
     with pytest.raises(InputError, match=r"used: source, level, '\\x1b\[31mred', metadata.answer$"):
         with_columns(data, ("verdict",))
+
+
+def test_columns_of_every_label_set_are_left_out(run: Path, tmp_path: Path) -> None:
+    """Also if the default set is missing, or was read from no column."""
+    run = shutil.copytree(run, tmp_path / "run")
+    ids = open_run(run).ids
+    scores = [Score(id_, i % 2 == 0, "column", "") for i, id_ in enumerate(ids)]
+    (run / "labels.parquet").unlink()
+    write_labels(run, scores, {"scorer": "column", "column": "verdict"}, name="human")
+    assert "verdict" not in probe_data(open_run(run), labels="human").columns
+    write_labels(run, scores, {"scorer": "auto"})
+    assert "verdict" not in probe_data(open_run(run)).columns
+    (run / "labels-human.parquet").write_bytes(b"damaged")
+    assert "source" in probe_data(open_run(run)).columns
 
 
 def test_what_is_saved(run: Path, tmp_path: Path) -> None:

@@ -17,7 +17,11 @@ failed; 130 and 143 stopped by Ctrl-C and SIGTERM, finished rows are saved.
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+from collections.abc import Callable
+from inspect import getdoc
 from pathlib import Path
 
 import typer
@@ -39,12 +43,26 @@ from vlmscope.cli.streams import StdoutError, safe_streams
 from vlmscope.cli.verify import verify
 from vlmscope.errors import InputError, VlmscopeError, naming_options
 
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""Environment variables that set how the threads of OpenMP wait for each other."""
+
+NARROWEST = 80
+"""Minimum width of a terminal, in columns, for help in panels."""
+
 app = typer.Typer(
     help="Extract hidden states from vision-language models, and predict hallucinations from them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def unwrapped(command: Callable[..., None]) -> str:
+    """Return the docstring of a command with one line per paragraph, for a terminal to wrap."""
+    paragraphs = (getdoc(command) or "").split("\n\n")
+    return "\n\n".join(" ".join(each.split()) for each in paragraphs)
+
+
 for command in (
     extract,
     inspect,
@@ -60,7 +78,12 @@ for command in (
     models,
     demo,
 ):
-    app.command()(command)
+    app.command(help=unwrapped(command))(command)
+
+
+def fit_help(columns: int) -> None:
+    """Show ``--help`` without panels on a narrow terminal, where they would cut names."""
+    app.rich_markup_mode = "rich" if columns >= NARROWEST else None
 
 
 def _version(value: bool) -> None:
@@ -82,9 +105,21 @@ def root(
 
 def main() -> None:
     """Run the command line; a ``VlmscopeError`` becomes one line and its exit code."""
+    share_processors()
     with naming_options(), safe_streams():
         code = _run()
     sys.exit(code)
+
+
+def share_processors() -> None:
+    """Let torch's threads sleep while they wait for each other, unless the user chose otherwise.
+
+    By default they spin, so that two commands at once on a CPU take each other's time: more than
+    ten times as long instead of twice (docs/performance.md). OpenMP reads this when torch is
+    loaded.
+    """
+    if not any(name in os.environ for name in WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def _run() -> int:
@@ -115,6 +150,7 @@ def _run_app() -> int:
         raise InputError(
             "the current folder does not exist any more; change to another one"
         ) from error
+    fit_help(shutil.get_terminal_size().columns)
     try:
         app()
     except SystemExit as stop:

@@ -39,11 +39,11 @@ def agreement(
     ] = SHOWN,
     as_json: options.Json = False,
 ) -> None:
-    """Compare two label sets of a run: Cohen's kappa, a confusion table, the disagreements.
+    """Compare two label sets of a run.
 
-    Rows are compared where both sets have a label; rows that are not in a label file are counted
-    separately. The default set is named default. Intervals resample images, with all their
-    questions.
+    Prints Cohen's kappa, a confusion table and the disagreements. Rows are compared where both
+    sets have a label; rows that are not in a label file are counted separately. The default set
+    is named default. Intervals resample images, with all their questions.
     """
     from vlmscope.store import open_run
     from vlmscope.sweeps import compare_labels
@@ -131,4 +131,4 @@ def _rows(found: Agreement) -> str:
 
 
 def _alike(found: Agreement) -> str:
-    return "" if found.agreed is None else f"; {found.agreed:.1%} of them alike"
+    return "" if found.agreed is None else f"; agreement on {found.agreed:.1%}"

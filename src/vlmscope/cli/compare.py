@@ -44,9 +44,10 @@ def compare(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the resamples.")] = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Compare labelled runs of the same questions: hallucination rates, and probes if available.
+    """Compare labelled runs of the same questions.
 
-    Runs are paired by question id, if question and image are the same; nothing is written.
+    Compares hallucination rates, and probes if the runs have them. Runs are paired by question
+    id, if question and image are the same; nothing is written.
     """
     from vlmscope.sweeps.compare import compare_runs
 
@@ -143,10 +144,10 @@ def _rates(
 def _made_otherwise(names: str, first: RunSummary, run: RunSummary) -> Iterator[str]:
     """Yield other differences between the runs that may affect the rates."""
     if run.dtype != first.dtype:
-        yield f"{names}: the model ran in {shown_text(run.dtype)}, there in {first.dtype}."
+        yield f"{names}: the model ran in {shown_text(run.dtype)}, the other in {first.dtype}."
     if run.labelled_by and first.labelled_by and run.labelled_by != first.labelled_by:
         yield (
-            f"{names}: labelled by {shown_text(run.labelled_by)}, there by "
+            f"{names}: labelled by {shown_text(run.labelled_by)}, the other by "
             f"{shown_text(first.labelled_by)}, so labels of equal answers may differ."
         )
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import shutil
-import sys
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +10,7 @@ import typer
 from rich.table import Table
 
 from vlmscope.cli.extract import run_extract
-from vlmscope.cli.output import quiet_libraries, show, stderr, stdout
+from vlmscope.cli.output import command_line, quiet_libraries, show, stderr, stdout
 from vlmscope.cli.verdict import show_verdict
 from vlmscope.errors import InputError
 from vlmscope.model_options import ModelOptions
@@ -36,10 +33,11 @@ def demo(
         typer.Option("--limit", help="Only the first N of 2,000 questions.", show_default=False),
     ] = None,
 ) -> None:
-    """Extract, label, probe and report 2,000 questions about 600 images.
+    """Extract, label, probe and report the bundled questions.
 
-    Model and images are included in vlmscope. The architecture is that of Llama-3.2-Vision; the
-    model has 4.8 million parameters, answers most questions correctly, and sometimes hallucinates.
+    These are 2,000 questions about 600 images. Model and images are included in vlmscope. The
+    architecture is that of Llama-3.2-Vision; the model has 4.8 million parameters, answers most
+    questions correctly, and sometimes hallucinates.
     """
     quiet_libraries()
     with as_file(files("vlmscope") / "demo") as bundled:
@@ -67,18 +65,9 @@ def demo(
         ["inspect", *source, "--id", SHOWN_ROW],
         *([["score", *asked]] if probed else []),
     ):
-        stdout.print("  " + shlex.join([*_program(), *command]))
+        stdout.print("  " + command_line(*command))
     if code:
         raise typer.Exit(code)
-
-
-def _program() -> list[str]:
-    """Return the command of this program: by name, by file, or as a module."""
-    called = Path(sys.argv[0])
-    if called.name == "__main__.py":
-        return [sys.executable, "-m", "vlmscope"]
-    found = shutil.which("vlmscope")
-    return ["vlmscope"] if found and Path(found).resolve() == called.resolve() else [str(called)]
 
 
 def _evaluate(folder: Path) -> bool:

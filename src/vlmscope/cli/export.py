@@ -25,7 +25,10 @@ def export(
         bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
     ] = False,
 ) -> None:
-    """Check every checksum, then write the run as one self-contained file."""
+    """Write a run as one self-contained file.
+
+    Every checksum is verified first.
+    """
     from vlmscope.store import export_run
 
     opened = open_verified_run(run)

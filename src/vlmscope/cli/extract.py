@@ -141,14 +141,18 @@ def extract(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Run every question through the model once and store hidden states and answers.
+    """Store hidden states and the greedy answer of every question.
 
-    Run the same command again to continue, or to try failed rows again.
+    Every row goes through the model once. Run the same command again to continue, or to try
+    failed rows again.
 
-    Exit codes: 0 all rows done; 1 stopped by an error, what is published is safe; 2 invalid usage
-    or input, nothing was done; 3 finished, but rows failed (listed in failures.jsonl); 130 and 143
-    stopped by Ctrl-C and SIGTERM after the answers in progress were finished; 124 the model
-    repeatedly took longer than --time-limit.
+    Hidden states at the position last_image_token are stored as vision_token_representation, those
+    at last_prompt_token as query_token_representation, and others under their own names.
+
+    Exit codes: 0 all rows done; 1 stopped by an error, published rows are safe; 2 invalid
+    usage or input, nothing was done; 3 finished, but rows failed (listed in failures.jsonl);
+    130 and 143 stopped by Ctrl-C and SIGTERM after the answers in progress were finished; 124
+    the model repeatedly took longer than --time-limit.
     """
     from vlmscope.dataset import parse_mapping
     from vlmscope.executors import share_of

@@ -59,7 +59,12 @@ def inspect(
     allow_pickle_weights: options.AllowPickleWeights = False,
     as_json: options.Json = False,
 ) -> None:
-    """Explain one sample: prompt, tokens and boundaries, tiles, every shape, norms, the answer."""
+    """Explain one row: its prompt, tokens, shapes, norms and answer.
+
+    Also the boundaries, that is the positions at which hidden states are read, and image tiles.
+    The position last_image_token is that of vision_token_representation, last_prompt_token that of
+    query_token_representation.
+    """
     from vlmscope.api.checking import find_row
     from vlmscope.dataset import open_table, parse_mapping
     from vlmscope.inspection import inspect_sample
@@ -183,10 +188,8 @@ def _show_tokens(seen: Any) -> None:
 
 
 def _show_shapes(seen: Any) -> None:
-    _show_pairs("Into the model", {name: shape_text(s) for name, s in seen.inputs.items()})
-    _show_pairs(
-        "Out of it, in the prefill", {name: shape_text(s) for name, s in seen.outputs.items()}
-    )
+    _show_pairs("Model inputs", {name: shape_text(s) for name, s in seen.inputs.items()})
+    _show_pairs("Outputs of the prefill", {name: shape_text(s) for name, s in seen.outputs.items()})
 
 
 def _show_pairs(title: str, pairs: Mapping[str, str]) -> None:
@@ -210,21 +213,39 @@ def _show_vectors(seen: Any, normed: int | None) -> None:
         stdout.print(
             f"{VISION_ONLY} {shape_text(vectors[VISION_ONLY].shape)}, norm {norms[VISION_ONLY]:.4g}"
         )
-    names = [
-        name for name in REPRESENTATIONS.values() if any(v.startswith(f"{name}/") for v in vectors)
-    ]
-    if not names:
+    groups = {
+        position: name
+        for position, name in REPRESENTATIONS.items()
+        if any(v.startswith(f"{name}/") for v in vectors)
+    }
+    if not groups:
         return
-    layers = [v.split("/")[1] for v in vectors if v.startswith(f"{names[0]}/")]
-    width = vectors[f"{names[0]}/{layers[0]}"].shape
+    first = next(iter(groups.values()))
+    layers = [v.split("/")[1] for v in vectors if v.startswith(f"{first}/")]
+    width = vectors[f"{first}/{layers[0]}"].shape
     table = Table(title=f"Norms of the recorded vectors, {shape_text(width)} each",
                   title_justify="left", box=None, pad_edge=False)  # fmt: skip
-    for heading in ("layer", *names):
+    for heading in ("layer", *_headings(list(groups), stdout.width - len(layers[-1]))):
         table.add_column(heading, header_style="dim", overflow="fold")
     for layer in layers:
-        title = f"{layer} (after the final norm)" if layer == f"layer_{normed}" else layer
-        table.add_row(title, *(f"{norms[f'{name}/{layer}']:.4g}" for name in names))
+        table.add_row(layer, *(f"{norms[f'{name}/{layer}']:.4g}" for name in groups.values()))
     show(table)
+    if f"layer_{normed}" in layers:
+        show(Text(f"layer_{normed}: after the final norm", style="dim"))
+    for position, name in groups.items():
+        if name != f"{position}_representation":
+            show(Text(f"{position}: stored as {name}", style="dim"))
+
+
+def _headings(positions: list[str], width: int) -> list[str]:
+    r"""Return positions as column headings, broken between words if they are too wide together.
+
+    >>> _headings(["image_mean", "answer_mean"], 80), _headings(["image_mean", "answer_mean"], 20)
+    (['image_mean', 'answer_mean'], ['image_\nmean', 'answer_\nmean'])
+    """
+    if sum(len(name) + 1 for name in positions) <= width:
+        return positions
+    return [name.replace("_", "_\n") for name in positions]
 
 
 def _show_answer(seen: Any, vlm: Any) -> None:

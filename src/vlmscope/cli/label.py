@@ -25,6 +25,7 @@ from vlmscope.errors import InputError
 if TYPE_CHECKING:
     from vlmscope.schema import Answered, Outcome, Score
     from vlmscope.score import Code, Scorer
+    from vlmscope.store import Run
 
 SCORERS = ("auto", "yesno", "exact", "vqa", "column", "file", "judge")
 """The values of ``--scorer``."""
@@ -160,14 +161,14 @@ def label(
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Compare every answer with its ground truth and write the labels, replacing older ones.
+    """Compare every answer with its ground truth, and write labels.
 
-    A run may have several label sets, by --name. Labels that were read from a file or a column may
-    be made by hand: they are kept, unless --overwrite is given.
+    They replace older ones. A run may have several label sets, by --name. Labels that were read
+    from a file or a column may be made by hand: they are kept, unless --overwrite is given.
 
     A label is hallucinated, faithful, or unscorable with the reason: an answer that no rule can
-    decide is never counted as faithful. Rows that are not in a label file, or whose cell is empty,
-    are unlabelled and excluded from all rates.
+    decide is never counted as faithful. Rows that are not in a label file, or whose cell is
+    empty, are unlabelled and excluded from all rates.
     """
     from vlmscope.score import Column, LabelFile, read_code, with_error_kinds
     from vlmscope.store import Run
@@ -208,15 +209,29 @@ def label(
     record["doubt"] = asdict(doubted) if doubted else None
     _print(record, as_json)
     if isinstance(target.answers, Run):
-        _show_next(run, name, record["all"])
+        _show_next(target.answers, name, record["all"])
 
 
-def _show_next(run: Path, name: str, counts: dict[str, Any]) -> None:
-    """Print the next command, if there are answers of both classes."""
+def _show_next(run: Run, name: str, counts: dict[str, Any]) -> None:
+    """Print the next command: probe, or report if there are probes that fit these labels."""
+    from vlmscope.errors import StoreError
     from vlmscope.store import DEFAULT
+    from vlmscope.sweeps import probes_folder, read_sweep
 
-    if counts["hallucinated"] and counts["faithful"]:
-        show_next("probe", str(run), *(() if name == DEFAULT else ("--labels", name)))
+    try:
+        probed = read_sweep(run, name)
+    except StoreError:  # damaged: probe replaces it
+        probed = None
+    probes = run.path / probes_folder(name)
+    if probed is not None and probed.stale:
+        stderr.print(f"the probes in {probes} are out of date: {probed.stale}; train them again")
+    elif probed is not None:
+        stderr.print(f"the probes in {probes} fit these labels")
+    option = () if name == DEFAULT else ("--labels", name)
+    if probed is not None and not probed.stale:
+        show_next("report", str(run.path), *option)
+    elif counts["hallucinated"] and counts["faithful"]:
+        show_next("probe", str(run.path), *option)
 
 
 def _print(record: dict[str, Any], as_json: bool) -> None:

@@ -80,7 +80,7 @@ def confirm_judge(
     equal = f", {estimate.equal:,} equal to others of these" if estimate.equal else ""
     stderr.print(
         f"{options.model}: {count(estimate.to_ask, 'request')} to make{equal}, "
-        f"{estimate.cached:,} known already; about {estimate.input_tokens:,} tokens in, "
+        f"{estimate.cached:,} answered before; about {estimate.input_tokens:,} tokens in, "
         f"{estimate.output_tokens:,} out{cost}"
     )
     if yes or not estimate.to_ask or options.is_local:

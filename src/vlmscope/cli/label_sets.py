@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from vlmscope.cli.output import stdout
+from vlmscope.cli.output import command_line, stdout
 
 OUTCOMES = ("hallucinated", "faithful", "unscorable", "unlabelled")
 
@@ -40,7 +40,7 @@ def describe_label_sets(run: Path) -> dict[str, dict[str, Any]]:
 def show_label_sets(run: Path, sets: dict[str, dict[str, Any]]) -> None:
     """Print a line for each label set, with the state of its probes."""
     if not sets:
-        stdout.print(f"labels: none yet; vlmscope label {run}")
+        stdout.print(f"labels: none yet; next: {command_line('label', str(run))}")
     for name, about in sets.items():
         if "error" in about:
             stdout.print(f"labels {name}: {about['error']}")

@@ -22,7 +22,10 @@ def _particular(standing: Any) -> str:
 
 
 def models(as_json: options.Json = False) -> None:
-    """List the families of models, and the versions of transformers they are verified on."""
+    """List the families of models that are supported.
+
+    For each, the versions of transformers on which every check passed.
+    """
     from importlib.metadata import version
 
     from vlmscope.model.support import family_support
@@ -37,7 +40,7 @@ def models(as_json: options.Json = False) -> None:
         ]))  # fmt: skip
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("family", "model type", "every check passed on transformers", "particular"):
+    for heading in ("family", "model type", "every check passed on transformers", "notes"):
         table.add_column(heading, header_style="dim")
     for standing in found:
         proven = ", ".join(standing.verified_on)
@@ -53,8 +56,8 @@ def models(as_json: options.Json = False) -> None:
         )
     show(table)
     stdout.print(
-        f"\nHere: transformers {version('transformers')}. Every model is verified again when it "
-        "is loaded.\nOne that is not listed works if it follows the library's conventions; if not, "
-        "--family FILE describes it.",
+        f"\nInstalled: transformers {version('transformers')}. Every model is verified again when "
+        "it is loaded.\nOne that is not listed works if it follows the library's conventions; if "
+        "not, --family FILE describes it.",
         highlight=False,
     )

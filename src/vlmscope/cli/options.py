@@ -96,7 +96,7 @@ ImagePattern = Annotated[
     typer.Option(
         "--image-pattern",
         metavar="PATTERN",
-        help="Path of the image with columns in braces: 'COCO_val2014_{image_id:012d}.jpg'.",
+        help="Path of the image with columns in braces: 'val_{image:012d}.jpg'.",
         show_default=False,
     ),
 ]
@@ -234,8 +234,8 @@ FamilyFile = Annotated[
     Path | None,
     typer.Option(
         "--family",
-        help="TOML file that describes an architecture vlmscope does not support "
-        "(docs/adding-a-model.md).",
+        help="TOML file that describes an architecture vlmscope does not support; see "
+        "docs/adding-a-model.md.",
         show_default=False,
     ),
 ]
@@ -255,7 +255,7 @@ Quantize = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 LAYERS = DEFAULT_LAYERS
-POSITIONS = ",".join(DEFAULT_POSITIONS)
+POSITIONS = ", ".join(DEFAULT_POSITIONS)
 MAX_NEW_TOKENS = DEFAULT_MAX_NEW_TOKENS
 TEMPERATURE = DEFAULT_TEMPERATURE
 SIGNALS_DEFAULT = ",".join(DEFAULT_SIGNALS)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import shutil
+import sys
 import unicodedata
 import warnings
+from pathlib import Path
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -91,7 +94,26 @@ def show_note(note: str) -> None:
 
 def show_next(*command: str) -> None:
     """Print a suggestion for the next command on stderr."""
-    stderr.print(Text(f"next: {shlex.join(['vlmscope', *command])}", style="dim"))
+    stderr.print(Text(f"next: {command_line(*command)}", style="dim"))
+
+
+def command_line(*command: str) -> str:
+    """Return a command of vlmscope as text for a shell, called as this one was.
+
+    That is by name, by file, or as a module of an interpreter.
+    """
+    return shlex.join([*_program(), *command])
+
+
+def _program() -> list[str]:
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        python = Path(sys.executable).name
+        found = shutil.which(python) == sys.executable
+        return [python if found else sys.executable, "-m", "vlmscope"]
+    by_name = shutil.which("vlmscope")
+    on_path = by_name and Path(by_name).resolve() == called.resolve()
+    return ["vlmscope"] if on_path else [str(called)]
 
 
 def quiet_libraries() -> None:

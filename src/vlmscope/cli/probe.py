@@ -12,7 +12,7 @@ from rich.text import Text
 from vlmscope.cli import options
 from vlmscope.cli.by_column import show_columns
 from vlmscope.cli.halp import show_halp
-from vlmscope.cli.output import number_table, show, show_next, stderr, stdout
+from vlmscope.cli.output import command_line, number_table, show, show_next, stderr, stdout
 from vlmscope.cli.paths import check_writable
 from vlmscope.cli.transfer import prepare_transfer, run_transfer, show_transfer
 from vlmscope.cli.verdict import show_verdict
@@ -105,7 +105,9 @@ def probe(
     permutations: Annotated[
         int,
         typer.Option(
-            "--permutations", help="Permutations of whole groups' labels: the null.", min=100
+            "--permutations",
+            help="Permutations of the labels, in whole groups, for the permutation test.",
+            min=100,
         ),
     ] = 200,
     draws: Annotated[
@@ -135,9 +137,10 @@ def probe(
     ] = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Train and test a probe on every representation and layer, and compare it with baselines.
+    """Train and test probes on every representation and layer.
 
-    Folds are grouped by image; the layer is chosen inside training; intervals resample images.
+    They are compared with baselines that use no hidden states. Folds are grouped by image; the
+    layer is chosen inside training; intervals resample images.
     """
     from vlmscope.store import DEFAULT, read_document
     from vlmscope.sweeps import SweepSpec, default_folder, is_run, open_source, save_sweep, sweep
@@ -182,13 +185,13 @@ def probe(
 
 def _note_stale(run: Path, name: str) -> None:
     """Print a note if the ground truth has changed since the labels were made."""
-    from vlmscope.store import are_stale, label_sets
-    from vlmscope.sweeps.source import option_of_set
+    from vlmscope.store import DEFAULT, are_stale, label_sets
 
+    named = () if name == DEFAULT else ("--name", name)
     if name in label_sets(run) and are_stale(run, name):
         stderr.print(
-            "note: the ground truth in the table has changed since the labels were made; run "
-            f"'vlmscope label {run}{option_of_set('--name', name)}' to label again",
+            "note: the ground truth in the table has changed since the labels were made; label "
+            f"again: {command_line('label', str(run), *named)}",
             style="yellow",
         )
 

@@ -147,21 +147,31 @@ def show_summary(plan: Outline, summary: Summary) -> None:
         f"{count(summary.captured, 'row')} captured in {summary.seconds:.1f} s{speed}, "
         f"{summary.already_done:,} were already done"
     )
-    out = plan.request.out
+    if summary.captured and plan.request.batch_size == "auto":
+        stderr.print(f"batch size at the end: {count(summary.batch_size, 'row')} per prefill")
     if summary.failed:
-        stderr.print(
-            Text(
-                f"{count(summary.failed, 'row')} failed: see {failures_shown(out)}; "
-                "the same command tries them again",
-                style="red",
-            )
-        )
-        name = plan.table.reader.source.name
-        found = frequent_reasons(_last_errors(plan, summary.failed), name)
-        _show_reasons([(shown_text(r, LONGEST_REASON), n) for r, n in found], summary.failed)
+        _show_failed(plan, summary)
     if summary.stopped:
         left = plan.todo - summary.captured - summary.failed
         stderr.print(f"stopped with {count(left, 'row')} to do; the same command continues")
+
+
+def _show_failed(plan: Outline, summary: Summary) -> None:
+    """Print how many rows failed and why, and what to do."""
+    nothing = not (summary.captured or summary.already_done or summary.stopped)
+    rows = count(summary.failed, "row")
+    if nothing:
+        rows = "the only row" if summary.failed == 1 else f"all {rows}"
+    again = "" if nothing else "; the same command tries them again"
+    where = failures_shown(plan.request.out)
+    stderr.print(Text(f"{rows} failed: see {where}{again}", style="red"))
+    errors, name = _last_errors(plan, summary.failed), plan.table.reader.source.name
+    found = [(shown_text(r, LONGEST_REASON), n) for r, n in frequent_reasons(errors, name)]
+    _show_reasons(found, summary.failed)
+    if nothing:
+        one = len(found) == 1 or (found and found[0][1] > 1)
+        which = "this" if one else "the first"
+        stderr.print(f"check {which} reason; then the same command tries all rows again")
 
 
 def _last_errors(plan: Outline, number: int) -> list[str]:

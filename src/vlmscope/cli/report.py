@@ -57,9 +57,10 @@ def report(
     allow_absolute_paths: options.AllowAbsolutePaths = False,
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Write one self-contained HTML page about a run, and its figures as SVG, PNG and CSV.
+    """Write one HTML page about a run, and its figures.
 
-    Parts that the run lacks so far (labels, probes, images, the model) are left out and listed.
+    The page is self-contained; the figures are also written as SVG, PNG and CSV. Parts that the
+    run lacks so far (labels, probes, images, the model) are left out and listed.
     """
     from vlmscope.report import ReportSpec, write_report
     from vlmscope.store import open_run

@@ -98,10 +98,11 @@ def score(
     allow_pickle_weights: options.AllowPickleWeights = False,
     as_json: options.Json = False,
 ) -> None:
-    """Predict the probability that the answer is a hallucination, before it is generated.
+    """Predict the risk of a hallucination, before the answer.
 
-    Only the prefill is run. The probe must be trained on the same model and prompt; --dtype auto
-    uses the type it was trained with.
+    The risk is the probability that the answer would be a hallucination. Only the prefill is
+    run. The probe must be trained on the same model and prompt; --dtype auto uses the type it
+    was trained with.
     """
     from vlmscope.dataset import parse_mapping
     from vlmscope.risk import RiskScorer

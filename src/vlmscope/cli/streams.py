@@ -74,7 +74,9 @@ class _Messages(_Stream):
 
 
 def _cannot_print(error: OSError) -> StdoutError:
-    return StdoutError(f"stdout: cannot be written: {error.strerror or error}; send it elsewhere")
+    return StdoutError(
+        f"stdout: cannot be written: {error.strerror or error}; redirect it to another file"
+    )
 
 
 @contextmanager

@@ -40,7 +40,10 @@ def verify(
     allow_pickle_weights: options.AllowPickleWeights = False,
     as_json: options.Json = False,
 ) -> None:
-    """Check every checksum, then recompute some rows with the reference method."""
+    """Check every checksum, and recompute some rows for comparison.
+
+    They are recomputed with the slow reference method.
+    """
     from vlmscope.api.checking import draw_samples, judge, model_of_run
     from vlmscope.row_identity import table_of_run
     from vlmscope.verification import tolerance_of

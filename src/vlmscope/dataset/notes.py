@@ -86,17 +86,15 @@ def _no_truth(columns: Columns, source: Source) -> str:
     guess = suggestion("target", others)
     if guess:
         return (
-            f"{lacks}; {shown_name(guess)} may be it: pass --map target={shlex.quote(guess)}, or "
-            f"afterwards vlmscope label --target {shlex.quote(guess)}"
+            f"{lacks}; if it is {shown_name(guess)}, pass --map target={shlex.quote(guess)} now, "
+            f"or --target {shlex.quote(guess)} to vlmscope label later"
         )
     if others:
         return (
-            f"{lacks}; if one of {join_names(others, 20)} is it, pass --map target=COLUMN, or "
-            "afterwards vlmscope label --target COLUMN"
+            f"{lacks}; if it is one of {join_names(others, 20)}, pass --map target=COLUMN now, or "
+            "--target COLUMN to vlmscope label later"
         )
-    return (
-        f"{lacks}, and none that may be it; vlmscope label --labels FILE reads labels from a file"
-    )
+    return f"{lacks}; vlmscope label --labels FILE reads labels from a file instead"
 
 
 def _on_columns(columns: Columns) -> Iterator[str]:
@@ -105,9 +103,8 @@ def _on_columns(columns: Columns) -> Iterator[str]:
     if others:
         each = ",".join(("image", *others))
         yield (
-            f"{join_names(others, 10)} {'is' if len(others) == 1 else 'are'} not shown, the images "
-            f"are taken from {join_names(columns.images)}; pass --map image={each} to show all of "
-            "them"
+            f"{join_names(others, 10)} {'is' if len(others) == 1 else 'are'} not used: images are "
+            f"taken from {join_names(columns.images)}; pass --map image={each} to use all of them"
         )
 
 
@@ -160,12 +157,11 @@ def _on_images(table: Table, scan: TableScan) -> Iterator[str]:
     found = reader.finder.found
     if found:
         name, path = next(iter(found.items()))
-        number = (
-            "1 name of an image is" if len(found) == 1 else f"{len(found):,} names of images are"
-        )
+        several = f"{len(found):,} image names are not exact paths"
         yield (
-            f"{number} not the path of a file, and the one file that fits was taken: for "
-            f"{shown_name(name, 200)} {shown_name(str(path.relative_to(reader.images)), 200)}"
+            f"{'1 image name is not an exact path' if len(found) == 1 else several}; the only "
+            f"matching file is used{':' if len(found) == 1 else ', such as'} "
+            f"{shown_name(str(path.relative_to(reader.images)), 200)} for {shown_name(name, 200)}"
         )
     yield from failing.notes(where)
 

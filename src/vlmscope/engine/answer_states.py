@@ -19,11 +19,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlmscope.positions import position_group
-from vlmscope.signals import ATTENTION, ATTENTION_ANSWER, RecordedSignals
+from vlmscope.signals import DIVISIONS, OF_ANSWER, RecordedSignals
 
 State = tuple[str, int]
 """What is recorded of a decoder layer, and the layer: its hidden state (``""``), a sub-layer from
-``signals.SUBLAYERS``, or the division of its attention (``signals.ATTENTION``)."""
+``signals.SUBLAYERS``, or a division of its attention from ``signals.DIVISIONS``."""
 
 
 @dataclass(slots=True, eq=False)
@@ -106,7 +106,7 @@ class AnswerStates:
     def expect(self, state: State, width: int, device: torch.device) -> None:
         """Allocate the tensors of a state."""
         first, last, total = (torch.zeros(self._rows, width, device=device) for _ in range(3))
-        largest = torch.zeros_like(total) if state[0] == ATTENTION else None
+        largest = torch.zeros_like(total) if state[0] in DIVISIONS else None
         count = torch.zeros(self._rows, dtype=torch.int64, device=device)
         self._states[state] = _Running(first, last, total, largest, count)
 
@@ -133,7 +133,7 @@ class AnswerStates:
             f"{position_group(position, part)}/layer_{layer}": _at(position, running)
             for position in positions
             for (part, layer), running in self._states.items()
-            if part != ATTENTION
+            if part not in DIVISIONS
         }
 
     def last_states(self) -> dict[int, Float[Tensor, "rows width"]]:
@@ -146,21 +146,22 @@ class AnswerStates:
 
     def arrays(self, signals: RecordedSignals) -> dict[str, Float[Tensor, "rows ..."]]:
         """Return the arrays of signals over the answer; NaN for an empty answer."""
-        if not signals.attention_layers:
-            return {}
-        _, heads, groups = signals.attention_shape
-        for layer in signals.attention_layers:
-            if (ATTENTION, layer) not in self._states:  # all answers of the batch are empty
-                self.expect((ATTENTION, layer), heads * groups, self._ends.device)
-        layers = [self._states[ATTENTION, layer] for layer in signals.attention_layers]
-        device = layers[0].total.device
-        statistics = [
-            torch.stack([values.to(device) for values in each], dim=1)
-            for each in zip(*((x.mean(), x.largest, x.first) for x in layers), strict=True)
-        ]
-        found = torch.stack(statistics, dim=1).view(self._rows, 3, *signals.attention_shape)
-        empty = (layers[0].count == 0).view(-1, 1, 1, 1, 1)
-        return {ATTENTION_ANSWER: found.masked_fill(empty, torch.nan)}
+        found = {}
+        for name, (layers, parts) in signals.divisions.items():
+            for layer in layers:
+                if (name, layer) not in self._states:  # all answers are empty, or without an image
+                    self.expect((name, layer), signals.attention_heads * parts, self._ends.device)
+            running = [self._states[name, layer] for layer in layers]
+            device = running[0].total.device
+            statistics = [
+                torch.stack([values.to(device) for values in each], dim=1)
+                for each in zip(*((x.mean(), x.largest, x.first) for x in running), strict=True)
+            ]
+            shape = (self._rows, len(OF_ANSWER), len(layers), signals.attention_heads, parts)
+            values = torch.stack(statistics, dim=1).view(shape)
+            empty = (running[0].count == 0).view(-1, 1, 1, 1, 1)
+            found[f"{name}_answer"] = values.masked_fill(empty, torch.nan)
+        return found
 
 
 def _at(position: str, running: _Running) -> Tensor:

@@ -7,16 +7,17 @@ of tokens.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vlmscope.engine.answer_states import AnswerStates
+from vlmscope.engine.answer_states import AnswerStates, State
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.attention.shares import LastQuery, Weights, check_layers, members_of, shares
+from vlmscope.model.attention.shares import LastQuery, Weights, members_of, shares
 from vlmscope.model.sublayers import sublayers_of
-from vlmscope.signals import ATTENDED, ATTENTION, ATTENTION_PROMPT, RecordedSignals
+from vlmscope.signals import ATTENDED, ATTENTION, CROSS_ATTENTION, RecordedSignals
 
 _IMAGE, _TEXT, _ANSWER, _FIRST = range(len(ATTENDED))
 
@@ -54,7 +55,7 @@ def observed_layers(
 ) -> dict[torch.nn.Module, int]:
     """Return attention module → decoder layer, of the layers whose attention is recorded."""
     found = {}
-    for layer in signals.attention_layers:
+    for layer in (*signals.attention_layers, *signals.cross_attention_layers):
         module = sublayers_of(vlm.layers[layer]).attention
         if module is None:
             raise RuntimeError(f"layer {layer} has no attention")
@@ -62,14 +63,43 @@ def observed_layers(
     return found
 
 
+class Divider:
+    """Divides the attention weights of a decoder's layers: among groups of tokens, or tiles.
+
+    Args:
+        vlm: The model.
+        signals: The signals.
+    """
+
+    def __init__(self, vlm: VisionLanguageModel, signals: RecordedSignals) -> None:
+        self._cross = frozenset(signals.cross_attention_layers)
+        self._tiles = signals.tiles
+        encoder: Any = vlm.vision_encoder
+        self._patches = int(encoder.num_patches) if self._cross else 0
+
+    def divide(self, layer: int, weights: Weights, members: Tensor) -> tuple[State, Tensor]:
+        """Return what is divided, and the shares of each head, ``[rows, heads, parts]``.
+
+        Args:
+            layer: The decoder layer.
+            weights: Its attention weights.
+            members: The group of each token.
+        """
+        if layer not in self._cross:
+            return (ATTENTION, layer), shares(weights, members.to(weights.device))
+        rows, heads, _ = weights.shape
+        patches = weights.view(rows, heads, -1, self._tiles, self._patches)
+        return (CROSS_ATTENTION, layer), patches.sum(dim=(2, 4))
+
+
 class AttentionRecorder:
-    """Records the shares of the last prompt token's attention, and of the steps of ``generate``.
+    """Records the division of the last prompt token's attention, and of steps of ``generate``.
 
     Args:
         vlm: The model.
         signals: The signals.
         members: The group of each token of the prompts, from ``members_of``.
-        answer: Collects the shares of the answer's tokens, if ``generate`` decodes them.
+        answer: Collects the division for the answer's tokens, if ``generate`` decodes them.
 
     Attributes:
         observer: What the attention of the decoder is to call.
@@ -86,30 +116,41 @@ class AttentionRecorder:
         self.observer = LastQuery(observed_layers(vlm, signals), self._record)
         self.members = members
         self._signals = signals
+        self._divider = Divider(vlm, signals)
         self._answer = answer
         self._calls: Counter[int] = Counter()
-        self._prompt: dict[int, Tensor] = {}
+        self._prompt: dict[State, Tensor] = {}
 
     def _record(self, layer: int, weights: Weights) -> None:
         steps = self._calls[layer]
         self._calls[layer] += 1
+        length = self.members.shape[1] + steps
+        members = members_in_slots(self.members, length) if steps else self.members
+        state, divided = self._divider.divide(layer, weights, members)
         if not steps:
-            self._prompt[layer] = shares(weights, self.members.to(weights.device))
+            self._prompt[state] = divided
         elif self._answer is not None:
-            members = members_in_slots(self.members, self.members.shape[1] + steps)
-            divided = shares(weights, members.to(weights.device))
-            self._answer.add((ATTENTION, layer), divided.flatten(1))
+            self._answer.add(state, divided.flatten(1))
 
-    def arrays(self) -> dict[str, Float[Tensor, "batch layers heads four"]]:
-        """Return the shares of the last prompt token's attention.
+    def arrays(self) -> dict[str, Float[Tensor, "batch layers heads parts"]]:
+        """Return how the last prompt token's attention is divided.
 
         Raises:
             RuntimeError: A layer was not observed: the model took an unknown path.
         """
-        layers = self._signals.attention_layers
-        check_layers(layers, self._prompt)
-        device = self.members.device
-        return {ATTENTION_PROMPT: torch.stack([self._prompt[k].to(device) for k in layers], dim=1)}
+        rows, device = len(self.members), self.members.device
+        found = {}
+        for name, (layers, parts) in self._signals.divisions.items():
+            known = [self._prompt.get((name, layer)) for layer in layers]
+            if name == CROSS_ATTENTION and not any(each is not None for each in known):
+                shape = (rows, self._signals.attention_heads, parts)  # a question about no image
+                known = [torch.full(shape, torch.nan, device=device) for _ in layers]
+            divided = [each.to(device) for each in known if each is not None]
+            if len(divided) < len(layers):
+                missing = len(layers) - len(divided)
+                raise RuntimeError(f"{name} was not observed in {missing} layers")
+            found[f"{name}_prompt"] = torch.stack(divided, dim=1)
+        return found
 
 
 def recorder_for(
@@ -128,7 +169,7 @@ def recorder_for(
         mask: 1 where a token is real.
         answer: As in ``AttentionRecorder``.
     """
-    if not signals.attention_layers:
+    if not signals.divisions:
         return None
     members = members_of(groups_of_prompt(ids, mask, vlm.image_token_id))
     return AttentionRecorder(vlm, signals, members, answer)

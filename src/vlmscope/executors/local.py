@@ -71,6 +71,9 @@ class Summary:
     stopped: bool
     """Whether the session ended early, by a stop request or by ``strict``."""
 
+    batch_size: int = 0
+    """Rows per prefill at the end of the session: with ``auto``, the size that was found."""
+
 
 def run_plan(
     plan: Plan, *, observer: Observer | None = None, stop: threading.Event | None = None
@@ -102,6 +105,7 @@ def run_plan(
         failed=tally.failed,
         seconds=time.perf_counter() - start,
         stopped=stop.is_set() and tally.captured + tally.failed < plan.todo,
+        batch_size=sizer.size,
     )
 
 

@@ -41,6 +41,8 @@ def capture_record(spec: ResolvedSpec) -> CaptureRecord:
         dict(spec.signals.widths) or None,
         spec.signals.attention_layers,
         spec.signals.attention_heads,
+        spec.signals.cross_attention_layers,
+        spec.signals.tiles,
         samples=spec.signals.sampling.count,
         temperature=spec.signals.sampling.temperature,
         seed=spec.signals.sampling.seed,

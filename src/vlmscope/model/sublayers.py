@@ -112,15 +112,18 @@ def resolve_signals(
             widths |= {f"{name}/layer_{layer}": width for layer, width in found.items()}
     if ATTENTION not in names:
         return RecordedSignals(tuple(names), widths)
-    attentions = {
-        k: part.attention
-        for k, part in enumerate(parts)
-        if part.attention is not None and k not in vlm.skipped_without_image
-    }
+    attentions = {k: p.attention for k, p in enumerate(parts) if p.attention is not None}
     if not attentions:
         raise _no_signal(ATTENTION, vlm)
-    heads = max(heads_of(attention) for attention in attentions.values())
-    return RecordedSignals(tuple(names), widths, tuple(attentions), heads)
+    cross = vlm.skipped_without_image
+    return RecordedSignals(
+        tuple(names),
+        widths,
+        tuple(k for k in attentions if k not in cross),
+        max(heads_of(attention) for attention in attentions.values()),
+        tuple(k for k in attentions if k in cross),
+        int(vlm.model.config.vision_config.max_num_tiles) if cross else 0,
+    )
 
 
 def _width(part: Sublayers, sublayer: str, vlm: VisionLanguageModel) -> int:
@@ -154,10 +157,9 @@ def notes_on(
         if missing := [str(k) for k in layers if k not in signals.layers(name)]:
             notes.append(f"no {name} of layers {', '.join(missing)}: they have no such part")
     if signals.attention_layers:
-        missing = [str(k) for k in range(vlm.num_layers) if k not in signals.attention_layers]
-        if missing:
+        known = {*signals.attention_layers, *signals.cross_attention_layers}
+        if missing := [str(k) for k in range(vlm.num_layers) if k not in known]:
             notes.append(
-                f"no attention shares of layers {', '.join(missing)}: they do not attend to the "
-                "tokens of the prompt"
+                f"no attention of layers {', '.join(missing)}: they have no attention weights"
             )
     return tuple(notes)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vlmscope.score.column import LABEL_COLUMNS
-from vlmscope.store import Run, label_settings
+from vlmscope.store import Run, label_sets, label_settings
 from vlmscope.store.table import scalar_columns
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.errors import InputError
+from vlmscope.errors import InputError, StoreError, UnreachableError
 from vlmscope.probes.baselines import BaselineInputs
 from vlmscope.schema import Score
 from vlmscope.score.column import lacks_label
@@ -69,7 +69,7 @@ def columns_of_run(run: Run, table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     """Return the columns that came with the run's table, as texts, for some of its rows.
 
     Args:
-        run: The run; its own columns and the one that its labels were read from are left out.
+        run: The run; its own columns and those that labels were read from are left out.
         table: The rows, from ``Run.to_pandas``.
     """
     own = {name for block in _first(run) for name in scalar_columns(block)} | _label_columns(run)
@@ -93,10 +93,18 @@ def _first(run: Run) -> Iterator[Any]:
 
 
 def _label_columns(run: Run) -> set[str]:
-    """Return the column that the labels were read from, if any."""
-    settings = label_settings(run.path).get("settings")
-    column = settings.get("column") if isinstance(settings, Mapping) else None
-    return {column} if isinstance(column, str) else set()
+    """Return the columns that label sets were read from."""
+    found = set()
+    for name in label_sets(run.path):
+        try:
+            settings = label_settings(run.path, name).get("settings")
+        except UnreachableError:
+            raise
+        except StoreError:  # damaged: reported by the command that uses the set
+            continue
+        if isinstance(settings, Mapping) and isinstance(settings.get("column"), str):
+            found.add(settings["column"])
+    return found
 
 
 UNSCORABLE = "the answer could not be scored"

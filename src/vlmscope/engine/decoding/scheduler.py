@@ -37,7 +37,7 @@ from vlmscope.engine.prefill import ARRAYS, DeviceBatch, Prefilled, arrays_in
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.sampling import arrays_of, is_of_samples, layer_name
 from vlmscope.schema import Capture, Failure, Sample
-from vlmscope.signals import ATTENDED, ATTENTION
+from vlmscope.signals import CROSS_ATTENTION
 
 MEMORY_SHARE = 0.5
 """Fraction of a GPU's free memory that slots may take; the rest is for prefills."""
@@ -139,8 +139,10 @@ def widths_of_answers(
             continue  # of samples only hidden states are recorded
         width = signals.widths[f"{part}/layer_{layer}"] if part else vlm.hidden_size
         found[part, layer] = width
-    width = signals.attention_heads * len(ATTENDED)
-    return found | {(ATTENTION, layer): width for layer in signals.attention_layers}
+    for name, (layers, parts) in signals.divisions.items():
+        if imaged or name != CROSS_ATTENTION:
+            found |= {(name, layer): signals.attention_heads * parts for layer in layers}
+    return found
 
 
 def rows_in_memory(
@@ -453,7 +455,7 @@ class Decoding:
                     layers, fixed, rows=many, length=length, limit=self._limit,
                     dims=1 if positions is None or positions.dim() < 3 else len(positions),
                     states=states, ends=end_tokens(vlm),
-                    divides=bool(states is not None and spec.signals.attention_layers),
+                    divides=bool(states is not None and spec.signals.divisions),
                     sampled=bool(spec.signals.sampling.count),
                 )  # fmt: skip
             except torch.OutOfMemoryError:

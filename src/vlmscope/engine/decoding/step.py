@@ -17,13 +17,13 @@ from torch import Tensor
 
 from vlmscope.engine.answer_states import State
 from vlmscope.engine.answers import token_statistics
-from vlmscope.engine.attention import observed_layers
+from vlmscope.engine.attention import Divider, observed_layers
 from vlmscope.engine.decoding.slots import Slots
 from vlmscope.engine.device import is_out_of_memory
 from vlmscope.engine.hooks import hook_state, last_token
 from vlmscope.errors import one_line
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
-from vlmscope.model.attention.shares import LastQuery, Weights, observed, shares
+from vlmscope.model.attention.shares import LastQuery, Weights, observed
 from vlmscope.model.attention.switch import (
     GROUPED,
     attending_with,
@@ -33,7 +33,7 @@ from vlmscope.model.attention.switch import (
 )
 from vlmscope.model.computing import removing_hooks
 from vlmscope.shown_once import warn
-from vlmscope.signals import ATTENTION
+from vlmscope.signals import DIVISIONS
 
 ROWS_OF_A_GRAPH = (16, 32, 64)
 """Graphs are recorded for these numbers of rows, and for multiples of the last: recording takes a
@@ -66,6 +66,7 @@ class Stepper:
         self._layer_states = spec.layer_states
         self._attention: Any = grouped_attention
         if slots.members is not None:
+            self._divider = Divider(vlm, spec.signals)
             observer = LastQuery(observed_layers(vlm, spec.signals), self._divide)
             self._attention = observed(observer, grouped_attention)
         self._imaged = imaged
@@ -147,7 +148,7 @@ class Stepper:
                 stack.enter_context(masking_keys(parts, slots.cross_attention_mask))
             handles = stack.enter_context(removing_hooks())
             for state in self._states:
-                if state[0] != ATTENTION:
+                if state[0] not in DIVISIONS:
                     handles.append(self._hook(state))
             yield
 
@@ -162,8 +163,9 @@ class Stepper:
         """Record how the attention of this step's tokens is divided."""
         slots = self._slots
         if slots.states is not None and slots.members is not None:
-            divided = shares(weights, slots.members[: len(weights)])
-            slots.states.add((ATTENTION, layer), divided.flatten(1))
+            members = slots.members[: len(weights)]
+            state, divided = self._divider.divide(layer, weights, members)
+            slots.states.add(state, divided.flatten(1))
 
     def _logits(self, rows: int) -> Float[Tensor, "rows vocabulary"]:
         slots = self._slots

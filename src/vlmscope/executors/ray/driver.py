@@ -140,6 +140,7 @@ def run_on_ray(
         failed=job.failed,
         seconds=time.perf_counter() - start,
         stopped=job.stop.is_set() and job.captured + job.failed < plan.todo,
+        batch_size=job.batch_size,
     )
 
 
@@ -158,7 +159,7 @@ class _Job:
         self._dispatcher = Dispatcher(self.rows)
         self._at_rest: deque[tuple[Member, Report]] = deque()
         self._at_work: dict[str, Member] = {}
-        self._batch_size = 0
+        self.batch_size = 0
 
     def run(self) -> None:
         """Assign rows until all are published, or the assigned ones after a stop request."""
@@ -195,7 +196,7 @@ class _Job:
 
     def _note(self, member: Member, report: Report) -> None:
         """Count the published rows in a report."""
-        self._batch_size = report.batch_size
+        self.batch_size = report.batch_size
         captured = self._dispatcher.finished(member.name, report.captured)
         failed = self._dispatcher.finished(member.name, report.failed)
         if captured:
@@ -206,7 +207,7 @@ class _Job:
         self.captured += captured
         self.failed += failed
         if captured or failed:
-            size = self._batch_size
+            size = self.batch_size
             self._observer.advance(captured=captured, failed=failed, batch_size=size)
         if failed and self._plan.request.strict:
             self.stop.set()

@@ -11,7 +11,7 @@ queries, keys and mask, in float32, and reduced at once to what is recorded:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -163,13 +163,3 @@ def shares(
     tensor([[[0.2500, 0.2500, 0.0000, 0.5000]]])
     """
     return weights @ members[:, members.shape[1] - weights.shape[2] :]
-
-
-def check_layers(layers: Sequence[int], seen: Mapping[int, Any]) -> None:
-    """Raise an error if the attention of a layer was not observed.
-
-    Raises:
-        RuntimeError: The model took an unknown path.
-    """
-    if missing := [str(layer) for layer in layers if layer not in seen]:
-        raise RuntimeError(f"the attention of layers {', '.join(missing)} was not observed")

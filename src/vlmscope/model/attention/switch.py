@@ -41,7 +41,11 @@ def attending_with(
 
 @contextmanager
 def attending_eagerly(part: nn.Module) -> Iterator[None]:
-    """Use the library's eager attention instead of ``sdpa`` within the context."""
+    """Use the library's eager attention instead of ``sdpa`` within the context.
+
+    Args:
+        part: The module. Not a complete model: its configuration would set that of its parts.
+    """
     with _replacing_sdpa("eager", part):
         yield
 

@@ -58,6 +58,7 @@ from vlmscope.model.loading.corrections import (
 from vlmscope.model.loading.device import auto_class, check_kind, choose_device_map, choose_dtype
 from vlmscope.model.loading.discovery import with_found_parts
 from vlmscope.model.loading.generation import make_greedy
+from vlmscope.model.loading.names import check_name, why_not_loaded
 from vlmscope.model.loading.processors import complete_processor, load_processor
 from vlmscope.model.loading.quantization import (
     check_device,
@@ -143,6 +144,7 @@ def given_model(
 
 def load_with(name: str, options: ModelOptions) -> VisionLanguageModel:
     """Load a model as ``load_model`` does, with its arguments in ``options``."""
+    check_name(name)
     family, adapter, quantize = options.family, options.adapter, options.quantize
     with without_library_bars(), Fingerprinting(name, adapter) as fingerprint:
         config, revision = load_config(name, options.revision)
@@ -300,11 +302,8 @@ def load_config(name: str, revision: str | None) -> tuple[Any, str | None]:
     """
     from transformers import AutoConfig
 
+    check_name(name)
     folder = Path(name)
-    if not name:
-        raise ModelError("--model '': give the folder of a checkpoint, or a hub id")
-    if folder.is_file():
-        raise ModelError(f"{name}: is a file; give the folder that contains it")
     if folder.is_dir():
         check_files(folder)
         if not os.path.lexists(folder / "config.json"):
@@ -314,42 +313,12 @@ def load_config(name: str, revision: str | None) -> tuple[Any, str | None]:
         for file in ("config.json", "tokenizer.json"):
             if os.path.lexists(folder / file):
                 check_file(folder, file)
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
-    if not folder.exists() and looks_local:
-        raise ModelError(f"{name}: no such folder, and not a hub id of the form owner/name")
     try:
         revision = _commit(name, revision)
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:  # a configuration class may raise anything on unsuitable values
-        raise ModelError(_why_not_loaded(name, error)) from error
+        raise ModelError(why_not_loaded(name, error)) from error
     return thinker_of(config), revision
-
-
-_HUB_ERRORS = {
-    "couldn't connect to": "the hub cannot be reached, and its cache has no such model",
-    "is not a valid model identifier": "the hub has no such repository, or you have no access",
-    "gated repo": "the hub's repository is gated; log in with hf auth login",
-}
-"""Error text of transformers, in lower case → a short explanation."""
-
-
-def _why_not_loaded(name: str, error: Exception) -> str:
-    """Return why a configuration cannot be loaded, as text, for a folder or a hub id."""
-    if "trust_remote_code" in str(error):
-        return (
-            f"{name}: the checkpoint contains code of its own, which is never run; give the "
-            "version of it that transformers supports, often named with -hf at the end"
-        )
-    if Path(name).exists():
-        return f"{name}: cannot load the configuration: {typed_line(error)}"
-    text = " ".join(str(error).lower().split())
-    why = next((why for text_of, why in _HUB_ERRORS.items() if text_of in text), typed_line(error))
-    parent = Path(name).parent
-    where = f" in {parent}" if parent.is_dir() else ""
-    return (
-        f"{name}: no such folder{where}; taken as a hub id: {why}; give the folder of a "
-        "checkpoint, or a hub id"
-    )
 
 
 def _commit(name: str, revision: str | None) -> str | None:

@@ -14,7 +14,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from math import prod
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -98,6 +97,10 @@ class CaptureRecord:
     """The decoder layers whose attention is recorded."""
     attention_heads: int = 0
     """Their number of heads."""
+    cross_attention_layers: tuple[int, ...] = ()
+    """The layers that attend to the image alone, if the decoder has such layers."""
+    cross_attention_tiles: int = 0
+    """Tiles of an image that they attend to."""
     samples: int = 0
     """Sampled answers of each row, besides the greedy one."""
     temperature: float = DEFAULT_TEMPERATURE
@@ -108,10 +111,14 @@ class CaptureRecord:
     @property
     def recorded(self) -> RecordedSignals:
         """The signals that are recorded, and of which layers."""
-        widths = self.signal_widths or {}
-        sampling = Sampling(self.samples, self.temperature, self.seed)
         return RecordedSignals(
-            self.signals, widths, self.attention_layers, self.attention_heads, sampling=sampling
+            self.signals,
+            self.signal_widths or {},
+            self.attention_layers,
+            self.attention_heads,
+            self.cross_attention_layers,
+            self.cross_attention_tiles,
+            Sampling(self.samples, self.temperature, self.seed),
         )
 
 
@@ -281,18 +288,20 @@ _SIGNAL_WIDTH = re.compile(r"([a-z_]+)/layer_(\d+)")
 
 def _are_signals(capture: CaptureRecord) -> bool:
     """Return whether the signals, and the layers and widths they have, are valid."""
-    names, widths, layers = capture.signals, capture.signal_widths, capture.attention_layers
+    names, widths = capture.signals, capture.signal_widths
+    layers = (capture.attention_layers, capture.cross_attention_layers)
     if not isinstance(names, tuple) or not set(names) <= SIGNALS.keys():
         return False
-    if not isinstance(widths, dict | None) or not isinstance(layers, tuple):
+    if not isinstance(widths, dict | None) or not all(isinstance(x, tuple) for x in layers):
         return False
     paths = [_SIGNAL_WIDTH.fullmatch(path) for path in widths or {}]
     return (
         all(path and path[1] in names and int(path[2]) in capture.layers for path in paths)
         and all(map(_is_size, (widths or {}).values()))
-        and all(map(_is_size, layers))
-        and len(set(layers)) == len(layers)
+        and all(map(_is_size, (*layers[0], *layers[1])))
+        and len({*layers[0], *layers[1]}) == len(layers[0]) + len(layers[1])
         and _is_size(capture.attention_heads)
+        and _is_size(capture.cross_attention_tiles)
         and _is_sampling(capture)
     )
 
@@ -356,7 +365,10 @@ def _damaged(path: Path, finding: str) -> StoreError:
 _SHOWN = 3
 """Maximum number of weight files named in a message."""
 
-_DERIVED = ("signal_widths", "attention_layers", "attention_heads")
+_DERIVED = (
+    "signal_widths", "attention_layers", "attention_heads", "cross_attention_layers",
+    "cross_attention_tiles",
+)  # fmt: skip
 """Fields of a ``CaptureRecord`` that follow from the model, the layers and the signals."""
 
 _SAME_NUMBERS = (
@@ -463,29 +475,3 @@ def _value(manifest: Manifest, name: str) -> Any:
 def _shown(value: Any) -> str:
     """Return a value as JSON, for a message."""
     return json.dumps(value, ensure_ascii=False)
-
-
-_PER_ROW = 10_400
-"""Bytes of a row without its vectors: strings, token lists, attributes, index. Measured."""
-
-_PER_VECTOR = 475
-"""Bytes of one vector's virtual dataset in the row group. Measured."""
-
-
-_PER_LIST = 700
-"""Bytes of one list of values per token of the answer, in the row group and in its column."""
-
-
-def bytes_per_row(manifest: Manifest) -> int:
-    """Return the approximate size in bytes of a packed row."""
-    widths, arrays = manifest.widths().values(), manifest.signals().values()
-    width = 2 if manifest.store_dtype == "float16" else 4
-    fixed = [4 * prod(shape) for shape in arrays if shape is not None]
-    lists = len(arrays) - len(fixed)
-    return (
-        sum(widths) * width
-        + sum(fixed)
-        + (len(widths) + len(fixed)) * _PER_VECTOR
-        + lists * _PER_LIST
-        + _PER_ROW
-    )

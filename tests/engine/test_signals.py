@@ -1,0 +1,203 @@
+"""Signals of a pass, against the slow method: sub-layers, attention, statistics of tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from engine.against_reference import assert_same
+from families.conformance import NONE, ONE_IMAGE, SEVERAL, build
+from vlmscope.engine import capture
+from vlmscope.errors import InputError
+from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
+from vlmscope.model.attention.shares import last_weights, members_of, shares
+from vlmscope.model.sublayers import sublayers_of
+from vlmscope.reference import reference
+from vlmscope.sampling import SAMPLES
+from vlmscope.schema import CaptureSpec, Sample
+from vlmscope.signals import ATTENDED, SIGNALS, TOKEN_STATISTICS, RecordedSignals
+
+EVERYTHING = CaptureSpec(layers="all", max_new_tokens=5, signals=set(SIGNALS) - {SAMPLES})
+ROWS = (*ONE_IMAGE, *SEVERAL, *NONE)
+
+
+def test_questions_about_one_image_several_and_none(vlm: VisionLanguageModel) -> None:
+    """A decoder with layers of cross-attention, which a question without an image skips."""
+    for item in capture(ROWS, vlm, EVERYTHING, batch_size=8):
+        assert_same(item, reference(item.sample, vlm, EVERYTHING))
+        across = item.signals["cross_attention_prompt"]
+        if item.sample.images:
+            np.testing.assert_allclose(across.sum(axis=2), 1, atol=1e-5)
+        else:
+            assert np.isnan(across).all()
+            skipped = vlm.skipped_without_image
+            assert not any(f"query_token_heads/layer_{k}" in item.vectors for k in skipped)
+        np.testing.assert_allclose(item.signals["attention_prompt"].sum(axis=2), 1, atol=1e-5)
+
+
+def test_answers_that_end_at_different_tokens(
+    talkative_vlm: VisionLanguageModel, samples: Sequence[Sample]
+) -> None:
+    spec = CaptureSpec(layers="0", max_new_tokens=12, signals="attention")
+    lengths = set()
+    for item in capture(samples, talkative_vlm, spec, batch_size=4):
+        assert_same(item, reference(item.sample, talkative_vlm, spec))
+        assert item.answer_token_ids is not None
+        lengths.add(len(item.answer_token_ids))
+        for name in TOKEN_STATISTICS:
+            assert item.signals[name].shape == item.answer_token_ids.shape
+        np.testing.assert_allclose(item.signals["max_logprob"], item.answer_logprobs, atol=1e-5)
+    assert len(lengths) > 2
+
+
+def test_an_answer_without_a_token_has_no_attention(
+    vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = CaptureSpec(layers="0", max_new_tokens=4, signals="attention")
+    first = next(capture(samples[:1], vlm, spec)).answer_token_ids[0]
+    config = vlm.model.generation_config
+    monkeypatch.setattr(config, "eos_token_id", [*config.eos_token_id, int(first)])
+    found = next(capture(samples[:1], vlm, spec))
+    assert np.isnan(found.signals["attention_answer"]).all()
+    assert not np.isnan(found.signals["attention_prompt"]).any()
+    assert len(found.signals["entropy"]) == 1
+    assert_same(found, reference(samples[0], vlm, spec))
+
+
+def test_a_prefill_alone_has_the_signals_of_its_prompt(
+    vlm: VisionLanguageModel, samples: Sequence[Sample]
+) -> None:
+    spec = CaptureSpec(layers="0", max_new_tokens=0, signals="detectors")
+    for item in capture(samples[:3], vlm, spec, batch_size=3):
+        assert set(item.signals) == {"attention_prompt", "cross_attention_prompt"}
+        assert_same(item, reference(item.sample, vlm, spec))
+
+
+@pytest.mark.parametrize("family", ["llava", "gemma3"])
+def test_a_model_that_attends_eagerly_has_the_same_attention(tmp_path: Path, family: str) -> None:
+    folder = build(family, tmp_path / "model")
+    spec = CaptureSpec(layers="0", max_new_tokens=3, signals="attention")
+    fast, eager = (
+        list(
+            capture(
+                ONE_IMAGE, load_model(folder, device="cpu", dtype="float32", attention=name), spec
+            )
+        )
+        for name in ("auto", "eager")
+    )
+    for one, other in zip(fast, eager, strict=True):
+        for name, array in one.signals.items():
+            np.testing.assert_allclose(array, other.signals[name], atol=3e-5)
+
+
+def test_half_precision_divides_all_attention(tmp_path: Path) -> None:
+    vlm = load_model(build("qwen2_5_vl", tmp_path / "model"), device="cpu", dtype="bfloat16")
+    spec = CaptureSpec(layers="0", max_new_tokens=3, signals="attention")
+    for item in capture(ONE_IMAGE, vlm, spec):
+        for name in ("attention_prompt", "attention_answer"):
+            values = item.signals[name] if name.endswith("prompt") else item.signals[name][0]
+            np.testing.assert_allclose(values.sum(axis=-1), 1, atol=1e-5)
+
+
+def test_layers_without_attention_are_left_out_and_stated(tmp_path: Path) -> None:
+    """Every other layer of this decoder has linear attention."""
+    vlm = load_model(build("qwen3_5", tmp_path / "model"), device="cpu", dtype="float32")
+    found = resolve_spec(CaptureSpec(layers="all", signals="attention,heads"), vlm)
+    assert found.signals.attention_layers == (1, 3)
+    assert found.signals.layers("heads") == (1, 3)
+    assert any("no heads of layers 0, 2, 4" in note for note in found.notes)
+    assert any("no attention of layers 0, 2, 4" in note for note in found.notes)
+    with pytest.raises(InputError, match="signals heads: none of the chosen layers"):
+        resolve_spec(CaptureSpec(layers="0,2", signals="heads"), vlm)
+
+
+def test_nothing_is_observed_without_the_signal(
+    vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("attention weights were computed")
+
+    monkeypatch.setattr("vlmscope.model.attention.shares.last_weights", refuse)
+    [found] = capture(samples[:1], vlm, CaptureSpec(layers="0", max_new_tokens=2))
+    assert set(found.signals) == set(TOKEN_STATISTICS)
+    assert not any("_heads" in path for path in found.vectors)
+
+
+def straightforward(query: Tensor, key: Tensor, mask: Tensor | None, cap: float | None) -> Tensor:
+    """Return the weights of the last query, head by head and key by key, in float64."""
+    rows, heads, _, width = query.shape
+    found = torch.zeros(rows, heads, key.shape[2], dtype=torch.float64)
+    for row in range(rows):
+        for head in range(heads):
+            own, shared = query[row, head, -1].double(), head * key.shape[1] // heads
+            scores = [float(own @ k.double()) / math.sqrt(width) for k in key[row, shared]]
+            if cap:
+                scores = [cap * math.tanh(score / cap) for score in scores]
+            if mask is not None:
+                last = mask[row % len(mask), head % mask.shape[1], -1]
+                scores = [
+                    (score if last[i] else -math.inf)
+                    if mask.dtype == torch.bool
+                    else score + float(last[i])
+                    for i, score in enumerate(scores)
+                ]
+            found[row, head] = torch.tensor(scores, dtype=torch.float64).softmax(dim=0)
+    return found
+
+
+@pytest.mark.parametrize("cap", [None, 2.0])
+@pytest.mark.parametrize("kind", ["none", "bool", "one for all rows", "additive", "per head"])
+def test_weights_equal_a_straightforward_computation(kind: str, cap: float | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(3, 4, 5, 8, generator=generator)
+    key = torch.randn(3, 2, 7, 8, generator=generator)
+    seen = torch.rand(3, 4, 5, 7, generator=generator) > 0.3
+    seen[..., -1] = True
+    masks = {
+        "none": None,
+        "bool": seen[:, :1],
+        "one for all rows": seen[:1, :1],
+        "additive": torch.where(seen[:, :1], 0.0, torch.finfo(torch.float32).min),
+        "per head": seen,
+    }
+    found = last_weights(query, key, masks[kind], None, {"softcap": cap})
+    expected = straightforward(query, key, masks[kind], cap)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_shares_of_a_window_are_those_of_the_last_tokens() -> None:
+    members = members_of(torch.tensor([[-1, 3, 0, 0, 1, 2]]))
+    weights = torch.tensor([[[0.1, 0.2, 0.3, 0.4]]])
+    [[found]] = shares(weights, members)
+    expected = {"image": 0.3, "text": 0.3, "answer": 0.4, "first": 0.0}
+    np.testing.assert_allclose(found, [expected[name] for name in ATTENDED], atol=1e-6)
+
+
+def test_the_parts_of_a_block_are_found_by_convention() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Linear(2, 2)
+            self.feed_forward = nn.Linear(2, 2)
+
+    block = Block()
+    parts = sublayers_of(block)
+    assert parts.attention is None
+    assert parts.module("heads") is None
+    assert parts.module("mlp") is block.feed_forward
+
+
+def test_names_of_signals() -> None:
+    assert CaptureSpec(signals="mlp, heads").signals == ("entropy", "heads", "mlp")
+    assert CaptureSpec(signals=()).signals == ("entropy",)
+    with pytest.raises(InputError, match="'lense' is not a signal; choose from"):
+        CaptureSpec(signals=["lense"])
+    with pytest.raises(InputError, match="signals heads: with compat='halp' none"):
+        CaptureSpec(signals="heads", compat="halp")
+    assert RecordedSignals().arrays(answers=False) == ()

@@ -1,0 +1,170 @@
+"""Signals on disk: vectors of sub-layers and arrays of a row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from store_support import HIDDEN, LAYERS, make_bare, make_capture, make_manifest
+from vlmscope.errors import InputError, RunMismatchError, StoreError
+from vlmscope.schema import Capture
+from vlmscope.signals import TOKEN_STATISTICS
+from vlmscope.store import RunWriter, describe, export_run, open_run, write_manifest
+
+RECORD: dict[str, Any] = {
+    "signals": ("entropy", "attention", "heads"),
+    "signal_widths": {f"heads/layer_{layer}": 6 for layer in LAYERS[1:]},
+    "attention_layers": (0, 1, 3),
+    "attention_heads": 2,
+}
+SHAPES = {"attention_prompt": (3, 2, 4), "attention_answer": (3, 3, 2, 4)}
+
+
+def with_signals(capture: Capture, **changes: Any) -> Capture:
+    """Return a row with the signals of ``RECORD``."""
+    rng = np.random.default_rng(len(capture.sample.id))
+    assert capture.answer_token_ids is not None
+    count = len(capture.answer_token_ids)
+    groups = [name.removesuffix("_representation") for name in dict.fromkeys(
+        path.partition("/")[0] for path in capture.vectors if "/" in path
+    )]  # fmt: skip
+    heads = {
+        f"{group}_heads/layer_{layer}": rng.random(6, np.float32)
+        for group in groups
+        for layer in LAYERS[1:]
+    }
+    signals = {name: rng.random(shape, np.float32) for name, shape in SHAPES.items()}
+    signals |= {name: rng.random(count, np.float32) for name in TOKEN_STATISTICS}
+    return replace(capture, vectors={**capture.vectors, **heads}, signals=signals, **changes)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Capture]:
+    """Rows with answers of 0 to 4 tokens; one without an image lacks the heads of one layer."""
+    bare = with_signals(make_bare(3))
+    lacking = {p: v for p, v in bare.vectors.items() if not p.endswith("heads/layer_2")}
+    others = [with_signals(make_capture(i)) for i in (0, 1, 2, 4)]
+    return [*others[:3], replace(bare, vectors=lacking), others[3]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, rows: list[Capture]) -> Path:
+    path = tmp_path_factory.mktemp("run") / "run"
+    with RunWriter(path, make_manifest(capture=RECORD), pack_rows=4) as writer:
+        writer.add(rows[:2])
+        writer.add(rows[2:4])
+        writer.add(rows[4:])
+    return path
+
+
+def test_rows_come_back_as_they_were(run: Path, rows: list[Capture]) -> None:
+    opened = open_run(run)
+    for row in rows:
+        found = opened[row.sample.id]
+        assert found.vectors.keys() == row.vectors.keys()
+        assert found.signals.keys() == row.signals.keys()
+        for one, other in ((found.vectors, row.vectors), (found.signals, row.signals)):
+            for name, array in other.items():
+                np.testing.assert_array_equal(one[name], array, err_msg=name)
+
+
+def test_a_signal_of_all_rows(run: Path, rows: list[Capture]) -> None:
+    opened = open_run(run)
+    assert opened.signals == ("entropy", "max_logprob", "margin", *SHAPES)
+    found = opened.signal("attention_answer")
+    np.testing.assert_array_equal(found, [row.signals["attention_answer"] for row in rows])
+    for one, row in zip(opened.signal("entropy"), rows, strict=True):
+        np.testing.assert_array_equal(one, row.signals["entropy"])
+    heads = opened.matrix("last_prompt_token", 2, signal="heads")
+    assert heads.shape == (5, 6)
+    assert np.isnan(heads).all(axis=1).tolist() == [False, False, False, True, False]
+    np.testing.assert_array_equal(heads[0], rows[0].vectors["query_token_heads/layer_2"])
+    with pytest.raises(InputError, match="no signal 'attention', there are entropy"):
+        opened.signal("attention")
+    with pytest.raises(InputError, match="no representation 'query_token_mlp'"):
+        opened.matrix("last_prompt_token", 2, signal="mlp")
+    assert opened.to_pandas()["mean_answer_entropy"].notna().tolist()[1:] == [True] * 4
+
+
+def test_plain_h5py_reads_them(run: Path, rows: list[Capture]) -> None:
+    with h5py.File(run / "index.h5") as file:
+        row = file[rows[1].sample.id]
+        for name, array in rows[1].signals.items():
+            np.testing.assert_array_equal(row[f"signals/{name}"][()], array)
+        assert row["query_token_heads/layer_3"].shape == (6,)
+        assert file["_columns/signals/attention_prompt"].shape == (5, 3, 2, 4)
+        assert len(file["_columns/signals/entropy"]) == 5
+        bare = file[rows[3].sample.id]
+        assert "layer_2" not in bare["query_token_heads"]
+        assert "vision_token_heads" not in bare
+
+
+def test_exports_have_them(run: Path, rows: list[Capture], tmp_path: Path) -> None:
+    for suffix in ("h5", "npz", "parquet"):
+        export_run(run, tmp_path / f"run.{suffix}")
+    with h5py.File(tmp_path / "run.h5") as file:
+        values = file[rows[2].sample.id]["signals/attention_prompt"][()]
+    np.testing.assert_array_equal(values, rows[2].signals["attention_prompt"])
+    assert describe(tmp_path / "run.h5").signals == describe(run).signals
+    arrays = np.load(tmp_path / "run.npz")
+    assert arrays["signals/attention_answer"].shape == (5, *SHAPES["attention_answer"])
+    total = sum(len(row.signals["margin"]) for row in rows)
+    assert arrays["signals/margin"].shape == (total,)
+    assert arrays["query_token_heads/layer_2"].shape == (5, 6)
+    table = pq.read_table(tmp_path / "run.parquet")
+    assert table["query_token_heads.layer_2"].null_count == 1
+    assert len(table["signals.attention_prompt"][0]) == 3 * 2 * 4
+
+
+def test_a_row_that_lacks_a_signal_is_refused(run: Path, rows: list[Capture]) -> None:
+    good = with_signals(make_capture(7))
+    for change in (
+        {"signals": {}},
+        {"signals": {**good.signals, "attention_prompt": np.zeros((2, 2, 4), np.float32)}},
+        {"signals": {**good.signals, "entropy": np.zeros(9, np.float32)}},
+        {"vectors": {p: v for p, v in good.vectors.items() if "heads/layer_2" not in p}},
+    ):
+        with (
+            pytest.raises(StoreError, match="do not match the manifest"),
+            RunWriter(run, make_manifest(capture=RECORD)) as writer,
+        ):
+            writer.add([replace(good, **change)])
+    assert len(open_run(run)) == len(rows)
+
+
+def test_a_run_continues_with_the_same_signals_only(run: Path) -> None:
+    other = make_manifest(capture={**RECORD, "signals": ("entropy",)})
+    with pytest.raises(RunMismatchError, match=r"capture\.signals"), RunWriter(run, other):
+        pass
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"signals": ("entropy", "../x")},
+        {"signal_widths": {"heads/../layer_2": 6}},
+        {"signal_widths": {"heads/layer_1": 6}},
+        {"signal_widths": {"heads/layer_2": 2**40}},
+        {"attention_layers": (0, 0)},
+        {"attention_layers": (-1,)},
+        {"attention_heads": "2"},
+        {"cross_attention_tiles": -4},
+    ],
+)
+def test_a_manifest_with_impossible_signals_is_refused(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    (tmp_path / "shards").mkdir()
+    write_manifest(tmp_path, make_manifest(capture={**RECORD, **change}))
+    with pytest.raises(StoreError, match=r"capture\.signals is invalid"):
+        open_run(tmp_path)
+
+
+def test_hidden_states_keep_their_width(run: Path) -> None:
+    assert open_run(run).matrix("last_prompt_token", 2).shape == (5, HIDDEN)
