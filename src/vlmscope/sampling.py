@@ -181,6 +181,22 @@ def arrays_of(samples: Sequence[SampledAnswer]) -> dict[str, NDArray[Any]]:
     }
 
 
+def sample_arrays_match(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Return whether arrays of a row that belong to samples are of the same number of samples."""
+    found = {name: array for name, array in arrays.items() if is_of_samples(name)}
+    if not found:
+        return True
+    if not {*SAMPLE_TEXTS, *SAMPLE_LISTS} <= found.keys():
+        return False
+    lengths = found[LENGTHS]
+    flat = {name: len(found.pop(name)) for name in (TOKEN_IDS, LOGPROBS)}
+    return (
+        bool((lengths >= 0).all())
+        and all(length == lengths.sum() for length in flat.values())
+        and all(len(array) == len(lengths) for array in found.values())
+    )
+
+
 def samples_in(arrays: Mapping[str, NDArray[Any]]) -> tuple[SampledAnswer, ...]:
     """Return the samples of a question from its arrays: the inverse of ``arrays_of``."""
     if LENGTHS not in arrays:

@@ -13,7 +13,12 @@ import pytest
 import torch
 
 import vlmscope
-from engine.against_reference import answered_by_generate, each_once, run_session
+from engine.against_reference import (
+    answered_by_generate,
+    assert_same_samples,
+    each_once,
+    run_session,
+)
 from families.checkpoints import BUILDERS
 from families.conformance import make_image as make_noise
 from material import QUESTIONS, make_image
@@ -21,14 +26,16 @@ from vlmscope.engine import CaptureSession, generated_samples, prepare
 from vlmscope.engine import session as sessions
 from vlmscope.engine.decoding.drawing import PROBABILITY_BITS, drawn, integers_of
 from vlmscope.engine.decoding.slots import Slots
-from vlmscope.errors import InputError, RunMismatchError
+from vlmscope.errors import InputError, RunMismatchError, StoreError
 from vlmscope.executors.batching import BatchSizer, rows_at_once, sizer_for
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.reference import reference
 from vlmscope.sampling import RANDOM_BITS, Sampling, random_integers
 from vlmscope.schema import Capture, CaptureSpec, Sample
 from vlmscope.signals import SIGNALS
-from vlmscope.verification import compare
+from vlmscope.store import write_manifest
+from vlmscope.store.format.batch import captures_of
+from vlmscope.verification import check_rows, compare
 
 COUNT = 3
 SPEC = CaptureSpec(layers="0,-1", max_new_tokens=6, samples=COUNT, temperature=0.9, seed=4)
@@ -62,17 +69,6 @@ def captured(
 def expected(rows: Sequence[Sample], talkative_vlm: VisionLanguageModel) -> Mapping[str, Capture]:
     """All questions in one batch, answered in slots."""
     return captured(rows, talkative_vlm)
-
-
-def assert_same_samples(found: Capture, expected: Capture) -> None:
-    assert len(found.samples) == len(expected.samples) > 0
-    for one, other in zip(found.samples, expected.samples, strict=True):
-        assert one.token_ids.tolist() == other.token_ids.tolist()
-        assert (one.text, one.finish_reason) == (other.text, other.finish_reason)
-        np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=1e-4, atol=1e-4)
-        assert one.states.keys() == other.states.keys()
-        for layer, state in one.states.items():
-            np.testing.assert_allclose(state, other.states[layer], rtol=1e-3, atol=1e-4)
 
 
 def tokens(found: Mapping[str, Capture]) -> dict[str, list[list[int]]]:
@@ -535,6 +531,41 @@ def test_rows_and_exports_are_readable_without_vlmscope(run: Any, tmp_path: Path
         np.testing.assert_array_equal(last, stored)
 
 
+def test_samples_that_do_not_match_each_other_are_damage(run: Any) -> None:
+    [block, *_] = run.blocks()
+    names = {name: f"signals/samples/{name}" for name in ("texts", "lengths", "token_ids")}
+    wrong = {
+        "texts": ['["only one"]'] * len(block),
+        "lengths": [np.full(COUNT, 99)] * len(block),
+        "token_ids": [values[:-1] for values in block.ragged[names["token_ids"]]],
+    }
+    assert len(list(captures_of(block))) == len(block)
+    for name, column in wrong.items():
+        kind = "texts" if name == "texts" else "ragged"
+        columns = {**getattr(block, kind), names[name]: column}
+        with pytest.raises(StoreError, match="samples are damaged"):
+            list(captures_of(dataclasses.replace(block, **{kind: columns})))
+    for text in ("{", '{"a": 1}', "[1]", "[" * 99999):
+        columns = {**block.texts, names["texts"]: [text] * len(block)}
+        with pytest.raises(StoreError, match="samples are damaged"):
+            list(captures_of(dataclasses.replace(block, texts=columns)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"samples": -1}, {"samples": 0}, {"samples": 2**40}, {"samples": "3"}, {"seed": -1},
+     {"temperature": "hot"}, {"temperature": float("nan")}, {"signals": ("entropy",)}],
+)  # fmt: skip
+def test_a_manifest_with_impossible_samples_is_refused(
+    run: Any, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    (tmp_path / "shards").mkdir()
+    capture = dataclasses.replace(run.manifest.capture, **change)
+    write_manifest(tmp_path, dataclasses.replace(run.manifest, capture=capture))
+    with pytest.raises(StoreError, match=r"capture\.signals is invalid|not JSON"):
+        vlmscope.open_run(tmp_path)
+
+
 def test_half_precision_on_disk(
     rows: Sequence[Sample], talkative_vlm: VisionLanguageModel, tmp_path: Path, run: Any
 ) -> None:
@@ -550,8 +581,6 @@ def test_half_precision_on_disk(
 def test_verify_recomputes_samples(
     run: Any, rows: Sequence[Sample], talkative_vlm: VisionLanguageModel
 ) -> None:
-    from vlmscope.verification import check_rows
-
     [check] = check_rows(run, [rows[1]], talkative_vlm)
     assert {"signals/samples/logprobs", "signals/samples/last_token/layer_0"} <= set(check.errors)
     assert not check.faults(3e-5, "float32")

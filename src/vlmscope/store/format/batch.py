@@ -23,7 +23,12 @@ from numpy.typing import NDArray
 from vlmscope.errors import StoreError, one_line
 from vlmscope.jsontext import DEEPEST, load_json, nests_deeper
 from vlmscope.positions import IMAGE_POSITIONS
-from vlmscope.sampling import LENGTHS, SAMPLE_TEXTS, is_of_samples
+from vlmscope.sampling import (
+    LENGTHS,
+    SAMPLE_TEXTS,
+    is_of_samples,
+    sample_arrays_match,
+)
 from vlmscope.schema import Capture, FinishReason, Sample
 from vlmscope.signals import LISTS
 from vlmscope.store.format.naming import (
@@ -258,8 +263,15 @@ def captures_of(block: Block) -> Iterator[Capture]:
 
 
 def _signals_of(values: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """Return the arrays of signals among the values of a row."""
-    return {name.partition("/")[2]: array for name, array in values.items() if is_signal(name)}
+    """Return the arrays of signals among the values of a row.
+
+    Raises:
+        StoreError: Those of the samples do not match each other.
+    """
+    found = {name.partition("/")[2]: array for name, array in values.items() if is_signal(name)}
+    if not sample_arrays_match(found):
+        raise StoreError(f"a row's samples are damaged: their numbers differ; {_REMEDY}")
+    return found
 
 
 def _names(image_id: str, image_sha256: str) -> str | tuple[str, ...]:
