@@ -11,6 +11,15 @@ from dataclasses import dataclass, field
 
 from vlmscope.arguments import several_names
 from vlmscope.errors import InputError
+from vlmscope.sampling import (
+    LENGTHS,
+    SAMPLE_LISTS,
+    SAMPLE_TEXTS,
+    SAMPLES,
+    TOKEN_IDS,
+    Sampling,
+    layer_name,
+)
 
 ENTROPY = "entropy"
 ATTENTION = "attention"
@@ -31,6 +40,7 @@ SIGNALS: Mapping[str, str] = {
     "attn_out": "outputs of the attention blocks at the chosen positions and layers",
     "mlp": "outputs of the feed-forward blocks at the chosen positions and layers",
     LENS: "logit lens: the tokens that the chosen positions and layers, and image tokens, predict",
+    SAMPLES: "sampled answers, and the state of each one's last token; --samples says how many",
 }
 """Name → what it is."""
 
@@ -68,7 +78,7 @@ LENS_ENTROPY, LENS_RANK, LENS_PROB = "lens_entropy", "lens_answer_rank", "lens_a
 likeliest first token of the answer, which is the first of ``first_token_ids``."""
 
 INTEGERS = (LENS_TOKENS, LENS_RANK)
-"""The arrays of integers, int32; the others are float32."""
+"""The arrays of integers, int32: see ``type_of`` for the others."""
 
 NO_TOKEN = -1
 """Value in an array of integers where a row has no such position."""
@@ -105,6 +115,19 @@ def needs_image(name: str) -> bool:
     return name.partition("/")[0] == INTERNAL_CONFIDENCE
 
 
+def type_of(name: str) -> str:
+    """Return the type of the values of an array, as numpy names it.
+
+    >>> type_of("entropy"), type_of(LENS_TOKENS), type_of("samples/texts")
+    ('float32', 'int32', 'object')
+    """
+    if name in INTEGERS:
+        return "int32"
+    if name in SAMPLE_TEXTS:
+        return "object"
+    return "int64" if name in (TOKEN_IDS, LENGTHS) else "float32"
+
+
 def single_positions(positions: Iterable[str]) -> tuple[str, ...]:
     """Return the positions that are one token, each once: those that the logit lens is read at.
 
@@ -114,11 +137,12 @@ def single_positions(positions: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(positions) if not name.endswith("_mean"))
 
 
-def signal_names(signals: Signals) -> tuple[str, ...]:
+def signal_names(signals: Signals, more: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the signals that are selected, each once, in the order of ``SIGNALS``.
 
     Args:
         signals: Names of signals or presets; ``none`` selects only what is always recorded.
+        more: Further names, which other options select.
 
     Raises:
         InputError: A name is neither.
@@ -128,7 +152,7 @@ def signal_names(signals: Signals) -> tuple[str, ...]:
     """
     if not isinstance(signals, Iterable):
         raise InputError(f"--signals {signals!r}: expected names from {_KNOWN}")
-    chosen = set(DEFAULT_SIGNALS)
+    chosen = {*DEFAULT_SIGNALS, *more}
     for name in several_names(signals):
         if name == "none":
             continue
@@ -161,6 +185,8 @@ class RecordedSignals:
     """The positions that the logit lens is read at; empty without the signal ``lens``."""
     lens_layers: tuple[int, ...] = ()
     """The decoder layers that it is read at."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How answers are sampled."""
 
     def layers(self, sublayer: str) -> tuple[int, ...]:
         """Return the layers at which a sub-layer is recorded.
@@ -190,7 +216,7 @@ class RecordedSignals:
     @property
     def of_answer(self) -> bool:
         """Whether something is recorded of each token of the answer while it is processed."""
-        return bool(self.divisions)
+        return bool(self.divisions or self.sampling.count)
 
     def per_token(self, *, answers: bool) -> tuple[str, ...]:
         """Return the arrays of a row with one value for each token of the answer.
@@ -209,7 +235,8 @@ class RecordedSignals:
         Args:
             answers: Whether answers are generated.
         """
-        return (*self.per_token(answers=answers), *self.shapes(answers=answers))
+        samples = (*SAMPLE_TEXTS, *SAMPLE_LISTS) if self.sampling.count else ()
+        return (*self.per_token(answers=answers), *samples, *self.shapes(answers=answers))
 
     def shapes(self, *, answers: bool = True) -> dict[str, tuple[int, ...]]:
         """Return the arrays of a row that have the same shape in all rows.
@@ -227,4 +254,8 @@ class RecordedSignals:
             read_at = len(self.lens_positions), len(self.lens_layers)
             found |= dict.fromkeys((LENS_TOKENS, LENS_PROBS), (*read_at, LENS_TOP))
             found |= dict.fromkeys((LENS_ENTROPY, LENS_RANK, LENS_PROB), read_at)
+        if count := self.sampling.count:
+            for layer in self.layers(SAMPLES):
+                width = self.widths[f"{SAMPLES}/layer_{layer}"]
+                found[layer_name(layer)] = (count, width)
         return found

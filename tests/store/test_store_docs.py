@@ -9,6 +9,7 @@ import pytest
 
 import vlmscope.store
 from store_support import LAYERS, make_capture, make_manifest
+from vlmscope.sampling import SampledAnswer, arrays_of, is_of_samples
 from vlmscope.store import bytes_per_row
 from vlmscope.store.format.batch import block_of
 from vlmscope.store.format.shard import build_shard
@@ -70,8 +71,24 @@ SIGNALS = {
 }
 """What a capture record says of signals."""
 
+SAMPLED = {
+    "signals": ("entropy", "samples"),
+    "signal_widths": {f"samples/layer_{layer}": 512 for layer in range(10)},
+    "samples": 5,
+    "max_new_tokens": 100,
+}
 
-@pytest.mark.parametrize("signals", [{}, SIGNALS], ids=["no signals", "signals"])
+
+def sampled(rng: np.random.Generator) -> dict[str, Any]:
+    """Return the arrays of five samples."""
+    states = {layer: rng.random(512, np.float32) for layer in range(10)}
+    ids, logprobs = np.arange(60), np.zeros(60, np.float32)
+    return arrays_of([SampledAnswer("word " * 50, ids, logprobs, "stop", states)] * 5)
+
+
+@pytest.mark.parametrize(
+    "signals", [{}, SIGNALS, SAMPLED], ids=["no signals", "signals", "samples"]
+)
 @pytest.mark.parametrize("store_dtype", ["float32", "float16"])
 def test_the_size_of_a_row_is_about_right(store_dtype: Any, signals: dict[str, Any]) -> None:
     layers = tuple(range(10))
@@ -91,7 +108,9 @@ def test_the_size_of_a_row_is_about_right(store_dtype: Any, signals: dict[str, A
             signals={
                 name: rng.random(shape or 60, np.float32)
                 for name, shape in manifest.signals().items()
-            },
+                if not is_of_samples(name)
+            }
+            | (sampled(rng) if "samples" in signals else {}),
         )
         for i in range(50)
     ]

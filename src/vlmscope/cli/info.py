@@ -77,15 +77,15 @@ def _shown_signals(signals: Mapping[str, Sequence[int]]) -> Iterator[str]:
     """Yield each array of a signal with its shape; those of several layers as one."""
     from vlmscope.store import shown_layers
 
-    layers: dict[str, list[int]] = {}
+    layers: dict[tuple[str, tuple[int, ...]], list[int]] = {}
     for name, shape in sorted(signals.items()):
         stem, _, layer = name.partition("/layer_")
+        found = layers.setdefault((stem, tuple(shape)), [])
         if layer.isdecimal():
-            layers.setdefault(stem, []).append(int(layer))
-        else:
-            yield f"{name} {' × '.join(map(str, shape)) or 'per token'}"
-    for stem, numbers in layers.items():
-        yield f"{stem} per token at layers {shown_layers(sorted(numbers))}"
+            found.append(int(layer))
+    for (stem, shape), numbers in layers.items():
+        at = f" at layers {shown_layers(sorted(numbers))}" if numbers else ""
+        yield f"{stem} {' × '.join(map(str, shape)) or 'per token'}{at}"
 
 
 def _show_failures(run: Path, failures: Sequence[Failure]) -> None:

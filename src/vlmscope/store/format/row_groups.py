@@ -10,21 +10,22 @@ faster than ``create_dataset``: about twenty HDF5 objects are created per questi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import h5py
 import numpy as np
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
+from vlmscope.sampling import LENGTHS, is_of_samples
 from vlmscope.signals import needs_image
-from vlmscope.store.format.batch import HALP_TEXTS, NO_BOUNDARY, Block
+from vlmscope.store.format.batch import HALP_TEXTS, NO_BOUNDARY, Block, texts_in
 from vlmscope.store.format.naming import (
-    SIGNALS,
     boundary_position,
     is_signal,
     link_name,
     may_be_absent,
+    signal_path,
 )
 from vlmscope.store.format.validation import COLUMNS
 
@@ -62,7 +63,8 @@ class RowWriter:
         }
         self._lists = _row_lists(block)
         self._has_image = block.has_image
-        self._signals = tuple(name for name in (*block.ragged, *block.numbers) if is_signal(name))
+        columns = (*block.ragged, *block.texts, *block.numbers)
+        self._signals = tuple(name for name in columns if is_signal(name))
         self._boundaries = frozenset(n for n in block.numbers if boundary_position(n) is not None)
 
     def write(self) -> Iterator[str]:
@@ -117,27 +119,60 @@ class RowWriter:
         for path, matrix in self._block.vectors.items():
             if not self._has_image[i] and may_be_absent(path) and np.isnan(matrix[i][0]):
                 continue
-            parent, _, leaf = path.rpartition("/")
-            if parent not in groups:
-                groups[parent] = h5g.create(row, parent.encode(), None, self._group)
-            dataset = self._write_row(groups[parent], leaf, path, matrix, i)
+            leaf = path.rpartition("/")[2]
+            dataset = self._write_row(self._parent(row, path, groups), leaf, path, matrix, i)
             if path.endswith(self._final_norm):
                 self._write_number(dataset, "final_norm", np.True_)
 
     def _write_signals(self, row: Any, i: int) -> None:
         if not self._signals:
             return
-        groups = {SIGNALS: h5g.create(row, SIGNALS.encode(), None, self._group)}
+        groups: dict[str, Any] = {"": row}
         for path in self._signals:
-            if not self._has_image[i] and needs_image(path.partition("/")[2]):
+            name, leaf = path.partition("/")[2], path.rpartition("/")[2]
+            if not self._has_image[i] and needs_image(name):
                 continue
-            parent, _, leaf = path.rpartition("/")
-            if parent not in groups:
-                groups[parent] = h5g.create(row, parent.encode(), None, self._group)
-            if path in self._block.ragged:
-                self._write_array(groups[parent], leaf, self._block.ragged[path][i])
+            parent = self._parent(row, path, groups)
+            if path in self._block.texts:
+                self._write_several(parent, leaf, texts_in(self._block.texts[path][i]), _OBJECT)
+            elif path in self._block.ragged and is_of_samples(name):
+                self._write_samples(parent, name, i)
+            elif path in self._block.ragged:
+                self._write_array(parent, leaf, self._block.ragged[path][i])
             else:
-                self._write_row(groups[parent], leaf, path, self._block.numbers[path], i)
+                self._write_row(parent, leaf, path, self._block.numbers[path], i)
+
+    def _parent(self, row: Any, path: str, groups: dict[str, Any]) -> Any:
+        """Return the group that a path of a row is in, which is created if needed."""
+        parent = path.rpartition("/")[0]
+        if parent not in groups:
+            self._parent(row, parent, groups)
+            groups[parent] = h5g.create(row, parent.encode(), None, self._group)
+        return groups[parent]
+
+    def _write_samples(self, group: Any, name: str, i: int) -> None:
+        """Write the tokens of the samples, or their log-probabilities, as one list per sample."""
+        if name == LENGTHS:  # each list has its own
+            return
+        flat = self._block.ragged[signal_path(name)][i]
+        lengths = self._block.ragged[signal_path(LENGTHS)][i]
+        kind = h5py.vlen_dtype(flat.dtype)
+        lists = np.split(flat, np.cumsum(lengths)[:-1])
+        self._write_several(group, name.rpartition("/")[2], lists, kind)
+
+    def _write_several(self, group: Any, leaf: str, values: Sequence[Any], kind: Any) -> None:
+        """Write texts, or lists of different length, as one dataset."""
+        data = np.empty(len(values), kind)
+        for index, value in enumerate(values):
+            data[index] = value
+        dataset = h5d.create(
+            group,
+            leaf.encode(),
+            h5t.py_create(kind, logical=True),
+            h5s.create_simple(data.shape),
+            self._plain,
+        )
+        dataset.write(h5s.ALL, h5s.ALL, data)
 
     def _write_row(self, owner: Any, leaf: str, path: str, column: Any, i: int) -> Any:
         """Write row ``i`` of a column: as a virtual dataset, or as a copy."""
