@@ -16,7 +16,7 @@ which contradicts itself:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from inspect import signature
@@ -42,7 +42,9 @@ from vlmscope.positions import (
 from vlmscope.prompt import build_messages, image_order, template_settings, with_tokenizer_lock
 from vlmscope.reference_signals import (
     divided_attention,
+    internal_confidence,
     joined,
+    logit_lens,
     sampled_answers,
     sublayers_recorded,
     token_statistics,
@@ -111,6 +113,8 @@ def reference(
             states |= more
             boundaries |= indices
         arrays |= _attention_pass(vlm, inputs, tokens, signals)
+        if signals.lens_layers:
+            arrays |= _lens_pass(vlm, inputs, tokens, signals, boundaries)
         run_answer = partial(_run_with_answer, vlm, inputs)
         arrays |= sampled_answers(vlm, signals, sample_token_ids, run_answer)
     logprobs = first_logits.float().log_softmax(dim=-1)
@@ -390,6 +394,34 @@ def _attention_pass(
         answer,
         lambda: vlm.model(**inputs),
         lambda: _run_with_answer(vlm, inputs, answer or []),
+    )
+
+
+def _lens_pass(
+    vlm: VisionLanguageModel,
+    inputs: _Inputs,
+    answer_token_ids: np.ndarray | None,
+    signals: RecordedSignals,
+    boundaries: Mapping[str, int],
+) -> dict[str, np.ndarray]:
+    """Run the prompt, and prompt and answer; return the lens at positions and of image tokens."""
+    ids = inputs["input_ids"][0].tolist()
+    image_tokens = [i for i, token in enumerate(ids) if token == vlm.image_token_id]
+    prompt, logits = _run_decoder(vlm, inputs, "hidden_states[k+1]", imaged=bool(image_tokens))
+    answer = [] if answer_token_ids is None else answer_token_ids.tolist()
+    layers, positions = prompt, [p for p in signals.lens_positions if p in boundaries]
+    if any(boundaries[position] >= len(ids) for position in positions):
+        layers, _ = _run_with_answer(vlm, inputs, _content(vlm, np.array(answer)))
+    states = {
+        position: [
+            each[0, boundaries[position]]
+            for each in (prompt if boundaries[position] < len(ids) else layers)
+        ]
+        for position in positions
+    }
+    first = answer[0] if answer else int(logits[0, -1].argmax())
+    return logit_lens(vlm, signals, states, first) | internal_confidence(
+        vlm, signals, prompt, image_tokens if answer else [], answer
     )
 
 

@@ -22,6 +22,7 @@ from vlmscope.sampling import (
 ENTROPY = "entropy"
 ATTENTION = "attention"
 CROSS_ATTENTION = "cross_attention"
+LENS = "lens"
 
 DIVISIONS = (ATTENTION, CROSS_ATTENTION)
 """How attention is divided: among groups of tokens, and among the tiles of an image."""
@@ -36,11 +37,12 @@ SIGNALS: Mapping[str, str] = {
     "heads": "outputs of the attention heads at the chosen positions and layers",
     "attn_out": "outputs of the attention blocks at the chosen positions and layers",
     "mlp": "outputs of the feed-forward blocks at the chosen positions and layers",
+    LENS: "logit lens: the tokens that the chosen positions and layers, and image tokens, predict",
     SAMPLES: "sampled answers, and the state of each one's last token; --samples says how many",
 }
 """Name → what it is."""
 
-PRESETS: Mapping[str, tuple[str, ...]] = {"detectors": (ENTROPY, ATTENTION, "heads")}
+PRESETS: Mapping[str, tuple[str, ...]] = {"detectors": (ENTROPY, ATTENTION, "heads", LENS)}
 """Names that stand for several signals: ``detectors`` for those that detectors use."""
 
 DEFAULT_SIGNALS = (ENTROPY,)
@@ -52,32 +54,72 @@ Signals = str | Iterable[str]
 ATTENDED = ("image", "text", "answer", "first")
 """The groups of tokens that attention is divided among, in the order in which shares are stored:
 image tokens; other tokens of the prompt; tokens of the answer; the first token of the prompt, if it
-is not an image token. Each token is in one group, so the shares of a head add up to 1."""
+is not an image token. Each token is in one group, so the shares of a head add up to 1, without
+that of an attention sink if there is one."""
 
 OF_ANSWER = ("mean", "max", "first")
 """What is stored of the answer's attention, in this order: mean and maximum over the tokens of the
 answer, and the first token's."""
 
-ATTENTION_PROMPT = "attention_prompt"
-"""Array ``[layers, heads, 4]``: shares of the last prompt token's attention."""
-
-ATTENTION_ANSWER = "attention_answer"
-"""Array ``[3, layers, heads, 4]``: shares of the answer tokens' attention, see ``OF_ANSWER``."""
-
-CROSS_ATTENTION_PROMPT = "cross_attention_prompt"
-"""Array ``[layers, heads, tiles]``: how the last prompt token's attention to the image is divided
-among its tiles, in decoders that attend to images in separate layers; of several images the sums
-over the images. NaN for a question without an image, which skips these layers."""
-
-CROSS_ATTENTION_ANSWER = "cross_attention_answer"
-"""Array ``[3, layers, heads, tiles]``: the same of the answer tokens, see ``OF_ANSWER``."""
-
 TOKEN_STATISTICS = ("entropy", "max_logprob", "margin")
 """Arrays ``[T]`` of the signal ``entropy``, like ``answer_logprobs``: entropy in nats of each
 token's distribution, the largest log-probability, and its distance to the second largest."""
 
-LISTS = (*TOKEN_STATISTICS, *SAMPLE_LISTS)
-"""Arrays whose length differs from row to row."""
+LENS_TOP = 10
+"""Number of tokens that the logit lens stores of each state."""
+
+LENS_TOKENS, LENS_PROBS = "lens_tokens", "lens_probs"
+"""Arrays ``[positions, layers, 10]``: the likeliest tokens and their probabilities."""
+
+LENS_ENTROPY, LENS_RANK, LENS_PROB = "lens_entropy", "lens_answer_rank", "lens_answer_prob"
+"""Arrays ``[positions, layers]``: the entropy in nats; the rank, from 0, and the probability of the
+likeliest first token of the answer, which is the first of ``first_token_ids``."""
+
+INTEGERS = (LENS_TOKENS, LENS_RANK)
+"""The arrays of integers, int32; the others are float32."""
+
+NO_TOKEN = -1
+"""Value in an array of integers where a row has no such position."""
+
+INTERNAL_CONFIDENCE = "internal_confidence"
+"""Arrays ``[T]``, one for each layer: for each token of the answer, the largest probability that
+the state of an image token gives it. Absent for questions without an image."""
+
+
+def confidence_name(layer: int) -> str:
+    """Return the name of the array of ``INTERNAL_CONFIDENCE`` at a layer.
+
+    >>> confidence_name(20)
+    'internal_confidence/layer_20'
+    """
+    return f"{INTERNAL_CONFIDENCE}/layer_{layer}"
+
+
+def is_per_token(name: str) -> bool:
+    """Return whether an array has one value for each token of the answer.
+
+    >>> is_per_token("entropy"), is_per_token(confidence_name(2)), is_per_token(LENS_PROBS)
+    (True, True, False)
+    """
+    return name in TOKEN_STATISTICS or needs_image(name)
+
+
+def needs_image(name: str) -> bool:
+    """Return whether a question without an image has no such array.
+
+    >>> needs_image(confidence_name(2)), needs_image("entropy")
+    (True, False)
+    """
+    return name.partition("/")[0] == INTERNAL_CONFIDENCE
+
+
+def single_positions(positions: Iterable[str]) -> tuple[str, ...]:
+    """Return the positions that are one token, each once: those that the logit lens is read at.
+
+    >>> single_positions(("image_mean", "last_prompt_token", "last_prompt_token"))
+    ('last_prompt_token',)
+    """
+    return tuple(name for name in dict.fromkeys(positions) if not name.endswith("_mean"))
 
 
 def signal_names(signals: Signals, more: Iterable[str] = ()) -> tuple[str, ...]:
@@ -124,6 +166,10 @@ class RecordedSignals:
     """The layers that attend to the image alone, if the decoder has such layers."""
     tiles: int = 0
     """Tiles of an image that they attend to."""
+    lens_positions: tuple[str, ...] = ()
+    """The positions that the logit lens is read at; empty without the signal ``lens``."""
+    lens_layers: tuple[int, ...] = ()
+    """The decoder layers that it is read at."""
     sampling: Sampling = field(default_factory=Sampling)
     """How answers are sampled."""
 
@@ -157,15 +203,25 @@ class RecordedSignals:
         """Whether something is recorded of each token of the answer while it is processed."""
         return bool(self.divisions or self.sampling.count)
 
+    def per_token(self, *, answers: bool) -> tuple[str, ...]:
+        """Return the arrays of a row with one value for each token of the answer.
+
+        Args:
+            answers: Whether answers are generated.
+        """
+        if not answers:
+            return ()
+        statistics = TOKEN_STATISTICS if ENTROPY in self.names else ()
+        return (*statistics, *map(confidence_name, self.lens_layers))
+
     def arrays(self, *, answers: bool) -> tuple[str, ...]:
         """Return the names of the arrays that are stored of each row, besides vectors.
 
         Args:
             answers: Whether answers are generated.
         """
-        statistics = TOKEN_STATISTICS if answers and ENTROPY in self.names else ()
         samples = (*SAMPLE_TEXTS, *SAMPLE_LISTS) if self.sampling.count else ()
-        return (*statistics, *samples, *self.shapes(answers=answers))
+        return (*self.per_token(answers=answers), *samples, *self.shapes(answers=answers))
 
     def shapes(self, *, answers: bool = True) -> dict[str, tuple[int, ...]]:
         """Return the arrays of a row that have the same shape in all rows.
@@ -179,6 +235,10 @@ class RecordedSignals:
             found[f"{name}_prompt"] = shape
             if answers:
                 found[f"{name}_answer"] = (len(OF_ANSWER), *shape)
+        if self.lens_positions and self.lens_layers:
+            read_at = len(self.lens_positions), len(self.lens_layers)
+            found |= dict.fromkeys((LENS_TOKENS, LENS_PROBS), (*read_at, LENS_TOP))
+            found |= dict.fromkeys((LENS_ENTROPY, LENS_RANK, LENS_PROB), read_at)
         if count := self.sampling.count:
             for layer in self.layers(SAMPLES):
                 width = self.widths[f"{SAMPLES}/layer_{layer}"]

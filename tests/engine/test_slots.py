@@ -35,6 +35,7 @@ def empty_slots() -> Slots:
         states=states,
         sampled=True,
         divides=True,
+        tables=(2, 5),
     )
 
 

@@ -17,19 +17,21 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.answers import (
+    CHOSEN,
+    LOGPROBS,
+    STATISTICS,
     StepLogprobs,
-    cut_answer,
+    drawn_answer,
     end_tokens,
     greedy_config,
-    sampled_answer,
 )
 from vlmscope.engine.batch import Batch
 from vlmscope.engine.decoding.drawing import drawn, integers_of
-from vlmscope.engine.device import is_out_of_memory, to_device
+from vlmscope.engine.device import Fetch, is_out_of_memory, to_device
 from vlmscope.engine.image_cache import ImageEncoder
 from vlmscope.engine.prefill import make_device_batch, run
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
-from vlmscope.sampling import SampledAnswer
+from vlmscope.sampling import SampledAnswer, layer_name
 from vlmscope.signals import RecordedSignals
 
 
@@ -127,17 +129,16 @@ def _generated(
         logits_processor=LogitsProcessorList([chosen]),
     )
     prompt = batch.inputs["input_ids"].shape[1]
-    tokens = output[:, prompt : prompt + new].cpu().numpy()
-    logprobs = torch.stack(steps.steps_[:new], dim=1).cpu().numpy()
-    statistics = torch.stack(steps.statistics_[:new], dim=1).cpu().numpy()
-    last = {layer: values.cpu().numpy() for layer, values in states.last_states().items()}
-    return [
-        sampled_answer(
-            cut_answer(vlm, tokens[i], logprobs[i], statistics[i]),
-            {layer: values[i].copy() for layer, values in last.items()},
-        )
-        for i in range(len(integers))
-    ]
+    fetched = Fetch(
+        {
+            CHOSEN: output[:, prompt : prompt + new],
+            LOGPROBS: torch.stack(steps.steps_[:new], dim=1),
+            STATISTICS: torch.stack(steps.statistics_[:new], dim=1),
+            **{layer_name(layer): last for layer, last in states.last_states().items()},
+        }
+    )
+    count = fetched[CHOSEN].shape[1]
+    return [drawn_answer(vlm, only, fetched, i, count) for i in range(len(integers))]
 
 
 def repeated(batch: Batch, count: int, *, packs_pixels: bool = False) -> Batch:

@@ -114,7 +114,7 @@ def resolve_spec(spec: CaptureSpec, vlm: VisionLanguageModel) -> ResolvedSpec:
         InputError: The model has no such layer, or ``spec.compat`` does not support it.
     """
     layers = resolve_layers(spec.layers, vlm.num_layers)
-    signals = resolve_signals(spec.signals, layers, vlm)
+    signals = resolve_signals(spec, layers, vlm)
     if spec.samples:
         states = {f"{SAMPLES}/layer_{layer}": vlm.hidden_size for layer in layers}
         signals = replace(signals, widths={**signals.widths, **states}, sampling=spec.sampling)

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
 from vlmscope.sampling import LENGTHS, is_of_samples
+from vlmscope.signals import needs_image
 from vlmscope.store.format.batch import NO_BOUNDARY, Block, metadata_of, texts_in
 from vlmscope.store.format.columns import final_norm_leaves
 from vlmscope.store.format.naming import (
@@ -150,12 +151,14 @@ def _table(block: Block, kinds: dict[str, type]) -> Any:
     """Turn a block into an Arrow table."""
     import pyarrow as pa
 
-    scalars = scalar_columns(block)
+    scalars, bare = scalar_columns(block), ~np.array(block.has_image, bool)
     columns: dict[str, Any] = {name: pa.array(values) for name, values in scalars.items()}
     for name, arrays in block.ragged.items():
-        if not is_of_samples(name.partition("/")[2]):
-            kind = pa.list_(pa.from_numpy_dtype(arrays[0].dtype))
-            columns[name.replace("/", ".")] = pa.array(arrays, type=kind)
+        if is_of_samples(name.partition("/")[2]):
+            continue
+        kind = pa.list_(pa.from_numpy_dtype(arrays[0].dtype))
+        lacking = bare if needs_image(name.partition("/")[2]) else None
+        columns[name.replace("/", ".")] = pa.array(arrays, type=kind, mask=lacking)
     columns |= _sample_lists(block)
     for name, numbers in block.numbers.items():
         if numbers.ndim > 1:
@@ -163,7 +166,6 @@ def _table(block: Block, kinds: dict[str, type]) -> Any:
     for name, numbers in block.numbers.items():
         if boundary_position(name) is not None:
             columns[name] = pa.array(numbers, mask=numbers == NO_BOUNDARY)
-    bare = np.array([not has_image for has_image in block.has_image])
     for path, matrix in block.vectors.items():
         absent = bare if is_of_image(path) and bare.any() else None
         if absent is None and may_be_absent(path):

@@ -32,19 +32,13 @@ from vlmscope.errors import (
 )
 from vlmscope.positions import representation as group_of
 from vlmscope.positions import sublayer_representation
-from vlmscope.sampling import LENGTHS, SAMPLE_TEXTS, is_of_samples
+from vlmscope.sampling import LENGTHS
 from vlmscope.schema import Answered, Capture, Failure, Outcome, Score
+from vlmscope.signals import INTEGERS, LENS_TOKENS
 from vlmscope.store.catalog import Shard, read_rows, read_shard, read_texts, scan, vanished
 from vlmscope.store.damage import REMEDY, damage_of
 from vlmscope.store.failures import read_failures
-from vlmscope.store.format.batch import (
-    QUESTION_ID,
-    Block,
-    captures_of,
-    metadata_of,
-    take,
-    texts_in,
-)
+from vlmscope.store.format.batch import QUESTION_ID, Block, captures_of, metadata_of, take
 from vlmscope.store.format.checksums import confirm, read_column
 from vlmscope.store.format.hdf5_links import member
 from vlmscope.store.format.hdf5_screening import screen_ahead
@@ -56,7 +50,7 @@ from vlmscope.store.ground_truths import read_ground_truths, with_ground_truths
 from vlmscope.store.iloc import RowsByNumber
 from vlmscope.store.labels import DEFAULT, label_sets, read_labels
 from vlmscope.store.storage.paths import path_of
-from vlmscope.store.table import frame, labels_frame
+from vlmscope.store.table import frame, labels_frame, lens_frame, lists_of
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -377,7 +371,7 @@ class Run:
         """The names that ``signal`` accepts."""
         return tuple(name for name in self.manifest.signals() if name != LENGTHS)
 
-    def signal(self, name: str) -> NDArray[np.float32] | list[Any]:
+    def signal(self, name: str) -> NDArray[Any] | list[Any]:
         """Return an array of a signal for all rows, row i belonging to ``ids[i]``.
 
         Args:
@@ -386,6 +380,7 @@ class Run:
         Returns:
             ``[N, ...]``; a list of arrays ``[T]`` if there is one value per token of the answer; of
             the samples' texts and tokens a list with a list for each row.
+            What a question without an image lacks is NaN, and −1 in an array of integers.
 
         Raises:
             InputError: The run does not have it.
@@ -396,14 +391,37 @@ class Run:
                 "vlmscope extract --signals selects them"
             )
         shape = self.manifest.signals()[name]
-        if shape is not None:
-            return self._array(signal_path(name), shape)
-        blocks = self.blocks(vectors=False)
-        return [row for block in blocks for row in _lists_of(block, name)]
+        if shape is None:
+            blocks = self.blocks(vectors=False)
+            return [row for block in blocks for row in lists_of(block, name)]
+        kind = np.int32 if name in INTEGERS else np.float32
+        return self._array(signal_path(name), shape, kind)
 
-    def _array(self, path: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Return a column of arrays of a fixed shape, float32."""
-        result = np.empty((len(self), *shape), np.float32)
+    def lens(self, question_id: str, tokenizer: Any = None) -> pd.DataFrame:
+        """Return the logit lens of a row as a table with a line per position, layer and token.
+
+        The columns are ``position``, ``layer``, ``rank`` (0 is the likeliest), ``token_id``,
+        ``probability`` and, with a tokenizer, ``token``.
+
+        Args:
+            question_id: The row.
+            tokenizer: That of the model, or its processor; its ``decode`` makes tokens readable.
+
+        Raises:
+            InputError: There is no such row, or the run has no logit lens of single positions.
+        """
+        if LENS_TOKENS not in self.signals:
+            raise InputError(
+                f"{self.path}: no logit lens of single positions; vlmscope extract --signals lens "
+                "records it"
+            )
+        return lens_frame(self[question_id], self.manifest.capture.recorded, tokenizer)
+
+    def _array(
+        self, path: str, shape: tuple[int, ...], kind: type[np.generic] = np.float32
+    ) -> NDArray[Any]:
+        """Return a column of arrays of a fixed shape."""
+        result = np.empty((len(self), *shape), kind)
         start = 0
         self._screen_ahead(f"column {path}")
         for shard in self._shards:
@@ -430,19 +448,6 @@ class Run:
         return [damage for shard in self._shards for damage in _damage(shard)]
 
 
-def _lists_of(block: Block, name: str) -> Iterator[Any]:
-    """Yield each row's list of a signal: of values, or of texts or lists, one for each sample."""
-    path = signal_path(name)
-    if name in SAMPLE_TEXTS:
-        yield from map(texts_in, block.texts[path])
-        return
-    if not is_of_samples(name):
-        yield from block.ragged[path]
-        return
-    for values, lengths in zip(block.ragged[path], block.ragged[signal_path(LENGTHS)], strict=True):
-        yield np.split(values, np.cumsum(lengths)[:-1])
-
-
 def _subscript(key: Any) -> str:
     """Return a key as the text between the brackets."""
     if isinstance(key, slice):
@@ -451,12 +456,12 @@ def _subscript(key: Any) -> str:
     return shortened(repr(key))
 
 
-def _read_column(shard: Shard, path: str, out: NDArray[np.float32]) -> None:
+def _read_column(shard: Shard, path: str, out: NDArray[Any]) -> None:
     """Read one column of a shard directly into a slice of the matrix."""
     try:
         with opened(shard.path, f"column {path}") as file:
             column = member(file, f"{COLUMNS}/{path}")
-            _check_shape(shard, path, column, out.shape[1:])
+            _check_shape(shard, path, column, out)
             if shard.complete and column.dtype == out.dtype and column.shape == out.shape:
                 column.read_direct(out)
                 confirm(column, out)
@@ -467,14 +472,14 @@ def _read_column(shard: Shard, path: str, out: NDArray[np.float32]) -> None:
         raise vanished(shard.path) from error
 
 
-def _check_shape(shard: Shard, path: str, column: Any, expected: tuple[int, ...]) -> None:
+def _check_shape(shard: Shard, path: str, column: Any, out: NDArray[Any]) -> None:
     """Refuse a column whose shape does not match the manifest and the shard's ids."""
     shape = column.shape if isinstance(column, h5py.Dataset) else None
     last = max(shard.rows, default=-1)
     shape = shape or (0,)
     enough = shape[0] == len(shard) if shard.complete else shape[0] > last
-    if not enough or shape[1:] != expected or column.dtype.kind != "f":
-        numbers = " × ".join(map(str, expected))
+    if not enough or shape[1:] != out.shape[1:] or column.dtype.kind != out.dtype.kind:
+        numbers = " × ".join(map(str, out.shape[1:]))
         raise StoreError(
             f"{shard.path}: damaged, column {path} has the shape {shape}, expected "
             f"{len(shard)} rows of {numbers} numbers; restore the file from a copy"

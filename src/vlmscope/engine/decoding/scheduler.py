@@ -10,8 +10,9 @@ takes part in one step too many, whose token is discarded.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,21 +22,25 @@ from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates, State
 from vlmscope.engine.answers import (
-    Answer,
-    cut_answer,
+    CHOSEN,
+    COUNT,
+    LOGPROBS,
+    STATISTICS,
+    drawn_answer,
     end_tokens,
-    sampled_answer,
+    finished,
+    of_answers,
     token_statistics,
-    with_answer,
+    with_samples,
 )
 from vlmscope.engine.attention import members_in_slots
 from vlmscope.engine.decoding.slots import Slots, bytes_of_a_row, make_slots, rounded_up
 from vlmscope.engine.decoding.step import Stepper
 from vlmscope.engine.device import Fetch, to_device
 from vlmscope.engine.hooks import RecordedTensors
-from vlmscope.engine.prefill import ARRAYS, DeviceBatch, Prefilled, arrays_in
+from vlmscope.engine.prefill import DeviceBatch, Prefilled
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
-from vlmscope.sampling import arrays_of, is_of_samples, layer_name
+from vlmscope.sampling import SampledAnswer
 from vlmscope.schema import Capture, Failure, Sample
 from vlmscope.signals import CROSS_ATTENTION
 
@@ -101,6 +106,8 @@ def begin(slots: Slots, rows: slice, recorded: RecordedTensors, mask: Tensor) ->
     if slots.members is not None and recorded.members is not None:
         members = members_in_slots(recorded.members, slots.members.shape[1])
         slots.members[rows] = for_each_answer(members, answers)
+    if slots.image_lens is not None and recorded.image_lens is not None:
+        slots.image_lens[rows] = for_each_answer(recorded.image_lens, answers)
 
 
 def set_cross_attention_mask(
@@ -146,9 +153,17 @@ def widths_of_answers(
 
 
 def rows_in_memory(
-    vlm: VisionLanguageModel, layers: Layers, fixed: frozenset[int], length: int
+    vlm: VisionLanguageModel, layers: Layers, fixed: frozenset[int], length: int, more: int = 0
 ) -> int:
-    """Return how many slots are useful and fit into a GPU's memory; unlimited on a CPU."""
+    """Return how many slots are useful and fit into a GPU's memory; unlimited on a CPU.
+
+    Args:
+        vlm: The model.
+        layers: Keys and values of a prefill.
+        fixed: Layers whose keys do not grow.
+        length: Maximum number of tokens of a row.
+        more: Bytes of a row besides keys and values.
+    """
     if not vlm.cuda_devices:
         return np.iinfo(np.int64).max
     [device] = vlm.cuda_devices
@@ -156,8 +171,8 @@ def rows_in_memory(
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     weights = sum(p.numel() * p.element_size() for p in vlm.decoder.parameters())
     useful = KEYS_PER_WEIGHTS * max(weights, SMALLEST_STEP)
-    many = min(int(MEMORY_SHARE * (free + unused)), useful)
-    return many // bytes_of_a_row(layers, fixed, length)
+    keys, space = bytes_of_a_row(layers, fixed, length), int(MEMORY_SHARE * (free + unused))
+    return min(space // (keys + more), useful // keys)
 
 
 LAG = 1
@@ -167,41 +182,21 @@ TOO_LONG = 4
 """Empty slots are reallocated if they are this many times longer than a prompt needs."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Received:
-    """An answer that was received, and what was recorded of its tokens."""
-
-    answer: Answer
-    vectors: Mapping[str, np.ndarray]
-    """HDF5 path → vectors at the positions in the answer."""
-    arrays: Mapping[str, np.ndarray]
-    """Arrays of signals."""
-    last_states: Mapping[int, np.ndarray]
-    """Decoder layer → hidden state of the last token, if answers are sampled."""
-
-
 @dataclass(eq=False, slots=True)
 class _Question:
     """A question whose answers are being decoded."""
 
     prefilled: Prefilled
-    received: dict[int, _Received] = field(default_factory=dict)
-    """Number of an answer → the answer: 0 for the greedy one, then the samples."""
+    greedy: Capture | Failure | None = None
+    """The capture with the greedy answer, once that was received."""
+    samples: dict[int, SampledAnswer] = field(default_factory=dict)
+    """Number of a sample, from 1 → the sample, once it was received."""
 
-    def complete(self, spec: ResolvedSpec) -> Capture | Failure:
-        """Return the capture, once all answers were received."""
-        greedy = self.received[0]
-        samples = [
-            sampled_answer(self.received[number].answer, self.received[number].last_states)
-            for number in range(1, spec.signals.sampling.answers)
-        ]
-        return with_answer(
-            self.prefilled.capture(),
-            spec,
-            greedy.answer,
-            greedy.vectors,
-            {**greedy.arrays, **arrays_of(samples)},
-        )
+    def complete(self, answers: int) -> Capture | Failure | None:
+        """Return the capture with all its answers; None if some were not received yet."""
+        if self.greedy is None or 1 + len(self.samples) < answers:
+            return None
+        return with_samples(self.greedy, [self.samples[i] for i in range(1, answers)])
 
 
 @dataclass(eq=False, slots=True)
@@ -377,21 +372,13 @@ class Decoding:
     def _answers_in(self, slots: Slots, indices: Sequence[int]) -> dict[str, Tensor]:
         """Return tokens, log-probabilities and hidden states of the answers in some slots."""
         index = to_device(torch.tensor(indices), slots.tokens.device)
-        found = {
-            "count": slots.count[index],
-            "chosen": slots.chosen[index],
-            "logprobs": slots.logprobs[index],
-            "statistics": slots.statistics[index],
+        tokens = {
+            COUNT: slots.count[index],
+            CHOSEN: slots.chosen[index],
+            LOGPROBS: slots.logprobs[index],
+            STATISTICS: slots.statistics[index],
         }
-        if slots.states is not None:
-            vectors = slots.states.vectors(self._spec.answer_positions)
-            found |= {name: states[index] for name, states in vectors.items()}
-            arrays = slots.states.arrays(self._spec.signals)
-            found |= {ARRAYS + name: values[index] for name, values in arrays.items()}
-            if self._spec.signals.sampling.count:
-                last = slots.states.last_states()
-                found |= {layer_name(layer): values[index] for layer, values in last.items()}
-        return found
+        return of_answers(self._vlm, self._spec, slots.states, index, tokens, slots.image_lens)
 
     def _receive(self, batches: int) -> Iterator[Capture | Failure]:
         """Yield the questions that are complete with the oldest copies to the host."""
@@ -400,36 +387,21 @@ class Decoding:
             for i, row in enumerate(rows):
                 if row.received:
                     continue
-                question = row.question
-                question.received[row.number] = self._received(fetch, i)
-                if len(question.received) < self._answers:
-                    row.received = True
-                    continue
-                complete = question.complete(self._spec)
+                question, count = row.question, int(fetch[COUNT][i])
+                count = min(count, self._spec.max_new_tokens)
+                arguments = (fetch, i, count)
+                if row.number:
+                    sample = drawn_answer(self._vlm, self._spec, *arguments)
+                    question.samples[row.number] = sample
+                else:
+                    question.greedy = finished(
+                        self._vlm, self._spec, question.prefilled, *arguments
+                    )
+                complete = question.complete(self._answers)
                 row.received = True
-                yield complete
+                if complete is not None:
+                    yield complete
             self._arriving.popleft()
-
-    def _received(self, fetch: Fetch, i: int) -> _Received:
-        """Return one of the answers that were copied to the host."""
-        count = min(int(fetch["count"][i]), self._spec.max_new_tokens)
-        answer = cut_answer(
-            self._vlm,
-            fetch["chosen"][i, :count],
-            fetch["logprobs"][i, :count],
-            fetch["statistics"][i, :count],
-        )
-        other = [name for name in fetch if name not in _TOKENS and not name.startswith(ARRAYS)]
-        return _Received(
-            answer,
-            {name: fetch[name][i].copy() for name in other if not is_of_samples(name)},
-            arrays_in(fetch, i),
-            {
-                layer: fetch[layer_name(layer)][i].copy()
-                for layer in self._spec.layers
-                if self._spec.signals.sampling.count
-            },
-        )
 
     def _make_slots(
         self, device_batch: DeviceBatch, layers: Layers, rows: int, tokens: int
@@ -441,10 +413,12 @@ class Decoding:
         self._flags.clear()
         imaged = any(device_batch.batch.images)
         fixed = vlm.skipped_without_image if imaged else frozenset()
-        wanted = self.rows * self._answers
-        many = max(rows, min(wanted, rows_in_memory(vlm, layers, fixed, length)))
+        recorded = device_batch.recorder.tensors()
+        tables = len(spec.signals.lens_layers), recorded.first_logits.shape[1]
+        space = rows_in_memory(vlm, layers, fixed, length, more=4 * math.prod(tables))
+        many = max(rows, min(self.rows * self._answers, space))
         widths = widths_of_answers(vlm, spec, imaged=imaged)
-        positions = device_batch.recorder.tensors().positions
+        positions = recorded.positions
         while self._slots is None:
             states = AnswerStates(end_tokens(vlm), many) if spec.reads_answer else None
             try:
@@ -457,12 +431,10 @@ class Decoding:
                     states=states, ends=end_tokens(vlm),
                     divides=bool(states is not None and spec.signals.divisions),
                     sampled=bool(spec.signals.sampling.count),
+                    tables=tables if spec.signals.lens_layers else None,
                 )  # fmt: skip
             except torch.OutOfMemoryError:
                 if many == rows:
                     raise
                 many = max(rows, many // 2)
         self._stepper = Stepper(vlm, self._slots, tuple(widths), spec, imaged=imaged)
-
-
-_TOKENS = ("count", "chosen", "logprobs", "statistics")

@@ -61,6 +61,9 @@ class Slots:
     """How the tokens of sampled answers are drawn; None if all answers are greedy."""
     members: Tensor | None
     """The group of each token, ``[rows, length, 4]``, if attention is recorded: ``members_of``."""
+    image_lens: Tensor | None = None
+    """The lens of the image tokens, ``[rows, layers, vocabulary]``, if it is recorded:
+    ``lens.ImageLens``. Undefined for questions without an image."""
     active: int = 0
     """Number of slots in use."""
 
@@ -89,6 +92,8 @@ class Slots:
             yield from (self.draws.temperatures, self.draws.integers)
         if self.members is not None:
             yield self.members
+        if self.image_lens is not None:
+            yield self.image_lens
         if self.states is not None:
             yield from self.states.tensors()
 
@@ -117,6 +122,7 @@ def make_slots(
     states: AnswerStates | None,
     ends: Sequence[int],
     divides: bool = False,
+    tables: tuple[int, int] | None = None,
     sampled: bool = False,
 ) -> Slots:
     """Return empty slots.
@@ -131,6 +137,7 @@ def make_slots(
         states: Collects what is recorded of the answers.
         ends: The tokens that end an answer.
         divides: Whether the division of attention is recorded.
+        tables: Layers and vocabulary of the lens of the image tokens, if it is recorded.
         sampled: Whether some answers are sampled.
 
     Raises:
@@ -160,6 +167,7 @@ def make_slots(
         states=states,
         draws=make_draws(rows, limit, device) if sampled else None,
         members=torch.zeros(rows, length, len(ATTENDED), device=device) if divides else None,
+        image_lens=torch.zeros(rows, *tables, device=device) if tables else None,
     )
 
 

@@ -26,11 +26,12 @@ from vlmscope.positions import IMAGE_POSITIONS
 from vlmscope.sampling import (
     LENGTHS,
     SAMPLE_TEXTS,
+    SAMPLE_TYPES,
     is_of_samples,
     sample_arrays_match,
 )
 from vlmscope.schema import Capture, FinishReason, Sample
-from vlmscope.signals import LISTS
+from vlmscope.signals import INTEGERS, needs_image
 from vlmscope.store.format.naming import (
     boundary_name,
     boundary_position,
@@ -105,10 +106,11 @@ def _check_vectors(capture: Capture, widths: Mapping[str, int]) -> None:
 
 
 def _check_signals(capture: Capture, signals: Shapes) -> None:
-    """Refuse arrays of signals that differ in name or shape from those of the manifest."""
+    """Refuse arrays of signals that differ in name, shape or type from those of the manifest."""
     wanted = {
         name: _list_shape(capture, name) if shape is None else shape
         for name, shape in signals.items()
+        if capture.image_sha256 or not needs_image(name)
     }
     found = {name: array.shape for name, array in capture.signals.items()}
     if found != wanted:
@@ -117,12 +119,18 @@ def _check_signals(capture: Capture, signals: Shapes) -> None:
             f"question {capture.sample.id!r}: signals do not match the manifest: "
             + ", ".join(f"{n} is {found.get(n)}, expected {wanted.get(n)}" for n in wrong)
         )
+    for name, array in capture.signals.items():
+        kind = np.dtype(SAMPLE_TYPES.get(name, np.int32 if name in INTEGERS else np.float32))
+        if array.dtype != kind:
+            raise StoreError(
+                f"question {capture.sample.id!r}: signal {name} must be {kind}, found {array.dtype}"
+            )
 
 
 def _list_shape(capture: Capture, name: str) -> tuple[int]:
     """Return the expected shape of a list: one value per token of the answer, or of the samples."""
     if not is_of_samples(name):
-        return (0 if capture.answer_token_ids is None else len(capture.answer_token_ids),)
+        return (_count(capture),)
     lengths = capture.signals.get(LENGTHS, np.zeros(0, np.int64))
     return (len(lengths) if name in {*SAMPLE_TEXTS, LENGTHS} else int(lengths.sum()),)
 
@@ -151,7 +159,8 @@ class Block:
     """One number, or one array of fixed shape, per row: ``[n]`` or ``[n, 20]``. −1 for the boundary
     of an image that a row does not have. Arrays of signals begin with ``signals/``."""
     ragged: Mapping[str, list[NDArray[Any]]]
-    """Lists whose length differs from row to row: the tokens of the answer, and of the samples."""
+    """Lists whose length differs from row to row: the tokens of the answer and of the samples, and
+    signals of each token; NaN for a signal of image tokens that a row does not have."""
     vectors: Mapping[str, NDArray[np.float32]]
     """Representations ``[n, D]``, by path; NaN for those of an image that a row does not have."""
 
@@ -204,20 +213,20 @@ def block_of(
             np.asarray(capture.answer_logprobs, np.float32) for capture in captures
         ]
     ragged |= {
-        signal_path(name): [np.asarray(capture.signals[name]) for capture in captures]
-        for name in captures[0].signals
-        if name in LISTS
+        signal_path(name): [_per_token(capture, name) for capture in captures]
+        for name, shape in (signals or {}).items()
+        if shape is None and name not in SAMPLE_TEXTS
     }
-    texts |= {
-        signal_path(name): [_joined_texts(capture.signals[name]) for capture in captures]
-        for name in captures[0].signals
-        if name in SAMPLE_TEXTS
-    }
+    texts |= _several_of(captures, signals or {})
     vectors = {
         path: np.stack([c.vectors.get(path, _no_vector(width)) for c in captures])
         for path, width in widths.items()
     }
-    numbers = _numbers(captures, image_positions(widths)) | _fixed_signals(captures)
+    numbers = _numbers(captures, image_positions(widths)) | {
+        signal_path(name): np.stack([capture.signals[name] for capture in captures])
+        for name, shape in (signals or {}).items()
+        if shape is not None
+    }
     return Block(texts, numbers, ragged, vectors)
 
 
@@ -258,20 +267,20 @@ def captures_of(block: Block) -> Iterator[Capture]:
             answer=text.get("answer"),
             answer_token_ids=ragged.get("answer_token_ids"),
             answer_logprobs=ragged.get("answer_logprobs"),
-            signals=_signals_of(number | ragged | _several_texts(text)),
+            signals=_signals_of(number | ragged | _several_texts(text), has_image=has_image),
         )
 
 
-def _signals_of(values: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+def _signals_of(values: Mapping[str, Any], *, has_image: bool) -> dict[str, NDArray[Any]]:
     """Return the arrays of signals among the values of a row.
 
     Raises:
         StoreError: Those of the samples do not match each other.
     """
-    found = {name.partition("/")[2]: array for name, array in values.items() if is_signal(name)}
+    found = {path.partition("/")[2]: array for path, array in values.items() if is_signal(path)}
     if not sample_arrays_match(found):
         raise StoreError(f"a row's samples are damaged: their numbers differ; {_REMEDY}")
-    return found
+    return {name: array for name, array in found.items() if has_image or not needs_image(name)}
 
 
 def _names(image_id: str, image_sha256: str) -> str | tuple[str, ...]:
@@ -356,6 +365,12 @@ def metadata_of(text: str) -> dict[str, Any]:
     return found
 
 
+def _several_of(captures: Sequence[Capture], signals: Iterable[str]) -> dict[str, list[str]]:
+    """Return the columns of several texts of each row."""
+    names = [name for name in signals if name in SAMPLE_TEXTS]
+    return {signal_path(n): [_joined_texts(c.signals[n]) for c in captures] for n in names}
+
+
 def _joined_texts(texts: Iterable[str]) -> str:
     """Return several texts as a JSON list, without what HDF5 cannot store."""
     return json.dumps([clean_text(text) for text in texts])
@@ -405,13 +420,15 @@ def _numbers(captures: Sequence[Capture], of_image: Sequence[str]) -> dict[str, 
     }
 
 
-def _fixed_signals(captures: Sequence[Capture]) -> dict[str, NDArray[Any]]:
-    """Return the columns of the signals whose arrays have the same shape in all rows."""
-    return {
-        signal_path(name): np.stack([capture.signals[name] for capture in captures])
-        for name in captures[0].signals
-        if name not in {*LISTS, *SAMPLE_TEXTS}
-    }
+def _count(capture: Capture) -> int:
+    """Return the number of tokens of the answer."""
+    return 0 if capture.answer_token_ids is None else len(capture.answer_token_ids)
+
+
+def _per_token(capture: Capture, name: str) -> NDArray[Any]:
+    """Return an array with one value per token of the answer; NaN if the row has none."""
+    found = capture.signals.get(name)
+    return _no_vector(_count(capture)) if found is None else found
 
 
 def _metadata_text(sample: Sample) -> str:

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -23,7 +24,7 @@ from vlmscope.jsontext import load_json
 from vlmscope.positions import VISION_ONLY, sublayer_representation
 from vlmscope.sampling import DEFAULT_TEMPERATURE, SAMPLES, Sampling, checked_sampling
 from vlmscope.schema import FORMAT_VERSION, Compat, FieldSpec, LayerStates, VisionPooling
-from vlmscope.signals import SIGNALS, SUBLAYERS, RecordedSignals
+from vlmscope.signals import LENS, SIGNALS, SUBLAYERS, RecordedSignals, single_positions
 from vlmscope.store.format.naming import representation_name, vector_path
 from vlmscope.store.storage.atomic import publish
 from vlmscope.store.storage.object_store import read_document
@@ -111,6 +112,7 @@ class CaptureRecord:
     @property
     def recorded(self) -> RecordedSignals:
         """The signals that are recorded, and of which layers."""
+        lens = LENS in self.signals
         return RecordedSignals(
             self.signals,
             self.signal_widths or {},
@@ -118,6 +120,8 @@ class CaptureRecord:
             self.attention_heads,
             self.cross_attention_layers,
             self.cross_attention_tiles,
+            single_positions(self.positions) if lens else (),
+            self.layers if lens else (),
             Sampling(self.samples, self.temperature, self.seed),
         )
 
@@ -260,7 +264,7 @@ def _check_values(path: Path, manifest: Manifest) -> None:
         "capture.vision_pooling": capture.vision_pooling in get_args(VisionPooling),
         "capture.compat": capture.compat in get_args(Compat),
         "capture.layer_k": capture.layer_k in get_args(LayerStates),
-        "capture.signals": _are_signals(capture),
+        "capture.signals": _is_size(model.num_layers) and _are_signals(capture, model.num_layers),
         "data.fields": isinstance(columns, dict)
         and columns.keys() <= names
         and all(name is None or isinstance(name, str | bool) for name in columns.values()),
@@ -283,14 +287,16 @@ def _sizes(manifest: Manifest) -> Iterator[tuple[Any, str]]:
     yield manifest.capture, "max_new_tokens"
 
 
-_SIGNAL_WIDTH = re.compile(r"([a-z_]+)/layer_(\d+)")
+_SIGNAL_WIDTH = re.compile(r"([a-z_]+)/layer_(0|[1-9][0-9]{0,5})")
 
 
-def _are_signals(capture: CaptureRecord) -> bool:
+def _are_signals(capture: CaptureRecord, num_layers: int) -> bool:
     """Return whether the signals, and the layers and widths they have, are valid."""
     names, widths = capture.signals, capture.signal_widths
     layers = (capture.attention_layers, capture.cross_attention_layers)
-    if not isinstance(names, tuple) or not set(names) <= SIGNALS.keys():
+    if not isinstance(names, tuple) or not all(
+        isinstance(name, str) and name in SIGNALS for name in names
+    ):
         return False
     if not isinstance(widths, dict | None) or not all(isinstance(x, tuple) for x in layers):
         return False
@@ -298,11 +304,12 @@ def _are_signals(capture: CaptureRecord) -> bool:
     return (
         all(path and path[1] in names and int(path[2]) in capture.layers for path in paths)
         and all(map(_is_size, (widths or {}).values()))
-        and all(map(_is_size, (*layers[0], *layers[1])))
+        and all(_is_size(layer) and layer < num_layers for layer in (*layers[0], *layers[1]))
         and len({*layers[0], *layers[1]}) == len(layers[0]) + len(layers[1])
         and _is_size(capture.attention_heads)
         and _is_size(capture.cross_attention_tiles)
         and _is_sampling(capture)
+        and all(prod(shape) <= LARGEST for shape in capture.recorded.shapes().values())
     )
 
 
