@@ -43,6 +43,9 @@ SAMPLE_LISTS = (TOKEN_IDS, LOGPROBS, LENGTHS)
 """Arrays of a row that are flat: the tokens of all samples, one sample after the other, their
 log-probabilities, and the number of tokens of each sample."""
 
+SAMPLE_TYPES = {TEXTS: "O", FINISH_REASONS: "O", TOKEN_IDS: "int64", LENGTHS: "int64"}
+"""The types of the arrays that are not float32."""
+
 RANDOM_BITS = 30
 """Number of random bits that a token is drawn with."""
 

@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 from vlmscope.arguments import several_names
 from vlmscope.errors import InputError
 from vlmscope.sampling import (
-    LENGTHS,
     SAMPLE_LISTS,
     SAMPLE_TEXTS,
     SAMPLES,
-    TOKEN_IDS,
     Sampling,
     layer_name,
 )
@@ -78,7 +76,7 @@ LENS_ENTROPY, LENS_RANK, LENS_PROB = "lens_entropy", "lens_answer_rank", "lens_a
 likeliest first token of the answer, which is the first of ``first_token_ids``."""
 
 INTEGERS = (LENS_TOKENS, LENS_RANK)
-"""The arrays of integers, int32: see ``type_of`` for the others."""
+"""The arrays of integers, int32; the others are float32."""
 
 NO_TOKEN = -1
 """Value in an array of integers where a row has no such position."""
@@ -113,19 +111,6 @@ def needs_image(name: str) -> bool:
     (True, False)
     """
     return name.partition("/")[0] == INTERNAL_CONFIDENCE
-
-
-def type_of(name: str) -> str:
-    """Return the type of the values of an array, as numpy names it.
-
-    >>> type_of("entropy"), type_of(LENS_TOKENS), type_of("samples/texts")
-    ('float32', 'int32', 'object')
-    """
-    if name in INTEGERS:
-        return "int32"
-    if name in SAMPLE_TEXTS:
-        return "object"
-    return "int64" if name in (TOKEN_IDS, LENGTHS) else "float32"
 
 
 def single_positions(positions: Iterable[str]) -> tuple[str, ...]:

@@ -84,10 +84,8 @@ def inspect(
     loading = ModelOptions(
         dtype, device, revision, attention, family, adapter, quantize, allow_pickle_weights
     )
-    spec = options.build_spec(
-        layers, positions, vision_pooling, max_new_tokens, compat, signals,
-        samples, temperature, seed,
-    )  # fmt: skip
+    spec = options.build_spec(layers, positions, vision_pooling, max_new_tokens, compat, signals,
+                              samples, temperature, seed)  # fmt: skip
     with stderr.status("loading the model"):
         vlm = load_with(model, loading)
     resolved = resolve_spec(spec, vlm)

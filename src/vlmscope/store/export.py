@@ -154,10 +154,11 @@ def _table(block: Block, kinds: dict[str, type]) -> Any:
     scalars, bare = scalar_columns(block), ~np.array(block.has_image, bool)
     columns: dict[str, Any] = {name: pa.array(values) for name, values in scalars.items()}
     for name, arrays in block.ragged.items():
-        if not is_of_samples(leaf := name.partition("/")[2]):
-            kind = pa.list_(pa.from_numpy_dtype(arrays[0].dtype))
-            lacking = bare if needs_image(leaf) else None
-            columns[name.replace("/", ".")] = pa.array(arrays, type=kind, mask=lacking)
+        if is_of_samples(name.partition("/")[2]):
+            continue
+        kind = pa.list_(pa.from_numpy_dtype(arrays[0].dtype))
+        lacking = bare if needs_image(name.partition("/")[2]) else None
+        columns[name.replace("/", ".")] = pa.array(arrays, type=kind, mask=lacking)
     columns |= _sample_lists(block)
     for name, numbers in block.numbers.items():
         if numbers.ndim > 1:

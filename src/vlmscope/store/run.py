@@ -32,20 +32,13 @@ from vlmscope.errors import (
 )
 from vlmscope.positions import representation as group_of
 from vlmscope.positions import sublayer_representation
-from vlmscope.sampling import LENGTHS, SAMPLE_TEXTS, is_of_samples
+from vlmscope.sampling import LENGTHS
 from vlmscope.schema import Answered, Capture, Failure, Outcome, Score
-from vlmscope.signals import LENS_TOKENS, type_of
+from vlmscope.signals import INTEGERS, LENS_TOKENS
 from vlmscope.store.catalog import Shard, read_rows, read_shard, read_texts, scan, vanished
 from vlmscope.store.damage import REMEDY, damage_of
 from vlmscope.store.failures import read_failures
-from vlmscope.store.format.batch import (
-    QUESTION_ID,
-    Block,
-    captures_of,
-    metadata_of,
-    take,
-    texts_in,
-)
+from vlmscope.store.format.batch import QUESTION_ID, Block, captures_of, metadata_of, take
 from vlmscope.store.format.checksums import confirm, read_column
 from vlmscope.store.format.hdf5_links import member
 from vlmscope.store.format.hdf5_screening import screen_ahead
@@ -57,7 +50,7 @@ from vlmscope.store.ground_truths import read_ground_truths, with_ground_truths
 from vlmscope.store.iloc import RowsByNumber
 from vlmscope.store.labels import DEFAULT, label_sets, read_labels
 from vlmscope.store.storage.paths import path_of
-from vlmscope.store.table import frame, labels_frame, lens_frame
+from vlmscope.store.table import frame, labels_frame, lens_frame, lists_of
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -386,8 +379,8 @@ class Run:
 
         Returns:
             ``[N, ...]``; a list of arrays ``[T]`` if there is one value per token of the answer; of
-            the samples' texts and tokens a list with a list for each row. What a question without
-            an image lacks is NaN, and −1 in an array of integers.
+            the samples' texts and tokens a list with a list for each row.
+            What a question without an image lacks is NaN, and −1 in an array of integers.
 
         Raises:
             InputError: The run does not have it.
@@ -398,10 +391,11 @@ class Run:
                 "vlmscope extract --signals selects them"
             )
         shape = self.manifest.signals()[name]
-        if shape is not None:
-            return self._array(signal_path(name), shape, type_of(name))
-        blocks = self.blocks(vectors=False)
-        return [row for block in blocks for row in _lists_of(block, name)]
+        if shape is None:
+            blocks = self.blocks(vectors=False)
+            return [row for block in blocks for row in lists_of(block, name)]
+        kind = np.int32 if name in INTEGERS else np.float32
+        return self._array(signal_path(name), shape, kind)
 
     def lens(self, question_id: str, tokenizer: Any = None) -> pd.DataFrame:
         """Return the logit lens of a row as a table with a line per position, layer and token.
@@ -423,7 +417,9 @@ class Run:
             )
         return lens_frame(self[question_id], self.manifest.capture.recorded, tokenizer)
 
-    def _array(self, path: str, shape: tuple[int, ...], kind: str = "float32") -> NDArray[Any]:
+    def _array(
+        self, path: str, shape: tuple[int, ...], kind: type[np.generic] = np.float32
+    ) -> NDArray[Any]:
         """Return a column of arrays of a fixed shape."""
         result = np.empty((len(self), *shape), kind)
         start = 0
@@ -450,19 +446,6 @@ class Run:
     def check(self) -> list[str]:
         """Recompute every checksum; return one line for each problem."""
         return [damage for shard in self._shards for damage in _damage(shard)]
-
-
-def _lists_of(block: Block, name: str) -> Iterator[Any]:
-    """Yield each row's list of a signal: of values, or of texts or lists, one for each sample."""
-    path = signal_path(name)
-    if name in SAMPLE_TEXTS:
-        yield from map(texts_in, block.texts[path])
-        return
-    if not is_of_samples(name):
-        yield from block.ragged[path]
-        return
-    for values, lengths in zip(block.ragged[path], block.ragged[signal_path(LENGTHS)], strict=True):
-        yield np.split(values, np.cumsum(lengths)[:-1])
 
 
 def _subscript(key: Any) -> str:

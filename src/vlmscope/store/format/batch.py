@@ -26,11 +26,12 @@ from vlmscope.positions import IMAGE_POSITIONS
 from vlmscope.sampling import (
     LENGTHS,
     SAMPLE_TEXTS,
+    SAMPLE_TYPES,
     is_of_samples,
     sample_arrays_match,
 )
 from vlmscope.schema import Capture, FinishReason, Sample
-from vlmscope.signals import needs_image, type_of
+from vlmscope.signals import INTEGERS, needs_image
 from vlmscope.store.format.naming import (
     boundary_name,
     boundary_position,
@@ -119,10 +120,10 @@ def _check_signals(capture: Capture, signals: Shapes) -> None:
             + ", ".join(f"{n} is {found.get(n)}, expected {wanted.get(n)}" for n in wrong)
         )
     for name, array in capture.signals.items():
-        if array.dtype != type_of(name):
+        kind = np.dtype(SAMPLE_TYPES.get(name, np.int32 if name in INTEGERS else np.float32))
+        if array.dtype != kind:
             raise StoreError(
-                f"question {capture.sample.id!r}: signal {name} must be {type_of(name)}, found "
-                f"{array.dtype}"
+                f"question {capture.sample.id!r}: signal {name} must be {kind}, found {array.dtype}"
             )
 
 
@@ -158,8 +159,8 @@ class Block:
     """One number, or one array of fixed shape, per row: ``[n]`` or ``[n, 20]``. −1 for the boundary
     of an image that a row does not have. Arrays of signals begin with ``signals/``."""
     ragged: Mapping[str, list[NDArray[Any]]]
-    """Lists whose length differs from row to row: the answer's tokens, and signals of each, NaN for
-    a signal of image tokens that a row does not have; the tokens of the samples."""
+    """Lists whose length differs from row to row: the tokens of the answer and of the samples, and
+    signals of each token; NaN for a signal of image tokens that a row does not have."""
     vectors: Mapping[str, NDArray[np.float32]]
     """Representations ``[n, D]``, by path; NaN for those of an image that a row does not have."""
 
@@ -212,15 +213,11 @@ def block_of(
             np.asarray(capture.answer_logprobs, np.float32) for capture in captures
         ]
     ragged |= {
-        signal_path(name): [_list_of(capture, name) for capture in captures]
+        signal_path(name): [_per_token(capture, name) for capture in captures]
         for name, shape in (signals or {}).items()
         if shape is None and name not in SAMPLE_TEXTS
     }
-    texts |= {
-        signal_path(name): [_joined_texts(capture.signals[name]) for capture in captures]
-        for name in signals or ()
-        if name in SAMPLE_TEXTS
-    }
+    texts |= _several_of(captures, signals or {})
     vectors = {
         path: np.stack([c.vectors.get(path, _no_vector(width)) for c in captures])
         for path, width in widths.items()
@@ -368,6 +365,12 @@ def metadata_of(text: str) -> dict[str, Any]:
     return found
 
 
+def _several_of(captures: Sequence[Capture], signals: Iterable[str]) -> dict[str, list[str]]:
+    """Return the columns of several texts of each row."""
+    names = [name for name in signals if name in SAMPLE_TEXTS]
+    return {signal_path(n): [_joined_texts(c.signals[n]) for c in captures] for n in names}
+
+
 def _joined_texts(texts: Iterable[str]) -> str:
     """Return several texts as a JSON list, without what HDF5 cannot store."""
     return json.dumps([clean_text(text) for text in texts])
@@ -422,8 +425,8 @@ def _count(capture: Capture) -> int:
     return 0 if capture.answer_token_ids is None else len(capture.answer_token_ids)
 
 
-def _list_of(capture: Capture, name: str) -> NDArray[Any]:
-    """Return a list; NaN for each token of the answer if the row has none."""
+def _per_token(capture: Capture, name: str) -> NDArray[Any]:
+    """Return an array with one value per token of the answer; NaN if the row has none."""
     found = capture.signals.get(name)
     return _no_vector(_count(capture)) if found is None else found
 
