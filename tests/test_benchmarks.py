@@ -38,6 +38,12 @@ LONG = pytest.mark.exhaustive
             "one question",
         ),
         pytest.param(
+            "signals.py",
+            ["--size", "tiny", "--rows", "2", "--tokens", "2", "--models", "smolvlm",
+             "--signals", "attention"],
+            "| SmolVLM2-2.2B | attention |", marks=LONG,
+        ),
+        pytest.param(
             "throughput.py",
             ["--size", "tiny", "--rows", "4", "--tokens", "3", "--batch-size", "2",
              "--seed-rows", "1", "--verify", "2", "--hf-sizes", "2",
