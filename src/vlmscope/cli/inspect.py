@@ -97,9 +97,9 @@ def inspect(
     # As in transformers, ``hidden_states[-1]`` is the output of the final norm.
     normed = vlm.num_layers - 1 if resolved.layer_states == "hidden_states[k+1]" else None
     _show_vectors(seen, normed)
-    if signals := [name for name in seen.capture.signals if name not in TOKEN_STATISTICS]:
-        arrays = seen.capture.signals
-        _show_pairs("Signals", {name: shape_text(arrays[name].shape) for name in signals})
+    arrays = seen.capture.signals
+    if shown := [name for name in arrays if name not in TOKEN_STATISTICS]:
+        _show_pairs("Signals", {name: shape_text(arrays[name].shape) for name in shown})
     _show_answer(seen, vlm)
 
 
