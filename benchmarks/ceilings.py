@@ -143,10 +143,10 @@ def step_bytes(vlm: VisionLanguageModel, inputs: dict[str, Tensor], tokens: int)
 
     Args:
         vlm: The model.
-        inputs: Prepared inputs, of which the first row is prefilled to see its cache.
+        inputs: Prepared inputs of one row, which is prefilled to see its cache.
         tokens: Length of the answer; on average half of it is in the cache.
     """
-    one = {name: tensor[:1].to(vlm.device) for name, tensor in inputs.items()}
+    one = {name: tensor.to(vlm.device) for name, tensor in inputs.items()}
     prompt = one["input_ids"].shape[1]
     with torch.inference_mode():
         cache = vlm.model(**one, use_cache=True, logits_to_keep=1).past_key_values

@@ -1,7 +1,8 @@
 """The mainstream families at true shape: batched ``generate``, ours, and the floor, in one run.
 
 Random weights in bfloat16 (family_shapes.py), one family after the other; a table of distinct crops
-of real photographs, 640 x 480 and 480 x 640 pixels mixed. For each family, rows a second of
+of real photographs, 640 x 480 and 480 x 640 pixels mixed (1120 x 1120 for Llama-3.2-Vision, which
+then has four tiles). For each family, rows a second of
 
 - ``generate`` of the library on prepared batches, at each size, the time to prepare them apart;
 - the real ``vlmscope extract`` with answers, without, and without on four questions an image, with
@@ -26,7 +27,7 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from bare_model import free_memory, prepare_plain
 from ceilings import measure_ceilings, settle, step_bytes, watch_gpu
 from family_checkpoint import build_checkpoint, count_parameters
 from family_shapes import SHAPES, FamilyShape
-from photo_crops import IMAGE_SIZES, crop
+from photo_crops import crop
 from true_shape import PHOTOS, QUESTIONS, device_name, extract, verify
 from vlmscope.dataset import read_samples
 from vlmscope.model import load_model
@@ -90,7 +91,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--work", type=Path, required=True, help="scratch folder (26 GB for true)")
+    parser.add_argument("--work", type=Path, required=True, help="scratch folder (27 GB for true)")
     parser.add_argument("--results", type=Path, help="where the numbers go (default: in --work)")
     parser.add_argument("--models", type=known_models, default=list(SHAPES), help="with commas")
     parser.add_argument("--size", choices=("true", "tiny"), default="true")
@@ -126,19 +127,20 @@ def on_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def write_tables(work: Path, rows: int) -> dict[str, Path]:
-    """Write the questions; return mode → table. Crops are wide and tall in turn."""
+def write_tables(images: Path, rows: int, sizes: Sequence[tuple[int, int]]) -> dict[str, Path]:
+    """Write the questions beside their images; return mode → table. Sizes are used in turn."""
+    images.mkdir(parents=True, exist_ok=True)
     rng = random.Random(0)  # noqa: S311 - images, no secrets
     photos = [Image.open(path).convert("RGB") for path in sorted(PHOTOS.glob("*.jpg"))]
     for i in range(rows):
-        if not (path := work / f"crop_{i:04d}.jpg").exists():
-            # Every photo comes in both shapes.
-            photo = photos[i // len(IMAGE_SIZES) % len(photos)]
-            crop(photo, rng, *IMAGE_SIZES[i % len(IMAGE_SIZES)]).save(path, quality=90)
+        if not (path := images / f"crop_{i:04d}.jpg").exists():
+            # Every photo comes in every shape.
+            photo = photos[i // len(sizes) % len(photos)]
+            crop(photo, rng, *sizes[i % len(sizes)]).save(path, quality=90)
     tables = {}
     for mode in MODES:
         each = len(QUESTIONS) if mode == "shared" else 1
-        tables[mode] = work / f"{mode}.csv"
+        tables[mode] = images / f"{mode}.csv"
         with tables[mode].open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["question_id", "image_name", "question", "gt_answer"])
@@ -157,7 +159,8 @@ def run_model(options: argparse.Namespace, name: str, ceilings: dict[str, float]
     found: dict[str, Any] = {}
     try:
         build(options, shape, checkpoint)
-        tables = write_tables(options.work, options.rows)
+        sizes = "-".join(f"{width}x{height}" for width, height in shape.crops)
+        tables = write_tables(options.work / sizes, options.rows, shape.crops)
         for mode in options.modes:
             found[mode] = run_extract(options, folder, mode, tables[mode], checkpoint)
         found["lengths"] = lengths(folder / options.modes[0])
@@ -195,7 +198,7 @@ def run_extract(
     """Run the real command; return its summary, and what the GPU did meanwhile."""
     here = argparse.Namespace(**{**vars(options), "work": folder})
     tokens = options.tokens if mode == "answers" else 0
-    extra = ["--images", str(options.work), "--batch-size", options.batch_size]
+    extra = ["--images", str(table.parent), "--batch-size", options.batch_size]
     extra += ["--max-new-tokens", str(tokens), *options.extract]
     start = time.perf_counter()
     with watch_gpu() as watch, first_file(folder / mode / "shards") as first:
@@ -238,7 +241,7 @@ def measure_library(
 ) -> None:
     """Time ``generate``, and count what a row must cost."""
     vlm = load_model(checkpoint)
-    samples = list(read_samples(table, images=options.work, limit=max([1, *options.generate])))
+    samples = list(read_samples(table, images=table.parent, limit=max([1, *options.generate])))
     found["generate"] = {}
     for size in options.generate:
         free_memory()
@@ -282,7 +285,7 @@ def compare_precisions(
     """
     here = argparse.Namespace(**{**vars(options), "work": folder})
     rows = str(options.verify)
-    shared = ["--images", str(options.work), "--limit", rows, "--batch-size", rows]
+    shared = ["--images", str(table.parent), "--limit", rows, "--batch-size", rows]
     extra = [*shared, "--max-new-tokens", "8"]
     extract(here, "float32", table, checkpoint, [*extra, "--dtype", "float32"])
     extract(here, "half", table, checkpoint, extra)
@@ -290,7 +293,7 @@ def compare_precisions(
     truth, ours = open_run(folder / "float32"), open_run(folder / "half")
     vlm = load_model(checkpoint)
     errors: dict[str, list[float]] = {"ours": [], "reference": []}
-    for sample in read_samples(table, images=options.work, limit=options.verify):
+    for sample in read_samples(table, images=table.parent, limit=options.verify):
         slow = reference(sample, vlm, CaptureSpec(max_new_tokens=0)).vectors
         for name, vector in truth[sample.id].vectors.items():
             norm = np.linalg.norm(vector)

@@ -142,8 +142,9 @@ def _never_stop(model: Any, shape: FamilyShape) -> None:
     """Name the tokens that end an answer, and see to it that none of them is ever said."""
     stops = [shape.tokens[stop] for stop in shape.stops]
     images = [shape.config[name] for name in _IMAGES if name in shape.config]
-    with torch.no_grad():
-        model.get_output_embeddings().weight[[*stops, *images]] = 0
+    weight = model.get_output_embeddings().weight
+    with torch.no_grad():  # Llama-3.2-Vision's image token has no output row
+        weight[[token for token in (*stops, *images) if token < len(weight)]] = 0
     roles = shape.tokenizer
     model.generation_config.update(
         bos_token_id=shape.tokens.get(roles.get("bos", "")),

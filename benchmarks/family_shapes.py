@@ -1,7 +1,8 @@
-"""The true shapes of four families beside the specification's, as released checkpoints have them.
+"""The true shapes of eight families, as released checkpoints have them.
 
 Written down from the released ``config.json``, ``preprocessor_config.json`` and tokenizers of
-Qwen2.5-VL-7B-Instruct, gemma-3-12b-it, llama3-llava-next-8b-hf and SmolVLM2-2.2B-Instruct, and
+Qwen2.5-VL-7B-Instruct, gemma-3-12b-it, llama3-llava-next-8b-hf, SmolVLM2-2.2B-Instruct,
+Qwen3-VL-8B-Instruct, llava-onevision-qwen2-7b-ov-hf, InternVL3-8B-hf and Llama-3.2-11B-Vision, and
 checked by their numbers of parameters. Vocabularies and the ids of the special tokens are the true
 ones. ``tiny`` says what becomes small for a CPU: widths, depths and tiles, never the structure.
 """
@@ -13,6 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from photo_crops import IMAGE_SIZES
+from standins import CHAT_TEMPLATE, SPECIAL_TOKENS
 
 # The chat formats and colours of the families are the tests' own, so that they stand in one place.
 # Without this folder, which has a script of the name of the tests' package.
@@ -52,6 +56,8 @@ class FamilyShape:
     """What is different in the tiny one: ``config``, ``processor`` and ``images``, laid over."""
     videos: Mapping[str, Any] | None = field(default=None)
     """``video_preprocessor_config.json``, where the processor cannot do without."""
+    crops: tuple[tuple[int, int], ...] = IMAGE_SIZES
+    """Sizes of the images that it is measured with."""
 
 
 _SIGLIP: Mapping[str, Any] = {
@@ -240,7 +246,7 @@ LLAVA_NEXT = FamilyShape(
         },
     },
 )  # fmt: skip
-"""An overview and four tiles for 640 x 480: the longest prompts of the four."""
+"""An overview and four tiles for 640 x 480, 576 patches each."""
 
 SMOLVLM = FamilyShape(
     title="SmolVLM2-2.2B",
@@ -347,11 +353,195 @@ QWEN3_VL = FamilyShape(
 )  # fmt: skip
 """Any size of image, each seen as a whole; features of three layers enter the decoder's first."""
 
+_QWEN2_7B: Mapping[str, Any] = {
+    "model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18_944,
+    "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
+    "max_position_embeddings": 32_768, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+    "bos_token_id": 151_643, "eos_token_id": 151_645,
+}  # fmt: skip
+"""Qwen2-7B and Qwen2.5-7B, without the size of the vocabulary."""
+
+_UP_TO_SIX = [(rows, columns) for rows in range(1, 7) for columns in range(1, 7)]
+"""Rows and columns of tiles that LLaVA-OneVision chooses from."""
+
+LLAVA_ONEVISION = FamilyShape(
+    title="LLaVA-OneVision-7B",
+    parameters=8.030,
+    config={
+        "model_type": "llava_onevision",
+        # 26 of SigLIP's 27 layers: the features come from the last but one.
+        "vision_config": {
+            "model_type": "siglip_vision_model", **_SIGLIP, "num_hidden_layers": 26,
+            "image_size": 384, "vision_use_head": False,
+        },
+        "text_config": {**_QWEN2_7B, "vocab_size": 152_000},
+        "image_token_index": 151_646, "video_token_index": 151_647,
+        "image_grid_pinpoints": [[384 * rows, 384 * columns] for rows, columns in _UP_TO_SIX],
+        "vision_feature_layer": -1, "vision_feature_select_strategy": "full",
+        "vision_aspect_ratio": "anyres_max_9", "tie_word_embeddings": False,
+    },
+    processor={
+        "processor_class": "LlavaOnevisionProcessor", "image_token": "<image>",
+        "video_token": "<video>", "num_image_tokens": 729,
+        "vision_feature_select_strategy": "full", "vision_aspect_ratio": "anyres_max_9",
+    },
+    images={
+        "image_processor_type": "LlavaOnevisionImageProcessor",
+        "image_grid_pinpoints": [[384 * rows, 384 * columns] for rows, columns in _UP_TO_SIX],
+        "do_pad": True, "size": {"height": 384, "width": 384}, **SIGLIP_COLOURS,
+    },
+    template=chat_formats.LLAVA_ONEVISION,
+    tokens={
+        "<|endoftext|>": 151_643, "<|im_start|>": 151_644, "<|im_end|>": 151_645,
+        "<image>": 151_646, "<video>": 151_647,
+    },
+    tokenizer={"eos": "<|im_end|>", "pad": "<|endoftext|>"},
+    stops=("<|im_end|>", "<|endoftext|>"),
+    tiny={
+        "config": {
+            "vision_config": {**_TINY_VISION, "image_size": 56},
+            "text_config": _TINY_TEXT,
+            "image_grid_pinpoints": [[56 * rows, 56 * columns] for rows, columns in _UP_TO_SIX],
+        },
+        "processor": {"num_image_tokens": 16},
+        "images": {
+            "image_grid_pinpoints": [[56 * rows, 56 * columns] for rows, columns in _UP_TO_SIX],
+            "size": {"height": 56, "width": 56},
+        },
+    },
+    videos={
+        "video_processor_type": "LlavaOnevisionVideoProcessor",
+        "size": {"height": 384, "width": 384}, **SIGLIP_COLOURS,
+    },
+)  # fmt: skip
+"""An overview and four tiles for 640 x 480, 729 patches each; rows of patches end in a mark."""
+
+_IMAGENET_COLOURS = {
+    "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225],
+    "do_convert_rgb": True,
+}  # fmt: skip
+"""What InternViT normalises with."""
+
+INTERNVL3 = FamilyShape(
+    title="InternVL3-8B",
+    parameters=7.944,
+    config={
+        "model_type": "internvl",
+        "vision_config": {
+            "model_type": "internvl_vision", "hidden_size": 1024, "intermediate_size": 4096,
+            "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": [448, 448],
+            "patch_size": [14, 14], "use_mean_pooling": True, "attention_bias": True,
+        },
+        "text_config": {
+            **_QWEN2_7B, "vocab_size": 151_674,
+            "rope_scaling": {"rope_type": "dynamic", "factor": 2.0},
+        },
+        "image_token_id": 151_667, "image_seq_length": 256, "downsample_ratio": 0.5,
+        "vision_feature_layer": -1, "vision_feature_select_strategy": "default",
+        "tie_word_embeddings": False,
+    },
+    processor={"processor_class": "InternVLProcessor", "image_seq_length": 256},
+    images={
+        "image_processor_type": "GotOcr2ImageProcessorFast", "crop_to_patches": False,
+        "min_patches": 1, "max_patches": 12, "size": {"height": 448, "width": 448},
+        **_IMAGENET_COLOURS,
+    },
+    template=chat_formats.INTERNVL,
+    tokens={
+        "<|endoftext|>": 151_643, "<|im_start|>": 151_644, "<|im_end|>": 151_645,
+        "<img>": 151_665, "</img>": 151_666, "<IMG_CONTEXT>": 151_667, "<video>": 151_674,
+    },
+    tokenizer={
+        "eos": "<|im_end|>", "pad": "<|endoftext|>",
+        "named": {
+            "start_image_token": "<img>", "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>",
+        },
+    },
+    stops=("<|im_end|>", "<|endoftext|>"),
+    tiny={
+        "config": {
+            "vision_config": {**_TINY_VISION, "image_size": [56, 56]},
+            "text_config": _TINY_TEXT,
+            "image_seq_length": 4,
+        },
+        "processor": {"image_seq_length": 4},
+        "images": {"size": {"height": 56, "width": 56}},
+    },
+    videos={
+        "video_processor_type": "InternVLVideoProcessor", "size": {"height": 448, "width": 448},
+        **_IMAGENET_COLOURS,
+    },
+)  # fmt: skip
+"""Twelve tiles and an overview for 640 x 480, 1024 patches shuffled to 256 image tokens each."""
+
+MLLAMA = FamilyShape(
+    title="Llama-3.2-11B-Vision",
+    parameters=10.670,
+    config={
+        "model_type": "mllama",
+        "vision_config": {
+            "hidden_size": 1280, "intermediate_size": 5120, "attention_heads": 16,
+            "num_hidden_layers": 32, "num_global_layers": 8,
+            "intermediate_layers_indices": [3, 7, 15, 23, 30], "vision_output_dim": 7680,
+            "image_size": 560, "patch_size": 14,
+        },
+        "text_config": {
+            "vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 40,
+            "cross_attention_layers": [3, 8, 13, 18, 23, 28, 33, 38],
+            "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5,
+            "rope_parameters": {
+                "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+            },
+            "bos_token_id": 128_000, "eos_token_id": [128_001, 128_008, 128_009],
+            "pad_token_id": 128_004,
+        },
+        "image_token_index": 128_256,
+    },
+    processor={"processor_class": "MllamaProcessor"},
+    images={
+        "image_processor_type": "MllamaImageProcessor", "max_image_tiles": 4, "do_pad": True,
+        "size": {"height": 560, "width": 560}, **CLIP_COLOURS,
+    },
+    template=CHAT_TEMPLATE,
+    tokens={
+        **{token: 128_000 + offset for offset, token in SPECIAL_TOKENS.items()},
+        "<|image|>": 128_256,
+    },
+    tokenizer={
+        "bos": "<|begin_of_text|>", "eos": "<|eot_id|>", "pad": "<|finetune_right_pad_id|>",
+        "adds_bos": True,
+    },
+    stops=("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"),
+    tiny={
+        "config": {
+            "vision_config": {
+                "hidden_size": 32, "intermediate_size": 128, "attention_heads": 4,
+                "num_hidden_layers": 3, "num_global_layers": 1,
+                "intermediate_layers_indices": [0, 1], "vision_output_dim": 96, "image_size": 56,
+            },
+            "text_config": {
+                "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4,
+                "num_key_value_heads": 2, "num_hidden_layers": 8,
+                "cross_attention_layers": [1, 3, 6],
+            },
+        },
+        "images": {"size": {"height": 56, "width": 56}},
+    },
+    crops=((1120, 1120),),
+)  # fmt: skip
+"""Four tiles of 1,601 positions that the decoder attends to: images that fill all of them."""
+
 SHAPES: Mapping[str, FamilyShape] = {
     "qwen2_5_vl": QWEN2_5_VL,
     "gemma3": GEMMA3,
     "llava_next": LLAVA_NEXT,
     "smolvlm": SMOLVLM,
     "qwen3_vl": QWEN3_VL,
+    "llava_onevision": LLAVA_ONEVISION,
+    "internvl": INTERNVL3,
+    "mllama": MLLAMA,
 }
 """Name on the command line → shape."""

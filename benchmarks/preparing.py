@@ -54,6 +54,9 @@ def main() -> None:
     workers = Workers(max(options.counts))
     with tempfile.TemporaryDirectory() as folder, workers:
         rows = write_rows(Path(folder))
+        if options.head_start:
+            workers.start()
+            time.sleep(options.head_start)
         if not options.profile:
             head = ["rows a second (launching thread's speed)"]
             head += [f"{n} {kind}" for kind in options.kinds for n in options.counts]
@@ -109,6 +112,10 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")
+    parser.add_argument(
+        "--head-start", type=float, default=0.0, metavar="SECONDS",
+        help="start the workers' server so long before, as while a model is loaded",
+    )  # fmt: skip
     parser.add_argument("--profile", action="store_true", help="where the time of a row goes")
     parser.add_argument("--work", help="not used: a temporary folder is")
     return parser.parse_args()
@@ -220,17 +227,21 @@ def launches_per_second(seconds: float) -> float:
 def profile(name: str, model: Preprocessing, spec: ResolvedSpec, rows: Sequence[Sample]) -> None:
     """Print where the time of a row goes."""
     profiler = cProfile.Profile()
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     for row in rows:
         prepare([row], model, spec)
     plain = (time.perf_counter() - start) / len(rows)
+    busy = (time.process_time() - busy) / len(rows)
     profiler.enable()
     for row in rows:
         prepare([row], model, spec)
     profiler.disable()
     text = io.StringIO()
     pstats.Stats(profiler, stream=text).sort_stats("tottime").print_stats(28)
-    print(f"\n{name}: {1000 * plain:.1f} ms a row; {len(rows)} rows:\n{text.getvalue()}")
+    print(
+        f"\n{name}: {1000 * plain:.1f} ms a row, {1000 * busy:.1f} of them computing; "
+        f"{len(rows)} rows:\n{text.getvalue()}"
+    )
 
 
 if __name__ == "__main__":

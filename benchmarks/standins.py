@@ -8,5 +8,6 @@ from pathlib import Path
 sys.path.insert(1, str(Path(__file__).parents[1]))  # behind this folder, before site-packages
 
 from tools.standin import DEMO, PHOTO, TINY, TRUE, build_standin
+from tools.standin.processor import CHAT_TEMPLATE, SPECIAL_TOKENS
 
-__all__ = ["DEMO", "PHOTO", "TINY", "TRUE", "build_standin"]
+__all__ = ["CHAT_TEMPLATE", "DEMO", "PHOTO", "SPECIAL_TOKENS", "TINY", "TRUE", "build_standin"]

@@ -1,12 +1,16 @@
 """Our shards against the original research's files: time to write, size, time to read one column.
 
     python benchmarks/storage.py --rows 2000
+    python benchmarks/storage.py --rows 999 --end
 
 The same rows go to both, at the specification's true sizes: one vector of 7680 and ten of 4096. The
 original keeps a gzip dataset per vector and writes a file per 1,000 rows; we keep columns and
 publish a part per batch of 32, pack them and index them. Values are random float32, as from an fp32
 model; the column is read after the writing, so it comes from the page cache as far as that reaches.
 Our first read of a column in a process compares it with its checksum; later reads need not.
+
+``--end`` measures the end of a run instead: how long closing takes after the last row was added,
+if the writer knows how many rows there are, and if it does not. Ten layers of 3,584 in float16.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -44,14 +49,18 @@ def id_of(row: int) -> str:
 
 
 def captures(
-    rows: Iterable[int], *, vision: int = VISION, hidden: int = HIDDEN
+    rows: Iterable[int],
+    *,
+    vision: int = VISION,
+    hidden: int = HIDDEN,
+    layers: Sequence[int] = LAYERS,
 ) -> Iterator[Capture]:
     """Yield rows, of the specification's size unless told: the same ones at every call."""
     rng = np.random.default_rng(0)
     widths = {"vision_only_representation": vision} | {
         f"{name}_token_representation/layer_{layer}": hidden
         for name in ("vision", "query")
-        for layer in LAYERS
+        for layer in layers
     }
     for i in rows:
         yield Capture(
@@ -162,10 +171,36 @@ def measure(rows: int) -> dict[str, tuple[float, float, float, float]]:
     return results
 
 
+def measure_end(rows: int) -> None:
+    """Print how long the end of a run takes, and how many packs it then has."""
+    layers, vision, hidden = tuple(range(0, 30, 3)), 1280, 3584
+    model = replace(manifest("float16").model, vision_size=vision, hidden_size=hidden)
+    capture = replace(manifest("float16").capture, layers=layers)
+    settings = replace(manifest("float16"), model=model, capture=capture)
+    made = list(captures(range(rows), vision=vision, hidden=hidden, layers=layers))
+    for expected in (None, rows):
+        with tempfile.TemporaryDirectory() as folder:
+            writer = RunWriter(Path(folder), settings, expected=expected)
+            writer.__enter__()
+            adding = timed(lambda: [writer.add(made[i : i + BATCH]) for i in range(0, rows, BATCH)])  # noqa: B023
+            closing = timed(writer.close)
+            packs = len(list(Path(folder, "shards").glob("pack-*.h5")))
+        known = "not known" if expected is None else "known"
+        print(
+            f"{rows} rows, their number {known}: {adding:.1f} s until the last is added, "
+            f"{closing:.1f} s to the end; {packs} packs"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=2_000, help="rows to write (default 2000)")
-    rows = parser.parse_args().rows
+    parser.add_argument("--end", action="store_true", help="measure the end of a run instead")
+    options = parser.parse_args()
+    rows = options.rows
+    if options.end:
+        measure_end(rows)
+        return
     results = measure(rows)
     base = results["original (gzip 4)"]
     print(f"{rows} rows, one column is [{rows}, {HIDDEN}]; in brackets: the original's over this\n")

@@ -78,6 +78,41 @@ def test_a_benchmark_runs(
     assert shown in done.stdout
 
 
+RELEASED = {
+    "llava_onevision": 8.030, "internvl": 7.944, "mllama": 10.670, "qwen2_5_vl": 8.292,
+    "gemma3": 12.187, "llava_next": 8.355, "smolvlm": 2.247, "qwen3_vl": 8.767,
+}  # fmt: skip
+"""Parameters of the released checkpoints, in billions."""
+
+
+@pytest.mark.first(3)
+@pytest.mark.parametrize("name", RELEASED)
+def test_a_family_has_as_many_parameters_as_its_released_checkpoint(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from family_checkpoint import count_parameters
+    from family_shapes import SHAPES
+
+    assert SHAPES.keys() == RELEASED.keys()
+    assert round(count_parameters(SHAPES[name]) / 1e9, 3) == SHAPES[name].parameters
+    assert SHAPES[name].parameters == RELEASED[name]
+
+
+@LONG
+@pytest.mark.parametrize("name", [name for name in RELEASED if name != "smolvlm"])
+def test_every_family_is_measured_against_its_floor(name: str, tmp_path: Path, python: str) -> None:
+    script = [python, str(BENCHMARKS / "families.py"), "--work", str(tmp_path), "--models", name]
+    small = ["--size", "tiny", "--rows", "2", "--tokens", "2", "--batch-size", "2"]
+    command = [*script, *small, "--generate", "2", "--modes", "answers", "--verify", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "families.json").read_text())["models"][name]
+    assert found["floor"]["prefill"] > found["floor"]["answers"] > 0
+    assert found["verify"]["same_answers"] == found["verify"]["same_boundaries"] == 1
+    assert found["verify"]["largest_relative_error"] < 1e-4
+
+
 @LONG
 def test_the_benchmark_of_families_does_what_the_large_one_does(
     tmp_path: Path, python: str

@@ -9,7 +9,8 @@ import pytest
 
 from store_support import make_capture
 from vlmscope.schema import Capture
-from vlmscope.verification import compare
+from vlmscope.signals import LENS_PROB, LENS_PROBS, LENS_RANK, LENS_TOKENS, confidence_name
+from vlmscope.verification import TOLERANCES, compare, signal_errors
 
 
 @pytest.fixture
@@ -50,3 +51,61 @@ def test_a_vector_is_compared_relative_to_itself(sure: Capture) -> None:
         1e-5, "float32"
     )
     assert fault.startswith(f"{name} differs by 1.0e-03")
+
+
+EXACT = TOLERANCES["float32"]
+
+
+def lens(tokens: list[int], probs: list[float], rank: int = 0) -> dict[str, np.ndarray]:
+    """The lens of one state, and at a position that the row lacks."""
+    absent = np.full(len(tokens), np.nan, np.float32)
+    return {
+        LENS_TOKENS: np.array([[tokens], [[-1] * len(tokens)]], np.int32),
+        LENS_PROBS: np.array([[probs], [absent]], np.float32),
+        LENS_RANK: np.array([[rank], [-1]], np.int32),
+    }
+
+
+EXPECTED = lens([7, 3, 5], [0.5, 0.2, 0.1999999], rank=4)
+
+
+@pytest.mark.parametrize(
+    ("found", "wrong"),
+    [
+        (lens([7, 3, 5], [0.5, 0.2, 0.1999999], 4), ""),
+        (lens([7, 5, 3], [0.5, 0.2, 0.1999999], 4), ""),  # nearly equal
+        (lens([7, 3, 9], [0.5, 0.2, 0.1999998], 4), ""),  # a fourth, nearly equal
+        (lens([7, 3, 5], [0.5, 0.2, 0.1999999], 5), ""),
+        (lens([3, 7, 5], [0.5, 0.2, 0.1999999], 4), LENS_TOKENS),
+        (lens([9, 3, 5], [0.5, 0.2, 0.1999999], 4), LENS_TOKENS),
+        (lens([7, 3, -1], [0.5, 0.2, 0.1999999], 4), LENS_TOKENS),
+        (lens([7, 3, 5], [0.5, 0.2, 0.1999], 4), LENS_PROBS),
+        (lens([7, 3, 5], [0.5, 0.2, np.nan], 4), LENS_PROBS),
+        (lens([7, 3, 5], [0.5, 0.2, 0.1999999], 6), LENS_RANK),
+        (lens([7, 3, 5], [0.5, 0.2, 0.1999999], -1), LENS_RANK),
+    ],
+)
+def test_tokens_and_ranks_may_differ_where_tokens_are_nearly_as_likely(
+    found: dict[str, np.ndarray], wrong: str
+) -> None:
+    errors = signal_errors(found, EXPECTED)
+    assert [name for name, error in errors.items() if not error <= EXACT] == ([wrong] * bool(wrong))
+
+
+def test_probabilities_are_compared_by_their_logarithms() -> None:
+    name = confidence_name(3)
+    small = {name: np.array([1e-6, 0.9, 0.0], np.float32)}
+    other = {name: np.array([2e-6, 0.9, 0.0], np.float32)}
+    assert signal_errors(small, small) == {name: 0}
+    assert signal_errors(other, small)[name] > EXACT
+    assert signal_errors({}, small) == {name: np.inf} == signal_errors(small, {})
+
+
+def test_the_rank_of_another_first_token_is_not_compared(sure: Capture) -> None:
+    """Without answers, two tokens that are nearly as likely may be either one's first."""
+    row = replace(sure, answer=None, answer_token_ids=None, answer_logprobs=None)
+    row = replace(row, signals={LENS_PROB: np.array([[0.5]], np.float32)})
+    other = replace(row, signals={LENS_PROB: np.array([[0.2]], np.float32)})
+    assert compare(other, row).errors[f"signals/{LENS_PROB}"] > EXACT
+    swapped = replace(other, first_token_ids=row.first_token_ids[::-1])
+    assert f"signals/{LENS_PROB}" not in compare(swapped, row).errors

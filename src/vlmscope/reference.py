@@ -15,7 +15,7 @@ which contradicts itself:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
 from itertools import takewhile
@@ -40,7 +40,9 @@ from vlmscope.positions import (
 from vlmscope.prompt import build_messages, image_order, template_settings, with_tokenizer_lock
 from vlmscope.reference_signals import (
     divided_attention,
+    internal_confidence,
     joined,
+    logit_lens,
     sublayers_recorded,
     token_statistics,
 )
@@ -105,6 +107,8 @@ def reference(
             states |= more
             boundaries |= indices
         arrays |= _attention_pass(vlm, inputs, tokens, signals)
+        if signals.lens_layers:
+            arrays |= _lens_pass(vlm, inputs, tokens, signals, boundaries)
     logprobs = first_logits.float().log_softmax(dim=-1)
     top = logprobs.sort(descending=True)
     return Capture(
@@ -367,6 +371,34 @@ def _attention_pass(
         answer,
         lambda: vlm.model(**inputs),
         lambda: _run_with_answer(vlm, inputs, answer or []),
+    )
+
+
+def _lens_pass(
+    vlm: VisionLanguageModel,
+    inputs: _Inputs,
+    answer_token_ids: np.ndarray | None,
+    signals: RecordedSignals,
+    boundaries: Mapping[str, int],
+) -> dict[str, np.ndarray]:
+    """Run the prompt, and prompt and answer; return the lens at positions and of image tokens."""
+    ids = inputs["input_ids"][0].tolist()
+    image_tokens = [i for i, token in enumerate(ids) if token == vlm.image_token_id]
+    prompt, logits = _run_decoder(vlm, inputs, "hidden_states[k+1]", imaged=bool(image_tokens))
+    answer = [] if answer_token_ids is None else answer_token_ids.tolist()
+    layers, positions = prompt, [p for p in signals.lens_positions if p in boundaries]
+    if any(boundaries[position] >= len(ids) for position in positions):
+        layers = _run_with_answer(vlm, inputs, _content(vlm, np.array(answer)))
+    states = {
+        position: [
+            each[0, boundaries[position]]
+            for each in (prompt if boundaries[position] < len(ids) else layers)
+        ]
+        for position in positions
+    }
+    first = answer[0] if answer else int(logits[0, -1].argmax())
+    return logit_lens(vlm, signals, states, first) | internal_confidence(
+        vlm, signals, prompt, image_tokens if answer else [], answer
     )
 
 

@@ -18,12 +18,22 @@ from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention.switch import attending_eagerly
 from vlmscope.model.computing import removing_hooks
 from vlmscope.model.sublayers import sublayers_of
+from vlmscope.model.unembedding import unembedding_of
 from vlmscope.signals import (
     ATTENDED,
     CROSS_ATTENTION,
+    INTEGERS,
+    LENS_ENTROPY,
+    LENS_PROB,
+    LENS_PROBS,
+    LENS_RANK,
+    LENS_TOKENS,
+    LENS_TOP,
+    NO_TOKEN,
     SUBLAYERS,
     TOKEN_STATISTICS,
     RecordedSignals,
+    confidence_name,
 )
 
 Passes = Mapping[tuple[str, int], list[Tensor]]
@@ -214,3 +224,81 @@ def _group(vlm: VisionLanguageModel, prompt: Sequence[int], key: int) -> str:
     if prompt[key] == vlm.image_token_id:
         return "image"
     return "text" if key else "first"
+
+
+def logit_lens(
+    vlm: VisionLanguageModel,
+    signals: RecordedSignals,
+    states: Mapping[str, Sequence[Tensor]],
+    first: int,
+) -> dict[str, np.ndarray]:
+    """Return the logit lens at single positions, one state after the other.
+
+    Args:
+        vlm: The model.
+        signals: The signals.
+        states: Position → its state in every layer, ``[hidden]``; a prompt without an image lacks
+            the image's positions.
+        first: The first token of the answer.
+    """
+    found: dict[str, np.ndarray] = {}
+    finished = unembedding_of(vlm).finished
+    for name, shape in signals.shapes().items():
+        if name.startswith("lens_"):
+            missing = (NO_TOKEN, np.int32) if name in INTEGERS else (np.nan, np.float32)
+            found[name] = np.full(shape, *missing)
+    for i, position in enumerate(signals.lens_positions):
+        for j, layer in enumerate(signals.lens_layers):
+            if position in states:
+                probs = _distribution(vlm, finished, states[position][layer], layer)
+                top = probs.sort(descending=True)
+                found[LENS_TOKENS][i, j] = top.indices[:LENS_TOP].cpu().numpy()
+                found[LENS_PROBS][i, j] = top.values[:LENS_TOP].cpu().numpy()
+                found[LENS_ENTROPY][i, j] = float(-(probs * probs.log()).nansum())
+                found[LENS_RANK][i, j] = int((probs > probs[first]).sum())
+                found[LENS_PROB][i, j] = float(probs[first])
+    return found
+
+
+def internal_confidence(
+    vlm: VisionLanguageModel,
+    signals: RecordedSignals,
+    layers: Sequence[Tensor],
+    image_tokens: Sequence[int],
+    answer: Sequence[int],
+) -> dict[str, np.ndarray]:
+    """Return the largest probability that an image token gives to each token of the answer.
+
+    Args:
+        vlm: The model.
+        signals: The signals.
+        layers: Every layer's states of the prompt, ``[1, tokens, hidden]``.
+        image_tokens: The image tokens; without one there is no such array.
+        answer: The answer's tokens.
+    """
+    if not image_tokens:
+        return {}
+    found, finished = {}, unembedding_of(vlm).finished
+    for layer in signals.lens_layers:
+        largest = np.zeros(len(answer), np.float32)
+        for token in image_tokens:
+            probs = _distribution(vlm, finished, layers[layer][0, token], layer)
+            largest = np.maximum(largest, probs[list(answer)].cpu().numpy())
+        found[confidence_name(layer)] = largest
+    return found
+
+
+def _distribution(
+    vlm: VisionLanguageModel, finished: Callable[[Tensor], Tensor], state: Tensor, layer: int
+) -> Tensor:
+    """Return the probabilities of the next token after a state, ``[vocabulary]``.
+
+    Args:
+        vlm: The model.
+        finished: Turns the head's output into the model's logits.
+        state: The state.
+        layer: Its layer; the last one's states are already after the norm.
+    """
+    normed = state if layer == vlm.num_layers - 1 else vlm.final_norm(state[None, None])[0, 0]
+    logits = vlm.lm_head(normed.to(next(vlm.lm_head.parameters()).device))
+    return finished(logits).float().softmax(dim=-1)

@@ -15,6 +15,7 @@ from vlmscope.errors import InputError
 ENTROPY = "entropy"
 ATTENTION = "attention"
 CROSS_ATTENTION = "cross_attention"
+LENS = "lens"
 
 DIVISIONS = (ATTENTION, CROSS_ATTENTION)
 """How attention is divided: among groups of tokens, and among the tiles of an image."""
@@ -29,10 +30,11 @@ SIGNALS: Mapping[str, str] = {
     "heads": "outputs of the attention heads at the chosen positions and layers",
     "attn_out": "outputs of the attention blocks at the chosen positions and layers",
     "mlp": "outputs of the feed-forward blocks at the chosen positions and layers",
+    LENS: "logit lens: the tokens that the chosen positions and layers, and image tokens, predict",
 }
 """Name → what it is."""
 
-PRESETS: Mapping[str, tuple[str, ...]] = {"detectors": (ENTROPY, ATTENTION, "heads")}
+PRESETS: Mapping[str, tuple[str, ...]] = {"detectors": (ENTROPY, ATTENTION, "heads", LENS)}
 """Names that stand for several signals: ``detectors`` for those that detectors use."""
 
 DEFAULT_SIGNALS = (ENTROPY,)
@@ -54,6 +56,62 @@ answer, and the first token's."""
 TOKEN_STATISTICS = ("entropy", "max_logprob", "margin")
 """Arrays ``[T]`` of the signal ``entropy``, like ``answer_logprobs``: entropy in nats of each
 token's distribution, the largest log-probability, and its distance to the second largest."""
+
+LENS_TOP = 10
+"""Number of tokens that the logit lens stores of each state."""
+
+LENS_TOKENS, LENS_PROBS = "lens_tokens", "lens_probs"
+"""Arrays ``[positions, layers, 10]``: the likeliest tokens and their probabilities."""
+
+LENS_ENTROPY, LENS_RANK, LENS_PROB = "lens_entropy", "lens_answer_rank", "lens_answer_prob"
+"""Arrays ``[positions, layers]``: the entropy in nats; the rank, from 0, and the probability of the
+likeliest first token of the answer, which is the first of ``first_token_ids``."""
+
+INTEGERS = (LENS_TOKENS, LENS_RANK)
+"""The arrays of integers, int32; the others are float32."""
+
+NO_TOKEN = -1
+"""Value in an array of integers where a row has no such position."""
+
+INTERNAL_CONFIDENCE = "internal_confidence"
+"""Arrays ``[T]``, one for each layer: for each token of the answer, the largest probability that
+the state of an image token gives it. Absent for questions without an image."""
+
+
+def confidence_name(layer: int) -> str:
+    """Return the name of the array of ``INTERNAL_CONFIDENCE`` at a layer.
+
+    >>> confidence_name(20)
+    'internal_confidence/layer_20'
+    """
+    return f"{INTERNAL_CONFIDENCE}/layer_{layer}"
+
+
+def is_per_token(name: str) -> bool:
+    """Return whether an array has one value for each token of the answer.
+
+    >>> is_per_token("entropy"), is_per_token(confidence_name(2)), is_per_token(LENS_PROBS)
+    (True, True, False)
+    """
+    return name in TOKEN_STATISTICS or needs_image(name)
+
+
+def needs_image(name: str) -> bool:
+    """Return whether a question without an image has no such array.
+
+    >>> needs_image(confidence_name(2)), needs_image("entropy")
+    (True, False)
+    """
+    return name.partition("/")[0] == INTERNAL_CONFIDENCE
+
+
+def single_positions(positions: Iterable[str]) -> tuple[str, ...]:
+    """Return the positions that are one token, each once: those that the logit lens is read at.
+
+    >>> single_positions(("image_mean", "last_prompt_token", "last_prompt_token"))
+    ('last_prompt_token',)
+    """
+    return tuple(name for name in dict.fromkeys(positions) if not name.endswith("_mean"))
 
 
 def signal_names(signals: Signals) -> tuple[str, ...]:
@@ -99,6 +157,10 @@ class RecordedSignals:
     """The layers that attend to the image alone, if the decoder has such layers."""
     tiles: int = 0
     """Tiles of an image that they attend to."""
+    lens_positions: tuple[str, ...] = ()
+    """The positions that the logit lens is read at; empty without the signal ``lens``."""
+    lens_layers: tuple[int, ...] = ()
+    """The decoder layers that it is read at."""
 
     def layers(self, sublayer: str) -> tuple[int, ...]:
         """Return the layers at which a sub-layer is recorded.
@@ -130,14 +192,24 @@ class RecordedSignals:
         """Whether something is recorded of each token of the answer while it is processed."""
         return bool(self.divisions)
 
+    def per_token(self, *, answers: bool) -> tuple[str, ...]:
+        """Return the arrays of a row with one value for each token of the answer.
+
+        Args:
+            answers: Whether answers are generated.
+        """
+        if not answers:
+            return ()
+        statistics = TOKEN_STATISTICS if ENTROPY in self.names else ()
+        return (*statistics, *map(confidence_name, self.lens_layers))
+
     def arrays(self, *, answers: bool) -> tuple[str, ...]:
         """Return the names of the arrays that are stored of each row, besides vectors.
 
         Args:
             answers: Whether answers are generated.
         """
-        statistics = TOKEN_STATISTICS if answers and ENTROPY in self.names else ()
-        return (*statistics, *self.shapes(answers=answers))
+        return (*self.per_token(answers=answers), *self.shapes(answers=answers))
 
     def shapes(self, *, answers: bool = True) -> dict[str, tuple[int, ...]]:
         """Return the arrays of a row that have the same shape in all rows.
@@ -151,4 +223,8 @@ class RecordedSignals:
             found[f"{name}_prompt"] = shape
             if answers:
                 found[f"{name}_answer"] = (len(OF_ANSWER), *shape)
+        if self.lens_positions and self.lens_layers:
+            read_at = len(self.lens_positions), len(self.lens_layers)
+            found |= dict.fromkeys((LENS_TOKENS, LENS_PROBS), (*read_at, LENS_TOP))
+            found |= dict.fromkeys((LENS_ENTROPY, LENS_RANK, LENS_PROB), read_at)
         return found

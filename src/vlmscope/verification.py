@@ -21,7 +21,14 @@ from vlmscope.prompt import at_time
 from vlmscope.reference import reference
 from vlmscope.row_identity import compare_rows
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
-from vlmscope.signals import TOKEN_STATISTICS
+from vlmscope.signals import (
+    INTERNAL_CONFIDENCE,
+    LENS_PROB,
+    LENS_PROBS,
+    LENS_RANK,
+    LENS_TOKENS,
+    TOKEN_STATISTICS,
+)
 from vlmscope.store import Manifest, Run, clean_text
 
 TOLERANCES = {"float32": 3e-5, "float16": 2e-2, "bfloat16": 1e-1}
@@ -39,6 +46,13 @@ HALF_STORAGE_TOLERANCE = 1e-3
 ONE_NAT = 1.0
 """Log-probabilities and entropies near zero are compared on this scale: they are differences of
 logits, so for a model that is nearly certain they consist of rounding errors."""
+
+LOGITS = 10.0
+"""Size of logits, to which their rounding errors are relative."""
+
+TIES = 30.0
+"""Relative change of a token's rank per relative change of its probability, at most: the tail of a
+distribution is dense."""
 
 SCALES = {"margin": 4 * ONE_NAT}
 """The scale of other signals: a margin is a difference of two logits, of which each is rounded to
@@ -165,12 +179,79 @@ def compare(stored: Capture, expected: Capture) -> RowCheck:
         errors["answer_logprobs"] = _relative_error(
             stored.answer_logprobs, expected.answer_logprobs, ONE_NAT
         )
-    for name, array in expected.signals.items():
-        if name in TOKEN_STATISTICS and not same_tokens:
-            continue
-        scale = SCALES.get(name, ONE_NAT)
-        errors[f"signals/{name}"] = _relative_error(stored.signals.get(name), array, scale)
+    skipped: tuple[str, ...] = () if same_tokens else TOKEN_STATISTICS
+    if expected.answer is None and "first_token" in differing:
+        skipped = (LENS_RANK, LENS_PROB)  # of another token
+    errors |= {
+        f"signals/{name}": error
+        for name, error in signal_errors(stored.signals, expected.signals).items()
+        if name not in skipped
+    }
     return RowCheck(stored.sample.id, errors, differing)
+
+
+def signal_errors(
+    found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """Return the relative error of each array of signals; infinite for a missing one.
+
+    Probabilities are compared by their logarithms. Tokens and ranks may differ where the
+    probabilities of tokens are nearly equal.
+    """
+    errors = {}
+    for name, array in expected.items():
+        own = found.get(name)
+        if own is None or own.shape != array.shape:
+            errors[name] = math.inf
+        elif name == LENS_TOKENS:
+            errors[name] = _error_of_tokens(found, expected)
+        elif name == LENS_RANK:
+            errors[name] = _error_of_ranks(own, array)
+        elif name in (LENS_PROBS, LENS_PROB) or name.startswith(INTERNAL_CONFIDENCE):
+            errors[name] = _relative_error(_logarithm(own), _logarithm(array), ONE_NAT)
+        else:
+            errors[name] = _relative_error(own, array, SCALES.get(name, ONE_NAT))
+    for name in found.keys() - expected.keys():
+        errors[name] = math.inf
+    return errors
+
+
+def _error_of_tokens(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
+    """Return the largest relative error of the logits of tokens that have changed places.
+
+    A token that is not among those expected is less likely than the last of them.
+    """
+    tokens, wanted = found[LENS_TOKENS], expected[LENS_TOKENS]
+    own, logprobs = _logarithm(found[LENS_PROBS]), _logarithm(expected[LENS_PROBS])
+    if not np.array_equal(tokens < 0, wanted < 0):
+        return math.inf
+    largest = 0.0
+    for *at, rank in np.argwhere(tokens != wanted):
+        where = tuple(at)
+        known = np.flatnonzero(wanted[where] == tokens[where][rank])
+        difference = (
+            logprobs[where][known[0]] - logprobs[where][rank]
+            if len(known)
+            else own[where][rank] - logprobs[where][-1]
+        )
+        largest = max(largest, abs(float(difference)))
+    return largest / LOGITS
+
+
+def _error_of_ranks(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest relative error of ranks, beyond one near-tie.
+
+    The number of tokens whose probability is near that of a token grows with its rank.
+    """
+    if not np.array_equal(found < 0, expected < 0):
+        return math.inf
+    difference = np.abs(found.astype(np.float64) - expected) - 1
+    return float((difference.clip(0) / (TIES * (expected + 1.0).clip(1))).max(initial=0))
+
+
+def _logarithm(probabilities: np.ndarray) -> np.ndarray:
+    found: np.ndarray = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+    return found
 
 
 def _differing(stored: Capture, expected: Capture) -> tuple[str, ...]:

@@ -59,6 +59,9 @@ def assert_equal(found: Run, expected: Run) -> None:
         assert one.vectors.keys() == other.vectors.keys()
         for name, vector in other.vectors.items():
             np.testing.assert_array_equal(one.vectors[name], vector)
+        assert one.signals.keys() == other.signals.keys()
+        for name, array in other.signals.items():
+            np.testing.assert_array_equal(one.signals[name], array)
 
 
 def test_kills_lose_nothing_while_the_table_grows_and_is_sorted(
@@ -67,7 +70,7 @@ def test_kills_lose_nothing_while_the_table_grows_and_is_sorted(
     out, rng = tmp_path / "run", random.Random(5)  # noqa: S311 - moments, no secrets
     order = list(range(ROWS))
     rng.shuffle(order)
-    settings = ("--max-new-tokens", "6", "--batch-size", "1")
+    settings = ("--max-new-tokens", "6", "--batch-size", "1", "--signals", "attention,heads")
 
     def begin(rows: Iterable[int]) -> BaseProcess:
         arguments = ("extract", str(write_table(tmp_path, rows)), "--model", str(checkpoint))

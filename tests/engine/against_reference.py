@@ -13,6 +13,8 @@ from vlmscope.engine import Batch, CaptureSession, prepare
 from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
+from vlmscope.signals import INTEGERS
+from vlmscope.verification import signal_errors
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -39,8 +41,12 @@ def assert_same(found: Capture | Failure, expected: Capture) -> None:
         found.first_token_logprobs, expected.first_token_logprobs, rtol=1e-4, atol=1e-4
     )
     assert found.signals.keys() == expected.signals.keys()
+    errors = signal_errors(found.signals, expected.signals)
     for name, array in expected.signals.items():
-        np.testing.assert_allclose(found.signals[name], array, atol=3e-5, err_msg=name)
+        if name in INTEGERS:
+            assert errors[name] < 3e-5, name
+        else:
+            np.testing.assert_allclose(found.signals[name], array, atol=3e-5, err_msg=name)
     if expected.answer is None:
         assert found.answer_token_ids is None
         assert found.answer_logprobs is None

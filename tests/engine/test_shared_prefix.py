@@ -21,9 +21,12 @@ from engine.against_reference import (
 from families.checkpoints import BUILDERS
 from families.conformance import make_image
 from vlmscope.engine import CaptureSession, prepare, preprocessing_of, shared_prefill
+from vlmscope.engine import session as sessions
 from vlmscope.engine import shared_prefix as sharing
+from vlmscope.engine.decoding.step import Stepper
 from vlmscope.engine.shared_prefix import why_not_shared, with_shared_prefix
 from vlmscope.executors.batching import BatchSizer
+from vlmscope.executors.runner import ResilientRunner
 from vlmscope.executors.workers import Workers
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.schema import CaptureSpec, Sample
@@ -143,6 +146,43 @@ def test_answers_that_generate_must_write_are_prepared_again(
     found = [item for piece in submitted(session, rows(), qwen, SPEC, 8) for item in piece]
     assert_all_same(found, expected_of(rows(), qwen, SPEC), rows())
     assert generated
+
+
+@pytest.mark.filterwarnings("ignore:a decoding step failed:RuntimeWarning")
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_after_a_failed_step_rows_are_prepared_once(
+    kind: str, qwen: VisionLanguageModel, worker_processes: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each prompt as a whole, where it was prepared before: not again in the model's thread."""
+    spec = resolve_spec(SPEC, qwen)
+    session = CaptureSession(qwen, spec, 8)
+    workers = worker_processes if kind == "processes" else None
+    if workers is not None:
+        workers.begin(preprocessing_of(qwen), spec)
+        workers.wait()
+    runner = ResilientRunner(qwen, spec, BatchSizer(8), session, workers=workers)
+    again: list[Any] = []
+    prepare_again = sessions.prepare
+    monkeypatch.setattr(sessions, "prepare", lambda *a: again.append(a) or prepare_again(*a))
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise ValueError("a kernel that is not there")
+
+    first, later = rows(), [dataclasses.replace(row, id=f"{row.id}_later") for row in rows()]
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "step", broken)
+        found = [item for piece in runner.run(first) for item in piece]
+        found += [item for piece in runner.drain() for item in piece]
+    assert not session.shares_prefix
+    found += [item for piece in runner.run(later) for item in piece]
+    assert_all_same(found, expected_of([*first, *later], qwen, SPEC), [*first, *later])
+    assert not again
+
+
+def test_a_session_without_answers_always_shares(qwen: VisionLanguageModel) -> None:
+    session = CaptureSession(qwen, resolve_spec(CaptureSpec(max_new_tokens=0), qwen), 8)
+    session._stepwise = False
+    assert session.shares_prefix
 
 
 def test_a_cache_that_cannot_be_shared_is_not(

@@ -73,7 +73,7 @@ def test_an_answer_without_a_token_has_no_attention(
 def test_a_prefill_alone_has_the_signals_of_its_prompt(
     vlm: VisionLanguageModel, samples: Sequence[Sample]
 ) -> None:
-    spec = CaptureSpec(layers="0", max_new_tokens=0, signals="detectors")
+    spec = CaptureSpec(layers="0", max_new_tokens=0, signals="attention,heads")
     for item in capture(samples[:3], vlm, spec, batch_size=3):
         assert set(item.signals) == {"attention_prompt", "cross_attention_prompt"}
         assert_same(item, reference(item.sample, vlm, spec))

@@ -34,6 +34,7 @@ def empty_slots() -> Slots:
         ends=[1],
         states=states,
         divides=True,
+        tables=(2, 5),
     )
 
 

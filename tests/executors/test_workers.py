@@ -431,6 +431,9 @@ class Sleep:
 workers = Workers(1)
 workers.start()
 vlm = load_model({model!r}, device="cpu")
+assert workers._server._pipe.poll(120)
+maps = Path(f"/proc/{{workers._server._process.pid}}/maps").read_text()
+assert "tokenizers" in maps, "what processors need is imported while the model loads"
 workers.begin(vlm.preprocessing, resolve_spec(CaptureSpec(), vlm))
 [batch], _ = workers.prepare([Sample("a", {image!r}, "Is it lit?")])
 rows = [Sample("b", Sleep(), "?")]

@@ -143,6 +143,27 @@ def test_a_process_writes_what_a_thread_writes(tmp_path: Path) -> None:
     assert not writers()
 
 
+@pytest.mark.usefixtures("by_hand")
+@pytest.mark.parametrize(
+    ("kind", "name"), [("thread", "RunWriter"), ("process", "RunWriterProcess")]
+)
+def test_the_writer_is_told_how_many_rows_are_to_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, name: str
+) -> None:
+    """Those that a resumed run already has are not."""
+    told: list[int] = []
+    original = getattr(executors_writing, name)
+
+    def spy(*args: Any, expected: int) -> Any:
+        told.append(expected)
+        return original(*args, expected=expected)
+
+    monkeypatch.setattr(executors_writing, name, spy)
+    for rows in (4, ROWS):
+        run_plan(plan_of(tmp_path / "run", kind, rows))
+    assert told == [4, ROWS - 4]
+
+
 def test_on_a_gpu_it_is_a_process(tmp_path: Path) -> None:
     for gpus in ((), ("cuda:0",)):
         with opened(plan_of(tmp_path / "run", "auto", gpus=gpus)):

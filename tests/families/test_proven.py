@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+import decoding_table
 import record_families
 from families.conformance import FAMILIES as IN_THE_SUITE
 from families.conformance import SINCE
+from families.test_conformance import GENERATED
 from vlmscope.cli import main
 from vlmscope.model import FAMILIES
 from vlmscope.model.support import CHECKS, family_support, read_record
@@ -34,6 +36,7 @@ NO_COLUMN = (
     "images_where_placeholders_stand",  # which some templates refuse
     "questions_about_one_image_share_its_prompt",  # which some decoders do not allow
     "worker_processes_prepare_the_same",
+    "images_in_one_piece_have_the_same_numbers",
 )
 """Tests of the suite that are described beside the table."""
 
@@ -91,3 +94,16 @@ def test_the_command_lists_them_all(
     assert [family["model_type"] for family in listed] == list(FAMILIES)
     for family in FAMILIES.values():
         assert family.title in shown
+
+
+def test_the_page_says_how_each_family_is_decoded() -> None:
+    """As the conformance suite sees it of a model that was loaded."""
+    assert decoding_table.tables() in decoding_table.PAGE.read_text("utf-8"), (
+        "run scripts/decoding_table.py"
+    )
+    ways = decoding_table.ways()
+    slots = ways.pop(decoding_table.IN_SLOTS_TITLE)
+    generated = [title for titles in ways.values() for title in titles]
+    keys = [record_families.KEYS.get(name, name) for name in GENERATED]
+    assert sorted(generated) == sorted(FAMILIES[key].title for key in keys)
+    assert sorted(slots + generated) == sorted(family.title for family in FAMILIES.values())

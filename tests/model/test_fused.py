@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,13 @@ from transformers.models.mllama.modeling_mllama import MllamaTextMLP, MllamaText
 from engine.against_reference import assert_all_same, expected_of, run_session
 from vlmscope.engine import CaptureSession, prepare
 from vlmscope.model import VisionLanguageModel, resolve_spec
-from vlmscope.model.fused import ROWS_TO_FUSE, FusedParts, _is_by_token, worth_fusing
+from vlmscope.model.fused import (
+    CACHE_VARIABLE,
+    ROWS_TO_FUSE,
+    FusedParts,
+    _is_by_token,
+    worth_fusing,
+)
 from vlmscope.schema import CaptureSpec, Sample
 
 SPEC = CaptureSpec(max_new_tokens=4)
@@ -152,6 +160,24 @@ def test_when_it_pays(rows: int, changes: dict[str, Any], worth: bool) -> None:
         | changes
     )
     assert worth_fusing(model, rows) == worth
+
+
+@pytest.mark.parametrize("own", ["", "/of/the/user"])
+def test_the_compilers_folder_is_set_for_a_pass_only(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: str
+) -> None:
+    monkeypatch.setenv("VLMSCOPE_CACHE", str(tmp_path))
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+    if own:
+        monkeypatch.setenv(CACHE_VARIABLE, own)
+    fused = FusedParts(vlm.model, backend="eager")
+    before = os.environ.get(CACHE_VARIABLE)  # torch may have set its default
+    assert before == own or (not own and before != str(tmp_path / "kernels"))
+    for _ in range(2):
+        with contextlib.suppress(ZeroDivisionError), fused.in_place():
+            assert os.environ[CACHE_VARIABLE] == (own or str(tmp_path / "kernels"))
+            raise ZeroDivisionError
+        assert os.environ.get(CACHE_VARIABLE) == before
 
 
 def test_sessions_with_and_without_it_alternate(

@@ -16,6 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils.generic import is_flash_attention_requested
 
 from vlmscope.model.attention import packed as packing
+from vlmscope.model.attention import padded
 from vlmscope.model.attention.packed import PACKED, packed_attention
 from vlmscope.model.computing import computing
 
@@ -311,13 +312,19 @@ class Kernel:
         return window_by_window(module, parts, lengths, scaling=scale)[0]
 
 
+def is_asked(*_: Any, causal: bool = False) -> bool:
+    """Return whether the kernel is used, as on a GPU."""
+    return causal not in packing._broken
+
+
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     made = Kernel()
     monkeypatch.setattr(packing, "varlen_attn", made)
-    monkeypatch.setattr(packing, "_broken", [])
+    monkeypatch.setattr(packing, "_broken", {})
     monkeypatch.setattr(packing, "_OPTIONS", frozenset({"scale", "window_size", "enable_gqa"}))
-    monkeypatch.setattr(packing, "is_supported", lambda *_: not packing._broken)
+    monkeypatch.setattr(packing, "is_supported", is_asked)
+    monkeypatch.setattr(padded, "is_supported", is_asked)
     return made
 
 
@@ -369,7 +376,7 @@ def test_memory_and_a_dead_gpu_are_not_the_kernels_fault(kernel: Kernel, error: 
     kernel.error = error
     with pytest.raises(type(error)):
         packed_attention(Attention(), *states([4]), None, **given_bounds([4]))
-    assert packing._broken == []
+    assert packing._broken == {}
 
 
 def on_gpu(width: int = 80, dtype: torch.dtype = torch.bfloat16, **other: Any) -> Any:
@@ -394,12 +401,16 @@ def on_gpu(width: int = 80, dtype: torch.dtype = torch.bfloat16, **other: Any) -
 def test_what_the_kernel_is_asked(
     query: Any, value: Any, scaling: float | None, taken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "_broken", [])
+    monkeypatch.setattr(packing, "_broken", {})
     assert packing.is_supported(query, value, scaling) == taken
+    assert packing.is_supported(query, value, scaling, causal=True) == taken
     monkeypatch.setattr(packing, "_OPTIONS", frozenset())  # torch 2.10
     assert packing.is_supported(query, value, scaling) == (taken and scaling != 0.2)
-    monkeypatch.setattr(packing, "_broken", ["it failed"])
-    assert not packing.is_supported(query, value, scaling)
+    monkeypatch.setattr(packing, "_OPTIONS", frozenset({"scale"}))
+    for failed in (True, False):
+        monkeypatch.setattr(packing, "_broken", {failed: "it failed"})
+        assert not packing.is_supported(query, value, scaling, causal=failed)
+        assert packing.is_supported(query, value, scaling, causal=not failed) == taken
 
 
 def test_an_older_torch_batches_windows(

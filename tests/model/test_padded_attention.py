@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from model.test_packed_attention import Attention, Kernel, kernel  # noqa: F401 - a fixture
-from vlmscope.model.attention import padded
+from vlmscope.model.attention.packed import packed_attention
 from vlmscope.model.attention.padded import PADDED, PaddedAttention, attending_without_padding
 
 WIDTH = 8
@@ -84,9 +84,7 @@ def test_any_padding(padding: list[int]) -> None:
 
 def test_one_call_of_the_kernel_for_all_rows(
     kernel: Kernel,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(padded, "is_supported", lambda *_: True)
     tokens, parts = real(2, 0, 5), states(3)
     found, _ = PaddedAttention(tokens)(Attention(2), *parts, masked(tokens), scaling=0.3)
     assert kernel.longest == [6]
@@ -96,6 +94,22 @@ def test_one_call_of_the_kernel_for_all_rows(
     with pytest.warns(RuntimeWarning, match="variable-length attention failed"):
         again, _ = PaddedAttention(tokens)(Attention(2), *parts, masked(tokens), scaling=0.3)
     torch.testing.assert_close(again[keep], found[keep])
+
+
+def test_a_kernel_that_fails_for_the_decoder_is_still_the_encoders(
+    kernel: Kernel,  # noqa: F811
+) -> None:
+    tokens, parts = real(2, 0, 5), states(3)
+    kernel.error = RuntimeError("it needs a newer GPU")
+    with pytest.warns(RuntimeWarning, match="variable-length attention failed"):
+        PaddedAttention(tokens)(Attention(2), *parts, masked(tokens))
+    kernel.error = None
+    PaddedAttention(tokens)(Attention(2), *parts, masked(tokens))
+    assert kernel.longest == []
+    patches = [part[:1] for part in parts]
+    cut = torch.tensor([0, 2, 6], dtype=torch.int32)
+    packed_attention(Attention(2, is_causal=False), *patches, None, cu_seq_lens_q=cut)
+    assert kernel.longest == [4]
 
 
 def other_masks() -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from engine.against_reference import (
     answered_by_generate,
@@ -22,9 +23,10 @@ from families import strangers
 from families.checkpoints import BUILDERS
 from families.conformance import ONE_IMAGE
 from vlmscope.engine import capture
-from vlmscope.engine.decoding.support import why_not_in_slots
+from vlmscope.engine.decoding.support import AS_GRAPH, why_not_as_graph, why_not_in_slots
 from vlmscope.executors import Request, make_plan, plan
 from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model.lengths import LengthBands
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
 
@@ -205,6 +207,20 @@ def test_a_stranger(
     assert sorted(generated) == sorted(sample.id for sample in ONE_IMAGE)
     [note] = note_of(vlm, table, monkeypatch)
     assert note.startswith(said)
+
+
+def test_what_keeps_a_step_from_being_recorded(
+    talkative_vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reasons = [why_not_as_graph(talkative_vlm)]
+    monkeypatch.setattr(VisionLanguageModel, "device", torch.device("cuda"))
+    assert why_not_as_graph(talkative_vlm) == ""
+    reasons += [
+        why_not_as_graph(dataclasses.replace(talkative_vlm, quantization="4bit")),
+        why_not_as_graph(dataclasses.replace(talkative_vlm, lengths=LengthBands(alone_beyond=9))),
+    ]
+    assert all(reasons)
+    assert len(set(reasons)) == len(AS_GRAPH)
 
 
 def test_rows_that_go_one_at_a_time(talkative_vlm: VisionLanguageModel) -> None:

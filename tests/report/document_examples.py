@@ -78,7 +78,12 @@ def card(index: int = 0, **changes: object) -> Card:
         finish_reason="stop",
         positions={"last_image_token": 5, "last_prompt_token": 17},
         num_prompt_tokens=18,
-        answer_tokens=(("Yes", -0.119), (",", -0.0001), (f" {noun}", -2.3), (".\n", 0.0)),
+        answer_tokens=(
+            ("Yes", -0.119, 0.41),
+            (",", -0.0001, 0.001),
+            (f" {noun}", -2.3, 2.6),
+            (".\n", 0.0, 0.0),
+        ),
         answer_tokens_left_out=0,
         first_tokens=(("Yes", 0.888), ("No", 0.112)),
     )
@@ -184,7 +189,7 @@ def hostile() -> Document:
             scorer=text,
             finish_reason=text,
             positions={text: 3},
-            answer_tokens=((text, float("-inf")), ("\u202e", -1.0)),
+            answer_tokens=((text, float("-inf"), float("nan")), ("\u202e", -1.0, None)),
             first_tokens=((text, 0.5),),
         )
         for i, text in enumerate((*HOSTILE, "x" * 5000))

@@ -459,7 +459,8 @@ def test_a_card_holds_what_the_run_holds(home: Path) -> None:
         assert card.risk == risks.get(card.id)
         assert (card.outcome, card.evidence) == (labels[card.id].outcome, labels[card.id].evidence)
         assert row.answer_logprobs is not None
-        assert [logprob for _, logprob in card.answer_tokens] == row.answer_logprobs.tolist()
+        assert [logprob for _, logprob, _ in card.answer_tokens] == row.answer_logprobs.tolist()
+        assert [entropy for *_, entropy in card.answer_tokens] == row.signals["entropy"].tolist()
         chances = [chance for _, chance in card.first_tokens]
         assert len(chances) == 5
         assert chances == sorted(chances, reverse=True)
@@ -490,7 +491,7 @@ def test_tokens_are_those_that_the_model_read_and_wrote(labelled: Path, vlm: Any
     assert marked["vision_token_boundary"].text == "<|image|>"
     card = next(card for card in document.cards if card.id == "q17")
     assert row.answer_token_ids is not None
-    assert [text for text, _ in card.answer_tokens] == [
+    assert [text for text, *_ in card.answer_tokens] == [
         vlm.processor.tokenizer.decode([token]) for token in row.answer_token_ids.tolist()
     ]
 

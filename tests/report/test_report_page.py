@@ -139,7 +139,7 @@ def test_data_survive_the_way_into_the_page(hostile: Outline) -> None:
         *examples.HOSTILE[:-1], last.replace("\ud800", "?"), "x" * 5000,
     ]  # fmt: skip
     assert cards[0]["answer_tokens"][0][1] is None  # an infinite number is none that JSON knows
-    assert cards[3]["answer_tokens"][1] == ["⟨U+202E⟩", -1.0]
+    assert cards[3]["answer_tokens"][1] == ["⟨U+202E⟩", -1.0, None]
 
 
 def test_the_page_can_be_written_as_utf_8() -> None:

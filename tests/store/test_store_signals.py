@@ -14,16 +14,25 @@ import pytest
 from store_support import HIDDEN, LAYERS, make_bare, make_capture, make_manifest
 from vlmscope.errors import InputError, RunMismatchError, StoreError
 from vlmscope.schema import Capture
-from vlmscope.signals import TOKEN_STATISTICS
+from vlmscope.signals import INTEGERS, NO_TOKEN, TOKEN_STATISTICS
 from vlmscope.store import RunWriter, describe, export_run, open_run, write_manifest
 
 RECORD: dict[str, Any] = {
-    "signals": ("entropy", "attention", "heads"),
+    "signals": ("entropy", "attention", "heads", "lens"),
     "signal_widths": {f"heads/layer_{layer}": 6 for layer in LAYERS[1:]},
     "attention_layers": (0, 1, 3),
     "attention_heads": 2,
 }
-SHAPES = {"attention_prompt": (3, 2, 4), "attention_answer": (3, 3, 2, 4)}
+SHAPES = {
+    "attention_prompt": (3, 2, 4),
+    "attention_answer": (3, 3, 2, 4),
+    "lens_tokens": (2, 3, 10),
+    "lens_probs": (2, 3, 10),
+    "lens_entropy": (2, 3),
+    "lens_answer_rank": (2, 3),
+    "lens_answer_prob": (2, 3),
+}
+CONFIDENCE = tuple(f"internal_confidence/layer_{layer}" for layer in LAYERS)
 
 
 def with_signals(capture: Capture, **changes: Any) -> Capture:
@@ -40,7 +49,14 @@ def with_signals(capture: Capture, **changes: Any) -> Capture:
         for layer in LAYERS[1:]
     }
     signals = {name: rng.random(shape, np.float32) for name, shape in SHAPES.items()}
-    signals |= {name: rng.random(count, np.float32) for name in TOKEN_STATISTICS}
+    signals |= {name: rng.integers(0, 9, SHAPES[name], np.int32) for name in INTEGERS}
+    if not capture.image_sha256:
+        for name in ("lens_probs", "lens_entropy", "lens_answer_prob"):
+            signals[name][0] = np.nan
+        for name in INTEGERS:
+            signals[name][0] = NO_TOKEN
+    per_token = (*TOKEN_STATISTICS, *(CONFIDENCE if capture.image_sha256 else ()))
+    signals |= {name: rng.random(count, np.float32) for name in per_token}
     return replace(capture, vectors={**capture.vectors, **heads}, signals=signals, **changes)
 
 
@@ -72,11 +88,18 @@ def test_rows_come_back_as_they_were(run: Path, rows: list[Capture]) -> None:
         for one, other in ((found.vectors, row.vectors), (found.signals, row.signals)):
             for name, array in other.items():
                 np.testing.assert_array_equal(one[name], array, err_msg=name)
+                assert one[name].dtype == array.dtype
 
 
 def test_a_signal_of_all_rows(run: Path, rows: list[Capture]) -> None:
     opened = open_run(run)
-    assert opened.signals == ("entropy", "max_logprob", "margin", *SHAPES)
+    assert opened.signals == ("entropy", "max_logprob", "margin", *CONFIDENCE, *SHAPES)
+    tokens = opened.signal("lens_tokens")
+    np.testing.assert_array_equal(tokens, [row.signals["lens_tokens"] for row in rows])
+    assert tokens.dtype == np.int32
+    for one, row in zip(opened.signal(CONFIDENCE[1]), rows, strict=True):
+        missing = np.full_like(row.signals["entropy"], np.nan)
+        np.testing.assert_array_equal(one, row.signals.get(CONFIDENCE[1], missing))
     found = opened.signal("attention_answer")
     np.testing.assert_array_equal(found, [row.signals["attention_answer"] for row in rows])
     for one, row in zip(opened.signal("entropy"), rows, strict=True):
@@ -97,12 +120,16 @@ def test_plain_h5py_reads_them(run: Path, rows: list[Capture]) -> None:
         row = file[rows[1].sample.id]
         for name, array in rows[1].signals.items():
             np.testing.assert_array_equal(row[f"signals/{name}"][()], array)
+            assert row[f"signals/{name}"].dtype == array.dtype
+        assert file["_columns/signals/lens_tokens"].dtype == np.int32
         assert row["query_token_heads/layer_3"].shape == (6,)
         assert file["_columns/signals/attention_prompt"].shape == (5, 3, 2, 4)
         assert len(file["_columns/signals/entropy"]) == 5
         bare = file[rows[3].sample.id]
         assert "layer_2" not in bare["query_token_heads"]
         assert "vision_token_heads" not in bare
+        assert "internal_confidence" not in bare["signals"]
+        assert (bare["signals/lens_tokens"][0] == NO_TOKEN).all()
 
 
 def test_exports_have_them(run: Path, rows: list[Capture], tmp_path: Path) -> None:
@@ -110,16 +137,31 @@ def test_exports_have_them(run: Path, rows: list[Capture], tmp_path: Path) -> No
         export_run(run, tmp_path / f"run.{suffix}")
     with h5py.File(tmp_path / "run.h5") as file:
         values = file[rows[2].sample.id]["signals/attention_prompt"][()]
+        assert file[rows[2].sample.id]["signals/lens_answer_rank"].dtype == np.int32
+        assert {*file[rows[1].sample.id]["signals/internal_confidence"]} == {
+            name.partition("/")[2] for name in CONFIDENCE
+        }
+        assert "internal_confidence" not in file[rows[3].sample.id]["signals"]
     np.testing.assert_array_equal(values, rows[2].signals["attention_prompt"])
     assert describe(tmp_path / "run.h5").signals == describe(run).signals
     arrays = np.load(tmp_path / "run.npz")
     assert arrays["signals/attention_answer"].shape == (5, *SHAPES["attention_answer"])
     total = sum(len(row.signals["margin"]) for row in rows)
     assert arrays["signals/margin"].shape == (total,)
+    offsets, confidence = arrays["answer_offsets"], arrays[f"signals/{CONFIDENCE[0]}"]
+    assert offsets.tolist() == [0, *np.cumsum([len(row.signals["margin"]) for row in rows])]
+    assert np.isnan(confidence[offsets[3] : offsets[4]]).all()
+    assert not np.isnan(confidence[: offsets[3]]).any()
     assert arrays["query_token_heads/layer_2"].shape == (5, 6)
     table = pq.read_table(tmp_path / "run.parquet")
     assert table["query_token_heads.layer_2"].null_count == 1
     assert len(table["signals.attention_prompt"][0]) == 3 * 2 * 4
+    column = table["signals.internal_confidence.layer_2"].to_pylist()
+    assert [values is None for values in column] == [False, False, False, True, False]
+    assert column[2] == rows[2].signals[CONFIDENCE[1]].tolist()
+    assert (
+        table["signals.lens_tokens"][0].as_py() == rows[0].signals["lens_tokens"].ravel().tolist()
+    )
 
 
 def test_a_row_that_lacks_a_signal_is_refused(run: Path, rows: list[Capture]) -> None:
@@ -128,6 +170,7 @@ def test_a_row_that_lacks_a_signal_is_refused(run: Path, rows: list[Capture]) ->
         {"signals": {}},
         {"signals": {**good.signals, "attention_prompt": np.zeros((2, 2, 4), np.float32)}},
         {"signals": {**good.signals, "entropy": np.zeros(9, np.float32)}},
+        {"signals": {n: a for n, a in good.signals.items() if n != CONFIDENCE[1]}},
         {"vectors": {p: v for p, v in good.vectors.items() if "heads/layer_2" not in p}},
     ):
         with (
@@ -135,6 +178,18 @@ def test_a_row_that_lacks_a_signal_is_refused(run: Path, rows: list[Capture]) ->
             RunWriter(run, make_manifest(capture=RECORD)) as writer,
         ):
             writer.add([replace(good, **change)])
+    bare = with_signals(make_bare(8))
+    more = {**bare.signals, CONFIDENCE[0]: np.zeros(len(bare.signals["entropy"]), np.float32)}
+    floats = {**good.signals, "lens_tokens": np.zeros((2, 3, 10), np.float32)}
+    for row, match in (
+        (replace(bare, signals=more), "do not match the manifest"),
+        (replace(good, signals=floats), "lens_tokens must be int32, found float32"),
+    ):
+        with (
+            pytest.raises(StoreError, match=match),
+            RunWriter(run, make_manifest(capture=RECORD)) as writer,
+        ):
+            writer.add([row])
     assert len(open_run(run)) == len(rows)
 
 

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from store_support import assert_same, leave_parts, make_capture, make_captures, make_manifest
 from vlmscope.errors import InputError, RunBusyError, RunMismatchError, StoreError
+from vlmscope.schema import Failure
 from vlmscope.store import RunWriter, RunWriterProcess, check_free, open_run
 from vlmscope.store import writer as writer_module
+from vlmscope.store.catalog import scan
 from vlmscope.store.format import checksums
 
 HERE = Path(__file__).parent
@@ -45,6 +47,32 @@ def test_packs_are_made_on_the_way(tmp_path: Path, limits: dict[str, int]) -> No
             assert all(name.startswith("pack") for name in shard_names(tmp_path))
     assert shard_names(tmp_path) == ["pack-000-000001.h5", "pack-000-000003.h5"]
     assert len(open_run(tmp_path)) == 8
+
+
+def test_the_fewer_rows_are_to_come_the_smaller_the_packs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that little is left to pack at the end; rows that fail are not to come any more either."""
+    monkeypatch.setattr(writer_module, "FEWEST_ROWS", 2)
+    with RunWriter(tmp_path, make_manifest(), expected=20, pack_rows=6) as writer:
+        for i in range(18):
+            writer.add(make_captures([i]))
+        writer.add([Failure("failed", "capture", "an error")])
+        writer.add(make_captures([18]))
+        assert shard_names(tmp_path)[-1].startswith("part")
+    sizes = [len(shard) for shard in scan(tmp_path)[0]]
+    assert sizes == [6, 6, 4, 2, 1]
+    for i, capture in enumerate(open_run(tmp_path)):
+        assert_same(capture, make_capture(i))
+
+
+def test_more_rows_than_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that grew."""
+    monkeypatch.setattr(writer_module, "FEWEST_ROWS", 2)
+    with RunWriter(tmp_path, make_manifest(), expected=1) as writer:
+        for i in range(5):
+            writer.add(make_captures([i]))
+    assert [len(shard) for shard in scan(tmp_path)[0]] == [2, 2, 1]
 
 
 @pytest.mark.parametrize("opened", [RunWriter, RunWriterProcess])

@@ -74,9 +74,18 @@ def _show_representations(description: Description, run: Path) -> None:
 
 
 def _shown_signals(signals: Mapping[str, Sequence[int]]) -> Iterator[str]:
-    """Yield each array of a signal with its shape."""
+    """Yield each array of a signal with its shape; those of several layers as one."""
+    from vlmscope.store import shown_layers
+
+    layers: dict[str, list[int]] = {}
     for name, shape in sorted(signals.items()):
-        yield f"{name} {' × '.join(map(str, shape)) or 'per token'}"
+        stem, _, layer = name.partition("/layer_")
+        if layer.isdecimal():
+            layers.setdefault(stem, []).append(int(layer))
+        else:
+            yield f"{name} {' × '.join(map(str, shape)) or 'per token'}"
+    for stem, numbers in layers.items():
+        yield f"{stem} per token at layers {shown_layers(sorted(numbers))}"
 
 
 def _show_failures(run: Path, failures: Sequence[Failure]) -> None:

@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
+from vlmscope.engine.device import Fetch
 from vlmscope.engine.hooks import PrefillHooks
+from vlmscope.engine.lens import (
+    confidence_arrays,
+    confidence_of,
+    lens_arrays,
+    with_lens_of_answer,
+)
+from vlmscope.engine.prefill import ARRAYS, Prefilled, arrays_in
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.schema import Capture, Failure, failure_of
 from vlmscope.signals import TOKEN_STATISTICS
@@ -35,8 +43,8 @@ class Answer:
     """``[T]``, including the end-of-turn token if one was generated."""
     logprobs: NDArray[np.float32]
     """``[T]``, natural logarithm."""
-    statistics: NDArray[np.float32]
-    """``[T, 3]``, as in ``signals.TOKEN_STATISTICS``."""
+    arrays: Mapping[str, NDArray[np.float32]]
+    """Array of a signal → one value per token, ``[T]``."""
     finish_reason: Literal["stop", "length"]
     """Whether the model ended its turn or reached the limit."""
 
@@ -99,21 +107,102 @@ class StepLogprobs:
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
+COUNT, CHOSEN, LOGPROBS = "count", "chosen", "logprobs"
+STATISTICS, CONFIDENCE = "statistics", "confidence"
+
+TOKENS = (COUNT, CHOSEN, LOGPROBS, STATISTICS, CONFIDENCE)
+"""Names of the tensors about the tokens of answers, among those that are copied to the host."""
+
+
+def of_answers(
+    vlm: VisionLanguageModel,
+    spec: ResolvedSpec,
+    states: AnswerStates | None,
+    rows: Int[Tensor, " chosen"],
+    tokens: Mapping[str, Tensor],
+    image_lens: Float[Tensor, "rows layers vocabulary"] | None,
+) -> dict[str, Tensor]:
+    """Return everything that is recorded of some answers, one row per answer.
+
+    Args:
+        vlm: The model.
+        spec: What to record.
+        states: What was recorded of the answers' tokens, if anything was.
+        rows: The rows of these answers there, and in ``image_lens``.
+        tokens: Some of ``TOKENS``, among them their ids, ``[chosen, steps]``.
+        image_lens: The lens of the image tokens, if it was recorded.
+    """
+    found = dict(tokens)
+    if image_lens is not None:
+        found[CONFIDENCE] = confidence_of(image_lens, tokens[CHOSEN], rows)
+    if states is None:
+        return found
+    vectors = states.vectors(spec.answer_positions)
+    vectors = {name: values[rows.to(values.device)] for name, values in vectors.items()}
+    arrays = states.arrays(spec.signals)
+    arrays = {name: values[rows.to(values.device)] for name, values in arrays.items()}
+    if vectors:
+        arrays |= lens_arrays(vlm, spec.signals, vectors, tokens[CHOSEN][:, 0])
+    return found | vectors | {ARRAYS + name: values for name, values in arrays.items()}
+
+
+def finished(
+    vlm: VisionLanguageModel,
+    spec: ResolvedSpec,
+    prefilled: Prefilled,
+    numbers: Fetch,
+    row: int,
+    count: int,
+) -> Capture | Failure:
+    """Return the capture of a row whose answer is complete.
+
+    Args:
+        vlm: The model.
+        spec: What to record.
+        prefilled: The prefill of the row.
+        numbers: What was recorded of several answers, from ``of_answers``.
+        row: The row there.
+        count: Number of its tokens; tokens after an end-of-turn token are dropped.
+    """
+    answer = cut_answer(vlm, spec, numbers, row, count, imaged=bool(prefilled.image_sha256))
+    states = {
+        name: numbers[name][row].copy()
+        for name in numbers
+        if name not in TOKENS and not name.startswith(ARRAYS)
+    }
+    return with_answer(prefilled.capture(), spec, answer, states, arrays_in(numbers, row))
+
+
 def cut_answer(
     vlm: VisionLanguageModel,
-    ids: Int[np.ndarray, " steps"],
-    logprobs: Float[np.ndarray, " steps"],
-    statistics: Float[np.ndarray, "steps three"],
+    spec: ResolvedSpec,
+    numbers: Fetch,
+    row: int,
+    count: int,
+    *,
+    imaged: bool,
 ) -> Answer:
-    """Cut a row after its first end-of-turn token, and decode it."""
-    ends = np.atleast_1d(end_tokens(vlm))
+    """Cut a row after its first end-of-turn token, and decode it.
+
+    Args:
+        vlm: The model.
+        spec: What to record.
+        numbers: As in ``finished``.
+        row: The row.
+        count: Number of its tokens.
+        imaged: Whether the question is about an image.
+    """
+    ids, ends = numbers[CHOSEN][row, :count], end_tokens(vlm)
     stops = np.flatnonzero(np.isin(ids, ends))
     length = int(stops[0]) + 1 if len(stops) else len(ids)
+    arrays = dict(zip(TOKEN_STATISTICS, numbers[STATISTICS][row, :length].T.copy(), strict=True))
+    if imaged and spec.signals.lens_layers:
+        arrays |= confidence_arrays(numbers[CONFIDENCE][row, :, :length], spec.signals)
     return Answer(
         text=vlm.processor.decode(ids[:length].tolist(), skip_special_tokens=True),
         token_ids=ids[:length].astype(np.int64),
-        logprobs=logprobs[:length].astype(np.float32),
-        statistics=statistics[:length].astype(np.float32),
+        logprobs=numbers[LOGPROBS][row, :length].astype(np.float32),
+        arrays=arrays,
         finish_reason="stop" if len(stops) else "length",
     )
 
@@ -138,7 +227,7 @@ def with_answer(
         spec: What to record.
         answer: The answer.
         states: HDF5 path → hidden states of the answer's tokens.
-        arrays: Arrays of signals over the answer's tokens.
+        arrays: Arrays of signals over the answer, of the same shape in all rows.
     """
     last = item.num_prompt_tokens + answer.content_length - 1
     positions = {"first_answer_token": item.num_prompt_tokens, "last_answer_token": last}
@@ -157,9 +246,8 @@ def with_answer(
             **{name: positions[name] for name in spec.answer_positions if name in positions},
         },
         signals={
-            **dict(zip(TOKEN_STATISTICS, answer.statistics.T.copy(), strict=True)),
-            **item.signals,
-            **arrays,
+            **answer.arrays,
+            **with_lens_of_answer(item.signals, arrays, spec.signals.lens_positions),
         },
         finish_reason=answer.finish_reason,
         answer=answer.text,

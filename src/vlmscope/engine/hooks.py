@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vlmscope.engine.answer_states import AnswerStates, State
 from vlmscope.engine.attention import AttentionRecorder
 from vlmscope.engine.image_cache import Encodings
+from vlmscope.engine.lens import ImageLens
 from vlmscope.engine.pooling import TokenChoice, pool_tokens, pool_vision
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.attention.shares import Observer
@@ -47,6 +48,8 @@ class RecordedTensors:
     """Array of a signal → its values."""
     members: Float[Tensor, "batch length four"] | None = None
     """The group of each token of the prompts, if attention is recorded: see ``members_of``."""
+    image_lens: Float[Tensor, "batch layers vocabulary"] | None = None
+    """The lens of the image tokens, if it is recorded: see ``ImageLens``."""
 
 
 class PrefillHooks:
@@ -61,6 +64,7 @@ class PrefillHooks:
         answer: Collects the states of the decoding steps, if the answer's tokens are recorded.
         encodings: The images' encodings, if they were computed beforehand.
         attention: Records the division of attention, if the last prompt token is in this pass.
+        lens: Records the lens of the image tokens, if they are in this pass.
 
     Attributes:
         logits_: ``[batch, vocabulary]`` float32 logits of the latest step's last token.
@@ -77,6 +81,7 @@ class PrefillHooks:
         answer: AnswerStates | None = None,
         encodings: Encodings | None = None,
         attention: AttentionRecorder | None = None,
+        lens: ImageLens | None = None,
     ) -> None:
         self._vlm = vlm
         self._spec = spec
@@ -84,6 +89,7 @@ class PrefillHooks:
         self._inputs = inputs
         self._answer = answer
         self._attention = attention
+        self._lens = lens
         self._shape = tuple(inputs["input_ids"].shape)
         self._images = images
         self._vision = None if encodings is None else encodings.pooled
@@ -148,6 +154,7 @@ class PrefillHooks:
             self._positions,
             {} if attention is None else attention.arrays(),
             None if attention is None else attention.members,
+            None if self._lens is None else self._lens.table(),
         )
 
     def _record_positions(self, _module: nn.Module, _args: Any, inputs: dict[str, Any]) -> None:
@@ -196,6 +203,8 @@ class PrefillHooks:
             tensor = tensor.view(rows, length, -1)
             if not part:
                 self.shapes_[f"layer_{layer}"] = tuple(tensor.shape)
+                if self._lens is not None:
+                    self._lens.add(layer, tensor)
             for position, choice in self._choices.items():
                 path = f"{position_group(position, part)}/layer_{layer}"
                 self._states[path] = pool_tokens(tensor, choice.to(tensor.device))

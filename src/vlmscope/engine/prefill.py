@@ -24,6 +24,7 @@ from vlmscope.engine.batch import Batch
 from vlmscope.engine.device import Fetch, to_device
 from vlmscope.engine.hooks import PrefillHooks, RecordedTensors
 from vlmscope.engine.image_cache import Encodings, ImageEncoder
+from vlmscope.engine.lens import ImageLens, image_lens_for, lens_arrays
 from vlmscope.engine.pooling import TokenChoice
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.attention.kv_cache import cache_with
@@ -33,6 +34,7 @@ from vlmscope.model.encoder_widths import widened
 from vlmscope.positions import IMAGE_POSITIONS, VISION_ONLY
 from vlmscope.schema import TOP_FIRST_TOKENS, Capture, Sample
 from vlmscope.selection import boundaries, locate
+from vlmscope.signals import RecordedSignals
 
 ARRAYS = "signals/"
 """Before the name of an array of a signal, among the tensors that are copied to the host."""
@@ -131,8 +133,9 @@ def make_device_batch(
     attention = recorder_for(
         vlm, spec.signals, inputs["input_ids"], inputs["attention_mask"], answer_states
     )
+    lens = image_lens_for(vlm, spec, batch.input_ids, batch.attention_mask)
     hooks = make_hooks(
-        vlm, spec, located, inputs, batch.images, answer_states, encodings, attention
+        vlm, spec, located, inputs, batch.images, answer_states, encodings, attention, lens
     )
     return DeviceBatch(batch, inputs, encodings, located, hooks), hooks
 
@@ -146,6 +149,7 @@ def make_hooks(
     answer_states: AnswerStates | None = None,
     encodings: Encodings | None = None,
     attention: AttentionRecorder | None = None,
+    lens: ImageLens | None = None,
 ) -> PrefillHooks:
     """Return the hooks that record positions of a pass, given the tokens they refer to."""
     return PrefillHooks(
@@ -157,6 +161,7 @@ def make_hooks(
         answer_states,
         encodings,
         attention,
+        lens,
     )
 
 
@@ -188,12 +193,27 @@ def prefilling(
         yield
 
 
-def start_copies(device_batch: DeviceBatch) -> list[Prefilled]:
-    """Return the recorded tensors row by row, and start copying them to the host."""
+def start_copies(
+    device_batch: DeviceBatch,
+    vlm: VisionLanguageModel,
+    signals: RecordedSignals,
+    first: Int[Tensor, " batch"] | None = None,
+) -> list[Prefilled]:
+    """Return the recorded tensors row by row, and start copying them to the host.
+
+    Args:
+        device_batch: The batch.
+        vlm: The model.
+        signals: The signals.
+        first: The first token of each row's answer (default: the most likely one).
+    """
     batch, recorded = device_batch.batch, device_batch.recorder.tensors()
     numbers = {} if recorded.vision is None else {VISION_ONLY: recorded.vision}
     numbers |= recorded.states
-    numbers |= {ARRAYS + name: values for name, values in recorded.arrays.items()}
+    if first is None:
+        first = recorded.first_logits.argmax(dim=1)
+    arrays = recorded.arrays | lens_arrays(vlm, signals, recorded.states, first)
+    numbers |= {ARRAYS + name: values for name, values in arrays.items()}
     statistics = first_token_statistics(recorded.first_logits)
     fetch = Fetch(numbers | dict(zip(_STATISTICS, statistics, strict=True)))
     return [

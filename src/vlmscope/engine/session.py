@@ -17,21 +17,23 @@ from itertools import chain, islice
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.answers import (
+    CHOSEN,
+    LOGPROBS,
+    STATISTICS,
     StepLogprobs,
     check_finite,
-    cut_answer,
     end_tokens,
+    finished,
     greedy_config,
-    with_answer,
+    of_answers,
 )
 from vlmscope.engine.batch import Batch, bands_of, prepare
 from vlmscope.engine.decoding.scheduler import Decoding
 from vlmscope.engine.decoding.support import why_not_in_slots
-from vlmscope.engine.device import is_dead_device, is_out_of_memory
+from vlmscope.engine.device import Fetch, is_dead_device, is_out_of_memory
 from vlmscope.engine.hooks import PrefillHooks
 from vlmscope.engine.image_cache import ImageEncoder
 from vlmscope.engine.inputs import until_error
@@ -45,6 +47,7 @@ from vlmscope.model.attention.kv_cache import keys_and_values
 from vlmscope.model.computing import computing
 from vlmscope.model.fused import FusedParts
 from vlmscope.model.lengths import ALONE
+from vlmscope.model.preprocessing import Preprocessing
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.shown_once import warn
 
@@ -89,6 +92,19 @@ class CaptureSession:
         self._too_long = sys.maxsize
         self._lost: list[Sample] = []
         self.shapes_: dict[str, tuple[int, ...]] = {}
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether questions about one image may share the beginning of their prompts.
+
+        Not if ``generate`` decodes the answers, which needs the images of every row.
+        """
+        return self._stepwise is not False or not self._spec.max_new_tokens
+
+    @property
+    def prepares_with(self) -> VisionLanguageModel | Preprocessing:
+        """What ``prepare`` is given, so that no batch has to be prepared again."""
+        return self._vlm if self.shares_prefix else self._vlm.preprocessing
 
     def submit(self, batch: Batch) -> Results:
         """Prefill a batch; return rows that are finished, of this batch or of earlier ones.
@@ -203,7 +219,7 @@ class CaptureSession:
         if self._spec.max_new_tokens:
             self._answer(device_batch, cache, batch, band)
             return
-        rows = start_copies(device_batch)
+        rows = start_copies(device_batch, self._vlm, self._spec.signals)
         if self._copies_later and self._not_copied.isdisjoint(row.sample.id for row in rows):
             self._prefilled += rows
         else:  # all or none: an error is one of this batch, which is run again in pieces
@@ -226,7 +242,8 @@ class CaptureSession:
             return
         if not self._decoding.fits(layers, tokens):
             self._collect(self._decoding.drain)
-        self._decoding.admit(device_batch, start_copies(device_batch), layers, band)
+        rows = start_copies(device_batch, self._vlm, self._spec.signals)
+        self._decoding.admit(device_batch, rows, layers, band)
 
     def _finish_prefilled(self) -> None:
         """Finish the rows without answers whose tensors are being copied to the host.
@@ -287,33 +304,19 @@ class CaptureSession:
         output = run(device_batch, hooks, vlm, config, stopping_criteria=[steps])
         self.shapes_ = device_batch.recorder.shapes_
         prompt = batch.inputs["input_ids"].shape[1]
-        generated = output[:, prompt : prompt + spec.max_new_tokens].cpu().numpy()
-        new = spec.max_new_tokens
-        logprobs = torch.stack(steps.steps_[:new], dim=1).cpu().numpy()
-        statistics = torch.stack(steps.statistics_[:new], dim=1).cpu().numpy()
-        vectors, arrays = (
-            {name: values.cpu().numpy() for name, values in found.items()}
-            for found in _of_answers(states, spec)
-        )
+        new, chosen = spec.max_new_tokens, output[:, prompt : prompt + spec.max_new_tokens]
+        tokens = {
+            CHOSEN: chosen,
+            LOGPROBS: torch.stack(steps.steps_[:new], dim=1),
+            STATISTICS: torch.stack(steps.statistics_[:new], dim=1),
+        }
+        every = torch.arange(rows, device=chosen.device)
+        lens = device_batch.recorder.tensors().image_lens
+        numbers = Fetch(of_answers(vlm, spec, states, every, tokens, lens))
+        prefilled = start_copies(device_batch, vlm, spec.signals, first=chosen[:, 0])
         self._finished += [
-            with_answer(
-                row.capture(),
-                spec,
-                cut_answer(vlm, generated[i], logprobs[i], statistics[i]),
-                {name: values[i] for name, values in vectors.items()},
-                {name: values[i] for name, values in arrays.items()},
-            )
-            for i, row in enumerate(start_copies(device_batch))
+            finished(vlm, spec, row, numbers, i, chosen.shape[1]) for i, row in enumerate(prefilled)
         ]
-
-
-def _of_answers(
-    states: AnswerStates | None, spec: ResolvedSpec
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the vectors and arrays that were recorded of the answers."""
-    if states is None:
-        return {}, {}
-    return states.vectors(spec.answer_positions), states.arrays(spec.signals)
 
 
 def capture(
@@ -350,18 +353,18 @@ def capture(
     while not errors and (
         chunk := tuple(until_error(islice(iterator, batch_size), errors, Exception))
     ):
-        found = _captures_together(chunk, session, vlm, resolved)
+        found = _captures_together(chunk, session, resolved)
         if found is not None:
             yield from found
             continue
         session = CaptureSession(vlm, resolved, batch_size)  # without the rows of the failed batch
-        yield from _captures_alone(chunk, session, vlm, resolved)
+        yield from _captures_alone(chunk, session, resolved)
     if errors:
         raise errors[0]
 
 
 def _captures_alone(
-    chunk: Sequence[Sample], session: CaptureSession, vlm: VisionLanguageModel, spec: ResolvedSpec
+    chunk: Sequence[Sample], session: CaptureSession, spec: ResolvedSpec
 ) -> Iterator[Capture]:
     """Yield the capture of each sample, run alone.
 
@@ -370,12 +373,12 @@ def _captures_alone(
     """
     for sample in chunk:
         with row_errors(sample):
-            (alone,) = _captures((sample,), session, vlm, spec)
+            (alone,) = _captures((sample,), session, spec)
         yield alone
 
 
 def _captures_together(
-    chunk: Sequence[Sample], session: CaptureSession, vlm: VisionLanguageModel, spec: ResolvedSpec
+    chunk: Sequence[Sample], session: CaptureSession, spec: ResolvedSpec
 ) -> list[Capture] | None:
     """Return the captures of some samples, or None if one of several failed.
 
@@ -385,7 +388,7 @@ def _captures_together(
         RowError: The only one failed.
     """
     try:
-        return _captures(chunk, session, vlm, spec)
+        return _captures(chunk, session, spec)
     except RowError:
         if len(chunk) == 1:
             raise
@@ -399,16 +402,16 @@ def _captures_together(
 
 
 def _captures(
-    chunk: Sequence[Sample], session: CaptureSession, vlm: VisionLanguageModel, spec: ResolvedSpec
+    chunk: Sequence[Sample], session: CaptureSession, spec: ResolvedSpec
 ) -> list[Capture]:
     """Return the captures of some samples, in order.
 
     Raises:
         RowError: One of them failed.
     """
-    batches, failures = prepare(chunk, vlm, spec)
+    batches, failures = prepare(chunk, session.prepares_with, spec)
     found: dict[int, Capture] = {}
-    for result in chain(failures, _all_of(batches, session, vlm, spec)):
+    for result in chain(failures, _all_of(batches, session, spec)):
         if isinstance(result, Failure):
             raise RowError(result.stage, f"{result.id}: {result.error}")
         found[id(result.sample)] = result
@@ -440,16 +443,13 @@ def capture_batch(
     if session is not None:
         return session.submit(batch)
     session = CaptureSession(vlm, spec, len(batch.samples))
-    results = _all_of([batch], session, vlm, spec)
+    results = _all_of([batch], session, spec)
     order = {sample.id: row for row, sample in enumerate(batch.samples)}
     return sorted(results, key=lambda item: order[_id_of(item)])
 
 
 def _all_of(
-    batches: Sequence[Batch],
-    session: CaptureSession,
-    vlm: VisionLanguageModel,
-    spec: ResolvedSpec,
+    batches: Sequence[Batch], session: CaptureSession, spec: ResolvedSpec
 ) -> list[Capture | Failure]:
     """Return the results of some batches; rows dropped by a failed step are run again."""
     results: list[Capture | Failure] = []
@@ -457,7 +457,7 @@ def _all_of(
         for batch in batches:
             results += session.submit(batch)
         results += session.drain()
-        batches, _ = prepare(session.pop_failed(), vlm, spec)
+        batches, _ = prepare(session.pop_failed(), session.prepares_with, spec)
     return results
 
 

@@ -17,6 +17,7 @@ from vlmscope.engine.attention import recorder_for
 from vlmscope.engine.batch import Batch
 from vlmscope.engine.device import to_device
 from vlmscope.engine.hooks import PrefillHooks, RecordedTensors
+from vlmscope.engine.lens import image_lens_for
 from vlmscope.engine.prefill import DeviceBatch, make_hooks, prefilling, tokens_of
 from vlmscope.engine.shared_prefix import SharedPrefix
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
@@ -113,8 +114,10 @@ def _beginnings(
     """Run the distinct beginnings; return their hooks and their cache."""
     inputs = {name: to_device(tensor, vlm.device) for name, tensor in prefix.inputs.items()}
     images = [batch.images[row] for row in prefix.first_rows]
-    hooks = make_hooks(vlm, spec, located, inputs, images)
-    with prefilling(vlm, hooks, prefix.inputs["attention_mask"].numpy()):
+    mask = prefix.inputs["attention_mask"].numpy()
+    lens = image_lens_for(vlm, spec, prefix.inputs["input_ids"].numpy(), mask)
+    hooks = make_hooks(vlm, spec, located, inputs, images, lens=lens)
+    with prefilling(vlm, hooks, mask):
         output = vlm.model.generate(**inputs, generation_config=config)
     return hooks, output.past_key_values
 
@@ -177,4 +180,5 @@ def _joined(first: RecordedTensors, last: RecordedTensors, index: Tensor) -> Rec
     """Return what was recorded of every row in both passes."""
     states = {key: found[index] for key, found in first.states.items()}
     vision = None if first.vision is None else first.vision[index]
-    return replace(last, vision=vision, states=states | last.states)
+    lens = None if first.image_lens is None else first.image_lens[index]
+    return replace(last, vision=vision, states=states | last.states, image_lens=lens)

@@ -120,7 +120,14 @@ def _write_rows(
     sizer, request = tally.sizer, plan.request
     with (
         plan.workers or nullcontext(),
-        writing(request, plan.manifest, plan.vlm, tally.add, size=lambda: sizer.size) as results,
+        writing(
+            request,
+            plan.manifest,
+            plan.vlm,
+            tally.add,
+            size=lambda: sizer.size,
+            expected=plan.todo,
+        ) as results,
         InProgress(request.out, request.writes_as) as journal,
     ):
         write_ground_truths(request.out, plan.comparison)

@@ -124,8 +124,10 @@ class ResilientRunner:
         self._journal.begin(PREPARE_STAGE, ids)
         try:
             if self._workers is not None:
+                if not self._session.shares_prefix:
+                    self._workers.share_no_prefix()
                 return self._workers.prepare(samples)
-            return prepare(samples, self._vlm, self._spec)
+            return prepare(samples, self._session.prepares_with, self._spec)
         except WorkersError:
             raise
         except Exception as error:  # noqa: BLE001 - raised or recorded by ``run``

@@ -178,6 +178,7 @@ def writing(
     *,
     writer: str | None = None,
     size: Callable[[], int] = lambda: 1,
+    expected: int | None = None,
 ) -> Iterator[WritingThread]:
     """Open a run for writing; on exit, wait until everything is written and indexed.
 
@@ -192,6 +193,7 @@ def writing(
         published: Called with every recorded batch, from one thread.
         writer: The writer name; by default that of the request.
         size: Returns the number of rows of a written batch; called each time.
+        expected: Number of results that will be written, if known.
 
     Raises:
         RunBusyError: Another process is writing the run.
@@ -199,7 +201,9 @@ def writing(
         StoreError: The run cannot be written. Published rows are kept.
     """
     with (
-        _writer_class(request, vlm)(request.out, manifest, writer or request.writes_as) as rows,
+        _writer_class(request, vlm)(
+            request.out, manifest, writer or request.writes_as, expected=expected
+        ) as rows,
         ThreadPoolExecutor(1, "vlmscope-write") as thread,
     ):
         # The stored time, if the run is resumed or another rank started it first.

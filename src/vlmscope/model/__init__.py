@@ -4,6 +4,7 @@
 - ``preprocessing``: what preparing its inputs needs, without the weights
 - ``families``: the differences between architectures, as data; ``support``: what was checked
 - ``sublayers``: the parts of a decoder block that signals are read from
+- ``unembedding``: from hidden states to logits, as the model computes them
 - ``vision_rows``: how the vision encoder's output for a batch is assigned to questions
 - ``lengths``: sequence lengths at which a decoder computes differently
 - ``loading/``: loading a checkpoint, and checking it once

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,9 @@ from vlmscope.shown_once import warn
 ROWS_TO_FUSE = 3000
 """Rows from which compiling takes less time than it saves: 10 to 18 s the first time, against 5 to
 8 ms per row."""
+
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+"""The compiler's setting for the folder of its kernels; it reads it when it compiles."""
 
 _NAMES = ("RMSNorm", "MLP", "Mlp", "FeedForward")
 """Ends of the names of the classes whose ``forward`` is compiled."""
@@ -62,7 +65,7 @@ class FusedParts:
         self._backend = backend
         # In this process: a few small kernels compile in less time than processes start.
         self._options: Any = {"compile_threads": 1} if backend == "inductor" else None
-        _keep_kernels()
+        self._kernels = "" if CACHE_VARIABLE in os.environ else _folder_of_kernels()
         self._failed = False
         compiled: dict[Any, Callable[..., Any]] = {}
 
@@ -99,7 +102,7 @@ class FusedParts:
             for space, name, function, _ in self._functions:
                 space[name] = function
 
-        with undone_at_exit(restore):
+        with _kernels_in(self._kernels), undone_at_exit(restore):
             if not self._failed:
                 for module, forward in self._modules:
                     # A compiled module would not call hooks that a user put on its parts.
@@ -160,12 +163,29 @@ def _by_token(
     return found.view(*states.shape[:-1], found.shape[-1])
 
 
-def _keep_kernels() -> None:
-    """Let the compiler keep its kernels in the user's cache, for the next process.
+@contextmanager
+def _kernels_in(folder: str) -> Iterator[None]:
+    """Let the compiler keep its kernels in a folder within the context; empty for its own."""
+    before = os.environ.get(CACHE_VARIABLE)
 
-    The setting stays for other code of this process that compiles; one of the user's has priority.
+    def restore() -> None:
+        os.environ.pop(CACHE_VARIABLE, None)
+        if before is not None:
+            os.environ[CACHE_VARIABLE] = before
+
+    with undone_at_exit(restore) if folder else nullcontext():
+        if folder:
+            os.environ[CACHE_VARIABLE] = folder
+        yield
+
+
+def _folder_of_kernels() -> str:
+    """Return where the compiler is to keep its kernels for the next process: in the user's cache.
+
+    Empty if there is no such cache: then they are in its own temporary folder.
     """
-    with suppress(OSError, RuntimeError):  # then they are in its own temporary folder
+    with suppress(OSError, RuntimeError):
         folder = cache_folder() / "kernels"
         folder.mkdir(parents=True, exist_ok=True)
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+        return str(folder)
+    return ""

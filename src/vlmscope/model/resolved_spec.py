@@ -113,7 +113,7 @@ def resolve_spec(spec: CaptureSpec, vlm: VisionLanguageModel) -> ResolvedSpec:
         InputError: The model has no such layer, or ``spec.compat`` does not support it.
     """
     layers = resolve_layers(spec.layers, vlm.num_layers)
-    signals = resolve_signals(spec.signals, layers, vlm)
+    signals = resolve_signals(spec, layers, vlm)
     resolved = resolve_spec_for(spec, vlm.family.model_type, vlm.num_layers)
     return replace(resolved, signals=signals, signal_notes=notes_on(signals, layers, vlm))
 

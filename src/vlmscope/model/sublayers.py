@@ -19,7 +19,8 @@ from torch import nn
 
 from vlmscope.errors import InputError
 from vlmscope.model.vlm import VisionLanguageModel
-from vlmscope.signals import ATTENTION, SUBLAYERS, RecordedSignals
+from vlmscope.schema import CaptureSpec
+from vlmscope.signals import ATTENTION, LENS, SUBLAYERS, RecordedSignals, single_positions
 
 FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "moe", "ffn")
 """Names of the feed-forward module of a block."""
@@ -97,12 +98,12 @@ def heads_of(attention: nn.Module) -> int:
 
 
 def resolve_signals(
-    names: Sequence[str], layers: Sequence[int], vlm: VisionLanguageModel
+    spec: CaptureSpec, layers: Sequence[int], vlm: VisionLanguageModel
 ) -> RecordedSignals:
     """Return which signals can be recorded of a model, and at which layers.
 
     Args:
-        names: The signals that were selected.
+        spec: What to record.
         layers: The chosen decoder layers.
         vlm: The model.
 
@@ -110,6 +111,7 @@ def resolve_signals(
         InputError: The model has one of them at none of its layers, or attention with different
             numbers of heads.
     """
+    names = spec.signals
     parts = [sublayers_of(block) for block in vlm.layers]
     widths: dict[str, int] = {}
     for name in names:
@@ -118,8 +120,10 @@ def resolve_signals(
             if not found:
                 raise _no_signal(name, vlm)
             widths |= {f"{name}/layer_{layer}": width for layer, width in found.items()}
+    lens = _lens_positions(spec, vlm) if LENS in names else ()
+    read = tuple(layers) if LENS in names else ()
     if ATTENTION not in names:
-        return RecordedSignals(tuple(names), widths)
+        return RecordedSignals(names, widths, lens_positions=lens, lens_layers=read)
     tiles = _tiles(vlm)
     cross = vlm.skipped_without_image if tiles else frozenset()
     attentions = {
@@ -131,13 +135,32 @@ def resolve_signals(
     if not attentions:
         raise _no_signal(ATTENTION, vlm)
     return RecordedSignals(
-        tuple(names),
+        names,
         widths,
         tuple(k for k in attentions if k not in cross),
         _equal_heads(attentions),
         tuple(k for k in attentions if k in cross),
         tiles,
+        lens,
+        read,
     )
+
+
+def _lens_positions(spec: CaptureSpec, vlm: VisionLanguageModel) -> tuple[str, ...]:
+    """Return the positions that the logit lens is read at.
+
+    Raises:
+        InputError: The model's logits are unlike those of its head, or nothing would be recorded.
+    """
+    if vlm.lens_fault:
+        raise InputError(f"--signals {LENS}: {vlm.lens_fault}; omit this signal")
+    positions = single_positions(spec.positions)
+    if not positions and not spec.max_new_tokens:
+        raise InputError(
+            f"--signals {LENS}: none of the positions {', '.join(spec.positions)} is a single "
+            "token, and there are no answers; add a position, last_prompt_token for example"
+        )
+    return positions
 
 
 def _attends_to_images(attention: nn.Module) -> bool:

@@ -52,6 +52,8 @@ class VisionLanguageModel:
     """Hashes of what it was loaded from; None for a model that ``load_model`` did not make."""
     lengths: LengthBands = ONE_BAND
     """Which rows may be in the same batch, by their lengths."""
+    lens_fault: str = ""
+    """Why hidden states cannot be turned into logits as the model does it; empty if they can."""
 
     def __repr__(self) -> str:
         """Return one line, not the modules, which would fill a notebook."""

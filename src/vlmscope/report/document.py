@@ -134,8 +134,9 @@ class Card:
     positions: Mapping[str, int] = field(default_factory=dict)
     """Boundary → index in prompt and answer: ``{"last_image_token": 5, …}``."""
     num_prompt_tokens: int = 0
-    answer_tokens: tuple[tuple[str, float], ...] = ()
-    """The answer's first tokens, each with its natural-log probability."""
+    answer_tokens: tuple[tuple[str, float, float | None], ...] = ()
+    """The answer's first tokens, each with its natural-log probability and the entropy of its
+    distribution in nats; None for a run without entropies."""
     answer_tokens_left_out: int = 0
     first_tokens: tuple[tuple[str, float], ...] = ()
     """The likeliest first tokens, each with its probability."""

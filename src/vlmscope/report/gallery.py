@@ -79,11 +79,18 @@ def riskiest(cards: Iterable[Card]) -> Card | None:
     return found or first
 
 
-def _answer_tokens(capture: Capture, text: TokenText) -> tuple[tuple[str, float], ...]:
-    if capture.answer_token_ids is None or capture.answer_logprobs is None:
+def _answer_tokens(
+    capture: Capture, text: TokenText
+) -> tuple[tuple[str, float, float | None], ...]:
+    ids, logprobs = capture.answer_token_ids, capture.answer_logprobs
+    if ids is None or logprobs is None:
         return ()
-    pairs = zip(capture.answer_token_ids, capture.answer_logprobs, strict=True)
-    return tuple((text(int(token)), float(logprob)) for token, logprob in pairs)
+    entropies = capture.signals.get("entropy")
+    known = [None] * len(ids) if entropies is None else entropies.tolist()
+    return tuple(
+        (text(int(token)), float(logprob), entropy)
+        for token, logprob, entropy in zip(ids, logprobs, known, strict=True)
+    )
 
 
 def _first_tokens(capture: Capture, text: TokenText) -> tuple[tuple[str, float], ...]:

@@ -223,7 +223,7 @@ def _card(card: Card) -> dict[str, Any]:
     fields = asdict(card)
     fields["risk"] = _finite(card.risk)
     for name in ("answer_tokens", "first_tokens"):
-        fields[name] = [(_visible(text), _finite(number)) for text, number in fields[name]]
+        fields[name] = [(_visible(text), *map(_finite, numbers)) for text, *numbers in fields[name]]
     return fields
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 
 from vlmscope.errors import InputError, StoreError
-from vlmscope.signals import TOKEN_STATISTICS
+from vlmscope.signals import is_per_token
 from vlmscope.store.catalog import scan
 from vlmscope.store.format.hdf5_links import is_there, member, walk
 from vlmscope.store.format.hdf5_screening import screen_ahead
@@ -173,7 +173,7 @@ def _add_rows(tally: _Tally, file: Any) -> None:
                 _add_vector(tally, path, dataset, 1)
             elif is_signal(path):
                 name = path.partition("/")[2]
-                tally.signals[name] = () if name in TOKEN_STATISTICS else dataset.shape
+                tally.signals[name] = () if is_per_token(name) else dataset.shape
 
 
 def _add_vector(tally: _Tally, path: str, dataset: Any, rows: int) -> None:

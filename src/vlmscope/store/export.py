@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
-from vlmscope.signals import TOKEN_STATISTICS
+from vlmscope.signals import is_per_token, needs_image
 from vlmscope.store.format.batch import NO_BOUNDARY, Block, metadata_of
 from vlmscope.store.format.columns import final_norm_leaves
 from vlmscope.store.format.naming import (
@@ -149,18 +149,18 @@ def _table(block: Block, kinds: dict[str, type]) -> Any:
     """Turn a block into an Arrow table."""
     import pyarrow as pa
 
-    scalars = scalar_columns(block)
+    scalars, bare = scalar_columns(block), ~np.array(block.has_image, bool)
     columns: dict[str, Any] = {name: pa.array(values) for name, values in scalars.items()}
     for name, arrays in block.ragged.items():
-        kind = pa.from_numpy_dtype(arrays[0].dtype)
-        columns[name.replace("/", ".")] = pa.array(arrays, type=pa.list_(kind))
+        kind = pa.list_(pa.from_numpy_dtype(arrays[0].dtype))
+        lacking = bare if needs_image(name.partition("/")[2]) else None
+        columns[name.replace("/", ".")] = pa.array(arrays, type=kind, mask=lacking)
     for name, numbers in block.numbers.items():
         if numbers.ndim > 1:
             columns[name.replace("/", ".")] = _fixed(numbers.reshape(len(numbers), -1))
     for name, numbers in block.numbers.items():
         if boundary_position(name) is not None:
             columns[name] = pa.array(numbers, mask=numbers == NO_BOUNDARY)
-    bare = np.array([not has_image for has_image in block.has_image])
     for path, matrix in block.vectors.items():
         absent = bare if is_of_image(path) and bare.any() else None
         if absent is None and may_be_absent(path):
@@ -274,7 +274,7 @@ def _export_npz(run: Run, path: Path) -> None:
             for layer in layers or (None,):
                 _add(archive, vector_path(name, layer), run.matrix(name, layer))
         for name in run.signals:
-            if name not in TOKEN_STATISTICS:
+            if not is_per_token(name):
                 _add(archive, signal_path(name), np.asarray(run.signal(name)))
         blocks = list(run.blocks(vectors=False))
         for name, array in _plain_arrays(blocks).items():

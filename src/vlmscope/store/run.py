@@ -33,7 +33,7 @@ from vlmscope.errors import (
 from vlmscope.positions import representation as group_of
 from vlmscope.positions import sublayer_representation
 from vlmscope.schema import Answered, Capture, Failure, Outcome, Score
-from vlmscope.signals import TOKEN_STATISTICS
+from vlmscope.signals import INTEGERS, LENS_TOKENS, is_per_token
 from vlmscope.store.catalog import Shard, read_rows, read_shard, read_texts, scan, vanished
 from vlmscope.store.damage import REMEDY, damage_of
 from vlmscope.store.failures import read_failures
@@ -49,7 +49,7 @@ from vlmscope.store.ground_truths import read_ground_truths, with_ground_truths
 from vlmscope.store.iloc import RowsByNumber
 from vlmscope.store.labels import DEFAULT, label_sets, read_labels
 from vlmscope.store.storage.paths import path_of
-from vlmscope.store.table import frame, labels_frame
+from vlmscope.store.table import frame, labels_frame, lens_frame
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -370,7 +370,7 @@ class Run:
         """The names that ``signal`` accepts."""
         return tuple(self.manifest.signals())
 
-    def signal(self, name: str) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+    def signal(self, name: str) -> NDArray[Any] | list[NDArray[np.float32]]:
         """Return an array of a signal for all rows, row i belonging to ``ids[i]``.
 
         Args:
@@ -378,6 +378,7 @@ class Run:
 
         Returns:
             ``[N, ...]``; a list of arrays ``[T]`` if there is one value per token of the answer.
+            What a question without an image lacks is NaN, and −1 in an array of integers.
 
         Raises:
             InputError: The run does not have it.
@@ -387,14 +388,38 @@ class Run:
                 f"{self.path}: no signal {name!r}, there are {', '.join(self.signals) or 'none'}; "
                 "vlmscope extract --signals selects them"
             )
-        if name in TOKEN_STATISTICS:
+        if is_per_token(name):
             path = signal_path(name)
             return [row for block in self.blocks(vectors=False) for row in block.ragged[path]]
-        return self._array(signal_path(name), self.manifest.capture.recorded.shapes()[name])
+        shape = self.manifest.capture.recorded.shapes()[name]
+        kind = np.int32 if name in INTEGERS else np.float32
+        return self._array(signal_path(name), shape, kind)
 
-    def _array(self, path: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Return a column of arrays of a fixed shape, float32."""
-        result = np.empty((len(self), *shape), np.float32)
+    def lens(self, question_id: str, tokenizer: Any = None) -> pd.DataFrame:
+        """Return the logit lens of a row as a table with a line per position, layer and token.
+
+        The columns are ``position``, ``layer``, ``rank`` (0 is the likeliest), ``token_id``,
+        ``probability`` and, with a tokenizer, ``token``.
+
+        Args:
+            question_id: The row.
+            tokenizer: That of the model, or its processor; its ``decode`` makes tokens readable.
+
+        Raises:
+            InputError: There is no such row, or the run has no logit lens of single positions.
+        """
+        if LENS_TOKENS not in self.signals:
+            raise InputError(
+                f"{self.path}: no logit lens of single positions; vlmscope extract --signals lens "
+                "records it"
+            )
+        return lens_frame(self[question_id], self.manifest.capture.recorded, tokenizer)
+
+    def _array(
+        self, path: str, shape: tuple[int, ...], kind: type[np.generic] = np.float32
+    ) -> NDArray[Any]:
+        """Return a column of arrays of a fixed shape."""
+        result = np.empty((len(self), *shape), kind)
         start = 0
         self._screen_ahead(f"column {path}")
         for shard in self._shards:
@@ -429,12 +454,12 @@ def _subscript(key: Any) -> str:
     return shortened(repr(key))
 
 
-def _read_column(shard: Shard, path: str, out: NDArray[np.float32]) -> None:
+def _read_column(shard: Shard, path: str, out: NDArray[Any]) -> None:
     """Read one column of a shard directly into a slice of the matrix."""
     try:
         with opened(shard.path, f"column {path}") as file:
             column = member(file, f"{COLUMNS}/{path}")
-            _check_shape(shard, path, column, out.shape[1:])
+            _check_shape(shard, path, column, out)
             if shard.complete and column.dtype == out.dtype and column.shape == out.shape:
                 column.read_direct(out)
                 confirm(column, out)
@@ -445,14 +470,14 @@ def _read_column(shard: Shard, path: str, out: NDArray[np.float32]) -> None:
         raise vanished(shard.path) from error
 
 
-def _check_shape(shard: Shard, path: str, column: Any, expected: tuple[int, ...]) -> None:
+def _check_shape(shard: Shard, path: str, column: Any, out: NDArray[Any]) -> None:
     """Refuse a column whose shape does not match the manifest and the shard's ids."""
     shape = column.shape if isinstance(column, h5py.Dataset) else None
     last = max(shard.rows, default=-1)
     shape = shape or (0,)
     enough = shape[0] == len(shard) if shard.complete else shape[0] > last
-    if not enough or shape[1:] != expected or column.dtype.kind != "f":
-        numbers = " × ".join(map(str, expected))
+    if not enough or shape[1:] != out.shape[1:] or column.dtype.kind != out.dtype.kind:
+        numbers = " × ".join(map(str, out.shape[1:]))
         raise StoreError(
             f"{shard.path}: damaged, column {path} has the shape {shape}, expected "
             f"{len(shard)} rows of {numbers} numbers; restore the file from a copy"

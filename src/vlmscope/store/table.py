@@ -6,9 +6,12 @@ import json
 from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vlmscope.errors import StoreError
-from vlmscope.schema import Score
+from vlmscope.schema import Capture, Score
 from vlmscope.shown import encodable
+from vlmscope.signals import LENS_PROBS, LENS_TOKENS, NO_TOKEN, RecordedSignals
 from vlmscope.store.format.batch import HALP_TEXTS, QUESTION_ID, Block, metadata_of
 from vlmscope.store.format.naming import signal_path
 
@@ -56,6 +59,30 @@ def labels_frame(ids: Sequence[str], scores: Sequence[Score]) -> pd.DataFrame:
         "evidence": [score.evidence for score in scores],
     }
     return pd.DataFrame(columns, index=pd.Index(list(ids), name=QUESTION_ID))
+
+
+def lens_frame(row: Capture, signals: RecordedSignals, tokenizer: Any = None) -> pd.DataFrame:
+    """Return the logit lens of a row as a table with a line per position, layer and token.
+
+    Args:
+        row: The row.
+        signals: The signals of its run.
+        tokenizer: If given, its ``decode`` makes tokens readable.
+    """
+    import pandas as pd
+
+    tokens, probs = row.signals[LENS_TOKENS], row.signals[LENS_PROBS]
+    index = np.nonzero(tokens != NO_TOKEN)
+    columns: dict[str, Any] = {
+        "position": [signals.lens_positions[at] for at in index[0]],
+        "layer": [signals.lens_layers[at] for at in index[1]],
+        "rank": index[2],
+        "token_id": tokens[index],
+        "probability": probs[index],
+    }
+    if tokenizer is not None:
+        columns["token"] = [tokenizer.decode([int(token)]) for token in tokens[index]]
+    return pd.DataFrame(columns)
 
 
 def scalar_columns(block: Block) -> dict[str, list[Any]]:

@@ -57,6 +57,10 @@ PACK_BYTES = 256 * 2**20
 """… or this many bytes: packing needs about three times as much memory."""
 
 
+FEWEST_ROWS = 100
+"""Parts of fewer rows are merged at the end only."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """A part to be packed."""
@@ -95,6 +99,15 @@ class RunWriter(OpenRun):
     Entering creates the folder and ``run.json``, or checks that the existing run has the same
     settings. Leaving with an exception only releases the lock: every row added is already durable.
     It may be opened in one thread and used in another, by one thread at a time.
+
+    Args:
+        run: The run folder; it is created if needed.
+        manifest: The settings that its rows are made with.
+        writer: The writer name.
+        expected: Number of results that will be added, if known: the fewer are to come, the smaller
+            the packs, so that packing ends soon after the last result.
+        pack_rows: Rows at which parts are merged.
+        pack_bytes: Bytes at which parts are merged.
     """
 
     def __init__(
@@ -103,6 +116,7 @@ class RunWriter(OpenRun):
         manifest: Manifest,
         writer: str = ALONE,
         *,
+        expected: int | None = None,
         pack_rows: int = PACK_ROWS,
         pack_bytes: int = PACK_BYTES,
     ) -> None:
@@ -111,6 +125,7 @@ class RunWriter(OpenRun):
         self.writer = writer
         self.done_ids: set[str] = set()
         """The questions that have a published row, by any writer."""
+        self._expected = expected
         self._pack_rows = pack_rows
         self._pack_bytes = pack_bytes
         self._parts: list[_Part] = []
@@ -136,6 +151,8 @@ class RunWriter(OpenRun):
         Raises:
             StoreError: A file cannot be written, or a row does not match this run.
         """
+        if self._expected is not None:
+            self._expected = max(0, self._expected - len(results))
         if failures := [item for item in results if isinstance(item, Failure)]:
             self._log = self._log or FailureLog(self.run)
             self._log.add_all(failures)
@@ -147,7 +164,16 @@ class RunWriter(OpenRun):
         path = self._publish("part", block)
         self.done_ids.update(block.ids)
         self._parts.append(_part(path, len(block)))
-        self._pack(least=self._pack_rows, least_bytes=self._pack_bytes)
+        self._pack(least=self._rows_of_a_pack(), least_bytes=self._pack_bytes)
+
+    def _rows_of_a_pack(self) -> int:
+        """Return the rows at which parts are merged: no more than are still to come.
+
+        Packing so many rows takes less time than the model needs for those to come.
+        """
+        if self._expected is None:
+            return self._pack_rows
+        return min(self._pack_rows, max(FEWEST_ROWS, self._expected))
 
     def close(self) -> None:
         """Pack the remaining parts, rebuild ``index.h5`` if needed, and release the lock.

@@ -50,6 +50,7 @@ class RunWriterProcess(OpenRun):
         run: The run folder; it is created if needed.
         manifest: The settings that its rows are made with.
         writer: The writer name.
+        expected: Number of results that will be added, if known.
 
     Raises, on entering:
         RunBusyError: Another process is writing the run.
@@ -57,12 +58,21 @@ class RunWriterProcess(OpenRun):
         StoreError: A file cannot be written, or the writing process died.
     """
 
-    def __init__(self, run: Path, manifest: Manifest, writer: str = ALONE) -> None:
+    def __init__(
+        self,
+        run: Path,
+        manifest: Manifest,
+        writer: str = ALONE,
+        *,
+        expected: int | None = None,
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self._run = run
         self._pipe, self._theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(self._theirs, run, manifest, writer), name="vlmscope-write"
+            target=_serve,
+            args=(self._theirs, run, manifest, writer, expected),
+            name="vlmscope-write",
         )
         self.done_ids: Set[str] = frozenset()
         """The questions that had a published row when the run was opened."""
@@ -173,14 +183,16 @@ def _without_images(item: Capture | Failure) -> Capture | Failure:
     return replace(item, sample=replace(item.sample, image=names))
 
 
-def _serve(pipe: Connection, run: Path, manifest: Manifest, writer: str) -> None:
+def _serve(
+    pipe: Connection, run: Path, manifest: Manifest, writer: str, expected: int | None
+) -> None:
     """Write the batches received through the pipe, in the other process."""
     for signum in _SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     with pipe:
         try:
-            with RunWriter(run, manifest, writer) as rows:
+            with RunWriter(run, manifest, writer, expected=expected) as rows:
                 pipe.send(rows.done_ids)
                 _record_all(pipe, rows)
             pipe.send(None)

@@ -10,6 +10,7 @@ takes part in one step too many, whose token is discarded.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,13 +21,22 @@ import torch
 from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates, State
-from vlmscope.engine.answers import cut_answer, end_tokens, token_statistics, with_answer
+from vlmscope.engine.answers import (
+    CHOSEN,
+    COUNT,
+    LOGPROBS,
+    STATISTICS,
+    end_tokens,
+    finished,
+    of_answers,
+    token_statistics,
+)
 from vlmscope.engine.attention import members_in_slots
 from vlmscope.engine.decoding.slots import Slots, bytes_of_a_row, make_slots, rounded_up
 from vlmscope.engine.decoding.step import Stepper
 from vlmscope.engine.device import Fetch, to_device
 from vlmscope.engine.hooks import RecordedTensors
-from vlmscope.engine.prefill import ARRAYS, DeviceBatch, Prefilled, arrays_in
+from vlmscope.engine.prefill import DeviceBatch, Prefilled
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.schema import Capture, Failure, Sample
 from vlmscope.signals import CROSS_ATTENTION
@@ -68,6 +78,8 @@ def begin(slots: Slots, rows: slice, recorded: RecordedTensors, mask: Tensor) ->
         slots.states.begin(chosen, rows.start)
     if slots.members is not None and recorded.members is not None:
         slots.members[rows] = members_in_slots(recorded.members, slots.members.shape[1])
+    if slots.image_lens is not None and recorded.image_lens is not None:
+        slots.image_lens[rows] = recorded.image_lens
 
 
 def set_cross_attention_mask(
@@ -109,9 +121,17 @@ def widths_of_answers(
 
 
 def rows_in_memory(
-    vlm: VisionLanguageModel, layers: Layers, fixed: frozenset[int], length: int
+    vlm: VisionLanguageModel, layers: Layers, fixed: frozenset[int], length: int, more: int = 0
 ) -> int:
-    """Return how many slots are useful and fit into a GPU's memory; unlimited on a CPU."""
+    """Return how many slots are useful and fit into a GPU's memory; unlimited on a CPU.
+
+    Args:
+        vlm: The model.
+        layers: Keys and values of a prefill.
+        fixed: Layers whose keys do not grow.
+        length: Maximum number of tokens of a row.
+        more: Bytes of a row besides keys and values.
+    """
     if not vlm.cuda_devices:
         return np.iinfo(np.int64).max
     [device] = vlm.cuda_devices
@@ -119,8 +139,8 @@ def rows_in_memory(
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     weights = sum(p.numel() * p.element_size() for p in vlm.decoder.parameters())
     useful = KEYS_PER_WEIGHTS * max(weights, SMALLEST_STEP)
-    many = min(int(MEMORY_SHARE * (free + unused)), useful)
-    return many // bytes_of_a_row(layers, fixed, length)
+    keys, space = bytes_of_a_row(layers, fixed, length), int(MEMORY_SHARE * (free + unused))
+    return min(space // (keys + more), useful // keys)
 
 
 LAG = 1
@@ -288,18 +308,13 @@ class Decoding:
     def _answers_in(self, slots: Slots, indices: Sequence[int]) -> dict[str, Tensor]:
         """Return tokens, log-probabilities and hidden states of the answers in some slots."""
         index = to_device(torch.tensor(indices), slots.tokens.device)
-        found = {
-            "count": slots.count[index],
-            "chosen": slots.chosen[index],
-            "logprobs": slots.logprobs[index],
-            "statistics": slots.statistics[index],
+        tokens = {
+            COUNT: slots.count[index],
+            CHOSEN: slots.chosen[index],
+            LOGPROBS: slots.logprobs[index],
+            STATISTICS: slots.statistics[index],
         }
-        if slots.states is not None:
-            vectors = slots.states.vectors(self._spec.answer_positions)
-            found |= {name: states[index] for name, states in vectors.items()}
-            arrays = slots.states.arrays(self._spec.signals)
-            found |= {ARRAYS + name: values[index] for name, values in arrays.items()}
-        return found
+        return of_answers(self._vlm, self._spec, slots.states, index, tokens, slots.image_lens)
 
     def _receive(self, batches: int) -> Iterator[Capture | Failure]:
         """Yield the rows of the oldest copies to the host."""
@@ -308,21 +323,8 @@ class Decoding:
             for i, row in enumerate(rows):
                 if row.received:
                     continue
-                count = min(int(fetch["count"][i]), self._spec.max_new_tokens)
-                answer = cut_answer(
-                    self._vlm,
-                    fetch["chosen"][i, :count],
-                    fetch["logprobs"][i, :count],
-                    fetch["statistics"][i, :count],
-                )
-                states = {
-                    name: fetch[name][i].copy()
-                    for name in fetch
-                    if name not in _TOKENS and not name.startswith(ARRAYS)
-                }
-                complete = with_answer(
-                    row.prefilled.capture(), self._spec, answer, states, arrays_in(fetch, i)
-                )
+                count = min(int(fetch[COUNT][i]), self._spec.max_new_tokens)
+                complete = finished(self._vlm, self._spec, row.prefilled, fetch, i, count)
                 row.received = True
                 yield complete
             self._arriving.popleft()
@@ -337,9 +339,12 @@ class Decoding:
         self._flags.clear()
         imaged = any(device_batch.batch.images)
         fixed = vlm.skipped_without_image if imaged else frozenset()
-        many = max(rows, min(self.rows, rows_in_memory(vlm, layers, fixed, length)))
+        recorded = device_batch.recorder.tensors()
+        tables = len(spec.signals.lens_layers), recorded.first_logits.shape[1]
+        space = rows_in_memory(vlm, layers, fixed, length, more=4 * math.prod(tables))
+        many = max(rows, min(self.rows, space))
         widths = widths_of_answers(vlm, spec, imaged=imaged)
-        positions = device_batch.recorder.tensors().positions
+        positions = recorded.positions
         while self._slots is None:
             states = AnswerStates(end_tokens(vlm), many) if spec.reads_answer else None
             try:
@@ -351,12 +356,10 @@ class Decoding:
                     dims=1 if positions is None or positions.dim() < 3 else len(positions),
                     states=states, ends=end_tokens(vlm),
                     divides=bool(states is not None and spec.signals.divisions),
+                    tables=tables if spec.signals.lens_layers else None,
                 )  # fmt: skip
             except torch.OutOfMemoryError:
                 if many == rows:
                     raise
                 many = max(rows, many // 2)
         self._stepper = Stepper(vlm, self._slots, tuple(widths), spec, imaged=imaged)
-
-
-_TOKENS = ("count", "chosen", "logprobs", "statistics")

@@ -58,6 +58,9 @@ class Slots:
     """What is recorded of the answers' tokens, if anything is."""
     members: Tensor | None
     """The group of each token, ``[rows, length, 4]``, if attention is recorded: ``members_of``."""
+    image_lens: Tensor | None = None
+    """The lens of the image tokens, ``[rows, layers, vocabulary]``, if it is recorded:
+    ``lens.ImageLens``. Undefined for questions without an image."""
     active: int = 0
     """Number of slots in use."""
 
@@ -84,6 +87,8 @@ class Slots:
         yield from (self.chosen, self.logprobs, self.statistics, self.count, self.ended)
         if self.members is not None:
             yield self.members
+        if self.image_lens is not None:
+            yield self.image_lens
         if self.states is not None:
             yield from self.states.tensors()
 
@@ -112,6 +117,7 @@ def make_slots(
     states: AnswerStates | None,
     ends: Sequence[int],
     divides: bool = False,
+    tables: tuple[int, int] | None = None,
 ) -> Slots:
     """Return empty slots.
 
@@ -125,6 +131,7 @@ def make_slots(
         states: Collects what is recorded of the answers.
         ends: The tokens that end an answer.
         divides: Whether the division of attention is recorded.
+        tables: Layers and vocabulary of the lens of the image tokens, if it is recorded.
 
     Raises:
         torch.OutOfMemoryError: There is not enough memory.
@@ -152,6 +159,7 @@ def make_slots(
         ends=torch.tensor(ends, dtype=torch.int64, device=device),
         states=states,
         members=torch.zeros(rows, length, len(ATTENDED), device=device) if divides else None,
+        image_lens=torch.zeros(rows, *tables, device=device) if tables else None,
     )
 
 

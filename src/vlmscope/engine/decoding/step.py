@@ -19,6 +19,7 @@ from vlmscope.engine.answer_states import State
 from vlmscope.engine.answers import token_statistics
 from vlmscope.engine.attention import Divider, observed_layers
 from vlmscope.engine.decoding.slots import Slots
+from vlmscope.engine.decoding.support import why_not_as_graph
 from vlmscope.engine.device import is_out_of_memory
 from vlmscope.engine.hooks import hook_state, last_token
 from vlmscope.errors import one_line
@@ -70,14 +71,11 @@ class Stepper:
             observer = LastQuery(observed_layers(vlm, spec.signals), self._divide)
             self._attention = observed(observer, grouped_attention)
         self._imaged = imaged
-        device = slots.tokens.device
         self._configs = configurations(vlm.decoder)
         self._caches: dict[int, Any] = {}
         self._graphs: dict[tuple[int, bool], Any] = {}
         self._pool: Any = None
-        # ``dynamic`` frequencies read the length of the rows from the device.
-        scaling = vlm.lengths.alone_beyond is not None
-        self.replays = device.type == "cuda" and not vlm.quantization and not scaling
+        self.replays = not why_not_as_graph(vlm)
 
     def step(self, *, masked: bool) -> None:
         """Feed every active row its next token, and choose the one after.

@@ -4,40 +4,115 @@ vlmscope's own decoding takes the most likely token of the model's logits. ``gen
 a checkpoint whose settings change the logits first (a repetition penalty), for an architecture
 whose steps were not compared with ``reference.py``, and for a model on several devices: the same
 answers, more slowly.
+
+``IN_SLOTS`` and ``AS_GRAPH`` are the conditions; ``scripts/decoding_table.py`` writes them into the
+documentation.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from vlmscope.model.attention.implementations import implementations
-from vlmscope.model.families import find_family
+from vlmscope.model.families import Family, find_family
 from vlmscope.model.support import decoder_type, is_tested
 from vlmscope.model.vlm import VisionLanguageModel
 
 
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition of a way of decoding."""
+
+    unmet: str
+    """When it is not met, for the documentation."""
+    why_not: Callable[[VisionLanguageModel], str]
+    """Returns why a model does not meet it; empty if it does."""
+
+
 def why_not_in_slots(vlm: VisionLanguageModel) -> str:
     """Return why ``generate`` is needed to decode the answers; empty if it is not."""
-    if vlm.one_at_a_time:
-        return vlm.one_at_a_time
-    if vlm.description is not None or find_family(vlm.model.config) is None:
-        return "this architecture was not verified step by step"
-    if not is_tested(vlm.family, vlm.model.config):
-        decoder = decoder_type(vlm.model.config)
-        return f"{vlm.family.title} with this decoder ({decoder}) was not verified step by step"
-    if vlm.family.writes_with_generate:
-        return f"{vlm.family.title} {vlm.family.writes_with_generate}"
-    if (attention := implementations(vlm.decoder)) != "sdpa":
-        return f"its attention is {attention!r}"
-    if len(vlm.cuda_devices) > 1:
-        return "the model is spread over several GPUs"
-    if settings := _settings(vlm.model):
-        return f"the checkpoint's generation settings ask for {settings}"
-    return ""
+    return _first(IN_SLOTS, vlm)
+
+
+def why_not_as_graph(vlm: VisionLanguageModel) -> str:
+    """Return why the kernels of a step are launched one by one; empty if a graph may be tried."""
+    return _first(AS_GRAPH, vlm)
+
+
+def why_family_generates(family: Family) -> str:
+    """Return why ``generate`` decodes the answers of every checkpoint of a family."""
+    return f"{family.title} {family.writes_with_generate}" if family.writes_with_generate else ""
+
+
+def _first(conditions: tuple[Condition, ...], vlm: VisionLanguageModel) -> str:
+    return next((why for condition in conditions if (why := condition.why_not(vlm))), "")
+
+
+def _undescribed(vlm: VisionLanguageModel) -> str:
+    known = vlm.description is None and find_family(vlm.model.config) is not None
+    return "" if known else "this architecture was not verified step by step"
+
+
+def _untested(vlm: VisionLanguageModel) -> str:
+    if is_tested(vlm.family, vlm.model.config):
+        return ""
+    decoder = decoder_type(vlm.model.config)
+    return f"{vlm.family.title} with this decoder ({decoder}) was not verified step by step"
+
+
+def _attends_otherwise(vlm: VisionLanguageModel) -> str:
+    attention = implementations(vlm.decoder)
+    return "" if attention == "sdpa" else f"its attention is {attention!r}"
+
+
+def _changes_logits(vlm: VisionLanguageModel) -> str:
+    settings = _settings(vlm.model)
+    return f"the checkpoint's generation settings ask for {settings}" if settings else ""
+
+
+IN_SLOTS: tuple[Condition, ...] = (
+    Condition(
+        "questions are run one at a time: 8-bit weights, or an architecture whose results depend "
+        "on the batch",
+        lambda vlm: vlm.one_at_a_time,
+    ),
+    Condition("an architecture without a description, or with one of the user's own", _undescribed),
+    Condition("a decoder with which the family was not tested (see families.md)", _untested),
+    Condition("a family above", lambda vlm: why_family_generates(vlm.family)),
+    Condition("an attention other than `sdpa`", _attends_otherwise),
+    Condition(
+        "a model on several GPUs (`--device spread`)",
+        lambda vlm: "the model is spread over several GPUs" if len(vlm.cuda_devices) > 1 else "",
+    ),
+    Condition(
+        "generation settings of the checkpoint that change the logits, such as a repetition "
+        "penalty",
+        _changes_logits,
+    ),
+)
+"""Conditions for decoding a model's answers in slots, in the order in which they are checked."""
+
+AS_GRAPH: tuple[Condition, ...] = (
+    Condition("no GPU", lambda vlm: "" if vlm.device.type == "cuda" else "there is no GPU"),
+    Condition("quantized weights", lambda vlm: vlm.quantization or ""),
+    Condition(
+        "rotary frequencies that depend on the length of a row (`dynamic`)",
+        # They read the length of the rows from the device.
+        lambda vlm: (
+            ""
+            if vlm.lengths.alone_beyond is None
+            else "its rotary frequencies depend on the length of a row"
+        ),
+    ),
+)
+"""Conditions for recording a step as a CUDA graph. One whose code waits for the device cannot be
+recorded all the same, which is found out by trying."""
 
 
 def _settings(model: Any) -> str:

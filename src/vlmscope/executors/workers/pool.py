@@ -174,13 +174,22 @@ class Workers:
         if not self._begun.is_set() and self._first.acquire(blocking=False):
             return self._prepared_here(samples)
         self._begun.wait()
-        task = _packed_task(samples) if not self.problem else None
+        task = self._task_of(samples) if not self.problem else None
         if task is None:
             return self._prepared_here(samples)
         try:
             return self._prepared(samples, task)
         except _DiedError:
             return self._one_by_one(samples)
+
+    def share_no_prefix(self) -> None:
+        """Prepare every prompt as a whole from now on, until ``begin`` is called again."""
+        model = replace(self._setup.model, shares_prefix=False)
+        self._settings = replace(self._setup, model=model)
+
+    def _task_of(self, samples: Sequence[Sample]) -> memoryview | None:
+        """Return rows as bytes for a worker, or None if they cannot be sent."""
+        return _packed_task(samples, shares_prefix=self._setup.model.shares_prefix)
 
     @property
     def _setup(self) -> Setup:
@@ -239,7 +248,7 @@ class Workers:
         Raises:
             _DiedError: The worker died.
         """
-        task = _packed_task([sample])
+        task = self._task_of([sample])
         try:
             return self._prepared([sample], task)
         except _DiedError as death:
@@ -369,7 +378,7 @@ def _is_sendable(item: Any) -> bool:
     return True
 
 
-def _packed_task(samples: Sequence[Sample]) -> memoryview | None:
+def _packed_task(samples: Sequence[Sample], *, shares_prefix: bool) -> memoryview | None:
     """Return rows as bytes for a worker, or None if they cannot be sent."""
     try:
         folder = os.getcwd()  # noqa: PTH109 - the text
@@ -380,7 +389,8 @@ def _packed_task(samples: Sequence[Sample]) -> memoryview | None:
             Sample(str(row), tuple(map(_sendable, sample.images)), sample.question)
             for row, sample in enumerate(samples)
         )
-        task = Task(rows, folder, Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
+        limits = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+        task = Task(rows, folder, *limits, shares_prefix)
         return packed(task)[1]
     except Exception:  # noqa: BLE001 - preparing them here reports the error, if it is one
         return None

@@ -55,6 +55,14 @@ NOT_STARTED = -1
 _PR_SET_PDEATHSIG = 1
 
 
+PRELOADED = (
+    "transformers.processing_utils",
+    "transformers.image_processing_backends",
+    "transformers.tokenization_utils_tokenizers",
+)
+"""What every processor is made of: imported while the parent loads weights, which takes longer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """Rows to prepare, and settings of the parent that affect their images."""
@@ -67,6 +75,8 @@ class Task:
     """Pillow's limit."""
     load_truncated_images: bool
     """Whether Pillow accepts truncated files."""
+    shares_prefix: bool
+    """Whether questions about one image share the beginning of their prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +145,8 @@ def serve(descriptor: int) -> None:
     workers: set[int] = set()
     setup: Setup | None = None
     pipe = Connection(descriptor)
+    with suppress(Exception):  # ``_set_up`` imports what it needs, and reports an error
+        import_modules(PRELOADED)
     with suppress(EOFError, OSError):
         pipe.send(None)  # everything is imported
         while _has_parent(pipe, parent):
@@ -247,7 +259,8 @@ def _answer(task: Task, setup: Setup) -> tuple[list[dict[str, Tensor]], Answer]:
     try:
         if task.folder is not None:
             os.chdir(task.folder)
-        batches, failures = prepare(task.samples, setup.model, setup.spec)
+        model = replace(setup.model, shares_prefix=task.shares_prefix)
+        batches, failures = prepare(task.samples, model, setup.spec)
     except MemoryError:
         return [], Answer(problem="memory")
     except Exception:  # noqa: BLE001 - the parent raises it again

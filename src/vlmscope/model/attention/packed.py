@@ -219,7 +219,8 @@ def varlen(
         scaling: As ``is_supported`` accepts it.
 
     Returns:
-        ``[tokens, heads, width]``; None if the kernel failed, which is then not used again.
+        ``[tokens, heads, width]``; None if the kernel failed, which is then not used again for
+        such attention: causal or not.
     """
     query, key, value = states
     if query.shape[1] != key.shape[1] and "enable_gqa" not in _OPTIONS:
@@ -235,9 +236,9 @@ def varlen(
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error):
             raise
-        _broken.append(one_line(error))
+        _broken[causal] = one_line(error)
         warn(
-            f"torch's variable-length attention failed ({_broken[-1]}); sdpa is used instead, "
+            f"torch's variable-length attention failed ({_broken[causal]}); sdpa is used instead, "
             "which is slower",
             stacklevel=2,
         )
@@ -260,8 +261,11 @@ def _kernel_options(*, shared: bool, causal: bool, scaling: float | None) -> dic
     return options
 
 
-_broken: list[str] = []
-"""Errors of the kernel, which fails on GPUs before Ampere."""
+_broken: dict[bool, str] = {}
+"""Whether attention is causal → the error of the kernel, which fails on GPUs before Ampere.
+
+Causal is a decoder's, the other a vision encoder's; the kernel may support one of them alone.
+"""
 
 
 @cache
@@ -275,7 +279,9 @@ def _load_kernel() -> None:
         _OPTIONS = frozenset(signature(varlen_attn).parameters)
 
 
-def is_supported(query: Tensor, value: Tensor, scaling: float | None) -> bool:
+def is_supported(
+    query: Tensor, value: Tensor, scaling: float | None, *, causal: bool = False
+) -> bool:
     """Return whether ``varlen`` supports the tensors: half precision, heads of 8, 16, ... 256.
 
     Before torch 2.11 it scales by one over the square root of the width, and by nothing else.
@@ -287,7 +293,7 @@ def is_supported(query: Tensor, value: Tensor, scaling: float | None) -> bool:
         _load_kernel()
     return (
         varlen_attn is not None
-        and not _broken
+        and causal not in _broken
         and width == value.shape[-1]
         and width % 8 == 0
         and width <= 256

@@ -92,7 +92,7 @@ class PaddedAttention:
             return grouped_attention(
                 module, query, key, value, attention_mask, dropout, scaling, **options
             )
-        if is_supported(query, value, scaling):
+        if is_supported(query, value, scaling, causal=True):
             found = self._in_one_call(query, key, value, scaling)
             if found is not None:
                 return found, None

@@ -17,6 +17,7 @@ from torch import Tensor
 from vlmscope.errors import ModelError, RowError, one_line
 from vlmscope.model.computing import computing, removing_hooks
 from vlmscope.model.loading.processors import defaulted_settings
+from vlmscope.model.unembedding import unembedding_of
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.prompt import count_bos, encode, render
@@ -32,8 +33,11 @@ _WIDTHS = ("vision_output_dim", "embed_dim", "output_channels", "hidden_size")
 """Names that configurations use for the width of a vision encoder's output."""
 
 
-def check_model_parts(vlm: VisionLanguageModel) -> int:
-    """Check every accessor of ``vlm`` on one blank image; return the vision encoder's width.
+def check_model_parts(vlm: VisionLanguageModel) -> tuple[int, str]:
+    """Check every accessor of ``vlm`` on one blank image.
+
+    Returns:
+        The vision encoder's width, and ``VisionLanguageModel.lens_fault``.
 
     Raises:
         ModelError: A part is missing or does not return what its name says; the message names it.
@@ -52,7 +56,7 @@ def check_model_parts(vlm: VisionLanguageModel) -> int:
         except Exception as error:
             raise unexpected(vlm, "it fails on a blank image", error) from error
         _check_decoder(vlm, calls, outputs, inputs["input_ids"].shape[1])
-        return _check_vision(vlm, calls, inputs)
+        return _check_vision(vlm, calls, inputs), _lens_fault(vlm, outputs)
 
 
 def blank_inputs(vlm: VisionLanguageModel) -> dict[str, Tensor]:
@@ -172,6 +176,17 @@ def _check_decoder(
         or is_monotonic_in(raw, logits)
     ):
         raise _unexpected(vlm, "lm_head of the last hidden state is not the model's logits")
+
+
+def _lens_fault(vlm: VisionLanguageModel, outputs: Any) -> str:
+    """Return ``VisionLanguageModel.lens_fault``, by comparing the last token's logits."""
+    found = unembedding_of(vlm).logits(outputs.hidden_states[-1][0, -1:], vlm.num_layers - 1)
+    if relative_error(found[0], outputs.logits[0, -1]) <= 10 * TOLERANCE:
+        return ""
+    return (
+        f"the logits of {vlm.family.title} are not those of its final norm and head, but are "
+        "computed from them in a way that vlmscope does not know"
+    )
 
 
 def scaled_like(raw: Tensor, logits: Tensor, cap: float | None) -> Tensor:

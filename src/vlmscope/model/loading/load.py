@@ -265,7 +265,8 @@ def _checked(vlm: VisionLanguageModel) -> VisionLanguageModel:
     tested = is_tested(vlm.family, vlm.model.config)
     if not tested:
         vlm = with_found_parts(vlm, encoder=not known)
-    vlm = replace(vlm, vision_size=check_model_parts(vlm))
+    vision_size, lens_fault = check_model_parts(vlm)
+    vlm = replace(vlm, vision_size=vision_size, lens_fault=lens_fault)
     pad_encoder_widths(vlm)
     vlm = replace(vlm, lengths=find_bands(vlm.model, without=vlm.vision_encoder))
     if vlm.description is not None or not known:

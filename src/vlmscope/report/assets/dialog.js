@@ -32,20 +32,20 @@ function tokenRow(cells) {
   return row;
 }
 
-/** The answer's tokens, shaded by probability, and the same as a table. */
+/** The answer's tokens, shaded by entropy, or else by probability, and the same as a table. */
 function showAnswer(root, card) {
   const spans = [];
   const rows = [];
-  card.answer_tokens.forEach(([text, logprob], index) => {
+  card.answer_tokens.forEach(([text, logprob, entropy], index) => {
     const probability = logprob === null ? 0 : Math.exp(logprob);
     const span = element("bdi", "answer-token", text);
-    span.style.setProperty("--doubt", (1 - probability).toFixed(3));
-    span.title = `log-probability ${number(logprob, 3)}, probability ${number(probability, 3)}`;
+    span.style.setProperty("--doubt", (1 - Math.exp(-(entropy ?? -logprob))).toFixed(3));
+    span.title = `log-probability ${number(logprob, 3)}, entropy ${number(entropy, 3)} nats`;
     spans.push(span, " ");
     const position = count(card.num_prompt_tokens + index);
     rows.push(tokenRow([
       [position, "number"], [text, "token-cell"], [number(logprob, 3), "number"],
-      [number(probability, 3), "number"],
+      [number(probability, 3), "number"], [number(entropy, 3), "number"],
     ]));
   });
   slot(root, "answer-part").hidden = spans.length === 0;

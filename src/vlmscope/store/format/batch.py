@@ -24,7 +24,7 @@ from vlmscope.errors import StoreError, one_line
 from vlmscope.jsontext import DEEPEST, load_json, nests_deeper
 from vlmscope.positions import IMAGE_POSITIONS
 from vlmscope.schema import Capture, FinishReason, Sample
-from vlmscope.signals import TOKEN_STATISTICS
+from vlmscope.signals import INTEGERS, needs_image
 from vlmscope.store.format.naming import (
     boundary_name,
     boundary_position,
@@ -99,9 +99,13 @@ def _check_vectors(capture: Capture, widths: Mapping[str, int]) -> None:
 
 
 def _check_signals(capture: Capture, signals: Shapes) -> None:
-    """Refuse arrays of signals that differ in name or shape from those of the manifest."""
-    count = 0 if capture.answer_token_ids is None else len(capture.answer_token_ids)
-    wanted = {name: (count,) if shape is None else shape for name, shape in signals.items()}
+    """Refuse arrays of signals that differ in name, shape or type from those of the manifest."""
+    count = _count(capture)
+    wanted = {
+        name: (count,) if shape is None else shape
+        for name, shape in signals.items()
+        if capture.image_sha256 or not needs_image(name)
+    }
     found = {name: array.shape for name, array in capture.signals.items()}
     if found != wanted:
         wrong = sorted(n for n in found.keys() | wanted if found.get(n) != wanted.get(n))
@@ -109,6 +113,13 @@ def _check_signals(capture: Capture, signals: Shapes) -> None:
             f"question {capture.sample.id!r}: signals do not match the manifest: "
             + ", ".join(f"{n} is {found.get(n)}, expected {wanted.get(n)}" for n in wrong)
         )
+    for name, array in capture.signals.items():
+        kind = np.int32 if name in INTEGERS else np.float32
+        if array.dtype != kind:
+            raise StoreError(
+                f"question {capture.sample.id!r}: signal {name} must be {kind.__name__}, found "
+                f"{array.dtype}"
+            )
 
 
 QUESTION_ID = "question_id"
@@ -135,7 +146,8 @@ class Block:
     """One number, or one array of fixed shape, per row: ``[n]`` or ``[n, 20]``. −1 for the boundary
     of an image that a row does not have. Arrays of signals begin with ``signals/``."""
     ragged: Mapping[str, list[NDArray[Any]]]
-    """Lists whose length differs from row to row: the answer's tokens."""
+    """Lists whose length differs from row to row: the answer's tokens, and signals of each; NaN for
+    a signal of image tokens that a row does not have."""
     vectors: Mapping[str, NDArray[np.float32]]
     """Representations ``[n, D]``, by path; NaN for those of an image that a row does not have."""
 
@@ -188,15 +200,19 @@ def block_of(
             np.asarray(capture.answer_logprobs, np.float32) for capture in captures
         ]
     ragged |= {
-        signal_path(name): [np.asarray(capture.signals[name]) for capture in captures]
-        for name in captures[0].signals
-        if name in TOKEN_STATISTICS
+        signal_path(name): [_per_token(capture, name) for capture in captures]
+        for name, shape in (signals or {}).items()
+        if shape is None
     }
     vectors = {
         path: np.stack([c.vectors.get(path, _no_vector(width)) for c in captures])
         for path, width in widths.items()
     }
-    numbers = _numbers(captures, image_positions(widths)) | _fixed_signals(captures)
+    numbers = _numbers(captures, image_positions(widths)) | {
+        signal_path(name): np.stack([capture.signals[name] for capture in captures])
+        for name, shape in (signals or {}).items()
+        if shape is not None
+    }
     return Block(texts, numbers, ragged, vectors)
 
 
@@ -237,13 +253,14 @@ def captures_of(block: Block) -> Iterator[Capture]:
             answer=text.get("answer"),
             answer_token_ids=ragged.get("answer_token_ids"),
             answer_logprobs=ragged.get("answer_logprobs"),
-            signals=_signals_of(number | ragged),
+            signals=_signals_of(number | ragged, has_image=has_image),
         )
 
 
-def _signals_of(values: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+def _signals_of(values: Mapping[str, Any], *, has_image: bool) -> dict[str, NDArray[Any]]:
     """Return the arrays of signals among the values of a row."""
-    return {name.partition("/")[2]: array for name, array in values.items() if is_signal(name)}
+    found = {path.partition("/")[2]: array for path, array in values.items() if is_signal(path)}
+    return {name: array for name, array in found.items() if has_image or not needs_image(name)}
 
 
 def _names(image_id: str, image_sha256: str) -> str | tuple[str, ...]:
@@ -352,13 +369,15 @@ def _numbers(captures: Sequence[Capture], of_image: Sequence[str]) -> dict[str, 
     }
 
 
-def _fixed_signals(captures: Sequence[Capture]) -> dict[str, NDArray[Any]]:
-    """Return the columns of the signals whose arrays have the same shape in all rows."""
-    return {
-        signal_path(name): np.stack([capture.signals[name] for capture in captures])
-        for name in captures[0].signals
-        if name not in TOKEN_STATISTICS
-    }
+def _count(capture: Capture) -> int:
+    """Return the number of tokens of the answer."""
+    return 0 if capture.answer_token_ids is None else len(capture.answer_token_ids)
+
+
+def _per_token(capture: Capture, name: str) -> NDArray[np.float32]:
+    """Return an array with one value per token of the answer; NaN if the row has none."""
+    found = capture.signals.get(name)
+    return _no_vector(_count(capture)) if found is None else found
 
 
 def _metadata_text(sample: Sample) -> str:

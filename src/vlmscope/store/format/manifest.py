@@ -23,7 +23,7 @@ from vlmscope.errors import InputError, RunMismatchError, StoreError
 from vlmscope.jsontext import load_json
 from vlmscope.positions import VISION_ONLY, sublayer_representation
 from vlmscope.schema import FORMAT_VERSION, Compat, FieldSpec, LayerStates, VisionPooling
-from vlmscope.signals import SIGNALS, RecordedSignals
+from vlmscope.signals import LENS, SIGNALS, RecordedSignals, single_positions
 from vlmscope.store.format.naming import representation_name, vector_path
 from vlmscope.store.storage.atomic import publish
 from vlmscope.store.storage.object_store import read_document
@@ -105,6 +105,7 @@ class CaptureRecord:
     @property
     def recorded(self) -> RecordedSignals:
         """The signals that are recorded, and of which layers."""
+        lens = LENS in self.signals
         return RecordedSignals(
             self.signals,
             self.signal_widths or {},
@@ -112,6 +113,8 @@ class CaptureRecord:
             self.attention_heads,
             self.cross_attention_layers,
             self.cross_attention_tiles,
+            single_positions(self.positions) if lens else (),
+            self.layers if lens else (),
         )
 
 
