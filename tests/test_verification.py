@@ -32,6 +32,17 @@ def test_numbers_near_zero_are_compared_on_the_scale_of_one_nat(
     assert len(faults) in (0, 2)
 
 
+@pytest.mark.parametrize(("gap", "is_fault"), [(0.25, False), (0.5, True)])
+def test_a_margin_near_zero_may_differ_by_the_rounding_of_two_logits(
+    sure: Capture, gap: float, is_fault: bool
+) -> None:
+    """Of a model in bfloat16 that hesitates between two tokens, whose logits are about 20."""
+    close, other = (
+        replace(sure, signals={"margin": np.array([value], np.float32)}) for value in (0, gap)
+    )
+    assert bool(compare(other, close).faults(0.1, "bfloat16")) == is_fault
+
+
 def test_a_vector_is_compared_relative_to_itself(sure: Capture) -> None:
     [name, *_] = sure.vectors
     small = {**sure.vectors, name: sure.vectors[name] * np.float32(1e-6)}

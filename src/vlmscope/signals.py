@@ -46,25 +46,12 @@ Signals = str | Iterable[str]
 ATTENDED = ("image", "text", "answer", "first")
 """The groups of tokens that attention is divided among, in the order in which shares are stored:
 image tokens; other tokens of the prompt; tokens of the answer; the first token of the prompt, if it
-is not an image token. Each token is in one group, so the shares of a head add up to 1."""
+is not an image token. Each token is in one group, so the shares of a head add up to 1, without
+that of an attention sink if there is one."""
 
 OF_ANSWER = ("mean", "max", "first")
 """What is stored of the answer's attention, in this order: mean and maximum over the tokens of the
 answer, and the first token's."""
-
-ATTENTION_PROMPT = "attention_prompt"
-"""Array ``[layers, heads, 4]``: shares of the last prompt token's attention."""
-
-ATTENTION_ANSWER = "attention_answer"
-"""Array ``[3, layers, heads, 4]``: shares of the answer tokens' attention, see ``OF_ANSWER``."""
-
-CROSS_ATTENTION_PROMPT = "cross_attention_prompt"
-"""Array ``[layers, heads, tiles]``: how the last prompt token's attention to the image is divided
-among its tiles, in decoders that attend to images in separate layers; of several images the sums
-over the images. NaN for a question without an image, which skips these layers."""
-
-CROSS_ATTENTION_ANSWER = "cross_attention_answer"
-"""Array ``[3, layers, heads, tiles]``: the same of the answer tokens, see ``OF_ANSWER``."""
 
 TOKEN_STATISTICS = ("entropy", "max_logprob", "margin")
 """Arrays ``[T]`` of the signal ``entropy``, like ``answer_logprobs``: entropy in nats of each

@@ -54,6 +54,10 @@ TIES = 30.0
 """Relative change of a token's rank per relative change of its probability, at most: the tail of a
 distribution is dense."""
 
+SCALES = {"margin": 4 * ONE_NAT}
+"""The scale of other signals: a margin is a difference of two logits, of which each is rounded to
+1/8 by bfloat16 from 16 on; log-probabilities near zero are not affected by that."""
+
 STRICT_ALWAYS = ("boundaries", "num_prompt_tokens", "image_sha256")
 """Values that must be equal in every precision."""
 
@@ -206,7 +210,7 @@ def signal_errors(
         elif name in (LENS_PROBS, LENS_PROB) or name.startswith(INTERNAL_CONFIDENCE):
             errors[name] = _relative_error(_logarithm(own), _logarithm(array), ONE_NAT)
         else:
-            errors[name] = _relative_error(own, array, ONE_NAT)
+            errors[name] = _relative_error(own, array, SCALES.get(name, ONE_NAT))
     for name in found.keys() - expected.keys():
         errors[name] = math.inf
     return errors

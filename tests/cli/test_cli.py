@@ -119,8 +119,10 @@ def test_inspect_draws_the_images_of_the_seed(
     vlmscope: Command, table: Path, checkpoint: Path
 ) -> None:
     arguments = ("inspect", table, "--model", checkpoint, "--device", "cpu")
+    arguments = (*arguments, "--signals", "attention")
     seen = vlmscope(*arguments, "--id", "question_comb_2", "--max-new-tokens", 5)
     assert seen.code == 0, seen.err
+    assert re.search(r"^cross_attention_answer +\[3, 3, 4, 4\]", seen.out, re.M)
     for text in (
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>",
         "vision_token_boundary",
@@ -142,6 +144,7 @@ def test_inspect_draws_the_images_of_the_seed(
     assert record["tokens"][5]["text"] == "<|image|>"
     assert record["answer"] is None
     assert "layer_7" in record["outputs"]
+    assert record["signals"]["attention_prompt"] == [5, 4, 4]
     assert record["outputs"]["projector"] == [1, 1, 4, 17, 64]
     missing = vlmscope(*arguments, "--id", "question_comb_99")
     assert missing.code == 2

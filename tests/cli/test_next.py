@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -104,7 +105,10 @@ def test_the_batch_size_that_was_found_is_reported(extract: Command) -> None:
     assert size > 1
     assert f"batch size at the end: {size} rows per prefill\n" in done.err
     assert "batch size at the end" not in extract("--batch-size", "auto").err, "nothing was run"
-    assert "batch size at the end" not in extract(out="given").err, "it was given"
+    given = extract("--signals", "heads", out="given").err
+    assert "batch size at the end" not in given, "it was given"
+    assert re.search(r"^signals +entropy, heads", given, re.M)
+    assert "signals" not in done.err
 
 
 def test_when_every_row_fails_the_reason_is_to_be_checked(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from engine.against_reference import assert_same
 from families.conformance import NONE, ONE_IMAGE, SEVERAL, build
+from families.llava_checkpoints import build_llava
 from vlmscope.engine import capture
 from vlmscope.errors import InputError
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
@@ -190,6 +191,74 @@ def test_the_parts_of_a_block_are_found_by_convention() -> None:
     assert parts.attention is None
     assert parts.module("heads") is None
     assert parts.module("mlp") is block.feed_forward
+
+
+class WithDropout(nn.Module):
+    """An attention as GPT-2's: the projection is not the last part that is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c_proj, self.drop = nn.Linear(6, 2), nn.Dropout()
+
+    def forward(self, states: Tensor) -> Tensor:
+        attention_interface = torch.nn.Identity()
+        attn_output = attention_interface(states)
+        attn_output = self.c_proj(attn_output)
+        attn_output = self.drop(attn_output)
+        return attn_output  # noqa: RET504
+
+
+def test_the_projection_may_be_followed_by_a_dropout() -> None:
+    block = nn.ModuleDict({"attention": WithDropout()})
+    assert sublayers_of(block).module("heads") is block["attention"].c_proj  # type: ignore[union-attr]
+
+
+def test_a_feed_forward_part_that_is_none_is_not_taken() -> None:
+    block = nn.Module()
+    block.mlp, block.moe = None, nn.Linear(2, 2)
+    assert sublayers_of(block).module("mlp") is block.moe
+
+
+def test_layers_with_different_numbers_of_heads_are_refused(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attention = sublayers_of(vlm.layers[2]).attention
+    monkeypatch.setattr(attention, "num_heads", 2)
+    with pytest.raises(InputError, match=r"different numbers of heads \(4 in .*, 2 in layer 2\)"):
+        resolve_spec(CaptureSpec(signals="attention"), vlm)
+
+
+def test_differential_attention_has_no_weights(tmp_path: Path) -> None:
+    """It calls the library's attention twice, and subtracts the results."""
+    folder = build_llava(tmp_path / "model", model_type="diffllama", num_hidden_layers=2)
+    vlm = load_model(folder, device="cpu", dtype="float32")
+    with pytest.raises(InputError, match="signals attention: none of the layers of LLaVA"):
+        resolve_spec(CaptureSpec(signals="attention"), vlm)
+    spec = CaptureSpec(layers="0", max_new_tokens=2, signals="heads,attn_out")
+    for item in capture(ONE_IMAGE[:1], vlm, spec):
+        assert_same(item, reference(item.sample, vlm, spec))
+
+
+@pytest.mark.parametrize("overloads", [("default", "out"), ("default", "out", "dtype")])
+def test_products_into_float32_are_used_where_torch_has_them(
+    monkeypatch: pytest.MonkeyPatch, overloads: tuple[str, ...]
+) -> None:
+    """Since 2.8, on a GPU."""
+    calls = []
+
+    def bmm(own: Tensor, keys: Tensor, **options: object) -> Tensor:
+        calls.append(options)
+        return own.float() @ keys.float()
+
+    class OnGpu(Tensor):
+        is_cuda = True
+
+    monkeypatch.setattr(torch, "bmm", bmm)
+    monkeypatch.setattr(torch.ops.aten.bmm, "overloads", lambda: overloads)
+    query, key = torch.rand(1, 2, 1, 4).bfloat16(), torch.rand(1, 2, 3, 4).bfloat16()
+    found = last_weights(query.as_subclass(OnGpu), key, None, None, {})
+    np.testing.assert_allclose(found, last_weights(query, key, None, None, {}), atol=1e-6)
+    assert calls == ([{"out_dtype": torch.float32}] if "dtype" in overloads else [])
 
 
 def test_names_of_signals() -> None:

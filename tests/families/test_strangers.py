@@ -270,8 +270,11 @@ def test_a_stranger_that_fills_up_to_the_most_images(tmp_path: Path) -> None:
     """Mllama under another name: questions about one and about two may not share a batch."""
     folder = strangers.rename(build_standin(tmp_path / "known"), tmp_path / "copy", "acme_mllama")
     vlm = load_model(folder, device="cpu")
-    for item in capture([*SEVERAL, *ONE_IMAGE], vlm, SPEC, batch_size=8):
-        assert_same(item, reference(item.sample, vlm, SPEC))
+    spec = dataclasses.replace(SPEC, signals="attention")
+    for item in capture([*SEVERAL, *ONE_IMAGE], vlm, spec, batch_size=8):
+        assert_same(item, reference(item.sample, vlm, spec))
+    [note] = resolve_spec(spec, vlm).notes
+    assert "no attention of layers 1, 3, 6" in note
 
 
 @pytest.mark.parametrize("part", ["vision_encoder", "decoder", "layers", "projector"])

@@ -208,7 +208,12 @@ def test_a_run_continues_with_the_same_signals_only(run: Path) -> None:
         {"signal_widths": {"heads/layer_2": 2**40}},
         {"attention_layers": (0, 0)},
         {"attention_layers": (-1,)},
+        {"attention_layers": (0, 4)},
+        {"attention_heads": 2**24},
         {"attention_heads": "2"},
+        {"signals": ("entropy", ["heads"])},
+        {"signal_widths": {"heads/layer_" + "2" * 5000: 6}},
+        {"signal_widths": {"heads/layer_02": 6}},
         {"cross_attention_tiles": -4},
     ],
 )

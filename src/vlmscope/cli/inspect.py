@@ -18,6 +18,7 @@ from vlmscope.cli.output import quiet_libraries, shape_text, show, show_note, st
 from vlmscope.model_options import ModelOptions
 from vlmscope.positions import REPRESENTATIONS, VISION_ONLY
 from vlmscope.shown import plain
+from vlmscope.signals import TOKEN_STATISTICS
 
 _MARKS = {
     "last_image_token": ("◄ vision_token_boundary", "bold cyan"),
@@ -96,6 +97,9 @@ def inspect(
     # As in transformers, ``hidden_states[-1]`` is the output of the final norm.
     normed = vlm.num_layers - 1 if resolved.layer_states == "hidden_states[k+1]" else None
     _show_vectors(seen, normed)
+    arrays = seen.capture.signals
+    if shown := [name for name in arrays if name not in TOKEN_STATISTICS]:
+        _show_pairs("Signals", {name: shape_text(arrays[name].shape) for name in shown})
     _show_answer(seen, vlm)
 
 
@@ -116,6 +120,7 @@ def as_record(seen: Any) -> dict[str, Any]:
             name: {"shape": list(vector.shape), "norm": seen.norms[name]}
             for name, vector in capture.vectors.items()
         },
+        "signals": {name: list(array.shape) for name, array in capture.signals.items()},
         "first_token_entropy": capture.first_token_entropy,
         "finish_reason": capture.finish_reason,
         "answer": capture.answer,

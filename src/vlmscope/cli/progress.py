@@ -21,6 +21,7 @@ from rich.text import Text
 from vlmscope.cli.output import count, human_size, show_note, shown_text, stderr
 from vlmscope.errors import VlmscopeError
 from vlmscope.executors import Outline, Summary
+from vlmscope.signals import DEFAULT_SIGNALS
 from vlmscope.store import failures_shown, frequent_reasons, last_failures
 
 LOG_SECONDS = 30.0
@@ -48,6 +49,7 @@ def show_plan(plan: Outline) -> None:
         "layers": ", ".join(map(str, record.layers))
         + (f"; layer_k is {record.layer_k}, as in {record.compat}" if record.compat else ""),
         "positions": ", ".join(record.positions),
+        **({"signals": ", ".join(record.signals)} if record.signals != DEFAULT_SIGNALS else {}),
         "answer": answer,
         "batch size": "found while running"
         if request.batch_size == "auto"

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import nn
 
@@ -25,8 +25,12 @@ from vlmscope.signals import ATTENTION, LENS, SUBLAYERS, RecordedSignals, single
 FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "moe", "ffn")
 """Names of the feed-forward module of a block."""
 
-_PROJECTED = re.compile(r"self\.(\w+)\(attn_output")
-"""The call of the output projection at the end of an attention's ``forward``."""
+_CALLED = re.compile(r"self\.(\w+)\(attn_output")
+"""Calls at the end of an attention's ``forward``, of its output projection among them."""
+
+
+_CALL = "attention_interface("
+"""The call of the library's attention interface."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +57,10 @@ class Sublayers:
 def sublayers_of(block: nn.Module) -> Sublayers:
     """Return the parts of a decoder block."""
     attention = next((m for m in block.modules() if _calls_interface(m)), None)
-    name = "" if attention is None else _projection_name(attention)
-    projection = getattr(attention, name, None) if name else None
-    feed_forward = next((getattr(block, n) for n in FEED_FORWARD if hasattr(block, n)), None)
-    return Sublayers(
-        attention, projection if isinstance(projection, nn.Module) else None, feed_forward
-    )
+    projection = None if attention is None else _projection(attention)
+    named = (getattr(block, name, None) for name in FEED_FORWARD)
+    feed_forward = next((part for part in named if isinstance(part, nn.Module)), None)
+    return Sublayers(attention, projection, feed_forward)
 
 
 @cache
@@ -75,10 +77,15 @@ def _calls_interface(module: nn.Module) -> bool:
     return "attention_interface" in _source(type(module).forward)
 
 
-def _projection_name(attention: nn.Module) -> str:
-    """Return the attribute of the output projection of an attention; empty if unknown."""
-    found = _PROJECTED.findall(_source(type(attention).forward))
-    return str(found[-1]) if found else ""
+def _projection(attention: nn.Module) -> nn.Module | None:
+    """Return the output projection of an attention; None if unknown.
+
+    A dropout that follows it, as in GPT-2, or a norm before it is none.
+    """
+    names = _CALLED.findall(_source(type(attention).forward))
+    called = [getattr(attention, name, None) for name in reversed(names)]
+    linear = (part for part in called if isinstance(getattr(part, "in_features", None), int))
+    return next((part for part in linear if isinstance(part, nn.Module)), None)
 
 
 def heads_of(attention: nn.Module) -> int:
@@ -101,7 +108,8 @@ def resolve_signals(
         vlm: The model.
 
     Raises:
-        InputError: The model has one of them at none of its layers.
+        InputError: The model has one of them at none of its layers, or attention with different
+            numbers of heads.
     """
     names = spec.signals
     parts = [sublayers_of(block) for block in vlm.layers]
@@ -113,23 +121,28 @@ def resolve_signals(
                 raise _no_signal(name, vlm)
             widths |= {f"{name}/layer_{layer}": width for layer, width in found.items()}
     lens = _lens_positions(spec, vlm) if LENS in names else ()
+    read = tuple(layers) if LENS in names else ()
+    if ATTENTION not in names:
+        return RecordedSignals(names, widths, lens_positions=lens, lens_layers=read)
+    tiles = _tiles(vlm)
+    cross = vlm.skipped_without_image if tiles else frozenset()
     attentions = {
-        k: part.attention
-        for k, part in enumerate(parts)
-        if ATTENTION in names and part.attention is not None
+        layer: attention
+        for layer, part in enumerate(parts)
+        if _has_weights(attention := part.attention)
+        and (layer in cross or not _attends_to_images(attention))
     }
-    if ATTENTION in names and not attentions:
+    if not attentions:
         raise _no_signal(ATTENTION, vlm)
-    cross = vlm.skipped_without_image & attentions.keys()
     return RecordedSignals(
         names,
         widths,
         tuple(k for k in attentions if k not in cross),
-        max((heads_of(attention) for attention in attentions.values()), default=0),
+        _equal_heads(attentions),
         tuple(k for k in attentions if k in cross),
-        int(vlm.model.config.vision_config.max_num_tiles) if cross else 0,
+        tiles,
         lens,
-        tuple(layers) if LENS in names else (),
+        read,
     )
 
 
@@ -150,6 +163,42 @@ def _lens_positions(spec: CaptureSpec, vlm: VisionLanguageModel) -> tuple[str, .
     return positions
 
 
+def _attends_to_images(attention: nn.Module) -> bool:
+    """Return whether the keys of an attention are not those of the tokens.
+
+    A description of a family names such layers (``skipped_without_image``); without one, their
+    attention is not recorded.
+    """
+    return any("cross" in name for name in inspect.signature(type(attention).forward).parameters)
+
+
+def _tiles(vlm: VisionLanguageModel) -> int:
+    """Return the tiles of an image that layers of cross-attention attend to; 0 if unknown."""
+    known = vlm.skipped_without_image and hasattr(vlm.vision_encoder, "num_patches")
+    vision = getattr(vlm.model.config, "vision_config", None)
+    return int(getattr(vision, "max_num_tiles", 0)) if known else 0
+
+
+def _has_weights(attention: nn.Module | None) -> TypeGuard[nn.Module]:
+    """Return whether each pass computes the weights of an attention once.
+
+    Differential attention, which subtracts the results of two calls, has no weights of its own.
+    """
+    return attention is not None and _source(type(attention).forward).count(_CALL) == 1
+
+
+def _equal_heads(attentions: Mapping[int, nn.Module]) -> int:
+    """Return the number of heads of all layers, which are stored in one array."""
+    counts = {heads_of(attention): layer for layer, attention in attentions.items()}
+    if len(counts) > 1:
+        found = ", ".join(f"{heads} in layer {layer}" for heads, layer in counts.items())
+        raise InputError(
+            f"--signals {ATTENTION}: the layers of this model have different numbers of heads "
+            f"({found}), expected equal ones; omit this signal"
+        )
+    return next(iter(counts))
+
+
 def _width(part: Sublayers, sublayer: str, vlm: VisionLanguageModel) -> int:
     """Return the width of a sub-layer's vector."""
     if sublayer != "heads":
@@ -160,9 +209,10 @@ def _width(part: Sublayers, sublayer: str, vlm: VisionLanguageModel) -> int:
 
 def _no_signal(name: str, vlm: VisionLanguageModel) -> InputError:
     kinds = ", ".join(sorted({type(block).__name__ for block in vlm.layers}))
+    chosen, other = ("chosen ", ", or choose other --layers") if name in SUBLAYERS else ("", "")
     return InputError(
-        f"--signals {name}: none of the chosen layers of {vlm.family.title} ({kinds}) has it; omit "
-        "this signal, or choose other --layers"
+        f"--signals {name}: none of the {chosen}layers of {vlm.family.title} ({kinds}) has it; "
+        f"omit this signal{other}"
     )
 
 

@@ -133,9 +133,15 @@ def last_weights(
 
 def _product(own: Tensor, keys: Tensor) -> Tensor:
     """Return ``own @ keys.T`` in float32, without a copy of half-precision keys on a GPU."""
-    if own.is_cuda and own.dtype in {torch.bfloat16, torch.float16}:
+    if _multiplies_into_float32(own):
         return torch.bmm(own, keys.transpose(1, 2), out_dtype=torch.float32)
     return own.float() @ keys.float().transpose(1, 2)
+
+
+def _multiplies_into_float32(own: Tensor) -> bool:
+    """Return whether products of half precision can be float32: on a GPU, since torch 2.8."""
+    half = own.is_cuda and own.dtype in {torch.bfloat16, torch.float16}
+    return half and "dtype" in torch.ops.aten.bmm.overloads()  # type: ignore[no-untyped-call]
 
 
 def members_of(groups: Int[Tensor, "batch keys"]) -> Float[Tensor, "batch keys four"]:

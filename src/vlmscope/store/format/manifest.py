@@ -256,7 +256,7 @@ def _check_values(path: Path, manifest: Manifest) -> None:
         "capture.vision_pooling": capture.vision_pooling in get_args(VisionPooling),
         "capture.compat": capture.compat in get_args(Compat),
         "capture.layer_k": capture.layer_k in get_args(LayerStates),
-        "capture.signals": _are_signals(capture),
+        "capture.signals": _is_size(model.num_layers) and _are_signals(capture, model.num_layers),
         "data.fields": isinstance(columns, dict)
         and columns.keys() <= names
         and all(name is None or isinstance(name, str | bool) for name in columns.values()),
@@ -279,14 +279,16 @@ def _sizes(manifest: Manifest) -> Iterator[tuple[Any, str]]:
     yield manifest.capture, "max_new_tokens"
 
 
-_SIGNAL_WIDTH = re.compile(r"([a-z_]+)/layer_(\d+)")
+_SIGNAL_WIDTH = re.compile(r"([a-z_]+)/layer_(0|[1-9][0-9]{0,5})")
 
 
-def _are_signals(capture: CaptureRecord) -> bool:
+def _are_signals(capture: CaptureRecord, num_layers: int) -> bool:
     """Return whether the signals, and the layers and widths they have, are valid."""
     names, widths = capture.signals, capture.signal_widths
     layers = (capture.attention_layers, capture.cross_attention_layers)
-    if not isinstance(names, tuple) or not set(names) <= SIGNALS.keys():
+    if not isinstance(names, tuple) or not all(
+        isinstance(name, str) and name in SIGNALS for name in names
+    ):
         return False
     if not isinstance(widths, dict | None) or not all(isinstance(x, tuple) for x in layers):
         return False
@@ -294,10 +296,11 @@ def _are_signals(capture: CaptureRecord) -> bool:
     return (
         all(path and path[1] in names and int(path[2]) in capture.layers for path in paths)
         and all(map(_is_size, (widths or {}).values()))
-        and all(map(_is_size, (*layers[0], *layers[1])))
+        and all(_is_size(layer) and layer < num_layers for layer in (*layers[0], *layers[1]))
         and len({*layers[0], *layers[1]}) == len(layers[0]) + len(layers[1])
         and _is_size(capture.attention_heads)
         and _is_size(capture.cross_attention_tiles)
+        and all(prod(shape) <= LARGEST for shape in capture.recorded.shapes().values())
     )
 
 
