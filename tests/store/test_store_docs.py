@@ -9,6 +9,7 @@ import pytest
 
 import vlmscope.store
 from store_support import LAYERS, make_capture, make_manifest
+from vlmscope.signals import INTEGERS
 from vlmscope.store import bytes_per_row
 from vlmscope.store.format.batch import block_of
 from vlmscope.store.format.shard import build_shard
@@ -70,8 +71,10 @@ SIGNALS = {
 }
 """What a capture record says of signals."""
 
+LENS = {"signals": ("entropy", "lens")}
 
-@pytest.mark.parametrize("signals", [{}, SIGNALS], ids=["no signals", "signals"])
+
+@pytest.mark.parametrize("signals", [{}, SIGNALS, LENS], ids=["no signals", "signals", "lens"])
 @pytest.mark.parametrize("store_dtype", ["float32", "float16"])
 def test_the_size_of_a_row_is_about_right(store_dtype: Any, signals: dict[str, Any]) -> None:
     layers = tuple(range(10))
@@ -89,7 +92,9 @@ def test_the_size_of_a_row_is_about_right(store_dtype: Any, signals: dict[str, A
             answer_token_ids=np.arange(60),
             answer_logprobs=np.zeros(60, np.float32),
             signals={
-                name: rng.random(shape or 60, np.float32)
+                name: rng.random(shape or 60, np.float32).astype(
+                    np.int32 if name in INTEGERS else np.float32
+                )
                 for name, shape in manifest.signals().items()
             },
         )
