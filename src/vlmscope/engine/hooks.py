@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from jaxtyping import Float
@@ -104,7 +105,7 @@ class PrefillHooks:
                 if vlm.projector is not None:
                     handles.append(vlm.projector.register_forward_hook(self._note_projection))
             for layer in self._layers:
-                record = self._record_layer(layer)
+                record = partial(self._record_layer, layer)
                 handles.append(hook_layer(vlm, layer, record, self._layer_states, imaged=imaged))
             yield
 
@@ -149,23 +150,20 @@ class PrefillHooks:
         if isinstance(output, Tensor):
             self.shapes_.setdefault("projector", tuple(output.shape))
 
-    def _record_layer(self, layer: int) -> Callable[[Tensor], None]:
-        def record(hidden: Tensor) -> None:
-            name = f"layer_{layer}"
-            if name in self.shapes_:
-                if self._answer is not None:
-                    self._answer.add(layer, hidden[:, -1])
-                return
-            if tuple(hidden.shape[:2]) != self._shape:
-                raise RuntimeError(
-                    f"layer {layer} had {tuple(hidden.shape[:2])} tokens in the prefill, "
-                    f"not the batch's {self._shape}"
-                )
-            self.shapes_[name] = tuple(hidden.shape)
-            for position, choice in self._choices.items():
-                self._states[position, layer] = pool_tokens(hidden, choice.to(hidden.device))
-
-        return record
+    def _record_layer(self, layer: int, hidden: Tensor) -> None:
+        name = f"layer_{layer}"
+        if name in self.shapes_:
+            if self._answer is not None:
+                self._answer.add(layer, hidden[:, -1])
+            return
+        if tuple(hidden.shape[:2]) != self._shape:
+            raise RuntimeError(
+                f"layer {layer} had {tuple(hidden.shape[:2])} tokens in the prefill, "
+                f"not the batch's {self._shape}"
+            )
+        self.shapes_[name] = tuple(hidden.shape)
+        for position, choice in self._choices.items():
+            self._states[position, layer] = pool_tokens(hidden, choice.to(hidden.device))
 
     def _record_logits(self, _module: nn.Module, _args: Any, output: Any) -> None:
         self.shapes_.setdefault("logits", tuple(output.logits.shape))
