@@ -445,6 +445,7 @@ os.execv({real!r}, [{real!r}, "-c", "import time; time.sleep(600)"])
 """
 
 
+@pytest.mark.exhaustive
 def test_workers_of_a_script_do_not_run_it_again_and_end_when_it_becomes_another_program(
     python: str, talkative: Path, tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ def gaps() -> dict[str, list[Difference]]:
     return found
 
 
+@pytest.mark.exhaustive
 def test_what_the_category_tells_is_not_told_to_be_more_within_it(
     gaps: dict[str, list[Difference]],
 ) -> None:
