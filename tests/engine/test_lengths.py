@@ -89,7 +89,8 @@ def row(name: str, words: int, seed: int = 0) -> Sample:
     scope="module",
     params=[
         "phi3",
-        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in [*BUILDERS, *LARGE][1:]),
+        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in [*BUILDERS][1:]),
+        *LARGE,
     ],
 )
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:

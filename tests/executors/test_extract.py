@@ -88,6 +88,7 @@ def test_every_position_is_stored(
     assert run.matrix("answer_mean_representation", layer=7).shape == (10, 64)
 
 
+@pytest.mark.exhaustive
 def test_the_batch_size_does_not_change_the_result(run_once: Callable[..., Run]) -> None:
     assert_same_rows(run_once("auto", batch_size="auto"), run_once("one", batch_size=1))
 

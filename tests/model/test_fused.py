@@ -154,6 +154,7 @@ def test_when_it_pays(rows: int, changes: dict[str, Any], worth: bool) -> None:
     assert worth_fusing(model, rows) == worth
 
 
+@pytest.mark.exhaustive
 def test_sessions_with_and_without_it_alternate(
     vlm: VisionLanguageModel, samples: list[Sample]
 ) -> None:

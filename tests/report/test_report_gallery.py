@@ -53,6 +53,7 @@ def test_search_reads_question_answer_truth_and_id(open_page: OpenPage) -> None:
         assert ids(page) == first(expected)
 
 
+@pytest.mark.exhaustive
 def test_filters_work_alone_and_together(open_page: OpenPage) -> None:
     page = open_page(FULL)
     field(page, "min").fill("0.4")
@@ -175,6 +176,7 @@ def test_a_dialog_that_walked_to_the_next_page_returns_to_it(open_page: OpenPage
     expect(page.locator(".card-open").first).to_be_focused()
 
 
+@pytest.mark.exhaustive
 def test_the_dialog_shows_everything_of_a_card(open_page: OpenPage) -> None:
     page = open_page(FULL, "#?card=q2")
     dialog = page.get_by_role("dialog")

@@ -255,6 +255,7 @@ def test_categories_that_were_not_swept_are_judged_in_the_same_way(home: Path) -
 
 
 @no_images
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("group_by", "layers", "card"),
     [
@@ -292,6 +293,7 @@ def row_of(page: str, title: str) -> str:
 
 
 @no_images
+@pytest.mark.first(1)
 @pytest.mark.parametrize("which", ["joint", "best", "layer"])
 def test_no_number_is_shown_of_a_result_that_found_nothing(home: Path, which: str) -> None:
     saved = probes_of(home)
@@ -446,6 +448,7 @@ def test_other_columns_are_those_of_the_sweep(home: Path) -> None:
     assert table.values[0].all_low == saved["values"][0]["simultaneous"]["low"]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_card_holds_what_the_run_holds(home: Path) -> None:
     run, saved, labels = open_run(home / "run"), probes_of(home), read_labels(home / "run")
     document = document_of(home)
@@ -515,6 +518,7 @@ def test_images_are_the_tables_own_made_small(labelled: Path) -> None:
     assert document.images == document_of(labelled).images, "the same at every time"
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_images_shrink_until_the_page_is_small_enough(labelled: Path) -> None:
     found = gathered(labelled)
     sizes = [sum(map(len, size.values())) for size in found.thumbnails.sizes]
@@ -559,6 +563,7 @@ def test_images_that_are_gone_or_changed_are_left_out(labelled: Path) -> None:
     assert view.token_view_note == said
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_what_has_moved_is_found_where_one_says(labelled: Path, checkpoint: Path) -> None:
     moved = labelled.rename(labelled.with_name("moved"))
     poor = document_of(moved)
