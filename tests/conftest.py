@@ -52,7 +52,7 @@ settings.register_profile("thorough", max_examples=200, deadline=None)
 settings.load_profile(os.environ.get("VLMSCOPE_EXAMPLES", "quick"))
 
 
-CHECKED = ("engine", "families", "test_selection.py")
+CHECKED = ("engine", "test_conformance.py", "test_selection.py")
 """Tests in which shapes are enforced; it takes an eighth of what runs a model."""
 
 LONG = (

@@ -15,6 +15,8 @@ from vlmscope.probes.baselines import BaselineInputs, main_effects, regression
 from vlmscope.probes.candidates import Candidate
 from vlmscope.sweeps.transfer import fits
 
+_ALL = baselines.joint_candidates
+
 
 def _one_form(inputs: BaselineInputs) -> Mapping[str, Candidate]:
     return {"few": regression(main_effects(baselines._known(inputs)), 0.3)}
@@ -27,4 +29,13 @@ def fewer_forms() -> Iterator[None]:
         patch.setattr(baselines, "WORD_GRID", (1.0,))
         for module in (baselines, fits):
             patch.setattr(module, "joint_candidates", _one_form)
+        yield
+
+
+@contextlib.contextmanager
+def all_forms() -> Iterator[None]:
+    """The forms as they are, within ``fewer_forms``."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (baselines, fits):
+            patch.setattr(module, "joint_candidates", _ALL)
         yield

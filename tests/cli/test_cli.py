@@ -410,10 +410,10 @@ def test_no_arguments_show_the_help(vlmscope: Command) -> None:
 
 def test_the_demo_runs_on_what_ships_with_vlmscope(vlmscope: Command, tmp_path: Path) -> None:
     folder = tmp_path / "my demo"
-    done = vlmscope("demo", "--out", folder, "--limit", 60)
+    done = vlmscope("demo", "--out", folder, "--limit", 40)
     assert done.code == 0, done.err
     table = open_run(folder).to_pandas()
-    assert len(table) == 60
+    assert len(table) == 40
     assert set(table["finish_reason"]) == {"stop"}
     yes_no = table[table["answer_type"] == "yes/no"]
     assert set(yes_no["answer"].str.extract(r"^(\w+)")[0]) == {"Yes", "No"}

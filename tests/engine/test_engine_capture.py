@@ -29,7 +29,7 @@ SHORT = CaptureSpec(max_new_tokens=12)
 def test_equals_the_reference_at_every_layer(
     vlm: VisionLanguageModel, samples: Sequence[Sample], batch_size: int
 ) -> None:
-    spec = CaptureSpec(layers="all", positions=tuple(REPRESENTATIONS), max_new_tokens=12)
+    spec = CaptureSpec(layers="all", positions=tuple(REPRESENTATIONS), max_new_tokens=6)
     found = list(capture(samples, vlm, spec, batch_size=batch_size))
     assert [item.sample.id for item in found] == [sample.id for sample in samples]
     for item, sample in zip(found, samples, strict=True):

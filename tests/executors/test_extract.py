@@ -23,7 +23,7 @@ from vlmscope.reference import reference
 from vlmscope.schema import REPRESENTATIONS, VISION_ONLY, CaptureSpec, Sample
 from vlmscope.store import Run, RunWriter, open_run, read_failures
 
-SPEC = CaptureSpec(max_new_tokens=6)
+SPEC = CaptureSpec(max_new_tokens=3)
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ COSTLY = (
     "test_the_question_does_not_reach_the_image_tokens",
     "test_the_image_reaches_every_representation",
 )
-"""Checks of ``test_conformance.py`` besides the three that compare each family with the reference."""
+"""Checks of ``test_conformance.py`` that are not comparisons with the reference, or are costly."""
 
 CHECKPOINTS = "test_family_checkpoints.py"
 """What is asked of the checkpoints themselves, without vlmscope."""

@@ -35,6 +35,7 @@ def test_the_gallery_opens_in_the_order_of_the_run(open_page: OpenPage) -> None:
     expect(page.locator(".card").nth(3).locator(".risk")).to_be_hidden()  # unscorable
 
 
+@pytest.mark.exhaustive
 def test_search_reads_question_answer_truth_and_id(open_page: OpenPage) -> None:
     cards = (*FULL.cards, examples.card(500, truth="Certainly not", question="?", answer="!"))
     searches: dict[str, Callable[[Card], bool]] = {

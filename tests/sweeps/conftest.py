@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fewer_forms import fewer_forms
+from fewer_forms import all_forms, fewer_forms
 from vlmscope.store.format.row_groups import RowWriter
 
 OF_GROUPS = ("test_sweep_halp_files.py", "test_sweep_seed_files.py")
@@ -29,4 +29,11 @@ def quick_sweeps(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, fewer_forms():
         if request.path.name not in OF_GROUPS:
             patch.setattr(RowWriter, "write", _write_exported)
+        yield
+
+
+@pytest.fixture
+def every_form() -> Iterator[None]:
+    """For a test of what the joint baseline can learn from all its forms."""
+    with all_forms():
         yield
