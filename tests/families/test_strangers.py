@@ -177,6 +177,7 @@ def test_an_encoder_is_read_before_its_merger(tmp_path: Path) -> None:
     assert_exact(vlm)
 
 
+@pytest.mark.exhaustive
 def test_a_merger_of_the_same_width_is_known_by_its_positions(tmp_path: Path) -> None:
     folder = strangers.redraw(
         BUILDERS["glm4v"](tmp_path / "known"), tmp_path / "copy", "acme_merger",
@@ -268,6 +269,7 @@ def test_a_description_without_a_rule_is_as_free_as_none(known: Path, tmp_path: 
     assert kept.family.vision_rows == "tiles"
 
 
+@pytest.mark.exhaustive
 def test_a_stranger_that_fills_up_to_the_most_images(tmp_path: Path) -> None:
     """Mllama under another name: questions about one and about two may not share a batch."""
     folder = strangers.rename(build_standin(tmp_path / "known"), tmp_path / "copy", "acme_mllama")

@@ -733,11 +733,12 @@ def test_a_report_is_one_page_and_figures_beside_it(home: Path) -> None:
     assert left == {"category_rates", "mine"}, "older figures may be wrong by now"
 
 
-def test_a_page_elsewhere(home: Path, tmp_path: Path) -> None:
-    run = open_run(home / "run")
+@no_images
+def test_a_page_elsewhere(labelled: Path, tmp_path: Path) -> None:
+    run = open_run(labelled / "run")
     written = write_report(run, out=tmp_path / "first.html")
     assert {path.parent for path in written.plots} == {tmp_path / "first-plots"}
-    assert not (home / "run" / "report.html").exists()
+    assert not (labelled / "run" / "report.html").exists()
     with pytest.raises(InputError, match="is a folder; name a file in it"):
         write_report(run, out=tmp_path)
     with pytest.raises(InputError, match="does not exist; make it first"):
