@@ -18,7 +18,7 @@ LONG = pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("script", "arguments", "shown"),
     [
-        ("storage.py", ["--rows", "12"], "float16"),
+        pytest.param("storage.py", ["--rows", "12"], "float16", marks=LONG),
         pytest.param(
             "true_shape.py",
             ["--size", "tiny", "--rows", "4", "--tokens", "3", "--batch-size", "2",
