@@ -174,7 +174,7 @@ _HOMES = {
     "write_report": "report",
 }
 
-_MODULES = ("errors", "model", "schema")
+_MODULES = ("errors", "model", "positions", "schema", "signals")
 """Modules that are attributes without being imported first."""
 
 
