@@ -68,9 +68,9 @@ test-transformers-latest: $(LATEST_READY)
 # torchvision's operators are declared in the process of the tests only, so worker processes, which
 # import it themselves, are left to make test.
 test-extras: $(EXTRAS_READY)
-	VLMSCOPE_TORCHVISION=1 $(EXTRAS)/bin/python $(PYTEST) -k "not worker_processes" \
-		tests/families/test_conformance.py tests/engine/test_lengths.py \
-		tests/model/test_quantized.py
+	VLMSCOPE_TORCHVISION=1 $(EXTRAS)/bin/python $(PYTEST) -m "not exhaustive" \
+		-k "not worker_processes" tests/families/test_conformance.py \
+		tests/engine/test_lengths.py tests/model/test_quantized.py
 
 $(LATEST_READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LATEST)

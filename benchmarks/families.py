@@ -19,16 +19,9 @@ then has four tiles). For each family, rows a second of
 from __future__ import annotations
 
 import argparse
-import csv
-import gc
 import json
-import random
 import shutil
-import threading
-import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +29,14 @@ import h5py
 import numpy as np
 import torch
 import transformers
-from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from bare_model import free_memory, prepare_plain
-from ceilings import measure_ceilings, settle, step_bytes, watch_gpu
-from family_checkpoint import build_checkpoint, count_parameters
-from family_shapes import SHAPES, FamilyShape
-from photo_crops import crop
-from true_shape import PHOTOS, QUESTIONS, device_name, extract, verify
+from ceilings import measure_ceilings, settle, step_bytes
+from family_checkpoint import count_parameters
+from family_runs import MODES, build, known_models, on_gpu, run_extract, say, write_tables
+from family_shapes import SHAPES
+from true_shape import device_name, extract, verify
 from vlmscope.dataset import read_samples
 from vlmscope.model import load_model
 from vlmscope.reference import reference
@@ -53,8 +45,6 @@ from vlmscope.store import open_run
 
 DECODED_AT_ONCE = 128
 """Rows of the floor's decoding step, which reads the weights once for all of them."""
-
-_START = time.perf_counter()
 
 
 def main() -> None:
@@ -106,51 +96,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-MODES = ("answers", "prefill", "shared")
-"""The runs of ``extract``: with answers, without, and without on four questions an image."""
-
-
-def known_models(text: str) -> list[str]:
-    """Return the models of ``--models``.
-
-    Raises:
-        argparse.ArgumentTypeError: One is not known.
-    """
-    names = text.split(",")
-    if unknown := set(names) - set(SHAPES):
-        raise argparse.ArgumentTypeError(f"{sorted(unknown)}: choose from {','.join(SHAPES)}")
-    return names
-
-
-def on_gpu() -> bool:
-    """Return whether there is a GPU."""
-    return torch.cuda.is_available()
-
-
-def write_tables(images: Path, rows: int, sizes: Sequence[tuple[int, int]]) -> dict[str, Path]:
-    """Write the questions beside their images; return mode → table. Sizes are used in turn."""
-    images.mkdir(parents=True, exist_ok=True)
-    rng = random.Random(0)  # noqa: S311 - images, no secrets
-    photos = [Image.open(path).convert("RGB") for path in sorted(PHOTOS.glob("*.jpg"))]
-    for i in range(rows):
-        if not (path := images / f"crop_{i:04d}.jpg").exists():
-            # Every photo comes in every shape.
-            photo = photos[i // len(sizes) % len(photos)]
-            crop(photo, rng, *sizes[i % len(sizes)]).save(path, quality=90)
-    tables = {}
-    for mode in MODES:
-        each = len(QUESTIONS) if mode == "shared" else 1
-        tables[mode] = images / f"{mode}.csv"
-        with tables[mode].open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["question_id", "image_name", "question", "gt_answer"])
-            for i in range(rows):
-                question = QUESTIONS[i % len(QUESTIONS)]
-                name = f"crop_{i // each:04d}.jpg"
-                writer.writerow([f"question_comb_{i}", name, question, "No"])
-    return tables
-
-
 def run_model(options: argparse.Namespace, name: str, ceilings: dict[str, float]) -> dict[str, Any]:
     """Build one model, measure it, delete it; a failure is a result like any other."""
     shape, folder = SHAPES[name], options.work / name
@@ -176,60 +121,6 @@ def run_model(options: argparse.Namespace, name: str, ceilings: dict[str, float]
         shutil.rmtree(checkpoint, ignore_errors=True)
         free_memory()
     return found
-
-
-def build(options: argparse.Namespace, shape: FamilyShape, checkpoint: Path) -> None:
-    """Write the checkpoint, and leave the GPU to the commands."""
-    count = build_checkpoint(
-        checkpoint,
-        shape,
-        tiny=options.size == "tiny",
-        dtype=torch.bfloat16 if on_gpu() else torch.float32,
-        device="cuda" if on_gpu() else "cpu",
-    )
-    gc.collect()
-    free_memory()
-    say(f"{shape.title}: {options.size} checkpoint built, {count / 1e9:.3f} billion parameters")
-
-
-def run_extract(
-    options: argparse.Namespace, folder: Path, mode: str, table: Path, checkpoint: Path
-) -> dict[str, Any]:
-    """Run the real command; return its summary, and what the GPU did meanwhile."""
-    here = argparse.Namespace(**{**vars(options), "work": folder})
-    tokens = options.tokens if mode == "answers" else 0
-    extra = ["--images", str(table.parent), "--batch-size", options.batch_size]
-    extra += ["--max-new-tokens", str(tokens), *options.extract]
-    start = time.perf_counter()
-    with watch_gpu() as watch, first_file(folder / mode / "shards") as first:
-        found = extract(here, mode, table, checkpoint, extra)
-    end = time.perf_counter()
-    found["busy"] = watch.busy(end - found["seconds"], end)
-    found["peak_gb"] = watch.peak_gb()
-    found["first_row"] = first[0] - start if first else None
-    say(f"{mode}: {found['rows_per_second']:.2f} rows/s, busy {found['busy']}, {found['peak_gb']}")
-    return found
-
-
-@contextmanager
-def first_file(folder: Path) -> Iterator[list[float]]:
-    """Watch a folder; the list gets the moment of its first file."""
-    moments: list[float] = []
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.1):
-            if any(path.is_file() for path in folder.glob("*")):
-                moments.append(time.perf_counter())
-                return
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield moments
-    finally:
-        stop.set()
-        thread.join()
 
 
 def measure_library(
@@ -348,11 +239,6 @@ def line(found: dict[str, Any], mode: str) -> str:
         f"{'' if peak is None else format(peak, '.0f'):>6}"
         f"{'' if first is None else format(first, '.1f') + ' s':>11}"
     )
-
-
-def say(text: str) -> None:
-    """Print a line at once, with the seconds since the start."""
-    print(f"[{time.perf_counter() - _START:4.0f} s] {text}", flush=True)
 
 
 if __name__ == "__main__":

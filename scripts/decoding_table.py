@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vlmscope.engine.decoding.support import AS_GRAPH, IN_SLOTS, why_family_generates
 from vlmscope.model import FAMILIES
-from vlmscope.model.support import HELD
+from vlmscope.model.support import TESTED_DECODERS
 
 PAGE = Path(__file__).parent.parent / "docs" / "architecture.md"
 BEGIN = "<!-- Begin of what scripts/decoding_table.py wrote -->"
@@ -28,7 +28,7 @@ def ways() -> dict[str, list[str]]:
         way = IN_SLOTS_TITLE
         if why := why_family_generates(family).removeprefix(f"{family.title} "):
             way = f"by `generate`: {why}"
-        elif not HELD[key]:
+        elif not TESTED_DECODERS[key]:
             way = "by `generate`: no decoder was verified step by step"
         found[way].append(family.title)
     return found

@@ -1,6 +1,6 @@
 """Shared fixtures: a tiny Llama-3.2-Vision with random weights, and images of every tile count.
 
-Shapes and dtypes in the signatures of the numerical modules are enforced while the tests run.
+Shapes and dtypes in the signatures of the numerical modules are enforced while their own tests run.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ os.environ["VLMSCOPE_CACHE"] = os.devnull  # no folder: no test may write into t
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or every command compiles all modules again
 os.environ["OMP_NUM_THREADS"] = "1"  # commands started by tests share the cores with them
 
-from jaxtyping import install_import_hook
+import jaxtyping
 
 gc.disable()  # until the tests are collected: collecting them makes objects that all stay
-_hook = install_import_hook(["vlmscope.selection", "vlmscope.engine"], "beartype.beartype")
+_typed = ["vlmscope.selection", "vlmscope.engine"]
+_hook = jaxtyping.install_import_hook(_typed, "beartype.beartype")
 _hook.__enter__()
 
 import json  # noqa: E402
@@ -50,6 +51,9 @@ settings.register_profile("quick", max_examples=40, deadline=None)
 settings.register_profile("thorough", max_examples=200, deadline=None)
 settings.load_profile(os.environ.get("VLMSCOPE_EXAMPLES", "quick"))
 
+
+CHECKED = ("engine", "test_conformance.py", "test_selection.py")
+"""Tests in which shapes are enforced; it takes an eighth of what runs a model."""
 
 LONG = (
     "test_benchmarks.py",
@@ -84,6 +88,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.exhaustive)
     order = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Enforce shapes in the tests of the numerical modules."""
+    checked = {item.path.parent.name, item.path.name} & set(CHECKED)
+    jaxtyping.config.update("jaxtyping_disable", not checked)
 
 
 def pytest_collection_finish() -> None:

@@ -18,7 +18,7 @@ LONG = pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("script", "arguments", "shown"),
     [
-        ("storage.py", ["--rows", "12"], "float16"),
+        pytest.param("storage.py", ["--rows", "12"], "float16", marks=LONG),
         pytest.param(
             "true_shape.py",
             ["--size", "tiny", "--rows", "4", "--tokens", "3", "--batch-size", "2",
@@ -36,6 +36,12 @@ LONG = pytest.mark.exhaustive
             "risk.py",
             ["--size", "tiny", "--rows", "4", "--tokens", "3", "--single", "2"],
             "one question",
+        ),
+        pytest.param(
+            "signals.py",
+            ["--size", "tiny", "--rows", "2", "--tokens", "2", "--models", "smolvlm",
+             "--signals", "attention"],
+            "| SmolVLM2-2.2B | attention |", marks=LONG,
         ),
         pytest.param(
             "throughput.py",

@@ -51,6 +51,7 @@ def example_folder(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyP
     return tmp_path
 
 
+@pytest.mark.exhaustive
 def test_the_readme_works(example_folder: Path, python: str) -> None:
     [commands] = blocks(ROOT / "README.md", "bash")
     script = f'set -euo pipefail\nvlmscope() {{ "{python}" -m vlmscope "$@"; }}\n{commands}'
@@ -67,6 +68,7 @@ def test_the_readme_works(example_folder: Path, python: str) -> None:
     assert printed.getvalue().startswith("question_comb_1732 ")
 
 
+@pytest.mark.exhaustive
 def test_the_page_on_python_works(example_folder: Path, vlm: VisionLanguageModel) -> None:
     """With a stand-in of few layers, and truths that some of its answers contradict."""
     with (example_folder / "questions.csv").open(encoding="utf-8") as file:

@@ -7,7 +7,9 @@ says where it is used.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,8 +83,15 @@ def test_no_other_private_name_of_a_library_is_used() -> None:
         assert not more, f"{path} uses {more}: take public ones, or list them here with a test"
 
 
+@functools.cache
+def _defined() -> frozenset[str]:
+    """Return the names of all functions of vlmscope."""
+    texts = (path.read_text("utf-8") for path in SOURCE.rglob("*.py"))
+    return frozenset(name for text in texts for name in re.findall(r"def (\w+)\(", text))
+
+
 def _is_of_vlmscope(name: str) -> bool:
-    return any(f"def {name}(" in path.read_text("utf-8") for path in SOURCE.rglob("*.py"))
+    return name in _defined()
 
 
 def test_a_configuration_tells_and_takes_its_attention() -> None:

@@ -87,7 +87,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_recipe_works(
     page: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
+from fewer_forms import fewer_forms
 from judge_server import KEY, Server, serving
 from vlmscope import demo
 from vlmscope.cli import main
@@ -63,12 +64,14 @@ def load_once(name: str, options: ModelOptions) -> VisionLanguageModel:
 
 
 @pytest.fixture
-def prepared_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+def prepared_commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Commands do not build or load again what is there, and sweep quickly."""
     monkeypatch.setattr(SweepSpec.__init__, "__defaults__", QUICK_SWEEP)
     monkeypatch.setattr("typer.main.get_command", get_command)
     for module in ("model", "executors.plan", "risk.scorer", "api.checking"):
         monkeypatch.setattr(f"vlmscope.{module}.load_with", load_once)
+    with fewer_forms():
+        yield
 
 
 @pytest.fixture

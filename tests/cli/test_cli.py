@@ -85,6 +85,7 @@ def test_verify_passes_and_then_finds_a_changed_number(
     assert "query_token_representation/layer_4" in damaged.err
 
 
+@pytest.mark.exhaustive
 def test_verify_of_a_half_precision_run_reads_the_stored_answers_tokens(
     extract: Command, vlmscope: Command, tmp_path: Path
 ) -> None:
@@ -437,10 +438,10 @@ def test_no_arguments_show_the_help(vlmscope: Command) -> None:
 
 def test_the_demo_runs_on_what_ships_with_vlmscope(vlmscope: Command, tmp_path: Path) -> None:
     folder = tmp_path / "my demo"
-    done = vlmscope("demo", "--out", folder, "--limit", 60)
+    done = vlmscope("demo", "--out", folder, "--limit", 40)
     assert done.code == 0, done.err
     table = open_run(folder).to_pandas()
-    assert len(table) == 60
+    assert len(table) == 40
     assert set(table["finish_reason"]) == {"stop"}
     yes_no = table[table["answer_type"] == "yes/no"]
     assert set(yes_no["answer"].str.extract(r"^(\w+)")[0]) == {"Yes", "No"}
@@ -456,6 +457,7 @@ def test_the_demo_runs_on_what_ships_with_vlmscope(vlmscope: Command, tmp_path: 
     assert (folder / "report.html").stat().st_size < 15_000_000
 
 
+@pytest.mark.exhaustive
 def test_the_demo_names_the_program_as_it_was_called(python: str, tmp_path: Path) -> None:
     command = [python, "-m", "vlmscope", "demo", "--out", tmp_path / "demo", "--limit", "4"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

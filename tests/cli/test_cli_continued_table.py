@@ -47,6 +47,7 @@ def assert_equal(found: Run, expected: Run) -> None:
             np.testing.assert_array_equal(one.vectors[name], vector)
 
 
+@pytest.mark.exhaustive
 def test_it_equals_one_run_on_the_whole_table(
     extract: Command, vlmscope: Command, table: Path, tmp_path: Path
 ) -> None:
@@ -83,6 +84,7 @@ def test_verify_compares_rows_and_not_files(
     assert "'question_comb_0' (question)" in done.err
 
 
+@pytest.mark.exhaustive
 def test_labels_of_old_truths_are_said_to_be_stale(
     extract: Command, vlmscope: Command, table: Path, tmp_path: Path
 ) -> None:

@@ -136,6 +136,7 @@ def test_a_terminal_that_lacks_a_sign_stops_nothing(
     assert b"caf\\u00e9: 10 rows" in written.getvalue()
 
 
+@pytest.mark.exhaustive
 def test_in_an_object_store_too_the_place_and_the_reason_are_said(
     vlmscope: Command, write: Any, checkpoint: Path, bucket: str
 ) -> None:

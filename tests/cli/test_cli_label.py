@@ -34,6 +34,7 @@ def run(demo_run: Path, tmp_path: Path) -> Path:
     return shutil.copytree(demo_run, tmp_path / "labelled")
 
 
+@pytest.mark.exhaustive
 def test_the_demo_is_labelled_as_its_own_rule_does(vlmscope: Command, run: Path) -> None:
     done = vlmscope("label", run)
     assert done.code == 0, done.err

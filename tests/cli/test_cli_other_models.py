@@ -164,6 +164,7 @@ def test_an_adapter_belongs_to_the_run(
     assert vlmscope("verify", tmp_path / "run", "--device", "cpu", *found).code == 0
 
 
+@pytest.mark.exhaustive
 def test_a_description_belongs_to_the_run(
     run_of: Command, vlmscope: Command, mixed: Path, llava: Path, tmp_path: Path
 ) -> None:
@@ -213,6 +214,7 @@ def test_a_probe_is_scored_with_the_adapter_it_was_trained_with(
     assert "weights" in refused.err
 
 
+@pytest.mark.exhaustive
 def test_the_attention_belongs_to_the_run(
     run_of: Command, vlmscope: Command, mixed: Path, llava: Path, tmp_path: Path
 ) -> None:

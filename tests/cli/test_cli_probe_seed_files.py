@@ -67,6 +67,7 @@ def test_a_folder_of_parts(vlmscope: Command, data: Path, labels: Path) -> None:
     assert (data / "probes" / "query_token_representation-layer_3" / "probe.json").exists()
 
 
+@pytest.mark.exhaustive
 def test_one_file_and_where_to(vlmscope: Command, data: Path, labels: Path, tmp_path: Path) -> None:
     part = data / "gemma3_12b_embeddings_part_001.h5"
     assert vlmscope("probe", part, "--labels", labels, "--draws", 100).code == 0

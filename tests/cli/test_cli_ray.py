@@ -121,6 +121,7 @@ def ended(process: subprocess.Popen[str], code: int) -> Any:
     return json.loads(out)
 
 
+@pytest.mark.exhaustive
 def test_a_worker_that_dies_is_replaced_and_its_rows_are_done_again(
     start: Callable[..., Any], plain: Callable[[], Run], tmp_path: Path
 ) -> None:

@@ -94,6 +94,7 @@ def test_a_killed_run_goes_on_and_is_read_by_every_command(
     assert (json.loads(again.out)["captured"], again.code) == (0, 0), again.err
 
 
+@pytest.mark.exhaustive
 def test_damage_is_found_and_captured_again(
     vlmscope: Command, arguments: list[str], run: str
 ) -> None:

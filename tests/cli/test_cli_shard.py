@@ -24,12 +24,12 @@ from vlmscope.schema import CaptureSpec
 from vlmscope.store import Run, open_run, read_failures
 
 Command = Callable[..., Any]
-ROWS, IMAGES = 20, 10
+ROWS, IMAGES = 12, 6
 
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty questions about ten images, and two that fail."""
+    """Twelve questions about six images, and two that fail."""
     folder = tmp_path_factory.mktemp("ranks")
     names = [f"{i}.png" for i in range(IMAGES)]
     for i, name in enumerate(names):

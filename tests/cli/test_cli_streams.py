@@ -230,6 +230,7 @@ def test_a_current_folder_that_is_gone(
         )
 
 
+@pytest.mark.exhaustive
 def test_a_path_that_is_not_utf8(vlmscope: Command, tmp_path: Path, run: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xffd"))
     folder.mkdir()
@@ -260,6 +261,7 @@ def test_a_path_that_is_not_utf8(vlmscope: Command, tmp_path: Path, run: Path) -
         assert "Traceback" not in done.err
 
 
+@pytest.mark.exhaustive
 def test_half_a_surrogate_pair_in_every_text(vlmscope: Command, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", HALF)
     for arguments in (

@@ -70,7 +70,7 @@ def test_kills_lose_nothing_while_the_table_grows_and_is_sorted(
     out, rng = tmp_path / "run", random.Random(5)  # noqa: S311 - moments, no secrets
     order = list(range(ROWS))
     rng.shuffle(order)
-    settings = ("--max-new-tokens", "6", "--batch-size", "1", "--signals", "attention,heads")
+    settings = ("--max-new-tokens", "6", "--batch-size", "1", "--signals", "attention,heads,lens")
 
     def begin(rows: Iterable[int]) -> BaseProcess:
         arguments = ("extract", str(write_table(tmp_path, rows)), "--model", str(checkpoint))

@@ -30,7 +30,7 @@ def test_a_signal_stops_after_the_batch_in_flight(
 ) -> None:
     """SIGINT, then SIGTERM for the command that goes on; a third comes to the end."""
     out, done = tmp_path / "run", 0
-    settings = ("--batch-size", "1", "--max-new-tokens", "100", "--json")
+    settings = ("--batch-size", "1", "--max-new-tokens", "40", "--json")
     command = [
         *(python, "-m", "vlmscope", "extract", str(table), "--model", str(checkpoint)),
         *("--out", str(out), "--device", "cpu", *settings),

@@ -68,6 +68,7 @@ def test_what_is_mapped_and_what_is_metadata(folder: Path) -> None:
     assert second.metadata == {"topic": "colours"}
 
 
+@pytest.mark.exhaustive
 def test_the_commands_work(folder: Path, python: str) -> None:
     run_code()
     commands = "".join(blocks("bash"))

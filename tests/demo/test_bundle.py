@@ -46,6 +46,7 @@ def test_what_ships_is_small() -> None:
     assert (DEMO / "model" / "model.safetensors").stat().st_size <= 10_000_000
 
 
+@pytest.mark.exhaustive
 def test_training_and_bundle_share_no_picture() -> None:
     bundled = set(scenes(0, "demo", 600))
     assert len(bundled) == 600

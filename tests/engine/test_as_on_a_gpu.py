@@ -68,7 +68,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return rows_of_graphs
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("slots", [3, 8])
 @pytest.mark.parametrize(
     "spec",

@@ -260,7 +260,8 @@ def test_where_memory_is_short_there_are_fewer_slots(
     assert asked == [8, 4, 2]
 
 
-@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.first(1)
+@pytest.mark.parametrize("slots", [2, 1])
 def test_a_row_of_nan_leaves_nothing_behind_in_its_slot(
     samples: Sequence[Sample],
     talkative_vlm: VisionLanguageModel,

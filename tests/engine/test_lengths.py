@@ -86,7 +86,14 @@ def row(name: str, words: int, seed: int = 0) -> Sample:
     return Sample(name, make_image(70, 40, seed), "Is there a cat? " + "cat " * words)
 
 
-@pytest.fixture(scope="module", params=[*BUILDERS, *LARGE])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "phi3",
+        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in [*BUILDERS][1:]),
+        *LARGE,
+    ],
+)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lengths") / "model"
     if request.param in BUILDERS:

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import vlmscope
 from engine.against_reference import answered_by_generate
 from families.conformance import NONE, ONE_IMAGE, SEVERAL, build
+from vlmscope.cli.info import _shown_signals
 from vlmscope.engine import CaptureSession, capture, prepare
 from vlmscope.engine.lens import ImageLens, image_lens_for
 from vlmscope.errors import InputError
@@ -362,6 +363,16 @@ def test_columns_of_the_lens(run: tuple[Run, Any]) -> None:
             assert np.isnan(values).all()
             assert confidence_name(last) not in row.signals
     assert describe(stored.path).signals[LENS_TOKENS] == (2, 2, 10)
+
+
+def test_info_names_the_layers_of_the_image_tokens_once(run: tuple[Run, Any]) -> None:
+    stored, _ = run
+    shown = [*_shown_signals(describe(stored.path).signals)]
+    assert f"{LENS_TOKENS} 2 × 2 × 10" in shown
+    assert [line for line in shown if "internal" in line] == [
+        "internal_confidence per token at layers 0, 4"
+    ]
+    assert "entropy per token" in shown
 
 
 def test_the_lens_as_a_table(run: tuple[Run, Any]) -> None:

@@ -75,7 +75,7 @@ def attempt(
     return found, session.pop_failed()
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("at", [0, 1, 5, 9, 14, 20])
 def test_what_a_failed_step_took_with_it_comes_again(
     samples: Sequence[Sample],

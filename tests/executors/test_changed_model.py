@@ -48,6 +48,7 @@ def zero_behind_the_first_pages(path: Path) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.exhaustive
 def test_a_checkpoint_that_was_zeroed_in_part_is_not_taken_for_the_same(
     run_once: Callable[..., Run], copy: Path
 ) -> None:

@@ -46,7 +46,7 @@ def sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sessions:
     return sessions_at(tmp_path, f"memory://continued/{tmp_path.name}", monkeypatch)
 
 
-@pytest.fixture(params=["sessions", "local_sessions"])
+@pytest.fixture(params=["local_sessions", pytest.param("sessions", marks=pytest.mark.exhaustive)])
 def any_sessions(request: pytest.FixtureRequest) -> Sessions:
     found: Sessions = request.getfixturevalue(request.param)
     return found

@@ -24,7 +24,7 @@ from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
 from vlmscope.store import Run, RunWriter, open_run, read_failures
 
-SPEC = CaptureSpec(max_new_tokens=6)
+SPEC = CaptureSpec(max_new_tokens=3)
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +89,7 @@ def test_every_position_is_stored(
     assert run.matrix("answer_mean_representation", layer=7).shape == (10, 64)
 
 
+@pytest.mark.exhaustive
 def test_the_batch_size_does_not_change_the_result(run_once: Callable[..., Run]) -> None:
     assert_same_rows(run_once("auto", batch_size="auto"), run_once("one", batch_size=1))
 

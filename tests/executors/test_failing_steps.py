@@ -90,7 +90,7 @@ def assert_same_runs(found: tuple[Summary, Run], expected: Run) -> None:
             np.testing.assert_allclose(one.vectors[name], vector, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("at", "error"),
     [

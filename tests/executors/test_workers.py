@@ -448,6 +448,7 @@ os.execv({real!r}, [{real!r}, "-c", "import time; time.sleep(600)"])
 """
 
 
+@pytest.mark.exhaustive
 def test_workers_of_a_script_do_not_run_it_again_and_end_when_it_becomes_another_program(
     python: str, talkative: Path, tmp_path: Path
 ) -> None:
@@ -537,6 +538,7 @@ def test_ranks_share_the_processors_of_a_machine(
     assert count._usable_by_rank(shard, environment) == processors
 
 
+@pytest.mark.exhaustive
 def test_killed_processes_are_replaced_and_closing_ends_all(workers: Workers) -> None:
     """The last test here: it ends the processes that the others share."""
     rows = [row(make_image("one"), f"q{i}") for i in range(3)]

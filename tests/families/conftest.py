@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import jaxtyping
 import pytest
+
+from families.conformance import WANTS_TIMM, WANTS_TORCHVISION
 
 COSTLY = (
     "test_several_images_in_one_question",
     "test_images_where_placeholders_stand",
     "test_no_image_in_the_question",
     "test_worker_processes_prepare_the_same",
+    "test_vision_only_is_the_encoders_output",
+    "test_positions_are_those_the_decoder_saw",
+    "test_the_question_does_not_reach_the_image_tokens",
+    "test_the_image_reaches_every_representation",
 )
-"""Checks of ``test_conformance.py`` that take half of its time."""
+"""Checks of ``test_conformance.py`` that are not comparisons with the reference, or are costly."""
 
 CHECKPOINTS = "test_family_checkpoints.py"
 """What is asked of the checkpoints themselves, without vlmscope."""
 
-FEW = {"mllama", "qwen2_5_vl", "llava_next", "gemma3"}
-"""Families for which they are made all the same: cross-attention, packed images, tiles, windows."""
+FEW = {"mllama", "qwen2_5_vl", "llava_next", "gemma3", *WANTS_TORCHVISION, *WANTS_TIMM}
+"""Families for which they are made all the same: cross-attention, packed images, tiles, windows.
+
+And those that run only where torchvision or timm is, so in ``make test-extras``.
+"""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Enforce the shapes in signatures for a few families: every family passes the same ones."""
+    if item.path.name == "test_conformance.py" and hasattr(item, "callspec"):
+        few = FEW & set(item.callspec.params.values())
+        jaxtyping.config.update("jaxtyping_disable", not few)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

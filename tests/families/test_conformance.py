@@ -156,7 +156,7 @@ def assert_same(found: Capture, expected: Capture) -> None:
 def test_one_pass_equals_three(endless: VisionLanguageModel) -> None:
     """Every representation and signal at every layer, of a padded batch of four, and answers."""
     spec = CaptureSpec(
-        layers="all", positions=positions(endless), max_new_tokens=6, signals=tuple(SIGNALS),
+        layers="all", positions=positions(endless), max_new_tokens=4, signals=tuple(SIGNALS),
         samples=2,
     )  # fmt: skip
     found = list(capture(ONE_IMAGE, endless, spec, batch_size=4))
@@ -183,21 +183,23 @@ def test_a_batch_equals_each_row_alone(
     together = list(capture(ONE_IMAGE, vlm, spec, batch_size=4))
     for item, alone in zip(together, capture(ONE_IMAGE, vlm, spec, batch_size=1), strict=True):
         assert_same(item, alone)
-    for item in together[::3]:
-        assert_same(item, reference(item.sample, vlm, spec))
+    assert_same(together[0], reference(together[0].sample, vlm, spec))
     assert bool(generated) == (family in SHORT_WINDOW or family in GENERATED)
 
 
 def test_questions_about_one_image_share_its_prompt(
     family: str, endless: VisionLanguageModel, generated: list[str]
 ) -> None:
-    """Two passes for a batch that repeats images, beginnings and ends; the numbers are the same."""
+    """Two passes for a batch that repeats images, beginnings and ends; the numbers are the same.
+
+    They equal those of each row alone; those of two rows are compared with the slow method too.
+    """
     spec = CaptureSpec(
         layers="all", positions=positions(endless), max_new_tokens=3, signals="attention,mlp"
     )
     rows = [
         Sample(f"{i}_{row.id}", row.images, question)
-        for i, question in enumerate(("Is it lit?", "What is it, and is it lit?", "Is it a cat?"))
+        for i, question in enumerate(("Is it lit?", "What is it, and is it a cat?"))
         for row in (ONE_IMAGE[0], ONE_IMAGE[1], SEVERAL[0])
     ]
     batches, failures = prepare(rows, endless, resolve_spec(spec, endless))
@@ -205,7 +207,12 @@ def test_questions_about_one_image_share_its_prompt(
     shared = [batch for batch in batches if batch.prefix is not None]
     if family != "hunyuan_vl":  # before transformers 5.23 its frequencies depend on the length
         assert bool(shared) == (family in SHARES_PROMPTS)
-    for item in capture(rows, endless, spec, batch_size=9):
+    several = [batch for batch in shared if len(set(batch.prefix.entries)) > 1]
+    assert bool(several) == bool(shared), "beginnings are told apart"
+    together = list(capture(rows, endless, spec, batch_size=6))
+    for item, alone in zip(together, capture(rows, endless, spec, batch_size=1), strict=True):
+        assert_same(item, alone)
+    for item in together[4:]:
         assert_same(item, reference(item.sample, endless, spec))
     assert not generated or not shared
 

@@ -107,6 +107,7 @@ def test_a_pair_that_is_held(
     assert bool(generated) == (short or decoder in WITHOUT_SDPA)
 
 
+@pytest.mark.exhaustive
 def test_no_pair_is_listed_that_is_not_held(tmp_path: Path) -> None:
     """Of families that can be built here, in ``test_conformance.py`` and in this file."""
     for name in RUNNABLE:

@@ -156,6 +156,7 @@ def test_a_norm_of_the_usual_name_that_is_another_one(odd: Path, tmp_path: Path)
     assert with_found_parts(dataclasses.replace(vlm, family=usual)).family.final_norm == "last"
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("own", [False, True])
 def test_a_decoder_with_a_head_is_entered(known: Path, tmp_path: Path, own: bool) -> None:
     folder = strangers.rename(known / "llava", tmp_path / "copy", "acme_headed")
@@ -176,6 +177,7 @@ def test_an_encoder_is_read_before_its_merger(tmp_path: Path) -> None:
     assert_exact(vlm)
 
 
+@pytest.mark.exhaustive
 def test_a_merger_of_the_same_width_is_known_by_its_positions(tmp_path: Path) -> None:
     folder = strangers.redraw(
         BUILDERS["glm4v"](tmp_path / "known"), tmp_path / "copy", "acme_merger",
@@ -186,7 +188,8 @@ def test_a_merger_of_the_same_width_is_known_by_its_positions(tmp_path: Path) ->
     assert_exact(vlm)
 
 
-@pytest.mark.parametrize("cap", [None, 5.0])
+@pytest.mark.first(1)
+@pytest.mark.parametrize("cap", [5.0, None])
 def test_logits_that_are_scaled_and_capped(known: Path, tmp_path: Path, cap: float | None) -> None:
     folder = strangers.rename(known / "llava", tmp_path / "copy", "acme_scaled")
     config = json.loads((folder / "config.json").read_text())
@@ -266,6 +269,7 @@ def test_a_description_without_a_rule_is_as_free_as_none(known: Path, tmp_path: 
     assert kept.family.vision_rows == "tiles"
 
 
+@pytest.mark.exhaustive
 def test_a_stranger_that_fills_up_to_the_most_images(tmp_path: Path) -> None:
     """Mllama under another name: questions about one and about two may not share a batch."""
     folder = strangers.rename(build_standin(tmp_path / "known"), tmp_path / "copy", "acme_mllama")

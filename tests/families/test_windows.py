@@ -80,7 +80,7 @@ def assert_exact(pieces: Pieces, rows: Sequence[Sample], vlm: VisionLanguageMode
         assert (found[row.id].num_prompt_tokens > WINDOW) == row.id.startswith("long")
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 def test_rows_that_do_not_outgrow_the_window(
     vlm: VisionLanguageModel, generated: list[str], prefills: list[int]
 ) -> None:
@@ -89,7 +89,7 @@ def test_rows_that_do_not_outgrow_the_window(
     assert prefills == [4]
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 def test_only_rows_that_outgrow_the_window_go_another_way(
     vlm: VisionLanguageModel, generated: list[str], prefills: list[int]
 ) -> None:

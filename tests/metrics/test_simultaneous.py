@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from scipy.special import ndtr
 
 from vlmscope.metrics import resample, simultaneous
@@ -18,6 +19,7 @@ def drawn_world(seed: int, images: int) -> tuple[np.ndarray, dict[str, np.ndarra
     return truth, risks, np.arange(images)
 
 
+@pytest.mark.exhaustive
 def test_all_layers_are_held_at_once_where_their_intervals_are_not() -> None:
     true, held, apart, sets = ndtr(1 / np.sqrt(2)), 0, 0, 60
     for seed in range(sets):

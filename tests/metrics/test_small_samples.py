@@ -93,6 +93,7 @@ def test_a_kind_with_one_of_a_class_has_no_interval() -> None:
     assert np.isnan([found.interval("one").low, found.difference("one", "other").p_value]).all()
 
 
+@pytest.mark.exhaustive
 def test_a_difference_of_nothing_is_seldom_found_in_small_samples() -> None:
     p_values, found = [], []
     for seed in range(150):

@@ -180,6 +180,7 @@ def test_the_compilers_folder_is_set_for_a_pass_only(
         assert os.environ.get(CACHE_VARIABLE) == before
 
 
+@pytest.mark.exhaustive
 def test_sessions_with_and_without_it_alternate(
     vlm: VisionLanguageModel, samples: list[Sample]
 ) -> None:

@@ -117,6 +117,7 @@ def test_what_the_configuration_names_is_not_taken(tmp_path: Path) -> None:
     assert bytes_of(AutoConfig.from_pretrained(folder), np.dtype("float32"), None) > 0  # type: ignore[arg-type]
 
 
+@pytest.mark.exhaustive
 def test_a_third_part_without_sdpa_does_not_keep_a_run_from_being_loaded_again(
     tmp_path: Path,
 ) -> None:

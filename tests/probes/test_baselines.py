@@ -112,6 +112,7 @@ def test_a_number_that_is_risky_at_both_ends_is_found(
     assert found["joint"] > 0.95
 
 
+@pytest.mark.exhaustive
 def test_a_number_of_few_values_breaks_no_spline(
     case: tuple[BaselineInputs, np.ndarray, np.ndarray],
 ) -> None:
@@ -176,6 +177,7 @@ def test_a_small_and_uniform_table_has_a_joint_baseline(impossible: bool) -> Non
     assert 0 <= aurocs(inputs, truth, np.arange(18))["joint"] <= 1
 
 
+@pytest.mark.exhaustive
 def test_nothing_known_is_nothing_found() -> None:
     """Of facts that tell nothing, the best inside training tells nothing outside."""
     values = []

@@ -201,6 +201,7 @@ def test_giving_up_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         run(planted_world(6))
 
 
+@pytest.mark.exhaustive
 def test_any_probe_can_be_crossfitted() -> None:
     world = planted_world(7)
     folds = grouped_folds(world.truth, world.images)

@@ -130,6 +130,7 @@ def test_it_fits_into_scikit_learns_tools() -> None:
     assert scores.mean() > 0.85
 
 
+@pytest.mark.exhaustive
 def test_the_network_learns_what_no_line_can() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((1500, 6)).astype(np.float32)

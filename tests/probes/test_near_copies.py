@@ -223,6 +223,7 @@ def test_the_same_pairs_whatever_the_order(originals: Thumbnails) -> None:
     assert found == {tuple(pair) for pair in near_copies(images).tolist()} != set()
 
 
+@pytest.mark.exhaustive
 def test_thousands_of_sparse_images_take_seconds() -> None:
     rng = np.random.default_rng(0)
     luma = np.full((4000, 24, 24), 255, dtype=np.uint8)

@@ -35,6 +35,7 @@ def test_the_gallery_opens_in_the_order_of_the_run(open_page: OpenPage) -> None:
     expect(page.locator(".card").nth(3).locator(".risk")).to_be_hidden()  # unscorable
 
 
+@pytest.mark.exhaustive
 def test_search_reads_question_answer_truth_and_id(open_page: OpenPage) -> None:
     cards = (*FULL.cards, examples.card(500, truth="Certainly not", question="?", answer="!"))
     searches: dict[str, Callable[[Card], bool]] = {
@@ -53,6 +54,7 @@ def test_search_reads_question_answer_truth_and_id(open_page: OpenPage) -> None:
         assert ids(page) == first(expected)
 
 
+@pytest.mark.exhaustive
 def test_filters_work_alone_and_together(open_page: OpenPage) -> None:
     page = open_page(FULL)
     field(page, "min").fill("0.4")
@@ -175,6 +177,7 @@ def test_a_dialog_that_walked_to_the_next_page_returns_to_it(open_page: OpenPage
     expect(page.locator(".card-open").first).to_be_focused()
 
 
+@pytest.mark.exhaustive
 def test_the_dialog_shows_everything_of_a_card(open_page: OpenPage) -> None:
     page = open_page(FULL, "#?card=q2")
     dialog = page.get_by_role("dialog")

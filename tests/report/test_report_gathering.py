@@ -255,6 +255,7 @@ def test_categories_that_were_not_swept_are_judged_in_the_same_way(home: Path) -
 
 
 @no_images
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("group_by", "layers", "card"),
     [
@@ -292,6 +293,7 @@ def row_of(page: str, title: str) -> str:
 
 
 @no_images
+@pytest.mark.first(1)
 @pytest.mark.parametrize("which", ["joint", "best", "layer"])
 def test_no_number_is_shown_of_a_result_that_found_nothing(home: Path, which: str) -> None:
     saved = probes_of(home)
@@ -446,6 +448,7 @@ def test_other_columns_are_those_of_the_sweep(home: Path) -> None:
     assert table.values[0].all_low == saved["values"][0]["simultaneous"]["low"]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_card_holds_what_the_run_holds(home: Path) -> None:
     run, saved, labels = open_run(home / "run"), probes_of(home), read_labels(home / "run")
     document = document_of(home)
@@ -516,6 +519,7 @@ def test_images_are_the_tables_own_made_small(labelled: Path) -> None:
     assert document.images == document_of(labelled).images, "the same at every time"
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_images_shrink_until_the_page_is_small_enough(labelled: Path) -> None:
     found = gathered(labelled)
     sizes = [sum(map(len, size.values())) for size in found.thumbnails.sizes]
@@ -560,6 +564,7 @@ def test_images_that_are_gone_or_changed_are_left_out(labelled: Path) -> None:
     assert view.token_view_note == said
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_what_has_moved_is_found_where_one_says(labelled: Path, checkpoint: Path) -> None:
     moved = labelled.rename(labelled.with_name("moved"))
     poor = document_of(moved)
@@ -729,11 +734,12 @@ def test_a_report_is_one_page_and_figures_beside_it(home: Path) -> None:
     assert left == {"category_rates", "mine"}, "older figures may be wrong by now"
 
 
-def test_a_page_elsewhere(home: Path, tmp_path: Path) -> None:
-    run = open_run(home / "run")
+@no_images
+def test_a_page_elsewhere(labelled: Path, tmp_path: Path) -> None:
+    run = open_run(labelled / "run")
     written = write_report(run, out=tmp_path / "first.html")
     assert {path.parent for path in written.plots} == {tmp_path / "first-plots"}
-    assert not (home / "run" / "report.html").exists()
+    assert not (labelled / "run" / "report.html").exists()
     with pytest.raises(InputError, match="is a folder; name a file in it"):
         write_report(run, out=tmp_path)
     with pytest.raises(InputError, match="does not exist; make it first"):

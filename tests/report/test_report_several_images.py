@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from playwright.sync_api import expect
 
 import document_examples as examples
@@ -38,6 +39,7 @@ def test_all_images_of_a_question_stand_side_by_side(open_page: OpenPage) -> Non
     assert left["width"] == right["width"] > 80
 
 
+@pytest.mark.exhaustive
 def test_what_is_not_shown_is_said(open_page: OpenPage) -> None:
     page = open_page(document())
     said = page.locator(".card .no-image")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from store_support import make_bare, make_capture, make_manifest
 from vlmscope.report import ReportSpec, write_report
@@ -41,6 +42,7 @@ def test_a_report_of_questions_without_an_image(tmp_path: Path) -> None:
     assert not any("probes" in line for line in document.missing)
 
 
+@pytest.mark.exhaustive
 def test_groups_of_look_alikes_are_told_beside_the_images(tmp_path: Path) -> None:
     rows = [make_capture(i, image_dhash=f"{i // 2 * 0x0F0F_1357:016x}") for i in range(ROWS)]
     document = write_report(probed(tmp_path / "run", rows), ReportSpec()).document

@@ -88,7 +88,7 @@ cells = (
 names = st.sampled_from(["image", "question", "answer", "category", "x", "", "\\ud800", "row"])
 
 
-@settings(FEW, max_examples=25)
+@settings(FEW, max_examples=12)
 @given(st.lists(st.dictionaries(names, cells, max_size=5), max_size=4))
 def test_any_table_that_is_accepted_is_captured(rows: list[dict[str, str]]) -> None:
     lines = []

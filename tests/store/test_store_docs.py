@@ -10,6 +10,7 @@ import pytest
 import vlmscope.store
 from store_support import LAYERS, make_capture, make_manifest
 from vlmscope.sampling import SampledAnswer, arrays_of, is_of_samples
+from vlmscope.signals import INTEGERS
 from vlmscope.store import bytes_per_row
 from vlmscope.store.format.batch import block_of
 from vlmscope.store.format.shard import build_shard
@@ -71,6 +72,8 @@ SIGNALS = {
 }
 """What a capture record says of signals."""
 
+LENS = {"signals": ("entropy", "lens")}
+
 SAMPLED = {
     "signals": ("entropy", "samples"),
     "signal_widths": {f"samples/layer_{layer}": 512 for layer in range(10)},
@@ -87,7 +90,7 @@ def sampled(rng: np.random.Generator) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "signals", [{}, SIGNALS, SAMPLED], ids=["no signals", "signals", "samples"]
+    "signals", [{}, SIGNALS, LENS, SAMPLED], ids=["no signals", "signals", "lens", "samples"]
 )
 @pytest.mark.parametrize("store_dtype", ["float32", "float16"])
 def test_the_size_of_a_row_is_about_right(store_dtype: Any, signals: dict[str, Any]) -> None:
@@ -106,7 +109,9 @@ def test_the_size_of_a_row_is_about_right(store_dtype: Any, signals: dict[str, A
             answer_token_ids=np.arange(60),
             answer_logprobs=np.zeros(60, np.float32),
             signals={
-                name: rng.random(shape or 60, np.float32)
+                name: rng.random(shape or 60, np.float32).astype(
+                    np.int32 if name in INTEGERS else np.float32
+                )
                 for name, shape in manifest.signals().items()
                 if not is_of_samples(name)
             }

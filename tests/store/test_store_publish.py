@@ -50,6 +50,7 @@ def test_two_publishers_of_one_name_never_share_a_file(tmp_path: Path) -> None:
     assert hidden(tmp_path) == []
 
 
+@pytest.mark.exhaustive
 def test_publishers_in_many_processes_leave_one_whole_file(tmp_path: Path) -> None:
     target = tmp_path / "results.json"
     code = (

@@ -75,6 +75,7 @@ def test_it_has_the_same_rows_as_a_folder(run: str, tmp_path: Path) -> None:
     assert (describe(run).rows, describe(run).kind) == (10, "run")
 
 
+@pytest.mark.exhaustive
 def test_a_copy_of_it_is_a_run_for_plain_h5py(run: str, tmp_path: Path) -> None:
     s3fs.S3FileSystem().get(f"{run}/", f"{tmp_path}/copy/", recursive=True)
     rebuild_index(tmp_path / "copy")
@@ -128,6 +129,7 @@ def test_ranks_write_side_by_side(bucket: str) -> None:
     assert open_run(url).check() == []
 
 
+@pytest.mark.exhaustive
 def test_a_process_of_its_own_writes_it(bucket: str) -> None:
     url = f"{bucket}/run"
     with RunWriterProcess(as_path(url), make_manifest()) as recorder:
@@ -155,6 +157,7 @@ def test_failures_are_objects_of_so_many_lines(
     assert str(failures_shown(path)) == f"{bucket}/run/failures-*.jsonl"
 
 
+@pytest.mark.exhaustive
 def test_labels(run: str) -> None:
     scores = [Score(f"question_comb_{i}", bool(i % 2), "yesno", "") for i in range(10)]
     write_labels(as_path(run), scores, {"scorer": "yesno"})
@@ -167,6 +170,7 @@ def test_labels(run: str) -> None:
         read_labels(run, "nobody")
 
 
+@pytest.mark.exhaustive
 def test_damage_is_found_and_set_aside(run: str) -> None:
     shard = as_path(run) / "shards" / "pack-000-000005.h5"
     data = bytearray(shard.read_bytes())
@@ -251,6 +255,7 @@ def test_a_file_is_read_like_any_other(bucket: str) -> None:
         assert file.read() == b""
 
 
+@pytest.mark.exhaustive
 def test_files_are_told_apart_whatever_their_names(bucket: str) -> None:
     """Also those whose names HDF5 spells alike."""
     rows = {"é": [0, 1], "è": [2, 3, 4]}
@@ -263,6 +268,7 @@ def test_files_are_told_apart_whatever_their_names(bucket: str) -> None:
             assert_same(capture, make_capture(i))
 
 
+@pytest.mark.exhaustive
 def test_a_part_that_could_not_be_removed_doubles_no_row(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,6 +153,7 @@ def test_rows_without_a_manifest_are_not_mixed_with_others(run: Path) -> None:
         pass
 
 
+@pytest.mark.exhaustive
 def test_writers_in_several_threads(tmp_path: Path) -> None:
     def work(number: int) -> None:
         with RunWriter(
@@ -175,7 +176,7 @@ SESSIONS = st.lists(
 
 
 @given(SESSIONS)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_any_sessions_give_every_row_once(sessions: list[tuple[list[int], bool, int]]) -> None:
     """Batches of any size, sessions closed or abandoned, packs of any size."""
     with tempfile.TemporaryDirectory() as folder:

@@ -6,6 +6,7 @@ The truth is the AUROC of the very fit that was carried over, on many fresh rows
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from sklearn.metrics import roc_auc_score
 
 from vlmscope.metrics import Interval, LabelledRisk, resample_sides
@@ -71,5 +72,6 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     assert covered(1.0, images=30) >= 17, "a small test run"
 
 
+@pytest.mark.exhaustive
 def test_so_it_does_where_images_are_shared() -> None:
     assert covered(1.0, 12, paired=True) >= 10

@@ -45,6 +45,7 @@ def gaps() -> dict[str, list[Difference]]:
     return found
 
 
+@pytest.mark.exhaustive
 def test_what_the_category_tells_is_not_told_to_be_more_within_it(
     gaps: dict[str, list[Difference]],
 ) -> None:
@@ -53,6 +54,7 @@ def test_what_the_category_tells_is_not_told_to_be_more_within_it(
     assert abs(np.mean([gap.value for gap in gaps["folds"]])) < 0.03
 
 
+@pytest.mark.exhaustive
 def test_pairs_of_different_folds_would_tell_it(gaps: dict[str, list[Difference]]) -> None:
     """Without folds the bounds above are missed by far: they can fail."""
     better = [gap.interval.low > 0 for gap in gaps["pooled"]]

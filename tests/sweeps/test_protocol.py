@@ -280,6 +280,7 @@ def test_few_groups_of_another_kind_are_saved_too() -> None:
     assert ((risk > 0) & (risk < 1)).all()
 
 
+@pytest.mark.exhaustive
 def test_many_different_questions_take_no_memory_of_their_own() -> None:
     made = benchmark.made_for("null, 80 images × 4", 0)
     data = benchmark.probe_data_of(made)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import erf
 from pathlib import Path
@@ -13,15 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from labelled_runs import OTHER_MODEL, QUERY, WIDTH, HeldRun, labelled_run, planted
 from vlmscope.errors import InputError, StoreError
 from vlmscope.metrics import Platt
-from vlmscope.probes import LogisticProbe, baselines, load_probe
-from vlmscope.probes.baselines import BaselineInputs, main_effects
-from vlmscope.probes.candidates import Candidate
+from vlmscope.probes import LogisticProbe, load_probe
+from vlmscope.probes.baselines import BaselineInputs
 from vlmscope.store import Run, open_run
 from vlmscope.sweeps import (
     SweepResult,
@@ -33,7 +30,6 @@ from vlmscope.sweeps import (
     transfer,
 )
 from vlmscope.sweeps.data import LeftOut
-from vlmscope.sweeps.transfer import fits
 from vlmscope.sweeps.transfer.fits import concatenate_inputs, take_rows
 from vlmscope.sweeps.transfer.run import TransferTest
 from vlmscope.sweeps.transfer.save import transfer_document
@@ -45,21 +41,6 @@ SPEC = SweepSpec(folds=3, draws=50, repeats=1, permutations=100)
 PLANTED = f"{QUERY}/layer_3"
 ALONG = np.eye(WIDTH)[0]
 ACROSS = np.eye(WIDTH)[1]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fewer_forms() -> Iterator[None]:
-    """One form of the joint baseline instead of ten: their choice is tested with the baselines."""
-
-    def one(inputs: BaselineInputs) -> Mapping[str, Candidate]:
-        features = main_effects(baselines._known(inputs))
-        return {"few": Candidate(features, lambda: LogisticRegression(C=0.3))}
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baselines, "WORD_GRID", (1.0,))
-        for module in (baselines, fits):
-            patch.setattr(module, "joint_candidates", one)
-        yield
 
 
 @pytest.fixture(scope="module")

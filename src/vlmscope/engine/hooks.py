@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from jaxtyping import Float
@@ -124,7 +125,7 @@ class PrefillHooks:
                 if vlm.projector is not None:
                     handles.append(vlm.projector.register_forward_hook(self._note_projection))
             for state in self._spec.states(imaged=imaged, vlm=vlm):
-                record = self._record_state(state)
+                record = partial(self._record_state, state)
                 handles.append(
                     hook_state(vlm, state, record, self._spec.layer_states, imaged=imaged)
                 )
@@ -185,31 +186,27 @@ class PrefillHooks:
         if isinstance(output, Tensor):
             self.shapes_.setdefault("projector", tuple(output.shape))
 
-    def _record_state(self, state: State) -> Callable[[Tensor], None]:
+    def _record_state(self, state: State, tensor: Tensor) -> None:
         part, layer = state
-
-        def record(tensor: Tensor) -> None:
-            if state in self._recorded:
-                if self._answer is not None and self._spec.answer_positions:
-                    self._answer.add(state, last_token(tensor))
-                return
-            rows, length = self._shape
-            if tensor.numel() != rows * length * tensor.shape[-1]:
-                raise RuntimeError(
-                    f"layer {layer} had {tuple(tensor.shape[:-1])} tokens in the prefill, "
-                    f"not the batch's {self._shape}"
-                )
-            self._recorded.add(state)
-            tensor = tensor.view(rows, length, -1)
-            if not part:
-                self.shapes_[f"layer_{layer}"] = tuple(tensor.shape)
-                if self._lens is not None:
-                    self._lens.add(layer, tensor)
-            for position, choice in self._choices.items():
-                path = f"{position_group(position, part)}/layer_{layer}"
-                self._states[path] = pool_tokens(tensor, choice.to(tensor.device))
-
-        return record
+        if state in self._recorded:
+            if self._answer is not None and self._spec.answer_positions:
+                self._answer.add(state, last_token(tensor))
+            return
+        rows, length = self._shape
+        if tensor.numel() != rows * length * tensor.shape[-1]:
+            raise RuntimeError(
+                f"layer {layer} had {tuple(tensor.shape[:-1])} tokens in the prefill, "
+                f"not the batch's {self._shape}"
+            )
+        self._recorded.add(state)
+        tensor = tensor.view(rows, length, -1)
+        if not part:
+            self.shapes_[f"layer_{layer}"] = tuple(tensor.shape)
+            if self._lens is not None:
+                self._lens.add(layer, tensor)
+        for position, choice in self._choices.items():
+            path = f"{position_group(position, part)}/layer_{layer}"
+            self._states[path] = pool_tokens(tensor, choice.to(tensor.device))
 
     def _record_logits(self, _module: nn.Module, _args: Any, output: Any) -> None:
         self.shapes_.setdefault("logits", tuple(output.logits.shape))

@@ -234,6 +234,6 @@ def notes_on(
         known = {*signals.attention_layers, *signals.cross_attention_layers}
         if missing := [str(k) for k in range(vlm.num_layers) if k not in known]:
             notes.append(
-                f"no attention of layers {', '.join(missing)}: they have no attention weights"
+                f"no attention of layers {', '.join(missing)}: they have no weights of tokens"
             )
     return tuple(notes)

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from vlmscope.model.vlm import VisionLanguageModel
 
-PIECE = 2**28
-"""Bytes of the float32 logits that are computed at once; with temporary copies, up to 1 GB."""
+PIECE = 2**27
+"""Bytes of the float32 logits that are computed at once; with temporary copies half a GB."""
 
 _SCALED = re.compile(
     r"logits\s*=\s*(?:logits|self\.lm_head\([^\n]*\))(?:\.float\(\))?\s*([*/])\s*self\.([\w.]+)"

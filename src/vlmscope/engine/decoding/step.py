@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -147,15 +148,16 @@ class Stepper:
             handles = stack.enter_context(removing_hooks())
             for state in self._states:
                 if state[0] not in DIVISIONS:
-                    handles.append(self._hook(state))
+                    add = partial(self._add, state)
+                    handles.append(
+                        hook_state(vlm, state, add, self._layer_states, imaged=self._imaged)
+                    )
             yield
 
-    def _hook(self, state: State) -> Any:
-        def record(tensor: Tensor) -> None:
-            if self._slots.states is not None:
-                self._slots.states.add(state, last_token(tensor))
-
-        return hook_state(self._vlm, state, record, self._layer_states, imaged=self._imaged)
+    def _add(self, state: State, tensor: Tensor) -> None:
+        """Record a state of this step's tokens."""
+        if self._slots.states is not None:
+            self._slots.states.add(state, last_token(tensor))
 
     def _divide(self, layer: int, weights: Weights) -> None:
         """Record how the attention of this step's tokens is divided."""

@@ -14,7 +14,7 @@ _PER_VECTOR = 475
 """Bytes of one vector's virtual dataset in the row group. Measured."""
 
 
-_PER_LIST = 700
+_PER_LIST = 850
 """Bytes of one list of values per token of the answer, in the row group and in its column."""
 
 _PER_SAMPLES = 1_700
