@@ -32,7 +32,7 @@ from vlmscope.executors.batching import BatchSizer, rows_at_once, sizer_for
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.reference import reference
 from vlmscope.sampling import RANDOM_BITS, Sampling, random_integers
-from vlmscope.schema import Capture, CaptureSpec, Sample
+from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.signals import SIGNALS
 from vlmscope.store import write_manifest
 from vlmscope.store.format.batch import captures_of
@@ -287,6 +287,32 @@ def test_beside_all_other_signals(
         for each in (item, generated[sample.id]):
             assert each.signals.keys() == oracle.signals.keys()
             assert not compare(each, oracle).faults(3e-5, "float32")
+
+
+@pytest.mark.parametrize("by_generate", [False, True])
+def test_a_greedy_answer_that_is_empty_fails_its_row_once(
+    rows: Sequence[Sample],
+    talkative_vlm: VisionLanguageModel,
+    expected: Mapping[str, Capture],
+    monkeypatch: pytest.MonkeyPatch,
+    by_generate: bool,
+) -> None:
+    """It has no positions in the answer, whatever was sampled; the other rows have their own."""
+    if by_generate:
+        monkeypatch.setattr(sessions, "why_not_in_slots", lambda _: "forced")
+    spec = dataclasses.replace(
+        SPEC, signals="detectors", positions=("last_prompt_token", "last_answer_token")
+    )
+    first = {id_: int(item.answer_token_ids[0]) for id_, item in expected.items()}  # type: ignore[index]
+    empty = {id_ for id_ in first if first[id_] == first["q0"]}
+    assert 0 < len(empty) < len(rows)
+    settings = talkative_vlm.model.generation_config
+    monkeypatch.setattr(settings, "eos_token_id", [*ENDS, first["q0"]])
+    pieces = run_session(rows, talkative_vlm, spec, rows=2, size=2)
+    found = each_once([item for piece in pieces for item in piece], rows)
+    assert {id_ for id_, item in found.items() if isinstance(item, Failure)} == empty
+    for id_ in found.keys() - empty:
+        assert len(found[id_].samples) == COUNT
 
 
 def test_of_samples_only_what_is_stored_is_computed_and_copied(
