@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from vlmscope.probes import ProbeInfo
     from vlmscope.report import ReportSpec, WrittenReport, write_report
     from vlmscope.risk import Risk, RiskScorer
+    from vlmscope.sampling import SampledAnswer
     from vlmscope.schema import Capture, CaptureSpec, Failure, FieldSpec, Sample, Score
     from vlmscope.store import export_run, read_labels
     from vlmscope.sweeps import (
@@ -79,6 +80,7 @@ __all__ = [
     "RunBusyError",
     "RunMismatchError",
     "Sample",
+    "SampledAnswer",
     "Score",
     "Share",
     "StaleLabelsWarning",
@@ -137,6 +139,7 @@ _HOMES = {
     "RunBusyError": "errors",
     "RunMismatchError": "errors",
     "Sample": "schema",
+    "SampledAnswer": "sampling",
     "Score": "schema",
     "Share": "dataset",
     "StaleLabelsWarning": "api.runs",

@@ -15,8 +15,10 @@ which contradicts itself:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from inspect import signature
 from itertools import takewhile
 from typing import Any
@@ -43,6 +45,7 @@ from vlmscope.reference_signals import (
     internal_confidence,
     joined,
     logit_lens,
+    sampled_answers,
     sublayers_recorded,
     token_statistics,
 )
@@ -73,6 +76,7 @@ def reference(
     spec: CaptureSpec | None = None,
     *,
     answer_token_ids: np.ndarray | None = None,
+    sample_token_ids: Sequence[np.ndarray] = (),
 ) -> Capture:
     """Return the capture of one sample by the reference method's three passes.
 
@@ -82,6 +86,8 @@ def reference(
         spec: What to record (default: that of the specification).
         answer_token_ids: The answer whose hidden states are read at the positions in the answer
             (default: the answer generated here). In half precision two runs may answer differently.
+        sample_token_ids: The tokens of sampled answers, whose log-probabilities and states are
+            computed. Nothing is sampled here.
 
     Raises:
         InputError: The spec's ``compat`` does not support this model.
@@ -109,6 +115,8 @@ def reference(
         arrays |= _attention_pass(vlm, inputs, tokens, signals)
         if signals.lens_layers:
             arrays |= _lens_pass(vlm, inputs, tokens, signals, boundaries)
+        run_answer = partial(_run_with_answer, vlm, inputs)
+        arrays |= sampled_answers(vlm, signals, sample_token_ids, run_answer)
     logprobs = first_logits.float().log_softmax(dim=-1)
     top = logprobs.sort(descending=True)
     return Capture(
@@ -322,7 +330,7 @@ def _answer_states_pass(
         raise RowError("capture", "the answer is empty")
     start, stop = inputs["input_ids"].shape[1], inputs["input_ids"].shape[1] + len(content)
     with sublayers_recorded(vlm, signals) as parts:
-        layers = _run_with_answer(vlm, inputs, content)
+        layers, _ = _run_with_answer(vlm, inputs, content)
     spans = {
         "first_answer_token": (start, start + 1),
         "last_answer_token": (stop - 1, stop),
@@ -348,12 +356,27 @@ def _content(vlm: VisionLanguageModel, answer_token_ids: np.ndarray) -> list[int
     return [token for token in answer_token_ids.tolist() if token not in ends]
 
 
-def _run_with_answer(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]) -> list[Tensor]:
-    """Run a prompt and its answer; return every layer's states."""
+def _run_with_answer(
+    vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]
+) -> tuple[list[Tensor], Tensor]:
+    """Run a prompt and its answer; return every layer's states, and the logits of the answer.
+
+    The logits ``[tokens + 1, vocabulary]`` are those of each token of the answer and of the one
+    that follows it.
+    """
     start = inputs["input_ids"].shape[1]
     # For an image token in an answer, the model would expect an image if run in one pass.
-    by_step = vlm.image_token_id in content or vlm.lengths.band(start, len(content) + 1) == ALONE
-    return (_step_by_step if by_step else _all_at_once)(vlm, inputs, content)
+    by_step = not _media_tokens(vlm).isdisjoint(content)
+    by_step |= vlm.lengths.band(start, len(content) + 1) == ALONE
+    return (_step_by_step if by_step and content else _all_at_once)(vlm, inputs, content)
+
+
+def _media_tokens(vlm: VisionLanguageModel) -> set[Any]:
+    """Return the tokens by which the model recognizes images, videos and sounds in a prompt."""
+    named = re.compile(r"(image|video|vision|audio)\w*_token_(id|index)")
+    settings = vlm.model.config.to_dict().items()
+    found = {value for name, value in settings if named.fullmatch(name) and type(value) is int}
+    return found | {vlm.image_token_id}
 
 
 def _attention_pass(
@@ -388,7 +411,7 @@ def _lens_pass(
     answer = [] if answer_token_ids is None else answer_token_ids.tolist()
     layers, positions = prompt, [p for p in signals.lens_positions if p in boundaries]
     if any(boundaries[position] >= len(ids) for position in positions):
-        layers = _run_with_answer(vlm, inputs, _content(vlm, np.array(answer)))
+        layers, _ = _run_with_answer(vlm, inputs, _content(vlm, np.array(answer)))
     states = {
         position: [
             each[0, boundaries[position]]
@@ -402,9 +425,11 @@ def _lens_pass(
     )
 
 
-def _all_at_once(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]) -> list[Tensor]:
-    """Return every layer's states of a prompt and its answer, from one pass."""
-    answer, count = torch.tensor([content]), len(content)
+def _all_at_once(
+    vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]
+) -> tuple[list[Tensor], Tensor]:
+    """Return states and logits of a prompt and its answer, from one pass."""
+    answer, count = torch.tensor([content], dtype=torch.int64), len(content)
     extended = dict(inputs)
     extended["input_ids"] = torch.cat([inputs["input_ids"], answer.to(vlm.device)], dim=1)
     for name in _PER_TOKEN & inputs.keys():  # each new token attends to what the last one does
@@ -413,12 +438,14 @@ def _all_at_once(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]) 
             last = torch.ones_like(last)  # the answer comes after the prefix
         extended[name] = torch.cat([inputs[name], last.repeat_interleave(count, dim=1)], dim=1)
     imaged = bool((inputs["input_ids"] == vlm.image_token_id).any())
-    layers, _ = _run_decoder(vlm, extended, "hidden_states[k+1]", imaged=imaged)
-    return layers
+    layers, logits = _run_decoder(vlm, extended, "hidden_states[k+1]", imaged=imaged)
+    return layers, logits[0, -count - 1 :]
 
 
-def _step_by_step(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]) -> list[Tensor]:
-    """Return every layer's states of a prompt and its answer, decoded token by token.
+def _step_by_step(
+    vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]
+) -> tuple[list[Tensor], Tensor]:
+    """Return states and logits of a prompt and its answer, decoded token by token.
 
     For answers whose states depend on the length of the sequence at the time, or which contain the
     image token. ``generate`` is forced to generate the answer, and its states are returned.
@@ -430,13 +457,15 @@ def _step_by_step(vlm: VisionLanguageModel, inputs: _Inputs, content: list[int])
         do_sample=False,
         return_dict_in_generate=True,
         output_hidden_states=True,
+        output_logits=True,
         prefix_allowed_tokens_fn=lambda _, ids: content[ids.shape[-1] - start :][:1] or content[:1],
     )
     prompt, *steps = outputs.hidden_states
-    return [
+    layers = [
         torch.cat([prompt[k + 1], *(step[k + 1][:, -1:] for step in steps)], dim=1)
         for k in range(vlm.num_layers)
     ]
+    return layers, torch.cat(outputs.logits)
 
 
 def _answer_pass(vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec) -> dict[str, Any]:

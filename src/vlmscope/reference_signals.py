@@ -19,6 +19,7 @@ from vlmscope.model.attention.switch import attending_eagerly
 from vlmscope.model.computing import removing_hooks
 from vlmscope.model.sublayers import sublayers_of
 from vlmscope.model.unembedding import unembedding_of
+from vlmscope.sampling import SAMPLES, SampledAnswer, arrays_of
 from vlmscope.signals import (
     ATTENDED,
     CROSS_ATTENTION,
@@ -167,6 +168,48 @@ def divided_attention(
         statistics = [several.mean(axis=0), several.max(axis=0), several[0]]
         found[f"{name}_answer"] = np.stack(statistics)
     return found
+
+
+def sampled_answers(
+    vlm: VisionLanguageModel,
+    signals: RecordedSignals,
+    answers: Sequence[np.ndarray],
+    run_answer: Callable[[list[int]], tuple[list[Tensor], Tensor]],
+) -> dict[str, np.ndarray]:
+    """Return log-probabilities and last states of given sampled answers, one pass for each.
+
+    Args:
+        vlm: The model.
+        signals: The signals.
+        answers: The tokens of each answer.
+        run_answer: Runs the prompt and an answer without the end of turn; returns every layer's
+            states ``[1, tokens, width]``, and the logits of each token and of the one after it.
+    """
+    ends = np.atleast_1d(vlm.model.generation_config.eos_token_id).tolist()
+    samples = []
+    for answer in answers:
+        tokens = answer.tolist()
+        stopped = tokens[-1] in ends
+        content = tokens[:-1] if stopped else tokens
+        layers, logits = run_answer(content)
+        logprobs = [
+            float(step.float().log_softmax(dim=-1)[token])
+            for step, token in zip(logits, tokens, strict=False)
+        ]
+        last = [layer[0, -1].float().cpu().numpy() for layer in layers]
+        samples.append(
+            SampledAnswer(
+                text=vlm.processor.decode(tokens, skip_special_tokens=True),
+                token_ids=answer,
+                logprobs=np.array(logprobs, np.float32),
+                finish_reason="stop" if stopped else "length",
+                states={
+                    k: last[k] if content else np.full_like(last[k], np.nan)
+                    for k in signals.layers(SAMPLES)
+                },
+            )
+        )
+    return arrays_of(samples)
 
 
 def _divided(

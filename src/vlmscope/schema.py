@@ -21,6 +21,14 @@ from vlmscope.positions import (
     position_names,
     representation,
 )
+from vlmscope.sampling import (
+    DEFAULT_TEMPERATURE,
+    SAMPLES,
+    SampledAnswer,
+    Sampling,
+    checked_sampling,
+    samples_in,
+)
 from vlmscope.signals import DEFAULT_SIGNALS, Signals, signal_names
 
 if TYPE_CHECKING:
@@ -163,7 +171,7 @@ class CaptureSpec:
 
     >>> CaptureSpec(layers=[0, 10], positions="last_prompt_token")
     CaptureSpec(layers='0,10', positions=('last_prompt_token',), vision_pooling='all', \
-max_new_tokens=200, compat='', signals=('entropy',))
+max_new_tokens=200, compat='', signals=('entropy',), samples=0, temperature=1.0, seed=0)
     """
 
     layers: str = DEFAULT_LAYERS
@@ -182,6 +190,13 @@ max_new_tokens=200, compat='', signals=('entropy',))
     signals: tuple[str, ...] = DEFAULT_SIGNALS
     """What else to record; names from ``signals.SIGNALS`` or ``signals.PRESETS``. One, several, or
     a comma-separated text; they are converted to a tuple of signals, ``entropy`` always first."""
+    samples: int = 0
+    """Sampled answers of each question, besides the greedy one; more than 0 adds ``samples`` to the
+    signals."""
+    temperature: float = DEFAULT_TEMPERATURE
+    """Temperature of the samples."""
+    seed: int = 0
+    """Seed of the samples."""
 
     if TYPE_CHECKING:  # the constructor accepts more types than are stored
 
@@ -193,13 +208,21 @@ max_new_tokens=200, compat='', signals=('entropy',))
             max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
             compat: Compat = "",
             signals: Signals = DEFAULT_SIGNALS,
+            samples: int = 0,
+            temperature: float = DEFAULT_TEMPERATURE,
+            seed: int = 0,
         ) -> None: ...
 
     def __post_init__(self) -> None:
         """Raise an error for invalid values; layers are checked when the model is known."""
         object.__setattr__(self, "layers", layers_text(self.layers))
         object.__setattr__(self, "positions", position_names(self.positions))
-        object.__setattr__(self, "signals", signal_names(self.signals))
+        sampling = checked_sampling(self.samples, self.temperature, self.seed)
+        more = (SAMPLES,) if sampling.count else ()
+        object.__setattr__(self, "signals", signal_names(self.signals, more))
+        object.__setattr__(self, "samples", sampling.count)
+        object.__setattr__(self, "temperature", sampling.temperature)
+        object.__setattr__(self, "seed", sampling.seed)
         object.__setattr__(
             self, "max_new_tokens", whole_number("--max-new-tokens", self.max_new_tokens)
         )
@@ -210,6 +233,10 @@ max_new_tokens=200, compat='', signals=('entropy',))
         answer = [name for name in self.positions if name in ANSWER_POSITIONS]
         if answer and not self.max_new_tokens:
             raise InputError(f"--positions {answer[0]}: needs an answer, --max-new-tokens above 0")
+        if self.samples and not self.max_new_tokens:
+            raise InputError(f"--samples {self.samples}: needs --max-new-tokens above 0")
+        if SAMPLES in self.signals and not self.samples:
+            raise InputError(f"--signals {SAMPLES}: give the number of answers with --samples")
         self._check_compat()
 
     def _check_compat(self) -> None:
@@ -230,10 +257,22 @@ max_new_tokens=200, compat='', signals=('entropy',))
                 "HALP did not exclude padding; omit one of them"
             )
         if others := [name for name in self.signals if name not in DEFAULT_SIGNALS]:
+            sampled = others[0] == SAMPLES
+            option = f"--samples {self.samples}" if sampled else f"--signals {others[0]}"
             raise InputError(
-                f"--signals {others[0]}: with --compat {self.compat} none, as HALP stored no other "
+                f"{option}: with --compat {self.compat} none, as HALP stored no other "
                 "data; omit it, or omit --compat"
             )
+
+    @property
+    def sampling(self) -> Sampling:
+        """How answers are sampled."""
+        return Sampling(self.samples, self.temperature, self.seed)
+
+    @property
+    def answers(self) -> int:
+        """Number of answers of each question: the greedy one and the samples; 0 for none."""
+        return self.sampling.answers if self.max_new_tokens else 0
 
     @property
     def prompt_positions(self) -> tuple[str, ...]:
@@ -308,6 +347,11 @@ class Capture:
     signals: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """Name → array of the recorded signals, see docs/signals.md. A prompt without an answer has
     none of the answer's."""
+
+    @property
+    def samples(self) -> tuple[SampledAnswer, ...]:
+        """The sampled answers, in order; empty if none were requested."""
+        return samples_in(self.signals)
 
     def vector(self, position: str, layer: int | None = None) -> NDArray[np.float32]:
         """Return one vector ``[D]``.

@@ -11,6 +11,13 @@ from dataclasses import dataclass, field
 
 from vlmscope.arguments import several_names
 from vlmscope.errors import InputError
+from vlmscope.sampling import (
+    SAMPLE_LISTS,
+    SAMPLE_TEXTS,
+    SAMPLES,
+    Sampling,
+    layer_name,
+)
 
 ENTROPY = "entropy"
 ATTENTION = "attention"
@@ -31,6 +38,7 @@ SIGNALS: Mapping[str, str] = {
     "attn_out": "outputs of the attention blocks at the chosen positions and layers",
     "mlp": "outputs of the feed-forward blocks at the chosen positions and layers",
     LENS: "logit lens: the tokens that the chosen positions and layers, and image tokens, predict",
+    SAMPLES: "sampled answers, and the state of each one's last token; --samples says how many",
 }
 """Name → what it is."""
 
@@ -114,11 +122,12 @@ def single_positions(positions: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(positions) if not name.endswith("_mean"))
 
 
-def signal_names(signals: Signals) -> tuple[str, ...]:
+def signal_names(signals: Signals, more: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the signals that are selected, each once, in the order of ``SIGNALS``.
 
     Args:
         signals: Names of signals or presets; ``none`` selects only what is always recorded.
+        more: Further names, which other options select.
 
     Raises:
         InputError: A name is neither.
@@ -128,7 +137,7 @@ def signal_names(signals: Signals) -> tuple[str, ...]:
     """
     if not isinstance(signals, Iterable):
         raise InputError(f"--signals {signals!r}: expected names from {_KNOWN}")
-    chosen = set(DEFAULT_SIGNALS)
+    chosen = {*DEFAULT_SIGNALS, *more}
     for name in several_names(signals):
         if name == "none":
             continue
@@ -161,6 +170,8 @@ class RecordedSignals:
     """The positions that the logit lens is read at; empty without the signal ``lens``."""
     lens_layers: tuple[int, ...] = ()
     """The decoder layers that it is read at."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How answers are sampled."""
 
     def layers(self, sublayer: str) -> tuple[int, ...]:
         """Return the layers at which a sub-layer is recorded.
@@ -190,7 +201,7 @@ class RecordedSignals:
     @property
     def of_answer(self) -> bool:
         """Whether something is recorded of each token of the answer while it is processed."""
-        return bool(self.divisions)
+        return bool(self.divisions or self.sampling.count)
 
     def per_token(self, *, answers: bool) -> tuple[str, ...]:
         """Return the arrays of a row with one value for each token of the answer.
@@ -209,7 +220,8 @@ class RecordedSignals:
         Args:
             answers: Whether answers are generated.
         """
-        return (*self.per_token(answers=answers), *self.shapes(answers=answers))
+        samples = (*SAMPLE_TEXTS, *SAMPLE_LISTS) if self.sampling.count else ()
+        return (*self.per_token(answers=answers), *samples, *self.shapes(answers=answers))
 
     def shapes(self, *, answers: bool = True) -> dict[str, tuple[int, ...]]:
         """Return the arrays of a row that have the same shape in all rows.
@@ -227,4 +239,8 @@ class RecordedSignals:
             read_at = len(self.lens_positions), len(self.lens_layers)
             found |= dict.fromkeys((LENS_TOKENS, LENS_PROBS), (*read_at, LENS_TOP))
             found |= dict.fromkeys((LENS_ENTROPY, LENS_RANK, LENS_PROB), read_at)
+        if count := self.sampling.count:
+            for layer in self.layers(SAMPLES):
+                width = self.widths[f"{SAMPLES}/layer_{layer}"]
+                found[layer_name(layer)] = (count, width)
         return found

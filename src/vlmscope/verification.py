@@ -20,6 +20,7 @@ from vlmscope.model import VisionLanguageModel
 from vlmscope.prompt import at_time
 from vlmscope.reference import reference
 from vlmscope.row_identity import compare_rows
+from vlmscope.sampling import LENGTHS, SAMPLE_TEXTS, TEXTS, TOKEN_IDS
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.signals import (
     INTERNAL_CONFIDENCE,
@@ -58,12 +59,16 @@ SCALES = {"margin": 4 * ONE_NAT}
 """The scale of other signals: a margin is a difference of two logits, of which each is rounded to
 1/8 by bfloat16 from 16 on; log-probabilities near zero are not affected by that."""
 
-STRICT_ALWAYS = ("boundaries", "num_prompt_tokens", "image_sha256")
-"""Values that must be equal in every precision."""
+STRICT_ALWAYS = ("boundaries", "num_prompt_tokens", "image_sha256", "samples")
+"""Values that must be equal in every precision; ``samples`` are texts, given the tokens."""
 
 STRICT_IN_FLOAT32 = ("answer", "answer_token_ids", "finish_reason", "first_token")
 """Values that must be equal in float32 only: in half precision near-ties of two tokens depend on
 the batch, so a difference is shown and is not an error."""
+
+
+_GIVEN = (*SAMPLE_TEXTS, TOKEN_IDS, LENGTHS)
+"""Arrays of the samples that are not numbers, or that the reference method is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +152,9 @@ def check_rows(run: Run, samples: list[Sample], vlm: VisionLanguageModel) -> Ite
         max_new_tokens=record.max_new_tokens,
         compat=record.compat,
         signals=record.signals,
+        samples=record.samples,
+        temperature=record.temperature,
+        seed=record.seed,
     )
     vlm = replace(vlm, processor=at_time(vlm.processor, run.manifest.model.prompt_time))
     exact = run.manifest.dtype == "float32"
@@ -154,7 +162,13 @@ def check_rows(run: Run, samples: list[Sample], vlm: VisionLanguageModel) -> Ite
         stored = run[sample.id]
         tokens = None if exact else stored.answer_token_ids
         with row_errors(sample):
-            expected = reference(sample, vlm, spec, answer_token_ids=tokens)
+            expected = reference(
+                sample,
+                vlm,
+                spec,
+                answer_token_ids=tokens,
+                sample_token_ids=[answer.token_ids for answer in stored.samples],
+            )
         if not record.signals:  # a run of a version that recorded none
             expected = replace(expected, signals={})
         yield compare(stored, expected)
@@ -201,6 +215,8 @@ def signal_errors(
     errors = {}
     for name, array in expected.items():
         own = found.get(name)
+        if name in _GIVEN:
+            continue
         if own is None or own.shape != array.shape:
             errors[name] = math.inf
         elif name == LENS_TOKENS:
@@ -260,6 +276,8 @@ def _differing(stored: Capture, expected: Capture) -> tuple[str, ...]:
         "boundaries": stored.boundaries == expected.boundaries,
         "num_prompt_tokens": stored.num_prompt_tokens == expected.num_prompt_tokens,
         "image_sha256": stored.image_sha256 == expected.image_sha256,
+        "samples": [(each.text, each.finish_reason) for each in stored.samples]
+        == [(each.text, each.finish_reason) for each in expected.samples],
         "answer": stored.answer == expected.answer,
         "answer_token_ids": _same_array(stored.answer_token_ids, expected.answer_token_ids),
         "finish_reason": stored.finish_reason == expected.finish_reason,
@@ -275,8 +293,12 @@ def _same_array(one: np.ndarray | None, other: np.ndarray | None) -> bool:
 
 
 def storable(item: Capture) -> Capture:
-    """Return ``item`` with its answer as HDF5 can store it."""
-    return replace(item, answer=None if item.answer is None else clean_text(item.answer))
+    """Return ``item`` with its answers as HDF5 can store them."""
+    signals = dict(item.signals)
+    if TEXTS in signals:
+        signals[TEXTS] = np.array([clean_text(text) for text in signals[TEXTS]], object)
+    answer = None if item.answer is None else clean_text(item.answer)
+    return replace(item, answer=answer, signals=signals)
 
 
 def _relative_error(found: np.ndarray | None, expected: np.ndarray, least: float = 1e-30) -> float:

@@ -57,6 +57,18 @@ def assert_same(found: Capture | Failure, expected: Capture) -> None:
         )
 
 
+def assert_same_samples(found: Capture, expected: Capture) -> None:
+    """Compare sampled answers, and the states of their last tokens; the tokens must be equal."""
+    assert len(found.samples) == len(expected.samples) > 0
+    for one, other in zip(found.samples, expected.samples, strict=True):
+        assert one.token_ids.tolist() == other.token_ids.tolist()
+        assert (one.text, one.finish_reason) == (other.text, other.finish_reason)
+        np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=1e-4, atol=1e-4)
+        assert one.states.keys() == other.states.keys()
+        for layer, state in one.states.items():
+            np.testing.assert_allclose(state, other.states[layer], rtol=1e-3, atol=1e-4)
+
+
 Pieces = list[list[Capture | Failure]]
 
 

@@ -20,10 +20,11 @@ from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.attention.shares import last_weights, members_of, shares
 from vlmscope.model.sublayers import sublayers_of
 from vlmscope.reference import reference
+from vlmscope.sampling import SAMPLES
 from vlmscope.schema import CaptureSpec, Sample
 from vlmscope.signals import ATTENDED, SIGNALS, TOKEN_STATISTICS, RecordedSignals
 
-EVERYTHING = CaptureSpec(layers="all", max_new_tokens=5, signals=tuple(SIGNALS))
+EVERYTHING = CaptureSpec(layers="all", max_new_tokens=5, signals=set(SIGNALS) - {SAMPLES})
 ROWS = (*ONE_IMAGE, *SEVERAL, *NONE)
 
 

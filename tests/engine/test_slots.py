@@ -33,6 +33,7 @@ def empty_slots() -> Slots:
         dims=3,
         ends=[1],
         states=states,
+        sampled=True,
         divides=True,
         tables=(2, 5),
     )

@@ -9,6 +9,7 @@ import pytest
 
 import vlmscope.store
 from store_support import LAYERS, make_capture, make_manifest
+from vlmscope.sampling import SampledAnswer, arrays_of, is_of_samples
 from vlmscope.signals import INTEGERS
 from vlmscope.store import bytes_per_row
 from vlmscope.store.format.batch import block_of
@@ -73,8 +74,24 @@ SIGNALS = {
 
 LENS = {"signals": ("entropy", "lens")}
 
+SAMPLED = {
+    "signals": ("entropy", "samples"),
+    "signal_widths": {f"samples/layer_{layer}": 512 for layer in range(10)},
+    "samples": 5,
+    "max_new_tokens": 100,
+}
 
-@pytest.mark.parametrize("signals", [{}, SIGNALS, LENS], ids=["no signals", "signals", "lens"])
+
+def sampled(rng: np.random.Generator) -> dict[str, Any]:
+    """Return the arrays of five samples."""
+    states = {layer: rng.random(512, np.float32) for layer in range(10)}
+    ids, logprobs = np.arange(60), np.zeros(60, np.float32)
+    return arrays_of([SampledAnswer("word " * 50, ids, logprobs, "stop", states)] * 5)
+
+
+@pytest.mark.parametrize(
+    "signals", [{}, SIGNALS, LENS, SAMPLED], ids=["no signals", "signals", "lens", "samples"]
+)
 @pytest.mark.parametrize("store_dtype", ["float32", "float16"])
 def test_the_size_of_a_row_is_about_right(store_dtype: Any, signals: dict[str, Any]) -> None:
     layers = tuple(range(10))
@@ -96,7 +113,9 @@ def test_the_size_of_a_row_is_about_right(store_dtype: Any, signals: dict[str, A
                     np.int32 if name in INTEGERS else np.float32
                 )
                 for name, shape in manifest.signals().items()
-            },
+                if not is_of_samples(name)
+            }
+            | (sampled(rng) if "samples" in signals else {}),
         )
         for i in range(50)
     ]

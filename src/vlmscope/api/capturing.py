@@ -13,6 +13,7 @@ from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, given_model, loaded, resolve_spec
 from vlmscope.model_options import ModelOptions
 from vlmscope.positions import DEFAULT_POSITIONS, Positions
+from vlmscope.sampling import DEFAULT_TEMPERATURE
 from vlmscope.schema import (
     DEFAULT_LAYERS,
     DEFAULT_MAX_NEW_TOKENS,
@@ -45,6 +46,9 @@ def capture(
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     compat: Compat = "",
     signals: Signals = DEFAULT_SIGNALS,
+    num_samples: int = 0,
+    temperature: float = DEFAULT_TEMPERATURE,
+    seed: int = 0,
     batch_size: int = 8,
     allow_absolute_paths: bool = False,
 ) -> Iterator[Capture]:
@@ -57,7 +61,7 @@ def capture(
         samples: Samples, or a table as ``extract`` takes it.
         vlm: What ``load_model`` returned; or the folder of a checkpoint or a hub id, which is
             loaded for this call.
-        spec: What to record; or give ``layers`` to ``compat`` instead.
+        spec: What to record; or give ``layers`` to ``seed`` instead.
         images: As in ``extract``, and so is everything below but ``batch_size``.
         map: See there.
         records: See there.
@@ -71,6 +75,9 @@ def capture(
         max_new_tokens: See there.
         compat: See there.
         signals: See there.
+        num_samples: Sampled answers of each question: ``samples`` there.
+        temperature: See there.
+        seed: See there.
         batch_size: Questions that go through the model together. The result does not depend on it,
             beyond rounding.
         allow_absolute_paths: See there.
@@ -81,7 +88,10 @@ def capture(
         RowError: A row cannot be captured. ``extract`` records such rows instead, and goes on.
     """
     whole_number("--batch-size", batch_size, least=1)
-    wanted = spec_of(spec, layers, positions, vision_pooling, max_new_tokens, compat, signals)
+    wanted = spec_of(
+        spec, layers, positions, vision_pooling, max_new_tokens, compat, signals,
+        num_samples, temperature, seed,
+    )  # fmt: skip
     fields = fields_of(map, records, image_pattern, question_template, number_rows=number_rows)
     given = given_model(vlm)
     rows = rows_of(

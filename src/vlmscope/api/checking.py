@@ -33,6 +33,7 @@ from vlmscope.probes import BinaryProbe, ProbeInfo
 from vlmscope.probes import load_probe as read_probe
 from vlmscope.risk import find_probe
 from vlmscope.row_identity import ids_text, table_of_run
+from vlmscope.sampling import DEFAULT_TEMPERATURE
 from vlmscope.schema import (
     DEFAULT_MAX_NEW_TOKENS,
     CaptureSpec,
@@ -241,6 +242,9 @@ def inspect(
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     compat: Compat = "",
     signals: Signals = DEFAULT_SIGNALS,
+    samples: int = 0,
+    temperature: float = DEFAULT_TEMPERATURE,
+    seed: int = 0,
     spec: CaptureSpec | None = None,
     dtype: str = "auto",
     device: str = "auto",
@@ -271,6 +275,9 @@ def inspect(
         max_new_tokens: See there.
         compat: See there.
         signals: See there.
+        samples: See there.
+        temperature: See there.
+        seed: See there.
         spec: See there.
         dtype: See there.
         device: See there.
@@ -289,8 +296,9 @@ def inspect(
         UnknownIdError: The table has no such question; a ``KeyError`` too.
     """
     wanted = spec_of(
-        spec, layers, positions, vision_pooling, max_new_tokens, compat, signals, all_layers=True
-    )
+        spec, layers, positions, vision_pooling, max_new_tokens, compat, signals,
+        samples, temperature, seed, all_layers=True,
+    )  # fmt: skip
     mapped = fields_of(map, records, image_pattern, question_template, number_rows=number_rows)
     opened = open_table(
         table, images=images, fields=mapped, text_only=text_only,

@@ -30,6 +30,7 @@ from vlmscope.model import VisionLanguageModel
 from vlmscope.model import given_model as given_model
 from vlmscope.model_options import ModelOptions
 from vlmscope.positions import DEFAULT_POSITIONS, Positions
+from vlmscope.sampling import DEFAULT_TEMPERATURE
 from vlmscope.schema import (
     DEFAULT_LAYERS,
     DEFAULT_MAX_NEW_TOKENS,
@@ -74,6 +75,9 @@ def extract(
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     compat: Compat = "",
     signals: Signals = DEFAULT_SIGNALS,
+    samples: int = 0,
+    temperature: float = DEFAULT_TEMPERATURE,
+    seed: int = 0,
     spec: CaptureSpec | None = None,
     batch_size: int | Literal["auto"] = "auto",
     num_workers: int | Literal["auto"] = "auto",
@@ -130,7 +134,10 @@ def extract(
         compat: ``"halp"`` reads layers and positions as the original research did.
         signals: What else to record: names from ``vlmscope.signals.SIGNALS``, or ``"detectors"``
             for those that detectors use.
-        spec: The last six as one, instead of them.
+        samples: Sampled answers of each question, besides the greedy one.
+        temperature: Temperature of the samples.
+        seed: Seed of the samples: with the same seed, the same answers.
+        spec: The last nine as one, instead of them.
         batch_size: Questions in the model at once, or ``"auto"``.
         num_workers: Processes that prepare images and prompts; 0 for threads; ``"auto"``: processes
             for a GPU, as many as there are processors.
@@ -175,7 +182,10 @@ def extract(
     """
     check_observer(observer)
     say, bar = _in_python(note), wants_bar(progress)
-    arguments = (layers, positions, vision_pooling, max_new_tokens, compat, signals)
+    arguments = (
+        layers, positions, vision_pooling, max_new_tokens, compat, signals,
+        samples, temperature, seed,
+    )  # fmt: skip
     request = Request(
         data=_table(table),
         model=given_model(model),

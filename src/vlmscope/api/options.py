@@ -53,6 +53,9 @@ def spec_of(
     max_new_tokens: int,
     compat: Compat,
     signals: Signals,
+    samples: int,
+    temperature: float,
+    seed: int,
     *,
     all_layers: bool = False,
 ) -> CaptureSpec:
@@ -66,12 +69,18 @@ def spec_of(
         max_new_tokens: Longest answer in tokens.
         compat: The method whose layers and positions are used.
         signals: What else to record.
+        samples: Sampled answers of each question.
+        temperature: Temperature of the samples.
+        seed: Seed of the samples.
         all_layers: Whether all layers are the default.
 
     Raises:
         InputError: An argument is invalid, or is given beside ``spec``.
     """
-    made = CaptureSpec(layers, positions, vision_pooling, max_new_tokens, compat, signals)
+    made = CaptureSpec(
+        layers, positions, vision_pooling, max_new_tokens, compat, signals,
+        samples, temperature, seed,
+    )  # fmt: skip
     if spec is None:
         return made
     if not isinstance(spec, CaptureSpec):

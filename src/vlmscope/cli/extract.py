@@ -49,6 +49,9 @@ def extract(
     max_new_tokens: options.MaxNewTokens = options.MAX_NEW_TOKENS,
     compat: options.Compat = "",
     signals: options.Signals = options.SIGNALS_DEFAULT,
+    samples: options.Samples = 0,
+    temperature: options.Temperature = options.TEMPERATURE,
+    seed: options.Seed = 0,
     batch_size: Annotated[
         str, typer.Option("--batch-size", help="Questions decoded at once, or auto.")
     ] = "auto",
@@ -154,6 +157,10 @@ def extract(
     from vlmscope.dataset import parse_mapping
     from vlmscope.executors import share_of
 
+    spec = options.build_spec(
+        layers, positions, vision_pooling, max_new_tokens, compat, signals,
+        samples, temperature, seed,
+    )  # fmt: skip
     arguments = {
         "data": options.one_or_several(data),
         "model": model,
@@ -166,9 +173,7 @@ def extract(
             question_template=question_template,
             number_rows=number_rows,
         ),
-        "spec": options.build_spec(
-            layers, positions, vision_pooling, max_new_tokens, compat, signals
-        ),
+        "spec": spec,
         "limit": limit,
         "batch_size": parse_batch_size(batch_size),
         "num_workers": number_or_auto("--num-workers", num_workers),

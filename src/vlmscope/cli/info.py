@@ -74,18 +74,14 @@ def _show_representations(description: Description, run: Path) -> None:
 
 
 def _shown_signals(signals: Mapping[str, Sequence[int]]) -> Iterator[str]:
-    """Yield each array of a signal with its shape; those of several layers as one."""
-    from vlmscope.store import shown_layers
-
-    layers: dict[str, list[int]] = {}
+    """Yield each array of a signal with its shape; those of several layers once."""
+    groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     for name, shape in sorted(signals.items()):
-        stem, _, layer = name.partition("/layer_")
-        if layer.isdecimal():
-            layers.setdefault(stem, []).append(int(layer))
-        else:
-            yield f"{name} {' × '.join(map(str, shape)) or 'per token'}"
-    for stem, numbers in layers.items():
-        yield f"{stem} per token at layers {shown_layers(sorted(numbers))}"
+        base, _, layer = name.partition("/layer_")
+        groups.setdefault((base, tuple(shape)), []).extend([layer] if layer else [])
+    for (base, shape), layers in groups.items():
+        size = " × ".join(map(str, shape)) or "per token"
+        yield f"{base} {size}" + (f" at {count(len(layers), 'layer')}" if layers else "")
 
 
 def _show_failures(run: Path, failures: Sequence[Failure]) -> None:

@@ -46,6 +46,9 @@ def inspect(
     max_new_tokens: options.MaxNewTokens = options.MAX_NEW_TOKENS,
     compat: options.Compat = "",
     signals: options.Signals = options.SIGNALS_DEFAULT,
+    samples: options.Samples = 0,
+    temperature: options.Temperature = options.TEMPERATURE,
+    seed: options.Seed = 0,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     attention: options.Attention = "auto",
@@ -81,7 +84,8 @@ def inspect(
     loading = ModelOptions(
         dtype, device, revision, attention, family, adapter, quantize, allow_pickle_weights
     )
-    spec = options.build_spec(layers, positions, vision_pooling, max_new_tokens, compat, signals)
+    spec = options.build_spec(layers, positions, vision_pooling, max_new_tokens, compat, signals,
+                              samples, temperature, seed)  # fmt: skip
     with stderr.status("loading the model"):
         vlm = load_with(model, loading)
     resolved = resolve_spec(spec, vlm)
@@ -124,6 +128,15 @@ def as_record(seen: Any) -> dict[str, Any]:
         "first_token_entropy": capture.first_token_entropy,
         "finish_reason": capture.finish_reason,
         "answer": capture.answer,
+        "samples": [
+            {
+                "text": sample.text,
+                "tokens": len(sample.token_ids),
+                "logprob": float(sample.logprobs.sum()),
+                "finish_reason": sample.finish_reason,
+            }
+            for sample in capture.samples
+        ],
     }
 
 
@@ -255,3 +268,9 @@ def _show_answer(seen: Any, vlm: Any) -> None:
             f"answer: {len(capture.answer_token_ids)} tokens, finish reason {capture.finish_reason}"
         )
         show(Panel(Text(capture.answer), title=title, title_align="left"))
+    for number, sample in enumerate(capture.samples):
+        title = (
+            f"sample {number}: {len(sample.token_ids)} tokens, log-probability "
+            f"{plain(float(sample.logprobs.sum()), 2)}, finish reason {sample.finish_reason}"
+        )
+        show(Panel(Text(sample.text), title=title, title_align="left"))

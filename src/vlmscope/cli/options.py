@@ -9,6 +9,7 @@ import typer
 
 from vlmscope.errors import InputError, VlmscopeError
 from vlmscope.positions import DEFAULT_POSITIONS, REPRESENTATIONS
+from vlmscope.sampling import DEFAULT_TEMPERATURE
 from vlmscope.schema import DEFAULT_LAYERS, DEFAULT_MAX_NEW_TOKENS, CaptureSpec
 from vlmscope.signals import DEFAULT_SIGNALS, PRESETS, SIGNALS
 
@@ -178,6 +179,23 @@ Signals = Annotated[
         "(docs/signals.md).",
     ),
 ]
+Samples = Annotated[
+    int,
+    typer.Option(
+        "--samples",
+        metavar="K",
+        help="Also sample K answers to each question, from the same prefill (docs/signals.md).",
+    ),
+]
+Temperature = Annotated[
+    float, typer.Option("--temperature", help="Temperature of the sampled answers.")
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed", help="Seed of the sampled answers: the same seed gives the same answers."
+    ),
+]
 Dtype = Annotated[
     str,
     typer.Option("--dtype", help="float32, bfloat16, float16, or auto: bfloat16 on a GPU."),
@@ -239,6 +257,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LAYERS = DEFAULT_LAYERS
 POSITIONS = ", ".join(DEFAULT_POSITIONS)
 MAX_NEW_TOKENS = DEFAULT_MAX_NEW_TOKENS
+TEMPERATURE = DEFAULT_TEMPERATURE
 SIGNALS_DEFAULT = ",".join(DEFAULT_SIGNALS)
 
 
@@ -258,6 +277,9 @@ def build_spec(
     max_new_tokens: int,
     compat: str = "",
     signals: str = SIGNALS_DEFAULT,
+    samples: int = 0,
+    temperature: float = DEFAULT_TEMPERATURE,
+    seed: int = 0,
 ) -> CaptureSpec:
     """Return the spec for these options.
 
@@ -271,4 +293,7 @@ def build_spec(
         max_new_tokens=max_new_tokens,
         compat=cast("Any", compat),
         signals=names(signals),
+        samples=samples,
+        temperature=temperature,
+        seed=seed,
     )

@@ -22,7 +22,7 @@ from vlmscope.cli.output import count, human_size, show_note, shown_text, stderr
 from vlmscope.errors import VlmscopeError
 from vlmscope.executors import Outline, Summary
 from vlmscope.signals import DEFAULT_SIGNALS
-from vlmscope.store import failures_shown, frequent_reasons, last_failures
+from vlmscope.store import CaptureRecord, failures_shown, frequent_reasons, last_failures
 
 LOG_SECONDS = 30.0
 """Interval of the progress lines if there is no terminal for a bar."""
@@ -34,11 +34,24 @@ SHOWN_REASONS = 5
 """Number of reasons shown if none occurs twice."""
 
 
+def samples_text(record: CaptureRecord) -> str:
+    """Return what to add about sampled answers.
+
+    >>> record = CaptureRecord((0,), ("last_prompt_token",), "all", 9, samples=5, seed=3)
+    >>> samples_text(record)
+    '; 5 samples at temperature 1, seed 3'
+    """
+    if not record.samples:
+        return ""
+    how = f"at temperature {record.temperature:g}, seed {record.seed}"
+    return f"; {count(record.samples, 'sample')} {how}"
+
+
 def show_plan(plan: Outline) -> None:
     """Print the plan."""
     record, request = plan.manifest.capture, plan.request
     answer = (
-        f"up to {record.max_new_tokens} new tokens, greedy"
+        f"up to {record.max_new_tokens} new tokens, greedy{samples_text(record)}"
         if record.max_new_tokens
         else "none: stop after the prefill"
     )

@@ -8,6 +8,7 @@
 - ``decoding/``: answers of many rows at a time
 - ``shared_prefix``, ``shared_prefill``: questions about one image share the prompt's beginning
 - ``answers``: the recorded answer; ``answer_states``: what is recorded of its tokens
+- ``generated_samples``: sampled answers where ``generate`` decodes them
 - ``attention``: how attention is divided among image, text and answer
 - ``lens``: the logit lens of recorded states and of image tokens
 - ``row_errors``: exceptions of a processor or model, as errors of a row

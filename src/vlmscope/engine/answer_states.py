@@ -136,6 +136,14 @@ class AnswerStates:
             if part not in DIVISIONS
         }
 
+    def last_states(self) -> dict[int, Float[Tensor, "rows width"]]:
+        """Return decoder layer → hidden states of the last tokens; NaN for an empty answer."""
+        return {
+            layer: running.last.masked_fill((running.count == 0).unsqueeze(1), torch.nan)
+            for (part, layer), running in self._states.items()
+            if not part
+        }
+
     def arrays(self, signals: RecordedSignals) -> dict[str, Float[Tensor, "rows ..."]]:
         """Return the arrays of signals over the answer; NaN for an empty answer."""
         found = {}

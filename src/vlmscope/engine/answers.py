@@ -8,7 +8,7 @@ logits, one number per step, so that no ``[steps, batch, vocabulary]`` tensor is
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from vlmscope.engine.lens import (
 )
 from vlmscope.engine.prefill import ARRAYS, Prefilled, arrays_in
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
+from vlmscope.sampling import SampledAnswer, arrays_of, is_of_samples, layer_name
 from vlmscope.schema import Capture, Failure, failure_of
 from vlmscope.signals import TOKEN_STATISTICS
 
@@ -139,6 +140,9 @@ def of_answers(
         return found
     vectors = states.vectors(spec.answer_positions)
     vectors = {name: values[rows.to(values.device)] for name, values in vectors.items()}
+    if spec.signals.sampling.count:
+        for layer, values in states.last_states().items():
+            found[layer_name(layer)] = values[rows.to(values.device)]
     arrays = states.arrays(spec.signals)
     arrays = {name: values[rows.to(values.device)] for name, values in arrays.items()}
     if vectors:
@@ -168,9 +172,38 @@ def finished(
     states = {
         name: numbers[name][row].copy()
         for name in numbers
-        if name not in TOKENS and not name.startswith(ARRAYS)
+        if name not in TOKENS and not name.startswith(ARRAYS) and not is_of_samples(name)
     }
     return with_answer(prefilled.capture(), spec, answer, states, arrays_in(numbers, row))
+
+
+def drawn_answer(
+    vlm: VisionLanguageModel, spec: ResolvedSpec, numbers: Fetch, row: int, count: int
+) -> SampledAnswer:
+    """Return a sampled answer that is complete.
+
+    Args:
+        vlm: The model.
+        spec: What to record.
+        numbers: As in ``finished``.
+        row: The row there.
+        count: Number of its tokens.
+    """
+    answer = cut_answer(vlm, spec, numbers, row, count, imaged=False)
+    return SampledAnswer(
+        text=answer.text,
+        token_ids=answer.token_ids,
+        logprobs=answer.logprobs,
+        finish_reason=answer.finish_reason,
+        states={layer: numbers[layer_name(layer)][row].copy() for layer in spec.layers},
+    )
+
+
+def with_samples(item: Capture | Failure, samples: Sequence[SampledAnswer]) -> Capture | Failure:
+    """Return a capture with its sampled answers; a ``Failure`` if they are not finite."""
+    if isinstance(item, Failure) or not samples:
+        return item
+    return check_finite(replace(item, signals={**item.signals, **arrays_of(samples)}))
 
 
 def cut_answer(
@@ -262,6 +295,10 @@ def check_finite(item: Capture) -> Capture | Failure:
     numbers = {**item.vectors, "first_token_entropy": np.array([item.first_token_entropy])}
     if item.answer_logprobs is not None:
         numbers["answer_logprobs"] = item.answer_logprobs
+    for number, sample in enumerate(item.samples):
+        numbers[f"the log-probabilities of sample {number}"] = sample.logprobs
+        if len(sample.token_ids) > (sample.finish_reason == "stop"):  # else it is empty
+            numbers |= {f"layer_{k} of sample {number}": v for k, v in sample.states.items()}
     for name, values in numbers.items():
         if not np.isfinite(values).all():
             return failure_of(

@@ -29,11 +29,13 @@ from vlmscope.engine.answers import (
     finished,
     greedy_config,
     of_answers,
+    with_samples,
 )
 from vlmscope.engine.batch import Batch, bands_of, prepare
 from vlmscope.engine.decoding.scheduler import Decoding
 from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.engine.device import Fetch, is_dead_device, is_out_of_memory
+from vlmscope.engine.generated_samples import samples_by_generate
 from vlmscope.engine.hooks import PrefillHooks
 from vlmscope.engine.image_cache import ImageEncoder
 from vlmscope.engine.inputs import until_error
@@ -48,6 +50,7 @@ from vlmscope.model.computing import computing
 from vlmscope.model.fused import FusedParts
 from vlmscope.model.lengths import ALONE
 from vlmscope.model.preprocessing import Preprocessing
+from vlmscope.sampling import SampledAnswer
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.shown_once import warn
 
@@ -63,7 +66,7 @@ class CaptureSession:
     Args:
         vlm: The model.
         spec: What to record.
-        rows: Maximum number of rows that are answered at once.
+        rows: Maximum number of questions that are answered at once.
         fused: Compiled parts of the model, for a session of many rows.
 
     Attributes:
@@ -314,9 +317,18 @@ class CaptureSession:
         lens = device_batch.recorder.tensors().image_lens
         numbers = Fetch(of_answers(vlm, spec, states, every, tokens, lens))
         prefilled = start_copies(device_batch, vlm, spec.signals, first=chosen[:, 0])
+        samples = self._samples_by_generate(batch)
         self._finished += [
-            finished(vlm, spec, row, numbers, i, chosen.shape[1]) for i, row in enumerate(prefilled)
+            with_samples(finished(vlm, spec, row, numbers, i, chosen.shape[1]), samples[i])
+            for i, row in enumerate(prefilled)
         ]
+
+    def _samples_by_generate(self, batch: Batch) -> list[list[SampledAnswer]]:
+        """Return the sampled answers of each row of a batch that ``generate`` answers."""
+        # The inputs of an architecture that a user describes may not be rows one after the other.
+        unknown = bool(self._vlm.one_at_a_time) or self._vlm.description is not None
+        alone = unknown or self._band(batch) == ALONE
+        return samples_by_generate(batch, self._vlm, self._spec, self._images, alone=alone)
 
 
 def capture(

@@ -63,6 +63,7 @@ class BatchSizer:
         wanted: A fixed size, or ``auto``.
         largest: Largest size of ``auto``.
         start: First size of ``auto``.
+        largest_of_short: Largest size of ``auto`` for rows of few tokens.
 
     >>> sizer = BatchSizer("auto", largest=64)
     >>> sizer.learn(rows=1, memory_used=0.22, memory_idle=0.2); sizer.size
@@ -78,9 +79,11 @@ class BatchSizer:
         wanted: int | Literal["auto"],
         largest: int = LARGEST_ELSEWHERE,
         start: int = START,
+        largest_of_short: int = LARGEST_OF_SHORT,
     ) -> None:
         self._growing = wanted == "auto"
         self._largest = largest
+        self._largest_of_short = largest_of_short
         self._fell_from = 1
         self.size = start if wanted == "auto" else wanted
 
@@ -109,7 +112,7 @@ class BatchSizer:
         if not self._growing or rows < self.size:
             return
         if tokens:
-            short = min(LARGEST_OF_SHORT, TOKENS_ON_GPU * rows // tokens)
+            short = min(self._largest_of_short, TOKENS_ON_GPU * rows // tokens)
             self._largest = max(self._largest, short)
         wanted = self.size * STEP
         growth = memory_used - memory_idle
@@ -138,20 +141,24 @@ class BatchSizer:
         self.size = min(self.size, failed // 2)
 
 
-def rows_at_once(vlm: VisionLanguageModel, wanted: int | Literal["auto"]) -> int:
-    """Return how many rows may be decoded at once.
+def rows_at_once(
+    vlm: VisionLanguageModel, wanted: int | Literal["auto"], *, answers: int = 1
+) -> int:
+    """Return how many rows may be answered at once.
 
     Args:
         vlm: The model, for its device.
         wanted: ``--batch-size``: so many, or ``auto``.
+        answers: Answers of each row: the greedy one and the sampled ones.
     """
     if wanted == "auto":
-        return ANSWERED_ON_GPU if vlm.cuda_devices else ANSWERED_ELSEWHERE
+        together = ANSWERED_ON_GPU if vlm.cuda_devices else ANSWERED_ELSEWHERE
+        return max(1, together // answers)
     return wanted
 
 
 def sizer_for(
-    vlm: VisionLanguageModel, wanted: int | Literal["auto"], *, answers: bool = False
+    vlm: VisionLanguageModel, wanted: int | Literal["auto"], *, answers: int = 0
 ) -> BatchSizer:
     """Return the sizer of prefills for a model: one row if the model allows no batches.
 
@@ -161,17 +168,19 @@ def sizer_for(
     Args:
         vlm: The model, for its device and whether its rows may be batched.
         wanted: ``--batch-size``: so many rows at once, or ``auto``.
-        answers: Whether answers are decoded.
+        answers: Answers of each row that are decoded: the greedy one and the sampled ones.
     """
     if vlm.one_at_a_time:
         return BatchSizer(1)
     stepwise = answers and not why_not_in_slots(vlm)
     if wanted == "auto":
+        most = max(1, rows_at_once(vlm, "auto", answers=max(1, answers)) // 2)
         if not vlm.cuda_devices:
-            return BatchSizer("auto")
+            return BatchSizer("auto", min(LARGEST_ELSEWHERE, most))
         largest = LARGEST_BESIDE_ANSWERS if stepwise else LARGEST_ON_GPU
         if answers and not stepwise:
             largest = LARGEST_GENERATING
-        return BatchSizer("auto", largest, START_ON_GPU)
+        largest, short = min(largest, most), min(LARGEST_OF_SHORT, most)
+        return BatchSizer("auto", largest, min(START_ON_GPU, most), short)
     share = 4 if vlm.cuda_devices else 2
     return BatchSizer(max(1, wanted // share) if stepwise else wanted)

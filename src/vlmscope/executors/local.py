@@ -93,7 +93,7 @@ def run_plan(
     stop = stop or threading.Event()
     restarts = take_restarts()
     spec, wanted = plan.request.spec, plan.request.batch_size
-    sizer = sizer_for(plan.vlm, wanted, answers=spec.max_new_tokens > 0)
+    sizer = sizer_for(plan.vlm, wanted, answers=spec.answers)
     tally = _Tally(observer or NullObserver(), sizer)
     changed = _write_rows(plan, tally, restarts, stop)
     if changed is not None:

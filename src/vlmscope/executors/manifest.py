@@ -43,6 +43,9 @@ def capture_record(spec: ResolvedSpec) -> CaptureRecord:
         spec.signals.attention_heads,
         spec.signals.cross_attention_layers,
         spec.signals.tiles,
+        samples=spec.signals.sampling.count,
+        temperature=spec.signals.sampling.temperature,
+        seed=spec.signals.sampling.seed,
     )
 
 

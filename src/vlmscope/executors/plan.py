@@ -286,6 +286,11 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
         yield from vlm.lengths.notes()
         if request.spec.max_new_tokens and (why := why_not_in_slots(vlm)):
             yield f"answers are decoded by the library's generate, which is slower: {why}"
+            if request.spec.samples:
+                yield (
+                    "sampled answers take a second pass there, in which prompts are prefilled and "
+                    "images are encoded again"
+                )
     if request.text_only and scan.without_image:
         have = "has" if scan.without_image == 1 else "have"
         yield (

@@ -348,7 +348,7 @@ class Loop:
         self._workers = workers
         spec = resolve_spec(request.spec, vlm)
         fused = FusedParts(vlm.model) if worth_fusing(vlm, rows) else None
-        slots = rows_at_once(vlm, request.batch_size)
+        slots = rows_at_once(vlm, request.batch_size, answers=request.spec.sampling.answers)
         if workers is not None:
             workers.begin(preprocessing_of(vlm), spec)
         self._limit = TimeLimit(request.time_limit, self._expired)

@@ -82,6 +82,8 @@ class Family:
     stacks_tiles: bool = False
     """Whether its processor stacks the tiles of all images, which its model also accepts in one row
     (``join_tiles``)."""
+    packs_pixels: bool = False
+    """Whether ``pixel_values`` has the images of a batch in its last dimension, not its first."""
     writes_with_generate: str = ""
     """Why its answers are decoded with ``generate``; empty if vlmscope decodes them."""
     needs: str = ""
@@ -190,6 +192,7 @@ _ALL = (
         "minicpmv4_6",
         "MiniCPM-V 4.6",
         projector="model.merger",
+        packs_pixels=True,
         writes_with_generate=_LINEAR,
         needs="transformers 5.19",
         since="5.19",
@@ -198,6 +201,7 @@ _ALL = (
         "minicpmv4_7",
         "MiniCPM-V 4.7",
         projector="model.merger",
+        packs_pixels=True,
         writes_with_generate=_LINEAR,
         needs="transformers 5.18",
     ),

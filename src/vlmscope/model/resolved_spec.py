@@ -20,6 +20,7 @@ from vlmscope.model.halp import (
 from vlmscope.model.sublayers import notes_on, resolve_signals
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.positions import ANSWER_POSITIONS
+from vlmscope.sampling import SAMPLES
 from vlmscope.schema import CaptureSpec, Compat, LayerStates, VisionPooling
 from vlmscope.selection import resolve_layers
 from vlmscope.signals import RecordedSignals
@@ -114,6 +115,9 @@ def resolve_spec(spec: CaptureSpec, vlm: VisionLanguageModel) -> ResolvedSpec:
     """
     layers = resolve_layers(spec.layers, vlm.num_layers)
     signals = resolve_signals(spec, layers, vlm)
+    if spec.samples:
+        states = {f"{SAMPLES}/layer_{layer}": vlm.hidden_size for layer in layers}
+        signals = replace(signals, widths={**signals.widths, **states}, sampling=spec.sampling)
     resolved = resolve_spec_for(spec, vlm.family.model_type, vlm.num_layers)
     return replace(resolved, signals=signals, signal_notes=notes_on(signals, layers, vlm))
 
@@ -139,5 +143,5 @@ def resolve_spec_for(spec: CaptureSpec, model_type: str, num_layers: int) -> Res
         max_new_tokens=spec.max_new_tokens,
         compat=spec.compat,
         original=halp_model_for(model_type, spec),
-        signals=RecordedSignals(spec.signals),
+        signals=RecordedSignals(spec.signals, sampling=spec.sampling),
     )

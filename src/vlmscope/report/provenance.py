@@ -92,6 +92,9 @@ def _capture(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "vision pooling", capture.vision_pooling
     limit = capture.max_new_tokens
     yield "answer", f"up to {limit} tokens, greedy" if limit else "none, stopped after the prefill"
+    if capture.samples:
+        how = f"temperature {capture.temperature:g}, seed {capture.seed}"
+        yield "sampled answers", f"{capture.samples} of each question, {how}"
     yield "computed in", manifest.dtype
     yield "stored as", manifest.store_dtype
     yield "attention", manifest.attention

@@ -32,7 +32,6 @@ from vlmscope.store.format.manifest import (
     Manifest,
     ModelRecord,
     StoreDtype,
-    bytes_per_row,
     check_same,
     model_differences,
     read_manifest,
@@ -47,6 +46,7 @@ from vlmscope.store.format.naming import (
     shown_layers,
     vector_path,
 )
+from vlmscope.store.format.size import bytes_per_row
 from vlmscope.store.ground_truths import (
     hash_ground_truths,
     read_ground_truths,

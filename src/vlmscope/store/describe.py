@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 
 from vlmscope.errors import InputError, StoreError
+from vlmscope.sampling import LENGTHS, is_of_samples
 from vlmscope.signals import is_per_token
 from vlmscope.store.catalog import scan
 from vlmscope.store.format.hdf5_links import is_there, member, walk
@@ -157,6 +158,17 @@ def _add_columns(tally: _Tally, file: Any, indices: Sequence[int] | None) -> Non
             _add_vector(tally, path, column, rows - bare if is_of_image(path) else rows)
         elif is_signal(path):
             tally.signals[path.partition("/")[2]] = column.shape[1:]
+    _set_sample_counts(tally)
+
+
+def _set_sample_counts(tally: _Tally) -> None:
+    """Set the number of samples as the shape of their texts and tokens, whose columns lack it."""
+    tally.signals.pop(LENGTHS, None)
+    of_samples = [name for name in tally.signals if is_of_samples(name)]
+    counts = {tally.signals[name][0] for name in of_samples if tally.signals[name]}
+    for name in of_samples:
+        if not tally.signals[name]:
+            tally.signals[name] = tuple(counts)
 
 
 def _add_rows(tally: _Tally, file: Any) -> None:

@@ -32,12 +32,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
-from vlmscope.signals import is_per_token, needs_image
-from vlmscope.store.format.batch import NO_BOUNDARY, Block, metadata_of
+from vlmscope.sampling import LENGTHS, is_of_samples
+from vlmscope.signals import needs_image
+from vlmscope.store.format.batch import NO_BOUNDARY, Block, metadata_of, texts_in
 from vlmscope.store.format.columns import final_norm_leaves
 from vlmscope.store.format.naming import (
     boundary_position,
     is_of_image,
+    is_signal,
     may_be_absent,
     signal_path,
     vector_path,
@@ -152,9 +154,12 @@ def _table(block: Block, kinds: dict[str, type]) -> Any:
     scalars, bare = scalar_columns(block), ~np.array(block.has_image, bool)
     columns: dict[str, Any] = {name: pa.array(values) for name, values in scalars.items()}
     for name, arrays in block.ragged.items():
+        if is_of_samples(name.partition("/")[2]):
+            continue
         kind = pa.list_(pa.from_numpy_dtype(arrays[0].dtype))
         lacking = bare if needs_image(name.partition("/")[2]) else None
         columns[name.replace("/", ".")] = pa.array(arrays, type=kind, mask=lacking)
+    columns |= _sample_lists(block)
     for name, numbers in block.numbers.items():
         if numbers.ndim > 1:
             columns[name.replace("/", ".")] = _fixed(numbers.reshape(len(numbers), -1))
@@ -171,6 +176,24 @@ def _table(block: Block, kinds: dict[str, type]) -> Any:
         values = [_as_kind(row.get(key), kind) for row in metadata]
         columns[metadata_name(key, columns)] = pa.array(values, type=_arrow_type(kind))
     return pa.table(columns)
+
+
+def _sample_lists(block: Block) -> dict[str, Any]:
+    """Return the texts of the samples as lists, their tokens and the like as lists of lists."""
+    import pyarrow as pa
+
+    found: dict[str, Any] = {}
+    for name in filter(is_signal, block.texts):
+        texts = [texts_in(text) for text in block.texts[name]]
+        found[name.replace("/", ".")] = pa.array(texts, type=pa.list_(pa.string()))
+    lengths = block.ragged.get(signal_path(LENGTHS), ())
+    ends = [np.cumsum(each)[:-1] for each in lengths]
+    for name, arrays in block.ragged.items():
+        if is_of_samples(leaf := name.partition("/")[2]) and leaf != LENGTHS:
+            lists = [np.split(flat, at) for flat, at in zip(arrays, ends, strict=True)]
+            kind = pa.list_(pa.list_(pa.from_numpy_dtype(arrays[0].dtype)))
+            found[name.replace("/", ".")] = pa.array(lists, type=kind)
+    return found
 
 
 def _fixed(matrix: NDArray[Any], absent: NDArray[np.bool_] | None = None) -> Any:
@@ -273,8 +296,8 @@ def _export_npz(run: Run, path: Path) -> None:
         for name, layers in run.manifest.representations().items():
             for layer in layers or (None,):
                 _add(archive, vector_path(name, layer), run.matrix(name, layer))
-        for name in run.signals:
-            if not is_per_token(name):
+        for name, shape in run.manifest.signals().items():
+            if shape is not None:
                 _add(archive, signal_path(name), np.asarray(run.signal(name)))
         blocks = list(run.blocks(vectors=False))
         for name, array in _plain_arrays(blocks).items():
@@ -287,13 +310,20 @@ def _plain_arrays(blocks: list[Block]) -> dict[str, NDArray[Any]]:
     if not blocks:
         return {"question_id": np.array([], dtype=np.str_)}
     for name in blocks[0].texts:
-        arrays |= _text_arrays(name, [text for block in blocks for text in block.texts[name]])
+        texts = [text for block in blocks for text in block.texts[name]]
+        if is_signal(name):  # several of each row
+            texts = [each for text in texts for each in texts_in(text)]
+        arrays |= _text_arrays(name, texts)
     for name in blocks[0].numbers:
         arrays[name] = np.concatenate([block.numbers[name] for block in blocks])
     for name in blocks[0].ragged:
         lists = [values for block in blocks for values in block.ragged[name]]
         arrays[name] = np.concatenate(lists)
-        arrays["answer_offsets"] = _offsets(lists)
+        if not is_of_samples(name.partition("/")[2]):
+            arrays["answer_offsets"] = _offsets(lists)
+    if signal_path(LENGTHS) in arrays:
+        lengths = arrays.pop(signal_path(LENGTHS))
+        arrays["sample_offsets"] = np.cumsum([0, *lengths], dtype=np.int64)
     return arrays
 
 

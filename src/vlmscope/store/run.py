@@ -32,8 +32,9 @@ from vlmscope.errors import (
 )
 from vlmscope.positions import representation as group_of
 from vlmscope.positions import sublayer_representation
+from vlmscope.sampling import LENGTHS
 from vlmscope.schema import Answered, Capture, Failure, Outcome, Score
-from vlmscope.signals import INTEGERS, LENS_TOKENS, is_per_token
+from vlmscope.signals import INTEGERS, LENS_TOKENS
 from vlmscope.store.catalog import Shard, read_rows, read_shard, read_texts, scan, vanished
 from vlmscope.store.damage import REMEDY, damage_of
 from vlmscope.store.failures import read_failures
@@ -49,7 +50,7 @@ from vlmscope.store.ground_truths import read_ground_truths, with_ground_truths
 from vlmscope.store.iloc import RowsByNumber
 from vlmscope.store.labels import DEFAULT, label_sets, read_labels
 from vlmscope.store.storage.paths import path_of
-from vlmscope.store.table import frame, labels_frame, lens_frame
+from vlmscope.store.table import frame, labels_frame, lens_frame, lists_of
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -368,16 +369,17 @@ class Run:
     @property
     def signals(self) -> tuple[str, ...]:
         """The names that ``signal`` accepts."""
-        return tuple(self.manifest.signals())
+        return tuple(name for name in self.manifest.signals() if name != LENGTHS)
 
-    def signal(self, name: str) -> NDArray[Any] | list[NDArray[np.float32]]:
+    def signal(self, name: str) -> NDArray[Any] | list[Any]:
         """Return an array of a signal for all rows, row i belonging to ``ids[i]``.
 
         Args:
             name: Its name, see docs/signals.md: ``attention_prompt`` for example.
 
         Returns:
-            ``[N, ...]``; a list of arrays ``[T]`` if there is one value per token of the answer.
+            ``[N, ...]``; a list of arrays ``[T]`` if there is one value per token of the answer; of
+            the samples' texts and tokens a list with a list for each row.
             What a question without an image lacks is NaN, and −1 in an array of integers.
 
         Raises:
@@ -388,10 +390,10 @@ class Run:
                 f"{self.path}: no signal {name!r}, there are {', '.join(self.signals) or 'none'}; "
                 "vlmscope extract --signals selects them"
             )
-        if is_per_token(name):
-            path = signal_path(name)
-            return [row for block in self.blocks(vectors=False) for row in block.ragged[path]]
-        shape = self.manifest.capture.recorded.shapes()[name]
+        shape = self.manifest.signals()[name]
+        if shape is None:
+            blocks = self.blocks(vectors=False)
+            return [row for block in blocks for row in lists_of(block, name)]
         kind = np.int32 if name in INTEGERS else np.float32
         return self._array(signal_path(name), shape, kind)
 

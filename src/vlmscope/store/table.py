@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vlmscope.errors import StoreError
+from vlmscope.sampling import LENGTHS, SAMPLE_TEXTS, is_of_samples
 from vlmscope.schema import Capture, Score
 from vlmscope.shown import encodable
 from vlmscope.signals import LENS_PROBS, LENS_TOKENS, NO_TOKEN, RecordedSignals
-from vlmscope.store.format.batch import HALP_TEXTS, QUESTION_ID, Block, metadata_of
+from vlmscope.store.format.batch import HALP_TEXTS, QUESTION_ID, Block, metadata_of, texts_in
 from vlmscope.store.format.naming import signal_path
 
 if TYPE_CHECKING:
@@ -105,6 +106,19 @@ def scalar_columns(block: Block) -> dict[str, list[Any]]:
         "first_token_logprob": block.numbers["first_token_logprobs"][:, 0].tolist(),
     }
     return {**texts, **later, **numbers, **first}
+
+
+def lists_of(block: Block, name: str) -> Iterator[Any]:
+    """Yield each row's list of a signal: of values, or of texts or lists, one for each sample."""
+    path = signal_path(name)
+    if name in SAMPLE_TEXTS:
+        yield from map(texts_in, block.texts[path])
+        return
+    if not is_of_samples(name):
+        yield from block.ragged[path]
+        return
+    for values, lengths in zip(block.ragged[path], block.ragged[signal_path(LENGTHS)], strict=True):
+        yield np.split(values, np.cumsum(lengths)[:-1])
 
 
 def metadata_name(key: str, taken: Container[str]) -> str:

@@ -1,5 +1,6 @@
 """Answers, many rows at a time (continuous batching).
 
+- ``drawing``: how the tokens of sampled answers are drawn
 - ``scheduler``: rows are admitted as slots become free and leave when their answer ends
 - ``slots``: tensors of a fixed size for the rows that are being answered
 - ``support``: whether a model's answers can be decoded in slots, else ``generate`` decodes them

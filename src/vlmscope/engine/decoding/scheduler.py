@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,12 @@ from vlmscope.engine.answers import (
     COUNT,
     LOGPROBS,
     STATISTICS,
+    drawn_answer,
     end_tokens,
     finished,
     of_answers,
     token_statistics,
+    with_samples,
 )
 from vlmscope.engine.attention import members_in_slots
 from vlmscope.engine.decoding.slots import Slots, bytes_of_a_row, make_slots, rounded_up
@@ -38,6 +40,7 @@ from vlmscope.engine.device import Fetch, to_device
 from vlmscope.engine.hooks import RecordedTensors
 from vlmscope.engine.prefill import DeviceBatch, Prefilled
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
+from vlmscope.sampling import SampledAnswer
 from vlmscope.schema import Capture, Failure, Sample
 from vlmscope.signals import CROSS_ATTENTION
 
@@ -55,18 +58,42 @@ Layers = Sequence[tuple[Tensor, Tensor]]
 """Keys and values of a prefill, layer by layer."""
 
 
+def for_each_answer(tensor: Tensor, answers: int) -> Tensor:
+    """Return a tensor with one entry for each answer, given one for each question.
+
+    >>> for_each_answer(torch.tensor([3, 5]), 2)
+    tensor([3, 3, 5, 5])
+    """
+    if answers == 1:
+        return tensor
+    return tensor.unsqueeze(1).expand(-1, answers, *tensor.shape[1:]).flatten(0, 1)
+
+
 def begin(slots: Slots, rows: slice, recorded: RecordedTensors, mask: Tensor) -> None:
-    """Put the first token of new rows into their slots."""
-    tokens = mask.shape[1]
-    chosen = recorded.first_logits.argmax(dim=1)
-    chosen_logits = recorded.first_logits.gather(1, chosen.unsqueeze(1)).squeeze(1)
-    total, statistics = token_statistics(recorded.first_logits)
+    """Put the first tokens of the answers to new questions into their slots.
+
+    Args:
+        slots: The slots; how tokens are drawn is already set.
+        rows: Those of the new answers: several of each question, one after the other.
+        recorded: What was recorded of the prefill.
+        mask: The attention mask of the prompts.
+    """
+    tokens, answers = mask.shape[1], (rows.stop - rows.start) // len(mask)
+    logits = for_each_answer(recorded.first_logits, answers)
+    if slots.draws is None:
+        chosen = logits.argmax(dim=1)
+    else:
+        first = torch.zeros(len(logits), 1, dtype=torch.int64, device=logits.device)
+        chosen = slots.draws.choose(logits, rows.start, first)
+    chosen_logits = logits.gather(1, chosen.unsqueeze(1)).squeeze(1)
+    total, statistics = token_statistics(logits)
     last = mask.sum(dim=1) - 1 if recorded.positions is None else recorded.positions[..., -1]
+    last = last.reshape(len(slots.positions), -1).expand(-1, len(mask))
     slots.tokens[rows] = chosen.unsqueeze(1)
     slots.cache_positions[rows] = tokens
-    slots.positions[:, rows, 0] = last.reshape(len(slots.positions), -1) + 1
+    slots.positions[:, rows, 0] = for_each_answer(last.T, answers).T + 1
     slots.attention_mask[rows] = False
-    slots.attention_mask[rows, :tokens] = mask.bool()
+    slots.attention_mask[rows, :tokens] = for_each_answer(mask.bool(), answers)
     slots.attention_mask[rows, tokens] = True
     slots.chosen[rows, 0] = chosen
     slots.logprobs[rows, 0] = chosen_logits - total
@@ -77,9 +104,10 @@ def begin(slots: Slots, rows: slice, recorded: RecordedTensors, mask: Tensor) ->
     if slots.states is not None:
         slots.states.begin(chosen, rows.start)
     if slots.members is not None and recorded.members is not None:
-        slots.members[rows] = members_in_slots(recorded.members, slots.members.shape[1])
+        members = members_in_slots(recorded.members, slots.members.shape[1])
+        slots.members[rows] = for_each_answer(members, answers)
     if slots.image_lens is not None and recorded.image_lens is not None:
-        slots.image_lens[rows] = recorded.image_lens
+        slots.image_lens[rows] = for_each_answer(recorded.image_lens, answers)
 
 
 def set_cross_attention_mask(
@@ -91,9 +119,10 @@ def set_cross_attention_mask(
     name, layer = vlm.family.cross_attention_mask, min(slots.fixed)
     attended: Any = device_batch.inputs[name][:, -1].flatten(1).bool()
     length = layers[layer][0].shape[2]
+    attended = attended.repeat_interleave(length // attended.shape[1], dim=1)
     slots.cross_attention_mask[rows] = False
-    slots.cross_attention_mask[rows, :length] = attended.repeat_interleave(
-        length // attended.shape[1], dim=1
+    slots.cross_attention_mask[rows, :length] = for_each_answer(
+        attended, (rows.stop - rows.start) // len(attended)
     )
     full = length == slots.cross_attention_mask.shape[1]
     return not (full and bool(np.all(device_batch.batch.inputs[name][:, -1].numpy())))
@@ -111,7 +140,10 @@ def widths_of_answers(
     """
     signals = spec.signals
     found: dict[State, int] = {}
-    for part, layer in spec.states(imaged=imaged, vlm=vlm) if spec.answer_positions else ():
+    reads_states = bool(spec.answer_positions or signals.sampling.count)
+    for part, layer in spec.states(imaged=imaged, vlm=vlm) if reads_states else ():
+        if part and not spec.answer_positions:
+            continue  # of samples only hidden states are recorded
         width = signals.widths[f"{part}/layer_{layer}"] if part else vlm.hidden_size
         found[part, layer] = width
     for name, (layers, parts) in signals.divisions.items():
@@ -151,10 +183,29 @@ TOO_LONG = 4
 
 
 @dataclass(eq=False, slots=True)
-class _Row:
-    """A row that is being answered."""
+class _Question:
+    """A question whose answers are being decoded."""
 
     prefilled: Prefilled
+    greedy: Capture | Failure | None = None
+    """The capture with the greedy answer, once that was received."""
+    samples: dict[int, SampledAnswer] = field(default_factory=dict)
+    """Number of a sample, from 1 → the sample, once it was received."""
+
+    def complete(self, answers: int) -> Capture | Failure | None:
+        """Return the capture with all its answers; None if some were not received yet."""
+        if self.greedy is None or 1 + len(self.samples) < answers:
+            return None
+        return with_samples(self.greedy, [self.samples[i] for i in range(1, answers)])
+
+
+@dataclass(eq=False, slots=True)
+class _Row:
+    """An answer that is being decoded."""
+
+    question: _Question
+    number: int
+    """0 for the greedy answer, then the samples."""
     slot: int
     ended: bool = False
     received: bool = False
@@ -166,7 +217,7 @@ class Decoding:
     Args:
         vlm: The model.
         spec: What to record.
-        rows: Maximum number of rows that are answered at once; fewer if memory is short.
+        rows: Maximum number of questions that are answered at once; fewer if memory is short.
     """
 
     def __init__(self, vlm: VisionLanguageModel, spec: ResolvedSpec, rows: int) -> None:
@@ -174,6 +225,7 @@ class Decoding:
         self._vlm = vlm
         self._spec = spec
         self._limit = spec.decoded_tokens
+        self._answers = spec.signals.sampling.answers
         self._slots: Slots | None = None
         self._stepper: Stepper | None = None
         self._rows: list[_Row] = []
@@ -185,21 +237,25 @@ class Decoding:
 
     @property
     def capacity(self) -> int:
-        """How many rows are answered at once, as far as is known."""
-        return self.rows if self._slots is None else min(self.rows, self._slots.rows)
+        """How many questions are answered at once, as far as is known."""
+        if self._slots is None:
+            return self.rows
+        return min(self.rows, self._slots.rows // self._answers)
 
     @property
     def samples(self) -> list[Sample]:
         """The questions whose answers are not complete, or were not received yet."""
         leaving = [row for rows, _ in self._arriving for row in rows if not row.received]
         staying = [row for row in self._rows if not row.ended]
-        return [row.prefilled.sample for row in (*leaving, *staying)]
+        questions = dict.fromkeys(row.question for row in (*leaving, *staying))
+        return [question.prefilled.sample for question in questions]
 
     def has_room(self, rows: int, band: int = 0) -> bool:
-        """Return whether so many more rows of a length band can be admitted, if known."""
+        """Return whether so many more questions of a length band can be admitted, if known."""
         if self._slots is None or not self._rows:
             return True
-        return band == self._band and len(self._rows) + rows <= self._slots.rows
+        needed = rows * self._answers
+        return band == self._band and len(self._rows) + needed <= self._slots.rows
 
     def length_for(self, tokens: int) -> int:
         """Return the slot length that would be used for a prompt of so many tokens."""
@@ -229,14 +285,15 @@ class Decoding:
         Args:
             device_batch: The batch on the device.
             prefilled: Its rows.
-            layers: Its keys and values.
+            layers: Its keys and values, which are copied for every answer of a question.
             band: Length band of its rows; all rows of a step are of one band.
 
         Raises:
             torch.OutOfMemoryError: There is not enough memory; nothing was changed then.
         """
         recorded, mask = device_batch.recorder.tensors(), device_batch.inputs["attention_mask"]
-        rows, tokens = mask.shape
+        questions, tokens = mask.shape
+        rows = questions * self._answers
         room = 0 if self._slots is None else self._slots.rows - len(self._rows)
         if not self.fits(layers, tokens) or rows > room:
             if self._rows:
@@ -249,14 +306,21 @@ class Decoding:
         for index, (keys, values) in enumerate(layers):
             end = keys.shape[2]
             for slot, part in ((slots.keys[index], keys), (slots.values[index], values)):
-                slot[rows_of, :, :end] = part
-                slot[rows_of, :, end:] = 0  # a NaN of a previous row would pass every mask
+                each = slot[rows_of].view(questions, self._answers, *slot.shape[1:])
+                each[:, :, :, :end] = part.unsqueeze(1)
+                each[:, :, :, end:] = 0  # a NaN of a previous row would pass every mask
+        if slots.draws is not None:
+            ids = [row.sample.id for row in prefilled]
+            slots.draws.begin(rows_of, ids, self._spec.signals.sampling)
         begin(slots, rows_of, recorded, mask)
         masked = set_cross_attention_mask(slots, rows_of, device_batch, layers, self._vlm)
         self._masked = masked or (self._masked and bool(self._rows))
         slots.active += rows
         self._band = band
-        self._rows += [_Row(row, rows_of.start + i) for i, row in enumerate(prefilled)]
+        slot_numbers = iter(range(rows_of.start, rows_of.stop))
+        for question in map(_Question, prefilled):
+            for number in range(self._answers):
+                self._rows.append(_Row(question, number, next(slot_numbers)))
 
     def step(self) -> Iterator[Capture | Failure]:
         """Decode one token for every row; yield the rows whose answers were received.
@@ -317,16 +381,26 @@ class Decoding:
         return of_answers(self._vlm, self._spec, slots.states, index, tokens, slots.image_lens)
 
     def _receive(self, batches: int) -> Iterator[Capture | Failure]:
-        """Yield the rows of the oldest copies to the host."""
+        """Yield the questions that are complete with the oldest copies to the host."""
         for _ in range(batches):
             rows, fetch = self._arriving[0]
             for i, row in enumerate(rows):
                 if row.received:
                     continue
-                count = min(int(fetch[COUNT][i]), self._spec.max_new_tokens)
-                complete = finished(self._vlm, self._spec, row.prefilled, fetch, i, count)
+                question, count = row.question, int(fetch[COUNT][i])
+                count = min(count, self._spec.max_new_tokens)
+                arguments = (fetch, i, count)
+                if row.number:
+                    sample = drawn_answer(self._vlm, self._spec, *arguments)
+                    question.samples[row.number] = sample
+                else:
+                    question.greedy = finished(
+                        self._vlm, self._spec, question.prefilled, *arguments
+                    )
+                complete = question.complete(self._answers)
                 row.received = True
-                yield complete
+                if complete is not None:
+                    yield complete
             self._arriving.popleft()
 
     def _make_slots(
@@ -342,7 +416,7 @@ class Decoding:
         recorded = device_batch.recorder.tensors()
         tables = len(spec.signals.lens_layers), recorded.first_logits.shape[1]
         space = rows_in_memory(vlm, layers, fixed, length, more=4 * math.prod(tables))
-        many = max(rows, min(self.rows, space))
+        many = max(rows, min(self.rows * self._answers, space))
         widths = widths_of_answers(vlm, spec, imaged=imaged)
         positions = recorded.positions
         while self._slots is None:
@@ -356,6 +430,7 @@ class Decoding:
                     dims=1 if positions is None or positions.dim() < 3 else len(positions),
                     states=states, ends=end_tokens(vlm),
                     divides=bool(states is not None and spec.signals.divisions),
+                    sampled=bool(spec.signals.sampling.count),
                     tables=tables if spec.signals.lens_layers else None,
                 )  # fmt: skip
             except torch.OutOfMemoryError:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
+from vlmscope.engine.decoding.drawing import Draws, make_draws
 from vlmscope.engine.device import to_device
 from vlmscope.signals import ATTENDED, TOKEN_STATISTICS
 
@@ -56,6 +57,8 @@ class Slots:
     """The tokens that end an answer; the same for all rows."""
     states: AnswerStates | None
     """What is recorded of the answers' tokens, if anything is."""
+    draws: Draws | None
+    """How the tokens of sampled answers are drawn; None if all answers are greedy."""
     members: Tensor | None
     """The group of each token, ``[rows, length, 4]``, if attention is recorded: ``members_of``."""
     image_lens: Tensor | None = None
@@ -85,6 +88,8 @@ class Slots:
         if self.cross_attention_mask is not None:
             yield self.cross_attention_mask
         yield from (self.chosen, self.logprobs, self.statistics, self.count, self.ended)
+        if self.draws is not None:
+            yield from (self.draws.temperatures, self.draws.integers)
         if self.members is not None:
             yield self.members
         if self.image_lens is not None:
@@ -118,6 +123,7 @@ def make_slots(
     ends: Sequence[int],
     divides: bool = False,
     tables: tuple[int, int] | None = None,
+    sampled: bool = False,
 ) -> Slots:
     """Return empty slots.
 
@@ -132,6 +138,7 @@ def make_slots(
         ends: The tokens that end an answer.
         divides: Whether the division of attention is recorded.
         tables: Layers and vocabulary of the lens of the image tokens, if it is recorded.
+        sampled: Whether some answers are sampled.
 
     Raises:
         torch.OutOfMemoryError: There is not enough memory.
@@ -158,6 +165,7 @@ def make_slots(
         ended=torch.zeros(rows, dtype=torch.bool, device=device),
         ends=torch.tensor(ends, dtype=torch.int64, device=device),
         states=states,
+        draws=make_draws(rows, limit, device) if sampled else None,
         members=torch.zeros(rows, length, len(ATTENDED), device=device) if divides else None,
         image_lens=torch.zeros(rows, *tables, device=device) if tables else None,
     )

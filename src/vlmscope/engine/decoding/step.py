@@ -200,11 +200,14 @@ class Stepper:
     def _advance(self, rows: int, logits: Float[Tensor, "rows vocabulary"]) -> None:
         """Choose the next tokens and store them; rows that have ended are not changed."""
         slots = self._slots
-        tokens = logits.argmax(dim=1)
-        total, statistics = token_statistics(logits)
-        logprobs = logits.gather(1, tokens.unsqueeze(1)).squeeze(1) - total
         ended, count = slots.ended[:rows], slots.count[:rows]
         column = torch.where(ended, slots.chosen.shape[1] - 1, count).unsqueeze(1)
+        if slots.draws is None:
+            tokens = logits.argmax(dim=1)
+        else:
+            tokens = slots.draws.choose(logits, 0, column)
+        total, statistics = token_statistics(logits)
+        logprobs = logits.gather(1, tokens.unsqueeze(1)).squeeze(1) - total
         slots.chosen[:rows].scatter_(1, column, tokens.unsqueeze(1))
         slots.logprobs[:rows].scatter_(1, column, logprobs.unsqueeze(1))
         index = column.unsqueeze(2).expand(-1, 1, statistics.shape[1])

@@ -114,8 +114,7 @@ class Worker:
             went_well: Whether rows of this run succeeded before.
         """
         vlm, request = self._vlm, self._request
-        answers = request.spec.max_new_tokens > 0
-        self._sizer = sizer_for(vlm, request.batch_size, answers=answers)
+        self._sizer = sizer_for(vlm, request.batch_size, answers=request.spec.answers)
         arguments = (writer, vlm, self._sizer, went_well)
         self._thread = threading.Thread(target=self._work, args=arguments, daemon=True)
         self._thread.start()

@@ -2,6 +2,7 @@
 
 - ``naming``: question id ↔ HDF5 link, position ↔ group and attribute
 - ``manifest``: ``run.json``, and the differences between two manifests
+- ``size``: the approximate size of a run
 - ``batch``: a batch of captures as columns, checked before it is written
 - ``columns``: the columns of a shard under ``/_columns``
 - ``row_groups``: the HALP layout, one group per question

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,6 +23,13 @@ from numpy.typing import NDArray
 from vlmscope.errors import StoreError, one_line
 from vlmscope.jsontext import DEEPEST, load_json, nests_deeper
 from vlmscope.positions import IMAGE_POSITIONS
+from vlmscope.sampling import (
+    LENGTHS,
+    SAMPLE_TEXTS,
+    SAMPLE_TYPES,
+    is_of_samples,
+    sample_arrays_match,
+)
 from vlmscope.schema import Capture, FinishReason, Sample
 from vlmscope.signals import INTEGERS, needs_image
 from vlmscope.store.format.naming import (
@@ -36,7 +43,7 @@ from vlmscope.store.format.naming import (
 )
 
 Shapes = Mapping[str, tuple[int, ...] | None]
-"""Array of a signal → its shape; None for one value per token of the answer."""
+"""Array of a signal → its shape; None for a list of a length of its own."""
 
 
 def check_capture(
@@ -100,9 +107,8 @@ def _check_vectors(capture: Capture, widths: Mapping[str, int]) -> None:
 
 def _check_signals(capture: Capture, signals: Shapes) -> None:
     """Refuse arrays of signals that differ in name, shape or type from those of the manifest."""
-    count = _count(capture)
     wanted = {
-        name: (count,) if shape is None else shape
+        name: _list_shape(capture, name) if shape is None else shape
         for name, shape in signals.items()
         if capture.image_sha256 or not needs_image(name)
     }
@@ -114,12 +120,19 @@ def _check_signals(capture: Capture, signals: Shapes) -> None:
             + ", ".join(f"{n} is {found.get(n)}, expected {wanted.get(n)}" for n in wrong)
         )
     for name, array in capture.signals.items():
-        kind = np.int32 if name in INTEGERS else np.float32
+        kind = np.dtype(SAMPLE_TYPES.get(name, np.int32 if name in INTEGERS else np.float32))
         if array.dtype != kind:
             raise StoreError(
-                f"question {capture.sample.id!r}: signal {name} must be {kind.__name__}, found "
-                f"{array.dtype}"
+                f"question {capture.sample.id!r}: signal {name} must be {kind}, found {array.dtype}"
             )
+
+
+def _list_shape(capture: Capture, name: str) -> tuple[int]:
+    """Return the expected shape of a list: one value per token of the answer, or of the samples."""
+    if not is_of_samples(name):
+        return (_count(capture),)
+    lengths = capture.signals.get(LENGTHS, np.zeros(0, np.int64))
+    return (len(lengths) if name in {*SAMPLE_TEXTS, LENGTHS} else int(lengths.sum()),)
 
 
 QUESTION_ID = "question_id"
@@ -141,13 +154,13 @@ class Block:
     """Columns of equal length, by name. All rows of a block have the same columns."""
 
     texts: Mapping[str, list[str]]
-    """Strings: ids, question, answer, metadata as JSON …"""
+    """Strings: ids, question, answer, metadata as JSON … Several texts of a row are a JSON list."""
     numbers: Mapping[str, NDArray[Any]]
     """One number, or one array of fixed shape, per row: ``[n]`` or ``[n, 20]``. −1 for the boundary
     of an image that a row does not have. Arrays of signals begin with ``signals/``."""
     ragged: Mapping[str, list[NDArray[Any]]]
-    """Lists whose length differs from row to row: the answer's tokens, and signals of each; NaN for
-    a signal of image tokens that a row does not have."""
+    """Lists whose length differs from row to row: the tokens of the answer and of the samples, and
+    signals of each token; NaN for a signal of image tokens that a row does not have."""
     vectors: Mapping[str, NDArray[np.float32]]
     """Representations ``[n, D]``, by path; NaN for those of an image that a row does not have."""
 
@@ -202,8 +215,9 @@ def block_of(
     ragged |= {
         signal_path(name): [_per_token(capture, name) for capture in captures]
         for name, shape in (signals or {}).items()
-        if shape is None
+        if shape is None and name not in SAMPLE_TEXTS
     }
+    texts |= _several_of(captures, signals or {})
     vectors = {
         path: np.stack([c.vectors.get(path, _no_vector(width)) for c in captures])
         for path, width in widths.items()
@@ -253,13 +267,19 @@ def captures_of(block: Block) -> Iterator[Capture]:
             answer=text.get("answer"),
             answer_token_ids=ragged.get("answer_token_ids"),
             answer_logprobs=ragged.get("answer_logprobs"),
-            signals=_signals_of(number | ragged, has_image=has_image),
+            signals=_signals_of(number | ragged | _several_texts(text), has_image=has_image),
         )
 
 
 def _signals_of(values: Mapping[str, Any], *, has_image: bool) -> dict[str, NDArray[Any]]:
-    """Return the arrays of signals among the values of a row."""
+    """Return the arrays of signals among the values of a row.
+
+    Raises:
+        StoreError: Those of the samples do not match each other.
+    """
     found = {path.partition("/")[2]: array for path, array in values.items() if is_signal(path)}
+    if not sample_arrays_match(found):
+        raise StoreError(f"a row's samples are damaged: their numbers differ; {_REMEDY}")
     return {name: array for name, array in found.items() if has_image or not needs_image(name)}
 
 
@@ -345,6 +365,37 @@ def metadata_of(text: str) -> dict[str, Any]:
     return found
 
 
+def _several_of(captures: Sequence[Capture], signals: Iterable[str]) -> dict[str, list[str]]:
+    """Return the columns of several texts of each row."""
+    names = [name for name in signals if name in SAMPLE_TEXTS]
+    return {signal_path(n): [_joined_texts(c.signals[n]) for c in captures] for n in names}
+
+
+def _joined_texts(texts: Iterable[str]) -> str:
+    """Return several texts as a JSON list, without what HDF5 cannot store."""
+    return json.dumps([clean_text(text) for text in texts])
+
+
+def texts_in(text: str) -> list[str]:
+    """Return the texts in a JSON list, which is what a column of several texts has of a row.
+
+    Raises:
+        StoreError: It is not a list of texts.
+    """
+    try:
+        found = load_json(text)
+    except ValueError as error:
+        raise StoreError(f"a row's samples are damaged: {one_line(error)}; {_REMEDY}") from error
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise StoreError(f"a row's samples are damaged: not a JSON list of texts; {_REMEDY}")
+    return found
+
+
+def _several_texts(texts: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    """Return the columns of several texts among those of a row."""
+    return {n: np.array(texts_in(text), object) for n, text in texts.items() if is_signal(n)}
+
+
 def _numbers(captures: Sequence[Capture], of_image: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Return the columns of numbers: boundaries first, as in the row's attributes.
 
@@ -374,7 +425,7 @@ def _count(capture: Capture) -> int:
     return 0 if capture.answer_token_ids is None else len(capture.answer_token_ids)
 
 
-def _per_token(capture: Capture, name: str) -> NDArray[np.float32]:
+def _per_token(capture: Capture, name: str) -> NDArray[Any]:
     """Return an array with one value per token of the answer; NaN if the row has none."""
     found = capture.signals.get(name)
     return _no_vector(_count(capture)) if found is None else found

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmscope.sampling import is_of_samples
 from vlmscope.store.format.batch import Block
 from vlmscope.store.format.checksums import digest, is_intact, read_column
 from vlmscope.store.format.manifest import Manifest
@@ -34,7 +35,9 @@ def write_columns(file: Any, block: Block, manifest: Manifest) -> None:
     for name, texts in block.texts.items():
         write_texts(group, name, texts).attrs["sha256"] = digest(texts)
     for name, numbers in block.numbers.items():
-        group.create_dataset(name, data=numbers).attrs["sha256"] = digest(numbers)
+        narrowed = manifest.store_dtype == "float16" and is_of_samples(name.partition("/")[2])
+        stored = narrow(numbers) if narrowed else numbers
+        group.create_dataset(name, data=stored).attrs["sha256"] = digest(stored)
     for name, arrays in block.ragged.items():
         write_ragged(group, name, arrays).attrs["sha256"] = digest(arrays)
     normed = final_norm_leaves(manifest)
@@ -92,7 +95,8 @@ def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) 
         elif h5py.check_vlen_dtype(column.dtype):
             ragged[path] = read_column(column, rows)
         elif vectors or not is_signal(path):
-            numbers[path] = read_column(column, rows)
+            values = read_column(column, rows)
+            numbers[path] = values.astype(np.float32) if values.dtype == np.float16 else values
     return Block(texts, numbers, ragged, matrices)
 
 

@@ -22,8 +22,9 @@ from vlmscope.clock import check_time
 from vlmscope.errors import InputError, RunMismatchError, StoreError
 from vlmscope.jsontext import load_json
 from vlmscope.positions import VISION_ONLY, sublayer_representation
+from vlmscope.sampling import DEFAULT_TEMPERATURE, SAMPLES, Sampling, checked_sampling
 from vlmscope.schema import FORMAT_VERSION, Compat, FieldSpec, LayerStates, VisionPooling
-from vlmscope.signals import LENS, SIGNALS, RecordedSignals, single_positions
+from vlmscope.signals import LENS, SIGNALS, SUBLAYERS, RecordedSignals, single_positions
 from vlmscope.store.format.naming import representation_name, vector_path
 from vlmscope.store.storage.atomic import publish
 from vlmscope.store.storage.object_store import read_document
@@ -101,6 +102,12 @@ class CaptureRecord:
     """The layers that attend to the image alone, if the decoder has such layers."""
     cross_attention_tiles: int = 0
     """Tiles of an image that they attend to."""
+    samples: int = 0
+    """Sampled answers of each row, besides the greedy one."""
+    temperature: float = DEFAULT_TEMPERATURE
+    """Temperature of the samples."""
+    seed: int = 0
+    """Seed of the samples."""
 
     @property
     def recorded(self) -> RecordedSignals:
@@ -115,6 +122,7 @@ class CaptureRecord:
             self.cross_attention_tiles,
             single_positions(self.positions) if lens else (),
             self.layers if lens else (),
+            Sampling(self.samples, self.temperature, self.seed),
         )
 
 
@@ -184,14 +192,14 @@ class Manifest:
         }
         for path, width in self.capture.recorded.widths.items():
             part, leaf = path.split("/")
-            for position in self.capture.positions:
+            for position in self.capture.positions if part in SUBLAYERS else ():
                 layered[f"{sublayer_representation(position, part)}/{leaf}"] = width
         return {VISION_ONLY: self.model.vision_size, **layered}
 
     def signals(self) -> dict[str, tuple[int, ...] | None]:
         """Return the arrays of signals of a row with their shapes.
 
-        None for one value per token of the answer.
+        None for a list of a length of its own: one value per token of the answer or of the samples.
         """
         recorded, answers = self.capture.recorded, self.capture.max_new_tokens > 0
         shapes = recorded.shapes(answers=answers)
@@ -300,8 +308,18 @@ def _are_signals(capture: CaptureRecord, num_layers: int) -> bool:
         and len({*layers[0], *layers[1]}) == len(layers[0]) + len(layers[1])
         and _is_size(capture.attention_heads)
         and _is_size(capture.cross_attention_tiles)
+        and _is_sampling(capture)
         and all(prod(shape) <= LARGEST for shape in capture.recorded.shapes().values())
     )
+
+
+def _is_sampling(capture: CaptureRecord) -> bool:
+    """Return whether the numbers of the samples are valid, and match the names of the signals."""
+    try:
+        checked_sampling(capture.samples, capture.temperature, capture.seed)
+    except InputError:
+        return False
+    return _is_size(capture.samples) and bool(capture.samples) == (SAMPLES in capture.signals)
 
 
 def _is_time(text: str) -> bool:
@@ -464,29 +482,3 @@ def _value(manifest: Manifest, name: str) -> Any:
 def _shown(value: Any) -> str:
     """Return a value as JSON, for a message."""
     return json.dumps(value, ensure_ascii=False)
-
-
-_PER_ROW = 10_400
-"""Bytes of a row without its vectors: strings, token lists, attributes, index. Measured."""
-
-_PER_VECTOR = 475
-"""Bytes of one vector's virtual dataset in the row group. Measured."""
-
-
-_PER_LIST = 850
-"""Bytes of one list of values per token of the answer, in the row group and in its column."""
-
-
-def bytes_per_row(manifest: Manifest) -> int:
-    """Return the approximate size in bytes of a packed row."""
-    widths, arrays = manifest.widths().values(), manifest.signals().values()
-    width = 2 if manifest.store_dtype == "float16" else 4
-    fixed = [4 * prod(shape) for shape in arrays if shape is not None]
-    lists = len(arrays) - len(fixed)
-    return (
-        sum(widths) * width
-        + sum(fixed)
-        + (len(widths) + len(fixed)) * _PER_VECTOR
-        + lists * _PER_LIST
-        + _PER_ROW
-    )

@@ -10,21 +10,23 @@ faster than ``create_dataset``: about twenty HDF5 objects are created per questi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import h5py
 import numpy as np
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
+from vlmscope.sampling import LENGTHS, is_of_samples
 from vlmscope.signals import needs_image
-from vlmscope.store.format.batch import HALP_TEXTS, NO_BOUNDARY, Block
+from vlmscope.store.format.batch import HALP_TEXTS, NO_BOUNDARY, Block, texts_in
 from vlmscope.store.format.naming import (
     SIGNALS,
     boundary_position,
     is_signal,
     link_name,
     may_be_absent,
+    signal_path,
 )
 from vlmscope.store.format.validation import COLUMNS
 
@@ -62,7 +64,8 @@ class RowWriter:
         }
         self._lists = _row_lists(block)
         self._has_image = block.has_image
-        self._signals = tuple(name for name in (*block.ragged, *block.numbers) if is_signal(name))
+        columns = (*block.ragged, *block.texts, *block.numbers)
+        self._signals = tuple(name for name in columns if is_signal(name))
         self._boundaries = frozenset(n for n in block.numbers if boundary_position(n) is not None)
 
     def write(self) -> Iterator[str]:
@@ -134,10 +137,37 @@ class RowWriter:
             parent, _, leaf = path.rpartition("/")
             if parent not in groups:
                 groups[parent] = h5g.create(row, parent.encode(), None, self._group)
-            if path in self._block.ragged:
+            if path in self._block.texts:
+                several = texts_in(self._block.texts[path][i])
+                self._write_several(groups[parent], leaf, several, _OBJECT)
+            elif path in self._block.ragged and is_of_samples(path.partition("/")[2]):
+                self._write_samples(groups[parent], path, i)
+            elif path in self._block.ragged:
                 self._write_array(groups[parent], leaf, self._block.ragged[path][i])
             else:
                 self._write_row(groups[parent], leaf, path, self._block.numbers[path], i)
+
+    def _write_samples(self, group: Any, path: str, i: int) -> None:
+        """Write the tokens of the samples, or their log-probabilities, as one list per sample."""
+        if path == signal_path(LENGTHS):  # each list has its own
+            return
+        flat, lengths = (self._block.ragged[p][i] for p in (path, signal_path(LENGTHS)))
+        kind, leaf = h5py.vlen_dtype(flat.dtype), path.rpartition("/")[2]
+        self._write_several(group, leaf, np.split(flat, np.cumsum(lengths)[:-1]), kind)
+
+    def _write_several(self, group: Any, leaf: str, values: Sequence[Any], kind: Any) -> None:
+        """Write texts, or lists of different length, as one dataset."""
+        data = np.empty(len(values), kind)
+        for index, value in enumerate(values):
+            data[index] = value
+        dataset = h5d.create(
+            group,
+            leaf.encode(),
+            h5t.py_create(kind, logical=True),
+            h5s.create_simple(data.shape),
+            self._plain,
+        )
+        dataset.write(h5s.ALL, h5s.ALL, data)
 
     def _write_row(self, owner: Any, leaf: str, path: str, column: Any, i: int) -> Any:
         """Write row ``i`` of a column: as a virtual dataset, or as a copy."""

@@ -11,10 +11,11 @@ from typing import Any
 import h5py
 
 from vlmscope.errors import StoreError
+from vlmscope.sampling import SAMPLE_LISTS, SAMPLE_TEXTS
 from vlmscope.store.format.batch import QUESTION_ID
 from vlmscope.store.format.checksums import read_column
 from vlmscope.store.format.hdf5_links import file_name, member, walk
-from vlmscope.store.format.naming import is_signal, is_vector
+from vlmscope.store.format.naming import is_signal, is_vector, signal_path
 
 COLUMNS = "_columns"
 """Name of the root group that contains the columns."""
@@ -51,6 +52,9 @@ def columns_of(file: Any) -> dict[str, Any]:
             )
     for name in (*TEXTS, *NUMBERS):
         columns[name]
+    of_samples = [signal_path(name) for name in (*SAMPLE_TEXTS, *SAMPLE_LISTS)]
+    for path in of_samples if not columns.keys().isdisjoint(of_samples) else ():
+        columns[path]
     if ("answer" in columns) != ("answer_logprobs" in columns):
         raise KeyError("answer_logprobs" if "answer" in columns else "answer")
     return columns

@@ -1,0 +1,56 @@
+"""The approximate size of a run on disk, which a plan shows before the first row."""
+
+from __future__ import annotations
+
+from math import prod
+
+from vlmscope.sampling import is_of_samples
+from vlmscope.store.format.manifest import Manifest
+
+_PER_ROW = 10_400
+"""Bytes of a row without its vectors: strings, token lists, attributes, index. Measured."""
+
+_PER_VECTOR = 475
+"""Bytes of one vector's virtual dataset in the row group. Measured."""
+
+
+_PER_LIST = 850
+"""Bytes of one list of values per token of the answer, in the row group and in its column."""
+
+_PER_SAMPLES = 1_700
+"""Bytes of the texts and lists of the samples of a row, without their content. Measured."""
+
+_PER_SAMPLE = 170
+"""Bytes of a sample without its tokens."""
+
+_PER_SAMPLED_TOKEN = 34
+"""Bytes of a token of a sample: its text, number and log-probability, in the row group and in the
+columns."""
+
+_SAMPLED_TOKENS = 60
+"""Tokens of a sample that are expected, if not fewer are allowed."""
+
+
+def bytes_per_row(manifest: Manifest) -> int:
+    """Return the approximate size in bytes of a packed row."""
+    widths, arrays = manifest.widths().values(), manifest.signals()
+    width = 2 if manifest.store_dtype == "float16" else 4
+    fixed = {name: prod(shape) for name, shape in arrays.items() if shape is not None}
+    lists = [name for name in arrays if name not in fixed and not is_of_samples(name)]
+    return (
+        sum(widths) * width
+        + sum(size * (width if is_of_samples(name) else 4) for name, size in fixed.items())
+        + (len(widths) + len(fixed)) * _PER_VECTOR
+        + len(lists) * _PER_LIST
+        + _of_samples(manifest)
+        + _PER_ROW
+    )
+
+
+def _of_samples(manifest: Manifest) -> int:
+    """Return the bytes of the texts and tokens of a row's samples."""
+    record = manifest.capture
+    if not record.samples:
+        return 0
+    tokens = min(_SAMPLED_TOKENS, record.max_new_tokens)
+    return _PER_SAMPLES + record.samples * (_PER_SAMPLE + tokens * _PER_SAMPLED_TOKEN)
