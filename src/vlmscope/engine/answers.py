@@ -143,8 +143,7 @@ def of_answers(
     if spec.signals.sampling.count:
         for layer, values in states.last_states().items():
             found[layer_name(layer)] = values[rows.to(values.device)]
-    arrays = states.arrays(spec.signals)
-    arrays = {name: values[rows.to(values.device)] for name, values in arrays.items()}
+    arrays = states.arrays(spec.signals, rows)
     if vectors:
         arrays |= lens_arrays(vlm, spec.signals, vectors, tokens[CHOSEN][:, 0])
     return found | vectors | {ARRAYS + name: values for name, values in arrays.items()}
