@@ -166,7 +166,7 @@ def test_prompts_without_answers(
         expected = alone[item.sample.id]
         same = {name: expected.vectors[name] for name in item.vectors}
         known = {"vectors": same, "answer": None, "answer_token_ids": None,
-                 "answer_logprobs": None, "finish_reason": "prefill",
+                 "answer_logprobs": None, "finish_reason": "prefill", "signals": {},
                  "boundaries": item.boundaries}  # fmt: skip
         fields = {name: getattr(expected, name) for name in expected.__dataclass_fields__}
         assert_same(item, Capture(**fields | known))

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from executors.captured_rows import make_capture, make_manifest
 from executors.made_up_model import made_up
-from store.store_support import make_capture, make_manifest
 from vlmscope.dataset import TableScan
 from vlmscope.executors import Request, local, make_plan, plan, runner
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from executors.captured_rows import make_capture, make_manifest
 from executors.made_up_model import made_up
-from store.store_support import make_capture, make_manifest
 from vlmscope.dataset import open_table
 from vlmscope.errors import RunMismatchError, TableChangedError, naming_options
 from vlmscope.executors import Request, local, pending, runner

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
+from executors.captured_rows import make_capture, make_manifest
 from executors.made_up_model import made_up
 from executors.test_suspects import Good, Killed
-from store.store_support import make_capture, make_manifest
 from vlmscope.errors import InputError, StoreError, naming_options
 from vlmscope.executors import Request, Summary, local, make_plan, runner, time_limit
 from vlmscope.executors.plan import Plan

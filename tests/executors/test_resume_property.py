@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from executors.captured_rows import make_capture, make_manifest
 from executors.made_up_model import Rows, made_up
-from store.store_support import make_capture, make_manifest
 from vlmscope.executors import Request, local, runner
 from vlmscope.executors.plan import Plan
 from vlmscope.schema import Capture, CaptureSpec

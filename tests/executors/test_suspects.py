@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from executors.captured_rows import make_capture, make_manifest
 from executors.made_up_model import Rows, made_up
-from store.store_support import make_capture, make_manifest
 from vlmscope.dataset import Share
 from vlmscope.executors import Request, Summary, local, pending, runner
 from vlmscope.executors.plan import Plan

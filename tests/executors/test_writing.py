@@ -22,8 +22,9 @@ import h5py
 import numpy as np
 import pytest
 
+from executors.captured_rows import make_capture, make_manifest
 from executors.made_up_model import Rows, made_up
-from store.store_support import assert_same, make_capture, make_manifest
+from store.store_support import assert_same
 from vlmscope.cli.stopping import stop_on_signals
 from vlmscope.errors import RunBusyError, RunMismatchError, StoreError
 from vlmscope.executors import Plan, Request, Summary, run_plan, runner

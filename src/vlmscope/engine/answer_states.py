@@ -31,17 +31,14 @@ class _Running:
     """Running statistics of one state over the tokens of each answer, one row per answer."""
 
     first: Float[Tensor, "rows width"]
-    last: Float[Tensor, "rows width"]
     total: Float[Tensor, "rows width"]
-    largest: Float[Tensor, "rows width"] | None
-    """None if it is not needed."""
+    extreme: Float[Tensor, "rows width"]
+    """The last token's vector; of a division of attention the largest values."""
     count: Int[Tensor, " rows"]
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield all of them."""
-        yield from (self.first, self.last, self.total, self.count)
-        if self.largest is not None:
-            yield self.largest
+        yield from (self.first, self.total, self.extreme, self.count)
 
     def mean(self) -> Float[Tensor, "rows width"]:
         """Return the mean over the tokens; 0 for an empty answer."""
@@ -95,20 +92,20 @@ class AnswerStates:
         # ``where`` and not a product: the states of padding may be anything, NaN included.
         fresh = (alive & (count == 0)).unsqueeze(1)
         added = torch.where(alive.unsqueeze(1), values, 0)
-        if running.largest is not None:
-            running.largest[now] = torch.maximum(running.largest[now], added)
         first.copy_(torch.where(fresh, values, first))
-        last = running.last[now]
-        last.copy_(torch.where(alive.unsqueeze(1), values, last))
+        extreme = running.extreme[now]
+        if state[0] in DIVISIONS:  # shares are not negative
+            extreme.copy_(torch.maximum(extreme, added))
+        else:
+            extreme.copy_(torch.where(alive.unsqueeze(1), values, extreme))
         running.total[now] += added
         count.add_(alive)
 
     def expect(self, state: State, width: int, device: torch.device) -> None:
         """Allocate the tensors of a state."""
-        first, last, total = (torch.zeros(self._rows, width, device=device) for _ in range(3))
-        largest = torch.zeros_like(total) if state[0] in DIVISIONS else None
+        first, total, extreme = (torch.zeros(self._rows, width, device=device) for _ in range(3))
         count = torch.zeros(self._rows, dtype=torch.int64, device=device)
-        self._states[state] = _Running(first, last, total, largest, count)
+        self._states[state] = _Running(first, total, extreme, count)
 
     def begin(self, tokens: Int[Tensor, " chosen"], first: int) -> None:
         """Reset these rows for new answers, and register their first tokens."""
@@ -139,13 +136,20 @@ class AnswerStates:
     def last_states(self) -> dict[int, Float[Tensor, "rows width"]]:
         """Return decoder layer → hidden states of the last tokens; NaN for an empty answer."""
         return {
-            layer: running.last.masked_fill((running.count == 0).unsqueeze(1), torch.nan)
+            layer: running.extreme.masked_fill((running.count == 0).unsqueeze(1), torch.nan)
             for (part, layer), running in self._states.items()
             if not part
         }
 
-    def arrays(self, signals: RecordedSignals) -> dict[str, Float[Tensor, "rows ..."]]:
-        """Return the arrays of signals over the answer; NaN for an empty answer."""
+    def arrays(
+        self, signals: RecordedSignals, rows: Int[Tensor, " chosen"]
+    ) -> dict[str, Float[Tensor, "chosen ..."]]:
+        """Return the arrays of signals over some answers; NaN for an empty answer.
+
+        Args:
+            signals: The signals.
+            rows: The rows of these answers.
+        """
         found = {}
         for name, (layers, parts) in signals.divisions.items():
             for layer in layers:
@@ -154,12 +158,12 @@ class AnswerStates:
             running = [self._states[name, layer] for layer in layers]
             device = running[0].total.device
             statistics = [
-                torch.stack([values.to(device) for values in each], dim=1)
-                for each in zip(*((x.mean(), x.largest, x.first) for x in running), strict=True)
+                torch.stack([values[rows.to(values.device)].to(device) for values in each], dim=1)
+                for each in zip(*((x.mean(), x.extreme, x.first) for x in running), strict=True)
             ]
-            shape = (self._rows, len(OF_ANSWER), len(layers), signals.attention_heads, parts)
+            shape = (len(rows), len(OF_ANSWER), len(layers), signals.attention_heads, parts)
             values = torch.stack(statistics, dim=1).view(shape)
-            empty = (running[0].count == 0).view(-1, 1, 1, 1, 1)
+            empty = (running[0].count[rows.to(device)] == 0).view(-1, 1, 1, 1, 1)
             found[f"{name}_answer"] = values.masked_fill(empty, torch.nan)
         return found
 
@@ -167,4 +171,4 @@ class AnswerStates:
 def _at(position: str, running: _Running) -> Tensor:
     if position == "first_answer_token":
         return running.first
-    return running.last if position == "last_answer_token" else running.mean()
+    return running.extreme if position == "last_answer_token" else running.mean()

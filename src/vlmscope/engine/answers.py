@@ -140,8 +140,7 @@ def of_answers(
         return found
     vectors = states.vectors(spec.answer_positions)
     vectors = {name: values[rows.to(values.device)] for name, values in vectors.items()}
-    arrays = states.arrays(spec.signals)
-    arrays = {name: values[rows.to(values.device)] for name, values in arrays.items()}
+    arrays = states.arrays(spec.signals, rows)
     if vectors:
         arrays |= lens_arrays(vlm, spec.signals, vectors, tokens[CHOSEN][:, 0])
     return found | vectors | {ARRAYS + name: values for name, values in arrays.items()}

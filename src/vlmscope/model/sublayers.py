@@ -112,7 +112,8 @@ def resolve_signals(
             numbers of heads.
     """
     names = spec.signals
-    parts = [sublayers_of(block) for block in vlm.layers]
+    read_in_blocks = {ATTENTION, *SUBLAYERS}.intersection(names)
+    parts = [sublayers_of(block) for block in vlm.layers] if read_in_blocks else []
     widths: dict[str, int] = {}
     for name in names:
         if name in SUBLAYERS:
