@@ -159,8 +159,9 @@ def test_the_options_are_those_of_extract() -> None:
     theirs, ours = (
         inspect.signature(each).parameters for each in (vlmscope.extract, vlmscope.capture)
     )
-    own = {"samples", "vlm"}
+    own = {"samples", "vlm", "num_samples"}
     assert set(ours) - own <= set(theirs)
+    assert ours["num_samples"].default == theirs["samples"].default
     for name in set(ours) - own - {"batch_size"}:
         assert ours[name].default == theirs[name].default, name
     assert {"layers", "positions", "vision_pooling", "max_new_tokens", "compat"} <= set(ours)

@@ -471,7 +471,7 @@ def test_the_demo_names_the_program_as_it_was_called(python: str, tmp_path: Path
 def test_a_certain_first_token_has_no_negative_zero(capsys: pytest.CaptureFixture[str]) -> None:
     capture = SimpleNamespace(
         first_token_ids=[1, 2], first_token_logprobs=[-0.0004, -7.891], first_token_entropy=-0.0,
-        answer=None,
+        answer=None, samples=(),
     )  # fmt: skip
     vlm = SimpleNamespace(processor=SimpleNamespace(tokenizer=SimpleNamespace(decode=str)))
     _show_answer(SimpleNamespace(capture=capture), vlm)

@@ -24,6 +24,7 @@ from families.conformance import make_image as make_noise
 from material import QUESTIONS, make_image
 from vlmscope.engine import CaptureSession, generated_samples, prepare
 from vlmscope.engine import session as sessions
+from vlmscope.engine.decoding import scheduler
 from vlmscope.engine.decoding.drawing import PROBABILITY_BITS, drawn, integers_of
 from vlmscope.engine.decoding.slots import Slots
 from vlmscope.errors import InputError, RunMismatchError, StoreError
@@ -31,7 +32,7 @@ from vlmscope.executors.batching import BatchSizer, rows_at_once, sizer_for
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.reference import reference
 from vlmscope.sampling import RANDOM_BITS, Sampling, random_integers
-from vlmscope.schema import Capture, CaptureSpec, Sample
+from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.signals import SIGNALS
 from vlmscope.store import write_manifest
 from vlmscope.store.format.batch import captures_of
@@ -286,6 +287,74 @@ def test_beside_all_other_signals(
         for each in (item, generated[sample.id]):
             assert each.signals.keys() == oracle.signals.keys()
             assert not compare(each, oracle).faults(3e-5, "float32")
+
+
+@pytest.mark.parametrize("by_generate", [False, True])
+def test_a_greedy_answer_that_is_empty_fails_its_row_once(
+    rows: Sequence[Sample],
+    talkative_vlm: VisionLanguageModel,
+    expected: Mapping[str, Capture],
+    monkeypatch: pytest.MonkeyPatch,
+    by_generate: bool,
+) -> None:
+    """It has no positions in the answer, whatever was sampled; the other rows have their own."""
+    if by_generate:
+        monkeypatch.setattr(sessions, "why_not_in_slots", lambda _: "forced")
+    spec = dataclasses.replace(
+        SPEC, signals="detectors", positions=("last_prompt_token", "last_answer_token")
+    )
+    first = {id_: int(item.answer_token_ids[0]) for id_, item in expected.items()}  # type: ignore[index]
+    empty = {id_ for id_ in first if first[id_] == first["q0"]}
+    assert 0 < len(empty) < len(rows)
+    settings = talkative_vlm.model.generation_config
+    monkeypatch.setattr(settings, "eos_token_id", [*ENDS, first["q0"]])
+    pieces = run_session(rows, talkative_vlm, spec, rows=2, size=2)
+    found = each_once([item for piece in pieces for item in piece], rows)
+    assert {id_ for id_, item in found.items() if isinstance(item, Failure)} == empty
+    for id_ in found.keys() - empty:
+        assert len(found[id_].samples) == COUNT
+
+
+def test_of_samples_only_what_is_stored_is_computed_and_copied(
+    rows: Sequence[Sample], talkative_vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the lens, the attention or the confidence of image tokens, which are of the greedy one.
+
+    The tables of image tokens are not repeated for each sample either.
+    """
+    positions = ("last_prompt_token", "last_answer_token")
+    spec = dataclasses.replace(SPEC, signals="detectors", positions=positions, max_new_tokens=3)
+    copied: list[dict[str, int]] = []
+    original = scheduler.Fetch
+
+    def fetch(tensors: Mapping[str, torch.Tensor]) -> Any:
+        copied.append({name: len(tensor) for name, tensor in tensors.items()})
+        return original(tensors)
+
+    tables: list[int] = []
+    begin = scheduler.begin
+
+    def begun(slots: Slots, at: slice, *rest: Any) -> None:
+        assert slots.image_lens is not None
+        slots.image_lens.fill_(torch.nan)
+        begin(slots, at, *rest)
+        tables.append(int((~slots.image_lens.isnan()).any(dim=(1, 2)).sum()))
+
+    monkeypatch.setattr(scheduler, "Fetch", fetch)
+    monkeypatch.setattr(scheduler, "begin", begun)
+    found = captured(rows[:2], talkative_vlm, spec, slots=2, size=2)
+    assert len(found) == 2
+    assert tables == [2]
+    answers = [each for each in copied if "chosen" in each]
+    assert sum(each["chosen"] for each in answers) == 2 * (1 + COUNT)
+    greedy = [each for each in answers if "confidence" in each]
+    assert sum(each["chosen"] for each in greedy) == 2
+    names = {"count", "chosen", "logprobs", "statistics"}
+    for each in answers:
+        of_samples = {name for name in each if name.startswith("samples/")}
+        assert bool(of_samples) == (each not in greedy)
+        if of_samples:
+            assert each.keys() == names | of_samples
 
 
 def test_one_prefill_for_all_answers(

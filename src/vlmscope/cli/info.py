@@ -74,14 +74,18 @@ def _show_representations(description: Description, run: Path) -> None:
 
 
 def _shown_signals(signals: Mapping[str, Sequence[int]]) -> Iterator[str]:
-    """Yield each array of a signal with its shape; those of several layers once."""
-    groups: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    """Yield each array of a signal with its shape; those of several layers as one."""
+    from vlmscope.store import shown_layers
+
+    layers: dict[tuple[str, tuple[int, ...]], list[int]] = {}
     for name, shape in sorted(signals.items()):
-        base, _, layer = name.partition("/layer_")
-        groups.setdefault((base, tuple(shape)), []).extend([layer] if layer else [])
-    for (base, shape), layers in groups.items():
-        size = " × ".join(map(str, shape)) or "per token"
-        yield f"{base} {size}" + (f" at {count(len(layers), 'layer')}" if layers else "")
+        stem, _, layer = name.partition("/layer_")
+        found = layers.setdefault((stem, tuple(shape)), [])
+        if layer.isdecimal():
+            found.append(int(layer))
+    for (stem, shape), numbers in layers.items():
+        at = f" at layers {shown_layers(sorted(numbers))}" if numbers else ""
+        yield f"{stem} {' × '.join(map(str, shape)) or 'per token'}{at}"
 
 
 def _show_failures(run: Path, failures: Sequence[Failure]) -> None:

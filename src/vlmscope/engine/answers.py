@@ -29,7 +29,7 @@ from vlmscope.engine.lens import (
 )
 from vlmscope.engine.prefill import ARRAYS, Prefilled, arrays_in
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
-from vlmscope.sampling import SampledAnswer, arrays_of, is_of_samples, layer_name
+from vlmscope.sampling import SampledAnswer, arrays_of, layer_name
 from vlmscope.schema import Capture, Failure, failure_of
 from vlmscope.signals import TOKEN_STATISTICS
 
@@ -140,9 +140,6 @@ def of_answers(
         return found
     vectors = states.vectors(spec.answer_positions)
     vectors = {name: values[rows.to(values.device)] for name, values in vectors.items()}
-    if spec.signals.sampling.count:
-        for layer, values in states.last_states().items():
-            found[layer_name(layer)] = values[rows.to(values.device)]
     arrays = states.arrays(spec.signals, rows)
     if vectors:
         arrays |= lens_arrays(vlm, spec.signals, vectors, tokens[CHOSEN][:, 0])
@@ -167,69 +164,82 @@ def finished(
         row: The row there.
         count: Number of its tokens; tokens after an end-of-turn token are dropped.
     """
-    answer = cut_answer(vlm, spec, numbers, row, count, imaged=bool(prefilled.image_sha256))
+    imaged = bool(prefilled.image_sha256)
+    answer = _cut_answer(vlm, numbers, row, count, spec.signals.lens_layers if imaged else ())
     states = {
         name: numbers[name][row].copy()
         for name in numbers
-        if name not in TOKENS and not name.startswith(ARRAYS) and not is_of_samples(name)
+        if name not in TOKENS and not name.startswith(ARRAYS)
     }
     return with_answer(prefilled.capture(), spec, answer, states, arrays_in(numbers, row))
 
 
-def drawn_answer(
-    vlm: VisionLanguageModel, spec: ResolvedSpec, numbers: Fetch, row: int, count: int
+def finished_sample(
+    vlm: VisionLanguageModel, layers: Sequence[int], numbers: Fetch, row: int, count: int
 ) -> SampledAnswer:
     """Return a sampled answer that is complete.
 
     Args:
         vlm: The model.
-        spec: What to record.
-        numbers: As in ``finished``.
+        layers: The layers at which the state of its last token is recorded.
+        numbers: ``TOKENS`` of several answers, and the tensors of ``last_states``.
         row: The row there.
-        count: Number of its tokens.
+        count: As in ``finished``.
     """
-    answer = cut_answer(vlm, spec, numbers, row, count, imaged=False)
+    answer = _cut_answer(vlm, numbers, row, count)
     return SampledAnswer(
         text=answer.text,
         token_ids=answer.token_ids,
         logprobs=answer.logprobs,
         finish_reason=answer.finish_reason,
-        states={layer: numbers[layer_name(layer)][row].copy() for layer in spec.layers},
+        states={layer: numbers[layer_name(layer)][row].copy() for layer in layers},
     )
 
 
+def last_states(states: AnswerStates, rows: Int[Tensor, " chosen"]) -> dict[str, Tensor]:
+    """Return the last tokens' states of some sampled answers, by the name of their array."""
+    return {
+        layer_name(layer): values[rows.to(values.device)]
+        for layer, values in states.last_states().items()
+    }
+
+
 def with_samples(item: Capture | Failure, samples: Sequence[SampledAnswer]) -> Capture | Failure:
-    """Return a capture with its sampled answers; a ``Failure`` if they are not finite."""
+    """Return the capture of a row with its sampled answers; a ``Failure`` if one is not finite."""
     if isinstance(item, Failure) or not samples:
         return item
-    return check_finite(replace(item, signals={**item.signals, **arrays_of(samples)}))
+    numbers = {}
+    for number, sample in enumerate(samples):
+        numbers[f"the log-probabilities of sample {number}"] = sample.logprobs
+        if len(sample.token_ids) > (sample.finish_reason == "stop"):  # else it is empty
+            numbers |= {f"layer_{k} of sample {number}": v for k, v in sample.states.items()}
+    complete = replace(item, signals={**item.signals, **arrays_of(samples)})
+    return _check_numbers(complete, numbers)
 
 
-def cut_answer(
+def _cut_answer(
     vlm: VisionLanguageModel,
-    spec: ResolvedSpec,
     numbers: Fetch,
     row: int,
     count: int,
-    *,
-    imaged: bool,
+    lens_layers: Sequence[int] = (),
 ) -> Answer:
     """Cut a row after its first end-of-turn token, and decode it.
 
     Args:
         vlm: The model.
-        spec: What to record.
         numbers: As in ``finished``.
         row: The row.
         count: Number of its tokens.
-        imaged: Whether the question is about an image.
+        lens_layers: The layers at which the lens of the image tokens was looked up.
     """
     ids, ends = numbers[CHOSEN][row, :count], end_tokens(vlm)
     stops = np.flatnonzero(np.isin(ids, ends))
     length = int(stops[0]) + 1 if len(stops) else len(ids)
     arrays = dict(zip(TOKEN_STATISTICS, numbers[STATISTICS][row, :length].T.copy(), strict=True))
-    if imaged and spec.signals.lens_layers:
-        arrays |= confidence_arrays(numbers[CONFIDENCE][row, :, :length], spec.signals)
+    if lens_layers:
+        values = numbers[CONFIDENCE][row, :, :length].copy()
+        arrays |= confidence_arrays(values, lens_layers)
     return Answer(
         text=vlm.processor.decode(ids[:length].tolist(), skip_special_tokens=True),
         token_ids=ids[:length].astype(np.int64),
@@ -294,10 +304,11 @@ def check_finite(item: Capture) -> Capture | Failure:
     numbers = {**item.vectors, "first_token_entropy": np.array([item.first_token_entropy])}
     if item.answer_logprobs is not None:
         numbers["answer_logprobs"] = item.answer_logprobs
-    for number, sample in enumerate(item.samples):
-        numbers[f"the log-probabilities of sample {number}"] = sample.logprobs
-        if len(sample.token_ids) > (sample.finish_reason == "stop"):  # else it is empty
-            numbers |= {f"layer_{k} of sample {number}": v for k, v in sample.states.items()}
+    return _check_numbers(item, numbers)
+
+
+def _check_numbers(item: Capture, numbers: Mapping[str, np.ndarray]) -> Capture | Failure:
+    """Return ``item``, or a ``Failure`` for the first of its arrays with NaN or infinity."""
     for name, values in numbers.items():
         if not np.isfinite(values).all():
             return failure_of(

@@ -21,9 +21,10 @@ from vlmscope.engine.answers import (
     LOGPROBS,
     STATISTICS,
     StepLogprobs,
-    drawn_answer,
     end_tokens,
+    finished_sample,
     greedy_config,
+    last_states,
 )
 from vlmscope.engine.batch import Batch
 from vlmscope.engine.decoding.drawing import drawn, integers_of
@@ -31,7 +32,7 @@ from vlmscope.engine.device import Fetch, is_out_of_memory, to_device
 from vlmscope.engine.image_cache import ImageEncoder
 from vlmscope.engine.prefill import make_device_batch, run
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
-from vlmscope.sampling import SampledAnswer, layer_name
+from vlmscope.sampling import SampledAnswer
 from vlmscope.signals import RecordedSignals
 
 
@@ -129,16 +130,18 @@ def _generated(
         logits_processor=LogitsProcessorList([chosen]),
     )
     prompt = batch.inputs["input_ids"].shape[1]
-    fetched = Fetch(
+    tokens = output[:, prompt : prompt + new]
+    copies = Fetch(
         {
-            CHOSEN: output[:, prompt : prompt + new],
+            CHOSEN: tokens,
             LOGPROBS: torch.stack(steps.steps_[:new], dim=1),
             STATISTICS: torch.stack(steps.statistics_[:new], dim=1),
-            **{layer_name(layer): last for layer, last in states.last_states().items()},
         }
+        | last_states(states, torch.arange(len(integers)))
     )
-    count = fetched[CHOSEN].shape[1]
-    return [drawn_answer(vlm, only, fetched, i, count) for i in range(len(integers))]
+    return [
+        finished_sample(vlm, spec.layers, copies, i, tokens.shape[1]) for i in range(len(integers))
+    ]
 
 
 def repeated(batch: Batch, count: int, *, packs_pixels: bool = False) -> Batch:

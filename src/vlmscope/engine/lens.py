@@ -131,10 +131,10 @@ def confidence_of(
 
 
 def confidence_arrays(
-    values: Float[np.ndarray, "layers steps"], signals: RecordedSignals
+    values: Float[np.ndarray, "layers steps"], layers: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """Return one row's arrays by name, from ``confidence_of``."""
-    names = map(confidence_name, signals.lens_layers)
+    names = map(confidence_name, layers)
     return dict(zip(names, values, strict=True))
 
 

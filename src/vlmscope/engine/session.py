@@ -299,6 +299,12 @@ class CaptureSession:
         if batch.prefix is not None:  # ``generate`` needs the images of every row
             self._prefill_whole(batch)
             return
+        found = self._generated(batch)
+        samples = self._samples_by_generate(batch)
+        self._finished += [with_samples(*each) for each in zip(found, samples, strict=True)]
+
+    def _generated(self, batch: Batch) -> Results:
+        """Return the rows of a batch with their greedy answers."""
         vlm, spec, rows = self._vlm, self._spec, len(batch.samples)
         states = AnswerStates(end_tokens(vlm), rows) if spec.reads_answer else None
         device_batch, hooks = self._device_batch(batch, states)
@@ -317,10 +323,8 @@ class CaptureSession:
         lens = device_batch.recorder.tensors().image_lens
         numbers = Fetch(of_answers(vlm, spec, states, every, tokens, lens))
         prefilled = start_copies(device_batch, vlm, spec.signals, first=chosen[:, 0])
-        samples = self._samples_by_generate(batch)
-        self._finished += [
-            with_samples(finished(vlm, spec, row, numbers, i, chosen.shape[1]), samples[i])
-            for i, row in enumerate(prefilled)
+        return [
+            finished(vlm, spec, row, numbers, i, chosen.shape[1]) for i, row in enumerate(prefilled)
         ]
 
     def _samples_by_generate(self, batch: Batch) -> list[list[SampledAnswer]]:

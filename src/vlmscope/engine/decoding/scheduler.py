@@ -26,9 +26,10 @@ from vlmscope.engine.answers import (
     COUNT,
     LOGPROBS,
     STATISTICS,
-    drawn_answer,
     end_tokens,
     finished,
+    finished_sample,
+    last_states,
     of_answers,
     token_statistics,
     with_samples,
@@ -107,7 +108,7 @@ def begin(slots: Slots, rows: slice, recorded: RecordedTensors, mask: Tensor) ->
         members = members_in_slots(recorded.members, slots.members.shape[1])
         slots.members[rows] = for_each_answer(members, answers)
     if slots.image_lens is not None and recorded.image_lens is not None:
-        slots.image_lens[rows] = for_each_answer(recorded.image_lens, answers)
+        slots.image_lens[rows][::answers] = recorded.image_lens  # of the greedy answers
 
 
 def set_cross_attention_mask(
@@ -188,15 +189,15 @@ class _Question:
 
     prefilled: Prefilled
     greedy: Capture | Failure | None = None
-    """The capture with the greedy answer, once that was received."""
+    """Its capture with the greedy answer, once that was received."""
     samples: dict[int, SampledAnswer] = field(default_factory=dict)
-    """Number of a sample, from 1 → the sample, once it was received."""
+    """The sampled answers that were received, by their number from 1."""
 
     def complete(self, answers: int) -> Capture | Failure | None:
-        """Return the capture with all its answers; None if some were not received yet."""
-        if self.greedy is None or 1 + len(self.samples) < answers:
+        """Return the capture, if so many answers were received."""
+        if self.greedy is None or len(self.samples) < answers - 1:
             return None
-        return with_samples(self.greedy, [self.samples[i] for i in range(1, answers)])
+        return with_samples(self.greedy, [self.samples[number] for number in range(1, answers)])
 
 
 @dataclass(eq=False, slots=True)
@@ -360,8 +361,8 @@ class Decoding:
         slots = self._slots
         if not ended or slots is None:
             return
+        self._arriving += list(self._copies(slots, ended))
         indices = [row.slot for row in ended]
-        self._arriving.append((ended, Fetch(self._answers_in(slots, indices))))
         for row in ended:
             row.ended = True
         by_slot = {row.slot: row for row in self._rows}
@@ -369,16 +370,18 @@ class Decoding:
             by_slot[source].slot = target
         self._rows = sorted((row for row in self._rows if not row.ended), key=lambda row: row.slot)
 
-    def _answers_in(self, slots: Slots, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Return tokens, log-probabilities and hidden states of the answers in some slots."""
-        index = to_device(torch.tensor(indices), slots.tokens.device)
-        tokens = {
-            COUNT: slots.count[index],
-            CHOSEN: slots.chosen[index],
-            LOGPROBS: slots.logprobs[index],
-            STATISTICS: slots.statistics[index],
-        }
-        return of_answers(self._vlm, self._spec, slots.states, index, tokens, slots.image_lens)
+    def _copies(self, slots: Slots, ended: Sequence[_Row]) -> Iterator[tuple[list[_Row], Fetch]]:
+        """Yield the answers that have ended, greedy and sampled ones, being copied to the host."""
+        greedy = [row for row in ended if not row.number]
+        if greedy:
+            index = _index(slots, greedy)
+            tokens, lens = _tokens_in(slots, index), slots.image_lens
+            found = of_answers(self._vlm, self._spec, slots.states, index, tokens, lens)
+            yield greedy, Fetch(found)
+        sampled = [row for row in ended if row.number]
+        if sampled and slots.states is not None:
+            index = _index(slots, sampled)
+            yield sampled, Fetch(_tokens_in(slots, index) | last_states(slots.states, index))
 
     def _receive(self, batches: int) -> Iterator[Capture | Failure]:
         """Yield the questions that are complete with the oldest copies to the host."""
@@ -387,21 +390,22 @@ class Decoding:
             for i, row in enumerate(rows):
                 if row.received:
                     continue
-                question, count = row.question, int(fetch[COUNT][i])
-                count = min(count, self._spec.max_new_tokens)
-                arguments = (fetch, i, count)
-                if row.number:
-                    sample = drawn_answer(self._vlm, self._spec, *arguments)
-                    question.samples[row.number] = sample
-                else:
-                    question.greedy = finished(
-                        self._vlm, self._spec, question.prefilled, *arguments
-                    )
-                complete = question.complete(self._answers)
+                self._receive_answer(row, fetch, i)
+                complete = row.question.complete(self._answers)
                 row.received = True
                 if complete is not None:
                     yield complete
             self._arriving.popleft()
+
+    def _receive_answer(self, row: _Row, fetch: Fetch, i: int) -> None:
+        """Add an answer that was copied to the host to those of its question."""
+        vlm, spec, question = self._vlm, self._spec, row.question
+        count = min(int(fetch[COUNT][i]), spec.max_new_tokens)
+        if row.number:
+            sample = finished_sample(vlm, spec.layers, fetch, i, count)
+            question.samples[row.number] = sample
+        else:
+            question.greedy = finished(vlm, spec, question.prefilled, fetch, i, count)
 
     def _make_slots(
         self, device_batch: DeviceBatch, layers: Layers, rows: int, tokens: int
@@ -438,3 +442,18 @@ class Decoding:
                     raise
                 many = max(rows, many // 2)
         self._stepper = Stepper(vlm, self._slots, tuple(widths), spec, imaged=imaged)
+
+
+def _index(slots: Slots, rows: Sequence[_Row]) -> Tensor:
+    """Return the slots of some rows."""
+    return to_device(torch.tensor([row.slot for row in rows]), slots.tokens.device)
+
+
+def _tokens_in(slots: Slots, index: Tensor) -> dict[str, Tensor]:
+    """Return tokens, log-probabilities and statistics of the answers in some slots."""
+    return {
+        COUNT: slots.count[index],
+        CHOSEN: slots.chosen[index],
+        LOGPROBS: slots.logprobs[index],
+        STATISTICS: slots.statistics[index],
+    }

@@ -63,7 +63,7 @@ class Slots:
     """The group of each token, ``[rows, length, 4]``, if attention is recorded: ``members_of``."""
     image_lens: Tensor | None = None
     """The lens of the image tokens, ``[rows, layers, vocabulary]``, if it is recorded:
-    ``lens.ImageLens``. Undefined for questions without an image."""
+    ``lens.ImageLens``. Undefined for questions without an image, and for sampled answers."""
     active: int = 0
     """Number of slots in use."""
 

@@ -21,7 +21,6 @@ from vlmscope.sampling import LENGTHS, is_of_samples
 from vlmscope.signals import needs_image
 from vlmscope.store.format.batch import HALP_TEXTS, NO_BOUNDARY, Block, texts_in
 from vlmscope.store.format.naming import (
-    SIGNALS,
     boundary_position,
     is_signal,
     link_name,
@@ -120,40 +119,46 @@ class RowWriter:
         for path, matrix in self._block.vectors.items():
             if not self._has_image[i] and may_be_absent(path) and np.isnan(matrix[i][0]):
                 continue
-            parent, _, leaf = path.rpartition("/")
-            if parent not in groups:
-                groups[parent] = h5g.create(row, parent.encode(), None, self._group)
-            dataset = self._write_row(groups[parent], leaf, path, matrix, i)
+            leaf = path.rpartition("/")[2]
+            dataset = self._write_row(self._parent(row, path, groups), leaf, path, matrix, i)
             if path.endswith(self._final_norm):
                 self._write_number(dataset, "final_norm", np.True_)
 
     def _write_signals(self, row: Any, i: int) -> None:
         if not self._signals:
             return
-        groups = {SIGNALS: h5g.create(row, SIGNALS.encode(), None, self._group)}
+        groups: dict[str, Any] = {"": row}
         for path in self._signals:
-            if not self._has_image[i] and needs_image(path.partition("/")[2]):
+            name, leaf = path.partition("/")[2], path.rpartition("/")[2]
+            if not self._has_image[i] and needs_image(name):
                 continue
-            parent, _, leaf = path.rpartition("/")
-            if parent not in groups:
-                groups[parent] = h5g.create(row, parent.encode(), None, self._group)
+            parent = self._parent(row, path, groups)
             if path in self._block.texts:
-                several = texts_in(self._block.texts[path][i])
-                self._write_several(groups[parent], leaf, several, _OBJECT)
-            elif path in self._block.ragged and is_of_samples(path.partition("/")[2]):
-                self._write_samples(groups[parent], path, i)
+                self._write_several(parent, leaf, texts_in(self._block.texts[path][i]), _OBJECT)
+            elif path in self._block.ragged and is_of_samples(name):
+                self._write_samples(parent, name, i)
             elif path in self._block.ragged:
-                self._write_array(groups[parent], leaf, self._block.ragged[path][i])
+                self._write_array(parent, leaf, self._block.ragged[path][i])
             else:
-                self._write_row(groups[parent], leaf, path, self._block.numbers[path], i)
+                self._write_row(parent, leaf, path, self._block.numbers[path], i)
 
-    def _write_samples(self, group: Any, path: str, i: int) -> None:
+    def _parent(self, row: Any, path: str, groups: dict[str, Any]) -> Any:
+        """Return the group that a path of a row is in, which is created if needed."""
+        parent = path.rpartition("/")[0]
+        if parent not in groups:
+            self._parent(row, parent, groups)
+            groups[parent] = h5g.create(row, parent.encode(), None, self._group)
+        return groups[parent]
+
+    def _write_samples(self, group: Any, name: str, i: int) -> None:
         """Write the tokens of the samples, or their log-probabilities, as one list per sample."""
-        if path == signal_path(LENGTHS):  # each list has its own
+        if name == LENGTHS:  # each list has its own
             return
-        flat, lengths = (self._block.ragged[p][i] for p in (path, signal_path(LENGTHS)))
-        kind, leaf = h5py.vlen_dtype(flat.dtype), path.rpartition("/")[2]
-        self._write_several(group, leaf, np.split(flat, np.cumsum(lengths)[:-1]), kind)
+        flat = self._block.ragged[signal_path(name)][i]
+        lengths = self._block.ragged[signal_path(LENGTHS)][i]
+        kind = h5py.vlen_dtype(flat.dtype)
+        lists = np.split(flat, np.cumsum(lengths)[:-1])
+        self._write_several(group, name.rpartition("/")[2], lists, kind)
 
     def _write_several(self, group: Any, leaf: str, values: Sequence[Any], kind: Any) -> None:
         """Write texts, or lists of different length, as one dataset."""
