@@ -26,6 +26,7 @@ import h5py
 import numpy as np
 
 from vlmscope.schema import Capture, Sample
+from vlmscope.signals import DEFAULT_SIGNALS, TOKEN_STATISTICS
 from vlmscope.store import (
     CaptureRecord,
     DataRecord,
@@ -78,6 +79,7 @@ def captures(
             answer="The image does not appear to be lit by a full moon. " * 4,
             answer_token_ids=np.arange(50),
             answer_logprobs=np.zeros(50, np.float32),
+            signals={name: np.zeros(50, np.float32) for name in TOKEN_STATISTICS},
         )
 
 
@@ -86,7 +88,9 @@ def manifest(store_dtype: StoreDtype) -> Manifest:
     return Manifest(
         run_id="0" * 32,
         model=ModelRecord("benchmark", "mllama", "", "", "", "", "", 40, HIDDEN, VISION),
-        capture=CaptureRecord(LAYERS, ("last_image_token", "last_prompt_token"), "all", 200),
+        capture=CaptureRecord(
+            LAYERS, ("last_image_token", "last_prompt_token"), "all", 200, signals=DEFAULT_SIGNALS
+        ),
         data=DataRecord("none", None, {}, ""),
         dtype="float32",
         store_dtype=store_dtype,

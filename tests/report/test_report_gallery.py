@@ -189,11 +189,11 @@ def test_the_dialog_shows_everything_of_a_card(open_page: OpenPage) -> None:
         assert text in shown
     tokens = dialog.locator(".answer-token")
     assert tokens.all_text_contents() == ["Yes", ",", "␣tree", ".↵"]
-    expect(tokens.nth(2)).to_have_attribute("title", "log-probability −2.300, probability 0.100")
+    expect(tokens.nth(2)).to_have_attribute("title", "log-probability −2.300, entropy 2.600 nats")
     assert colour(page, ".answer-token:nth-of-type(3)") != colour(page, ".answer-token")
     dialog.get_by_text("As a table").click()
     rows = dialog.locator("[data-slot=answer-rows] tr")
-    assert rows.nth(2).inner_text().split() == ["20", "␣tree", "−2.300", "0.100"]
+    assert rows.nth(2).inner_text().split() == ["20", "␣tree", "−2.300", "0.100", "2.600"]
     likeliest = dialog.locator("[data-slot=first-rows] tr").first
     assert likeliest.inner_text().split() == ["Yes", "0.888"]
 
