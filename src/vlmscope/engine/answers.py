@@ -27,6 +27,7 @@ from vlmscope.engine.lens import (
     lens_arrays,
     with_lens_of_answer,
 )
+from vlmscope.engine.pooling import entropy_of
 from vlmscope.engine.prefill import ARRAYS, Prefilled, arrays_in
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.sampling import SampledAnswer, arrays_of, layer_name
@@ -73,8 +74,7 @@ def token_statistics(
     """
     total = logits.logsumexp(dim=1)
     logprobs = logits - total.unsqueeze(1)
-    # A token of probability 0 has log-probability -inf and contributes nothing, not NaN.
-    entropy = -(logprobs.exp() * logprobs.clamp_min(torch.finfo(torch.float32).min)).sum(dim=1)
+    entropy = entropy_of(logprobs)
     top = logprobs.topk(min(2, logits.shape[1]), dim=1).values
     return total, torch.stack([entropy, top[:, 0], top[:, 0] - top[:, -1]], dim=1)
 

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlmscope.engine.device import to_device
+from vlmscope.engine.pooling import entropy_of
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.unembedding import Unembedding, unembedding_of
 from vlmscope.positions import ANSWER_POSITIONS, position_group
@@ -192,14 +193,13 @@ def _read(
         answer = answers[start : start + step, None].to(logits.device)
         own = logprobs.gather(1, answer)
         top = logprobs.topk(LENS_TOP, dim=1)
-        smallest = torch.finfo(torch.float32).min  # 0 · log 0 is 0 here, not NaN
         parts.append(
             {
                 LENS_TOKENS: top.indices.int(),
                 LENS_PROBS: top.values.exp(),
                 LENS_RANK: (logprobs > own).sum(dim=1, dtype=torch.int32),
                 LENS_PROB: own[:, 0].exp(),
-                LENS_ENTROPY: -(logprobs.exp() * logprobs.clamp_min(smallest)).sum(dim=1),
+                LENS_ENTROPY: entropy_of(logprobs),
             }
         )
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

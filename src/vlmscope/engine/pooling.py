@@ -1,4 +1,4 @@
-"""Pool many vectors into one in float32: cast *before* the mean, as bfloat16 sums lose digits."""
+"""Pool many numbers into one in float32: cast *before* the mean, as bfloat16 sums lose digits."""
 
 from __future__ import annotations
 
@@ -67,3 +67,13 @@ def pool_tokens(
         return chosen
     total = torch.zeros(len(hidden), hidden.shape[2], device=hidden.device)
     return total.index_add_(0, choice.rows, chosen) / choice.counts.unsqueeze(1)
+
+
+def entropy_of(logprobs: Float[Tensor, "rows vocabulary"]) -> Float[Tensor, " rows"]:
+    """Return the entropy of each distribution in nats, given its log-probabilities.
+
+    >>> entropy_of(torch.tensor([[0.0, -torch.inf]]))
+    tensor([-0.])
+    """
+    # A token of probability 0 has log-probability -inf and contributes nothing, not NaN.
+    return -(logprobs.exp() * logprobs.clamp_min(torch.finfo(torch.float32).min)).sum(dim=1)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -25,7 +24,7 @@ from vlmscope.engine.device import Fetch, to_device
 from vlmscope.engine.hooks import PrefillHooks, RecordedTensors
 from vlmscope.engine.image_cache import Encodings, ImageEncoder
 from vlmscope.engine.lens import ImageLens, image_lens_for, lens_arrays
-from vlmscope.engine.pooling import TokenChoice
+from vlmscope.engine.pooling import TokenChoice, entropy_of
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.attention.kv_cache import cache_with
 from vlmscope.model.attention.packed import packed
@@ -245,13 +244,13 @@ def first_token_statistics(
 ) -> tuple[Float[Tensor, " batch"], Int[Tensor, "batch top"], Float[Tensor, "batch top"]]:
     """Return the entropy in nats, the most likely first tokens, and their log-probabilities.
 
+    >>> import torch
     >>> entropy, ids, logprobs = first_token_statistics(torch.zeros(1, 32))
     >>> round(float(entropy), 4) == round(float(np.log(32)), 4), tuple(ids.shape)
     (True, (1, 20))
     """
     logprobs = logits.log_softmax(dim=1)
-    # A token of probability 0 has log-probability -inf and contributes nothing, not NaN.
-    entropy = -(logprobs.exp() * logprobs.clamp_min(torch.finfo(torch.float32).min)).sum(dim=1)
+    entropy = entropy_of(logprobs)
     top, ids = logprobs.topk(min(TOP_FIRST_TOKENS, logits.shape[1]), dim=1)
     return entropy, ids, top
 

@@ -64,7 +64,7 @@ def sublayers_of(block: nn.Module) -> Sublayers:
 
 
 @cache
-def _source(forward: Callable[..., Any]) -> str:
+def source_of(forward: Callable[..., Any]) -> str:
     """Return the source of a function; empty if there is none."""
     try:
         return inspect.getsource(forward)
@@ -74,7 +74,7 @@ def _source(forward: Callable[..., Any]) -> str:
 
 def _calls_interface(module: nn.Module) -> bool:
     """Return whether a module calls the library's attention interface."""
-    return "attention_interface" in _source(type(module).forward)
+    return "attention_interface" in source_of(type(module).forward)
 
 
 def _projection(attention: nn.Module) -> nn.Module | None:
@@ -82,7 +82,7 @@ def _projection(attention: nn.Module) -> nn.Module | None:
 
     A dropout that follows it, as in GPT-2, or a norm before it is none.
     """
-    names = _CALLED.findall(_source(type(attention).forward))
+    names = _CALLED.findall(source_of(type(attention).forward))
     called = [getattr(attention, name, None) for name in reversed(names)]
     linear = (part for part in called if isinstance(getattr(part, "in_features", None), int))
     return next((part for part in linear if isinstance(part, nn.Module)), None)
@@ -185,7 +185,7 @@ def _has_weights(attention: nn.Module | None) -> TypeGuard[nn.Module]:
 
     Differential attention, which subtracts the results of two calls, has no weights of its own.
     """
-    return attention is not None and _source(type(attention).forward).count(_CALL) == 1
+    return attention is not None and source_of(type(attention).forward).count(_CALL) == 1
 
 
 def _equal_heads(attentions: Mapping[int, nn.Module]) -> int:

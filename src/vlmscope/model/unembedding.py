@@ -7,11 +7,8 @@ that its model does not apply. ``model.loading.checks`` compares the result with
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from operator import attrgetter
 from typing import Any
 
@@ -19,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vlmscope.model.sublayers import source_of
 from vlmscope.model.vlm import VisionLanguageModel
 
 PIECE = 2**27
@@ -81,7 +79,7 @@ def unembedding_of(vlm: VisionLanguageModel) -> Unembedding:
     scales: list[tuple[str, float]] = []
     cap = None
     if owner is not None:
-        source = _source(type(owner).forward)
+        source = source_of(type(owner).forward)
         for operator, path in _SCALED.findall(source):
             if not path.endswith("softcapping"):
                 scales.append((operator, float(attrgetter(path)(owner))))
@@ -89,15 +87,6 @@ def unembedding_of(vlm: VisionLanguageModel) -> Unembedding:
             config: Any = owner.config
             cap = getattr(config.get_text_config(decoder=True), _CAP, None)
     return Unembedding(vlm.final_norm, head, vlm.dtype, vlm.num_layers - 1, tuple(scales), cap)
-
-
-@cache
-def _source(forward: Callable[..., Any]) -> str:
-    """Return the source of a function; empty if there is none."""
-    try:
-        return inspect.getsource(forward)
-    except (OSError, TypeError):
-        return ""
 
 
 def _device(module: nn.Module) -> torch.device:
