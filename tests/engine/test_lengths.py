@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from packaging.version import Version
+from torch import Tensor
 
 from engine.against_reference import answered_by_generate, run_session
 from engine.test_as_on_a_gpu import recorded  # noqa: F401 - a fixture
@@ -226,6 +227,40 @@ def test_dynamic_positions_reach_beyond_those_of_the_training(tmp_path: Path) ->
     assert (vlm.lengths.alone_beyond, vlm.lengths.switches) == (SWITCH, ())
     assert vlm.lengths.band(SWITCH - MARGIN - 1) == ALONE + 1
     assert vlm.lengths.band(SWITCH + 1) == ALONE
+
+
+def test_short_rows_do_not_ask_for_the_longest_of_the_call(tmp_path: Path) -> None:
+    """So that a step can be a graph; a row after a long one gets the initial frequencies again."""
+    vlm = loaded(build_dynamic(tmp_path / "model"))
+    seen: list[tuple[Tensor, str]] = []
+    [rotary] = [module for module in vlm.model.modules() if hasattr(module, "rope_type")]
+
+    def note(module: Any, _args: Any, options: dict[str, Tensor]) -> None:
+        seen.append((options["position_ids"].clone(), module.rope_type))
+
+    rotary.register_forward_pre_hook(note, with_kwargs=True)
+    rows = [row("long", SWITCH), row("short", 1), row("other", 5)]
+    expected = {sample.id: reference(sample, vlm, SPEC) for sample in rows}
+    seen.clear()
+    found = [item for piece in run_session(rows, vlm, SPEC, rows=2, size=1) for item in piece]
+    assert {item.sample.id for item in found} == set(expected)
+    for item in found:
+        assert isinstance(item, Capture)
+        assert_same(item, expected[item.sample.id])
+    kinds = {(int(positions.max()) >= SWITCH, kind) for positions, kind in seen}
+    assert kinds == {(True, "dynamic"), (False, "default")}
+    assert rotary.rope_type == "dynamic"
+
+
+def test_short_questions_about_one_image_share_their_beginning(tmp_path: Path) -> None:
+    vlm = loaded(build_dynamic(tmp_path / "model"))
+    image = make_image(70, 40, 0)
+    texts = ("Why?", "Is there a cat?", "How many " + "cats " * 9)
+    rows = [Sample(f"{i}", image, text) for i, text in enumerate(texts)]
+    [batch], _ = prepare(rows, vlm, resolve_spec(SPEC, vlm))
+    assert batch.prefix is not None
+    for item in capture(rows, vlm, SPEC, batch_size=3):
+        assert_same(item, reference(item.sample, vlm, SPEC))
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -410,8 +410,9 @@ def test_the_first_rows_need_not_wait(vlm: VisionLanguageModel) -> None:
     with workers:
         with lock:  # so that they cannot start
             workers.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
-            found = workers.prepare(rows)
-        assert_same_prepared(found, prepare(rows, vlm, resolve_spec(SPEC, vlm)))
+            found = [workers.prepare(rows) for _ in range(4)]
+        for each in found:
+            assert_same_prepared(each, prepare(rows, vlm, resolve_spec(SPEC, vlm)))
 
 
 SCRIPT = """

@@ -13,7 +13,13 @@ from transformers.cache_utils import (
     StaticLayer,
 )
 
-from vlmscope.model.attention.kv_cache import FixedLayer, RowLayer, cache_over, keys_and_values
+from vlmscope.model.attention.kv_cache import (
+    FixedLayer,
+    RowLayer,
+    cache_over,
+    keeping_first_states,
+    keys_and_values,
+)
 
 AGES = (5, 2, 9)
 """Tokens that each row has at first."""
@@ -110,3 +116,27 @@ def test_a_cache_that_steps_cannot_go_on_from_is_refused(layer: DynamicLayer) ->
 @pytest.mark.parametrize("cache", [None, Cache(layers=[])], ids=["no cache", "no layers"])
 def test_where_there_is_no_cache_there_is_nothing(cache: Cache | None) -> None:
     assert keys_and_values(cache, 20) is None
+
+
+def test_the_states_of_a_prompt_are_kept_without_a_copy() -> None:
+    keys, values = torch.randn(2, 5, 3, 4).transpose(1, 2), torch.randn(2, 3, 5, 4)
+    more = torch.randn(2, 3, 1, 4)
+    plain, layer = DynamicLayer(), DynamicLayer()
+    plain.update(keys, values)
+    with keeping_first_states():
+        assert layer.update(keys, values)[0] is keys
+        layer.update(more, more)
+    assert DynamicLayer().update(keys, values)[0] is not keys
+    plain.update(more, more)
+    assert layer.get_seq_length() == 6
+    assert torch.equal(layer.keys, plain.keys)
+    assert torch.equal(layer.values, plain.values)
+
+
+def test_a_part_of_a_tensor_is_copied() -> None:
+    """Keys, values and queries of one projection: kept, they would keep the queries too."""
+    keys, values, _ = torch.randn(2, 3, 5, 12).split(4, dim=-1)
+    layer = DynamicLayer()
+    with keeping_first_states():
+        layer.update(keys, values)
+    assert layer.keys.untyped_storage().nbytes() == keys.numel() * keys.element_size()

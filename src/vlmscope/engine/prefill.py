@@ -26,9 +26,10 @@ from vlmscope.engine.image_cache import Encodings, ImageEncoder
 from vlmscope.engine.lens import ImageLens, image_lens_for, lens_arrays
 from vlmscope.engine.pooling import TokenChoice, entropy_of
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
-from vlmscope.model.attention.kv_cache import cache_with
+from vlmscope.model.attention.kv_cache import cache_with, keeping_first_states
 from vlmscope.model.attention.packed import packed
 from vlmscope.model.attention.padded import attending_without_padding
+from vlmscope.model.encoder_layout import contiguous_states
 from vlmscope.model.encoder_widths import widened
 from vlmscope.positions import IMAGE_POSITIONS, VISION_ONLY
 from vlmscope.schema import TOP_FIRST_TOKENS, Capture, Sample
@@ -182,11 +183,13 @@ def run(
 def prefilling(
     vlm: VisionLanguageModel, hooks: PrefillHooks, mask: Int[np.ndarray, "batch length"]
 ) -> Iterator[None]:
-    """Context of a pass over prompts: hooks, and faster attentions with the same result."""
+    """Context of a pass over prompts: hooks, and faster operations with the same result."""
     with (
         attending_without_padding(vlm.decoder, mask.astype(bool), hooks.observer),
         packed(vlm),
         widened(vlm),
+        contiguous_states(vlm),
+        keeping_first_states(),
         hooks.registered(),
     ):
         yield

@@ -48,7 +48,7 @@ from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
 from vlmscope.model.attention.kv_cache import keys_and_values
 from vlmscope.model.computing import computing
 from vlmscope.model.fused import FusedParts
-from vlmscope.model.lengths import ALONE
+from vlmscope.model.lengths import ALONE, ONE_BAND, unscaled
 from vlmscope.model.preprocessing import Preprocessing
 from vlmscope.sampling import SampledAnswer
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
@@ -207,13 +207,16 @@ class CaptureSession:
             self._collect(self._decoding.step)
         config = greedy_config(self._vlm, 1)
         config.return_dict_in_generate = True
+        lengths = ONE_BAND if band == ALONE else self._vlm.lengths
         if batch.prefix is None:
             device_batch, hooks = self._device_batch(batch)
             self._finish_prefilled()  # while the device encodes the images
-            cache = run(device_batch, hooks, self._vlm, config).past_key_values
+            with unscaled(self._vlm.model, lengths):
+                cache = run(device_batch, hooks, self._vlm, config).past_key_values
         else:
             self._finish_prefilled()
-            found = run_shared(batch, self._vlm, self._spec, config)
+            with unscaled(self._vlm.model, lengths):
+                found = run_shared(batch, self._vlm, self._spec, config)
             if found is None:
                 self._prefill_whole(batch)
                 return

@@ -80,7 +80,7 @@ def why_not_shared(vlm: VisionLanguageModel) -> str:
         return "not all of its layers attend to the complete prompt"
     if not hasattr(vlm.processor.tokenizer, "backend_tokenizer"):
         return "its tokenizer does not return the tokens of a text alone"
-    if vlm.lengths:
+    if vlm.lengths.switches or vlm.lengths.why:
         return "its rotary frequencies depend on the length of the prompt"
     return why_not_in_slots(vlm)
 

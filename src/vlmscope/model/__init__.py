@@ -9,6 +9,7 @@
 - ``lengths``: sequence lengths at which a decoder computes differently
 - ``loading/``: loading a checkpoint, and checking it once
 - ``attention/``: attention kernels and caches that replace the loaded ones while a pass runs
+- ``encoder_layout``: contiguous states in vision encoders, whose patches are a transposed view
 - ``encoder_widths``: widths that are slow on GPUs, padded with zeros
 - ``fused``: norms, MLPs and rotary embeddings, compiled for long runs on a GPU
 - ``computing``: one thread at a time, the same settings everywhere

@@ -11,10 +11,13 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+
+from vlmscope.model.computing import undone_at_exit
 
 ALONE = -1
 """The band of a row that must not be batched with others."""
@@ -23,7 +26,7 @@ MARGIN = 4
 """Tokens around a switch within which a row is run alone: PaliGemma counts positions from 1, and
 Qwen-VL has fewer positions than tokens."""
 
-_SWITCHING, _SCALING = "longrope", "dynamic"
+_SWITCHING, _SCALING, _PLAIN = "longrope", "dynamic", "default"
 _SECTIONS = "mrope_section"
 """Parts of a head that encode height, width and time of an image separately."""
 
@@ -125,7 +128,41 @@ def forget_lengths(model: nn.Module) -> int:
     return len(found)
 
 
-def _reset_frequencies(module: Any, _args: Any) -> None:
+@contextmanager
+def unscaled(model: nn.Module, lengths: LengthBands) -> Iterator[None]:
+    """Let ``dynamic`` embeddings use their initial frequencies within the context.
+
+    For rows within their ``band``, which have these frequencies anyway. The library asks the device
+    for the longest row of every call: the host waits, and a step cannot be a CUDA graph.
+
+    Args:
+        model: The model.
+        lengths: Its bands.
+    """
+    modules: list[Any] = []
+    if lengths.alone_beyond is not None:
+        modules += [m for m in model.modules() if any(_SCALING in kind for kind, _ in _rope_of(m))]
+    kinds = [module.rope_type for module in modules]
+
+    def restore() -> None:
+        for module, kind in zip(modules, kinds, strict=True):
+            module.rope_type = kind
+
+    with undone_at_exit(restore):
+        for module in modules:
+            _reset_frequencies(module)
+            module.rope_type = _unscaled(module.rope_type)
+        yield
+
+
+def _unscaled(kinds: Any) -> Any:
+    """Return the type of an embedding, or its type for each layer type, without scaling."""
+    if isinstance(kinds, Mapping):
+        return {layer: _unscaled(kind) for layer, kind in kinds.items()}
+    return _PLAIN if _SCALING in str(kinds) else kinds
+
+
+def _reset_frequencies(module: Any, _args: Any = None) -> None:
     """Restore the initial frequencies of a module."""
     for name in _prefixes(module):
         length = getattr(module, f"{name}max_seq_len_cached", module.original_max_seq_len)

@@ -34,6 +34,7 @@ from vlmscope.model.attention.switch import (
     masking_keys,
 )
 from vlmscope.model.computing import removing_hooks
+from vlmscope.model.lengths import unscaled
 from vlmscope.shown_once import warn
 from vlmscope.signals import DIVISIONS
 
@@ -142,6 +143,7 @@ class Stepper:
         slots, vlm = self._slots, self._vlm
         with ExitStack() as stack:
             stack.enter_context(attending_with(GROUPED, self._attention, self._configs))
+            stack.enter_context(unscaled(vlm.model, vlm.lengths))  # rows alone are not in slots
             if masked and slots.cross_attention_mask is not None:
                 parts = [vlm.layers[layer] for layer in slots.fixed]
                 stack.enter_context(masking_keys(parts, slots.cross_attention_mask))

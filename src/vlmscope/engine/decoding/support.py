@@ -101,15 +101,6 @@ IN_SLOTS: tuple[Condition, ...] = (
 AS_GRAPH: tuple[Condition, ...] = (
     Condition("no GPU", lambda vlm: "" if vlm.device.type == "cuda" else "there is no GPU"),
     Condition("quantized weights", lambda vlm: vlm.quantization or ""),
-    Condition(
-        "rotary frequencies that depend on the length of a row (`dynamic`)",
-        # They read the length of the rows from the device.
-        lambda vlm: (
-            ""
-            if vlm.lengths.alone_beyond is None
-            else "its rotary frequencies depend on the length of a row"
-        ),
-    ),
 )
 """Conditions for recording a step as a CUDA graph. One whose code waits for the device cannot be
 recorded all the same, which is found out by trying."""

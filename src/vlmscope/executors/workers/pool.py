@@ -41,9 +41,6 @@ from vlmscope.model.preprocessing import packed
 from vlmscope.schema import Failure, Sample, failure_of
 from vlmscope.shown_once import show_messages, warn
 
-FIRST = 2
-"""Batches that may be prepared in this process until the workers have started."""
-
 DEATHS = 3
 """Rows in succession that end a worker alone, before any row succeeded, that count as a bug."""
 
@@ -69,8 +66,8 @@ class Workers:
 
     Args:
         count: Number of workers.
-        wait: Whether rows wait until the workers have started; else ``FIRST`` batches are prepared
-            in this process until then.
+        wait: Whether rows wait until the workers have started; else they are prepared by threads
+            of this process until then.
     """
 
     def __init__(self, count: int, *, wait: bool = True) -> None:
@@ -80,7 +77,6 @@ class Workers:
         self._settings: Setup | None = None
         self._lock = threading.Lock()
         self._begun = threading.Event()
-        self._first = threading.Semaphore(0)
         self._beginning: threading.Thread | None = None
         # As many threads as prepare rows without workers: more only contend for one lock.
         self._here = threading.Semaphore(max(2, min(8, (count + 2) // 2)))
@@ -115,7 +111,6 @@ class Workers:
         level = logging.getLogger("transformers").getEffectiveLevel()
         self._settings = Setup(model, spec, filters, level, known_formats())
         self._closed, self.problem, self._deaths = False, "", 0
-        self._first = threading.Semaphore(0 if self._wait else FIRST)
         self._begun.clear()
         self._stop_idle()
         while self._idle.qsize() < self.count:
@@ -171,8 +166,11 @@ class Workers:
             WorkersError: Workers die with every row.
             Exception: As ``engine.prepare``.
         """
-        if not self._begun.is_set() and self._first.acquire(blocking=False):
-            return self._prepared_here(samples)
+        if not (self._wait or self._begun.is_set()) and self._here.acquire(blocking=False):
+            try:
+                return prepare(samples, self._setup.model, self._setup.spec)
+            finally:
+                self._here.release()
         self._begun.wait()
         task = self._task_of(samples) if not self.problem else None
         if task is None:

@@ -11,17 +11,26 @@ images in separate cross-attention blocks, the keys and values in these blocks d
 alone. They are computed once for all questions about it, by the model's own modules, and put into
 the cache before the prompt is run. Hooks of a user on these modules see that call too: one token
 per image, whose output is discarded.
+
+**Keys and values of a prompt** are concatenated by the library with the cache's, which are empty:
+two copies per layer, in another order than the attention's kernels take them, which copy them
+again. In a prefill the cache keeps the states themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
+from vlmscope.model.computing import undone_at_exit
 from vlmscope.model.vlm import VisionLanguageModel
+
+KeysAndValues = tuple[Tensor, Tensor]
+"""Keys and values of one block, each ``[rows or images, heads, length, width]``."""
 
 
 class RowLayer(DynamicLayer):  # type: ignore[misc]
@@ -96,6 +105,32 @@ def cache_with(given: Mapping[int, tuple[Tensor, Tensor]], blocks: int) -> Cache
     )
 
 
+@contextmanager
+def keeping_first_states() -> Iterator[None]:
+    """Let the library's caches keep the first states of a layer without a copy, in the context."""
+    update = DynamicLayer.update
+
+    def restore() -> None:
+        DynamicLayer.update = update
+
+    def keep(layer: Any, keys: Tensor, values: Tensor, *args: Any, **options: Any) -> KeysAndValues:
+        own = type(layer) is DynamicLayer and not layer.is_initialized
+        if not (own and _is_complete(keys) and _is_complete(values)):
+            return update(layer, keys, values, *args, **options)  # type: ignore[no-any-return]
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        return keys, values
+
+    with undone_at_exit(restore):
+        DynamicLayer.update = keep
+        yield
+
+
+def _is_complete(states: Tensor) -> bool:
+    """Return whether a tensor is all of its memory: a part would keep the rest."""
+    return states.untyped_storage().nbytes() == states.numel() * states.element_size()
+
+
 def keys_and_values(cache: Any, length: int) -> list[tuple[Tensor, Tensor]] | None:
     """Return the keys and values of the library's cache after a prefill, layer by layer.
 
@@ -118,10 +153,6 @@ def keys_and_values(cache: Any, length: int) -> list[tuple[Tensor, Tensor]] | No
             return None
         found.append((layer.keys, layer.values))
     return found or None
-
-
-KeysAndValues = tuple[Tensor, Tensor]
-"""Keys and values of one block, each ``[images, heads, length, width]``."""
 
 
 def keys_of_images(vlm: VisionLanguageModel, states: Tensor) -> dict[int, KeysAndValues]:
