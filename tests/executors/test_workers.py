@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -401,6 +402,20 @@ def test_workers_end_before_the_command_begins_again(
     )  # fmt: skip
     loop._expired()
     assert done == ["write", "release", "end workers", "restart"]
+
+
+def test_no_batch_waits_for_workers_while_later_ones_are_prepared(
+    vlm: VisionLanguageModel,
+) -> None:
+    """More threads than may prepare rows at once, as a long prefetch has."""
+    workers = Workers(1, wait=False)
+    rows = [row(make_image("one"))]
+    with workers, ThreadPoolExecutor(6) as threads, workers._lock:  # so that they cannot start
+        workers.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
+        found = [threads.submit(workers.prepare, rows) for _ in range(6)]
+        for each in found:
+            assert not each.result(timeout=60)[1]
+        assert not workers._begun.is_set()
 
 
 def test_the_first_rows_need_not_wait(vlm: VisionLanguageModel) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 from transformers.integrations import sdpa_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from vlmscope.model import VisionLanguageModel
+from vlmscope.model.attention import switch
 from vlmscope.model.attention.switch import GROUPED, attending_with, grouped_attention, masking_keys
 
 BATCH, LENGTH, WIDTH = 3, 11, 8
@@ -133,3 +136,14 @@ def test_an_implementation_that_is_not_sdpa_is_left_alone() -> None:
     with attending_with(GROUPED, grouped_attention, part):
         assert part.config._attn_implementation == "eager"
     assert part.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize(("width", "chosen"), [(128, False), (256, True)])
+def test_the_kernel_for_wide_heads_on_a_gpu(width: int, chosen: bool) -> None:
+    """The choice alone, which is not of one that a CPU has."""
+    efficient = int(SDPBackend.EFFICIENT_ATTENTION.value)
+    before = torch._C._get_sdp_priority_order()
+    query: Any = SimpleNamespace(is_cuda=True, shape=(3, 2, 1, width))
+    with switch._kernels_for(query):
+        assert (torch._C._get_sdp_priority_order()[0] == efficient) == chosen
+    assert torch._C._get_sdp_priority_order() == before

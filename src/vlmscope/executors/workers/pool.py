@@ -41,6 +41,9 @@ from vlmscope.model.preprocessing import packed
 from vlmscope.schema import Failure, Sample, failure_of
 from vlmscope.shown_once import show_messages, warn
 
+SECONDS_BETWEEN_LOOKS = 0.1
+"""Time between two looks whether the workers have started, while all threads prepare rows."""
+
 DEATHS = 3
 """Rows in succession that end a worker alone, before any row succeeded, that count as a bug."""
 
@@ -166,11 +169,13 @@ class Workers:
             WorkersError: Workers die with every row.
             Exception: As ``engine.prepare``.
         """
-        if not (self._wait or self._begun.is_set()) and self._here.acquire(blocking=False):
-            try:
-                return prepare(samples, self._setup.model, self._setup.spec)
-            finally:
-                self._here.release()
+        while not (self._wait or self._begun.is_set()):
+            # Batches are used in order: none may wait for workers while later ones are prepared.
+            if self._here.acquire(timeout=SECONDS_BETWEEN_LOOKS):
+                try:
+                    return prepare(samples, self._setup.model, self._setup.spec)
+                finally:
+                    self._here.release()
         self._begun.wait()
         task = self._task_of(samples) if not self.problem else None
         if task is None:

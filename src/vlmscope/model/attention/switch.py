@@ -10,16 +10,27 @@ the configurations of one part of the model for the duration of a call, and rese
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vlmscope.model.computing import check_thread, undone_at_exit
 
 GROUPED = "vlmscope_grouped"
 """Name of ``grouped_attention`` in the registry."""
+
+WIDE_HEAD = 128
+"""Width of a head from which on torch's choice of a kernel is not the fastest."""
+
+_FOR_WIDE_HEADS = [
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.MATH,
+]
 
 
 @contextmanager
@@ -119,10 +130,22 @@ def grouped_attention(
     grouped = query.reshape(batch, key.shape[1], groups * tokens, -1)
     if attention_mask is not None and tokens > 1:
         attention_mask = attention_mask.expand(-1, -1, tokens, -1).repeat(1, 1, groups, 1)
-    found = F.scaled_dot_product_attention(
-        grouped, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
-    )
+    with _kernels_for(grouped):
+        found = F.scaled_dot_product_attention(
+            grouped, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
+        )
     return found.reshape(batch, heads, tokens, -1).transpose(1, 2).contiguous(), None
+
+
+def _kernels_for(query: Tensor) -> AbstractContextManager[None]:
+    """Return a context in which the fastest kernel for few queries is chosen.
+
+    For heads wider than 128 (Gemma), torch prefers cuDNN's, which computes a tile of 64 queries for
+    each one: 0.32 ms per layer for 192 rows on an H200, the memory-efficient kernel 0.17.
+    """
+    if not query.is_cuda or query.shape[-1] <= WIDE_HEAD:
+        return nullcontext()
+    return sdpa_kernel(_FOR_WIDE_HEADS, set_priority=True)
 
 
 def effective_mask(module: nn.Module, mask: Tensor | None, rows: int) -> Tensor | None:
