@@ -23,6 +23,14 @@ ENTROPY = "entropy"
 ATTENTION = "attention"
 CROSS_ATTENTION = "cross_attention"
 LENS = "lens"
+IMAGE_TOKENS = "image_tokens"
+ANSWER_TOKENS = "answer_tokens"
+
+TOKEN_STATES = (IMAGE_TOKENS, ANSWER_TOKENS)
+"""Signals that are hidden states of several tokens at the chosen layers: arrays ``[tokens, D]``."""
+
+OF_IMAGE_TOKENS = (IMAGE_TOKENS,)
+"""The first parts of the names of arrays with one entry for each image token of a row."""
 
 DIVISIONS = (ATTENTION, CROSS_ATTENTION)
 """How attention is divided: among groups of tokens, and among the tiles of an image."""
@@ -38,6 +46,8 @@ SIGNALS: Mapping[str, str] = {
     "attn_out": "outputs of the attention blocks at the chosen positions and layers",
     "mlp": "outputs of the feed-forward blocks at the chosen positions and layers",
     LENS: "logit lens: the tokens that the chosen positions and layers, and image tokens, predict",
+    IMAGE_TOKENS: "hidden states of all image tokens at the chosen layers; large",
+    ANSWER_TOKENS: "hidden states of all tokens of the answer at the chosen layers; large",
     SAMPLES: "sampled answers, and the state of each one's last token; --samples says how many",
 }
 """Name → what it is."""
@@ -95,13 +105,31 @@ def confidence_name(layer: int) -> str:
     return f"{INTERNAL_CONFIDENCE}/layer_{layer}"
 
 
+def token_states_name(signal: str, layer: int) -> str:
+    """Return the name of the array of one of ``TOKEN_STATES`` at a layer.
+
+    >>> token_states_name(IMAGE_TOKENS, 20)
+    'image_tokens/layer_20'
+    """
+    return f"{signal}/layer_{layer}"
+
+
+def is_token_states(name: str) -> bool:
+    """Return whether an array has a vector for each of several tokens, judging by its name.
+
+    >>> is_token_states("answer_tokens/layer_2"), is_token_states("entropy")
+    (True, False)
+    """
+    return name.partition("/")[0] in TOKEN_STATES
+
+
 def is_per_token(name: str) -> bool:
     """Return whether an array has one value for each token of the answer.
 
     >>> is_per_token("entropy"), is_per_token(confidence_name(2)), is_per_token(LENS_PROBS)
     (True, True, False)
     """
-    return name in TOKEN_STATISTICS or needs_image(name)
+    return name in TOKEN_STATISTICS or name.partition("/")[0] == INTERNAL_CONFIDENCE
 
 
 def needs_image(name: str) -> bool:
@@ -110,7 +138,7 @@ def needs_image(name: str) -> bool:
     >>> needs_image(confidence_name(2)), needs_image("entropy")
     (True, False)
     """
-    return name.partition("/")[0] == INTERNAL_CONFIDENCE
+    return name.partition("/")[0] in (INTERNAL_CONFIDENCE, *OF_IMAGE_TOKENS)
 
 
 def single_positions(positions: Iterable[str]) -> tuple[str, ...]:
@@ -201,7 +229,28 @@ class RecordedSignals:
     @property
     def of_answer(self) -> bool:
         """Whether something is recorded of each token of the answer while it is processed."""
-        return bool(self.divisions or self.sampling.count)
+        return bool(self.divisions or self.sampling.count or self.answer_state_layers)
+
+    @property
+    def answer_state_layers(self) -> tuple[int, ...]:
+        """The layers at which the states of all tokens of the answer are needed."""
+        return self.layers(ANSWER_TOKENS)
+
+    @property
+    def image_state_layers(self) -> tuple[int, ...]:
+        """The layers at which the states of all image tokens are needed."""
+        return self.layers(IMAGE_TOKENS)
+
+    def token_widths(self, *, answers: bool) -> dict[str, int]:
+        """Return the arrays of a row with a vector for each of several tokens, and their widths.
+
+        Args:
+            answers: Whether answers are generated.
+        """
+        names = TOKEN_STATES if answers else (IMAGE_TOKENS,)
+        return {
+            path: width for path, width in self.widths.items() if path.partition("/")[0] in names
+        }
 
     def per_token(self, *, answers: bool) -> tuple[str, ...]:
         """Return the arrays of a row with one value for each token of the answer.

@@ -71,11 +71,14 @@ def extract(
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     store_dtype: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--store-dtype", help="float32, or float16: half the disk, checked for overflow."
+            "--store-dtype",
+            help="float32, or float16: half the disk, checked for overflow (default: float32; "
+            "float16 for image_tokens and answer_tokens).",
+            show_default=False,
         ),
-    ] = "float32",
+    ] = None,
     attention: options.Attention = "auto",
     revision: options.Revision = None,
     family: options.FamilyFile = None,

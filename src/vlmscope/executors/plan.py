@@ -14,7 +14,7 @@ from vlmscope.arguments import check_batch_size, whole_number
 from vlmscope.dataset import Table, TableScan, open_table, shown_data, table_notes
 from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.errors import InputError, RowError, StoreError
-from vlmscope.executors.manifest import capture_record, make_manifest
+from vlmscope.executors.manifest import capture_record, make_manifest, states_dtype
 from vlmscope.executors.request import Request
 from vlmscope.executors.time_limit import check_time_limit
 from vlmscope.executors.workers import Workers, is_supported, keep_for, make_workers
@@ -369,7 +369,7 @@ def _check_options(request: Request) -> None:
         whole_number("--limit", request.limit, least=1)
     _check_model(request)
     _check_num_workers(request)
-    if request.store_dtype not in {"float32", "float16"}:
+    if request.store_dtype not in {None, "float32", "float16"}:
         raise InputError(f"--store-dtype {request.store_dtype!r}: choose from float32, float16")
 
 
@@ -416,7 +416,8 @@ def _check_early(request: Request, table: Table, scan: TableScan) -> RowComparis
     wanted = replace(
         stored,
         capture=capture_record(spec),
-        store_dtype=request.store_dtype,
+        store_dtype=request.store_dtype or "float32",
+        states_dtype=states_dtype(request),
     )
     check_same(stored, wanted)
     if is_same_table(stored.data, scan):

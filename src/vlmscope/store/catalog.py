@@ -21,6 +21,7 @@ from vlmscope.store.format.batch import QUESTION_ID, Block, take
 from vlmscope.store.format.columns import read_columns
 from vlmscope.store.format.hdf5_screening import screen_ahead
 from vlmscope.store.format.shard import opened
+from vlmscope.store.format.token_rows import TokenRows, read_token_rows
 from vlmscope.store.format.validation import text_column
 from vlmscope.store.storage.object_store import Identity, identity_of
 from vlmscope.store.storage.paths import as_path, is_remote, unreachable
@@ -166,6 +167,19 @@ def read_texts(shard: Shard, names: Sequence[str]) -> list[tuple[str, ...]]:
         raise vanished(shard.path) from error
     rows = list(zip(*columns, strict=True))
     return rows if shard.complete else [rows[i] for i in shard.rows]
+
+
+def read_tokens(shard: Shard, path: str) -> TokenRows:
+    """Return one array with a vector for each of several tokens, of all rows of a shard."""
+    try:
+        with opened(shard.path) as file:
+            count = len(text_column(file, QUESTION_ID))
+            found = read_token_rows(file, count, only=path)
+    except FileNotFoundError as error:
+        raise vanished(shard.path) from error
+    if path not in found:
+        raise StoreError(f"{shard.path}: damaged, it has no {path}; restore it from a copy")
+    return found[path]
 
 
 def vanished(path: Path) -> StoreError:

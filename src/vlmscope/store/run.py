@@ -35,7 +35,15 @@ from vlmscope.positions import sublayer_representation
 from vlmscope.sampling import LENGTHS
 from vlmscope.schema import Answered, Capture, Failure, Outcome, Score
 from vlmscope.signals import INTEGERS, LENS_TOKENS
-from vlmscope.store.catalog import Shard, read_rows, read_shard, read_texts, scan, vanished
+from vlmscope.store.catalog import (
+    Shard,
+    read_rows,
+    read_shard,
+    read_texts,
+    read_tokens,
+    scan,
+    vanished,
+)
 from vlmscope.store.damage import REMEDY, damage_of
 from vlmscope.store.failures import read_failures
 from vlmscope.store.format.batch import QUESTION_ID, Block, captures_of, metadata_of, take
@@ -45,6 +53,7 @@ from vlmscope.store.format.hdf5_screening import screen_ahead
 from vlmscope.store.format.manifest import Manifest, read_manifest
 from vlmscope.store.format.naming import shown_layers, signal_path, vector_path
 from vlmscope.store.format.shard import opened
+from vlmscope.store.format.token_rows import TokenRows
 from vlmscope.store.format.validation import COLUMNS
 from vlmscope.store.ground_truths import read_ground_truths, with_ground_truths
 from vlmscope.store.iloc import RowsByNumber
@@ -369,7 +378,8 @@ class Run:
     @property
     def signals(self) -> tuple[str, ...]:
         """The names that ``signal`` accepts."""
-        return tuple(name for name in self.manifest.signals() if name != LENGTHS)
+        names = (*self.manifest.signals(), *self.manifest.token_widths())
+        return tuple(name for name in names if name != LENGTHS)
 
     def signal(self, name: str) -> NDArray[Any] | list[Any]:
         """Return an array of a signal for all rows, row i belonging to ``ids[i]``.
@@ -378,9 +388,10 @@ class Run:
             name: Its name, see docs/signals.md: ``attention_prompt`` for example.
 
         Returns:
-            ``[N, ...]``; a list of arrays ``[T]`` if there is one value per token of the answer; of
-            the samples' texts and tokens a list with a list for each row.
-            What a question without an image lacks is NaN, and −1 in an array of integers.
+            ``[N, ...]``; a list of arrays ``[T]`` if there is one value per token of the answer,
+            and ``[tokens, D]`` for states of tokens; of the samples' texts and tokens a list with
+            a list for each row. What a question without an image lacks is NaN, −1 in an array of
+            integers, and ``[0, D]`` among states of image tokens.
 
         Raises:
             InputError: The run does not have it.
@@ -390,6 +401,8 @@ class Run:
                 f"{self.path}: no signal {name!r}, there are {', '.join(self.signals) or 'none'}; "
                 "vlmscope extract --signals selects them"
             )
+        if name in self.manifest.token_widths():
+            return self._token_rows(name)
         shape = self.manifest.signals()[name]
         if shape is None:
             blocks = self.blocks(vectors=False)
@@ -428,6 +441,28 @@ class Run:
             _read_column(shard, path, result[start : start + len(shard)])
             start += len(shard)
         return result
+
+    def _token_rows(self, name: str) -> list[NDArray[np.float32]]:
+        """Return an array with a vector for each of several tokens, row by row."""
+        parts = self.token_parts(name)
+        return [part.row(i).astype(np.float32) for part in parts for i in range(len(part))]
+
+    def token_parts(self, name: str) -> Iterator[TokenRows]:
+        """Yield an array with a vector for each of several tokens, shard by shard.
+
+        Args:
+            name: The array of a signal.
+
+        Raises:
+            StoreError: A shard lacks it, or is damaged.
+        """
+        path = signal_path(name)
+        self._screen_ahead()
+        for shard in self._shards:
+            found = read_tokens(shard, path)
+            if found.values.shape[1] != self.manifest.token_widths()[name]:
+                raise StoreError(f"{shard.path}: damaged, {path} has another width; {REMEDY}")
+            yield found if shard.complete else found.take(shard.rows)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a table with a row per question: texts, numbers, metadata; no vectors.

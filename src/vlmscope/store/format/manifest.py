@@ -173,6 +173,8 @@ class Manifest:
     created_at: str
     """ISO 8601 with a time zone."""
     format_version: int = FORMAT_VERSION
+    states_dtype: StoreDtype = "float16"
+    """Type on disk of signals with a vector for each of several tokens."""
 
     def representations(self) -> dict[str, tuple[int, ...]]:
         """Return every representation with its layers; the vision encoder's output has none."""
@@ -204,6 +206,14 @@ class Manifest:
         recorded, answers = self.capture.recorded, self.capture.max_new_tokens > 0
         shapes = recorded.shapes(answers=answers)
         return {name: shapes.get(name) for name in recorded.arrays(answers=answers)}
+
+    def token_widths(self) -> dict[str, int]:
+        """Return the arrays of signals with a vector for each of several tokens, and their widths.
+
+        They are ``[tokens, width]`` in each row; those of image tokens are missing in a row without
+        an image.
+        """
+        return self.capture.recorded.token_widths(answers=self.capture.max_new_tokens > 0)
 
 
 def write_manifest(run: Path, manifest: Manifest, *, new: bool = False) -> None:
@@ -277,6 +287,7 @@ def _check_values(path: Path, manifest: Manifest) -> None:
         "model.prompt_time": model.prompt_time is None or _is_time(model.prompt_time),
         "dtype": manifest.dtype in ("float32", "float16", "bfloat16"),
         "store_dtype": manifest.store_dtype in get_args(StoreDtype),
+        "states_dtype": manifest.states_dtype in get_args(StoreDtype),
     }
     if wrong := [name for name, valid in checks.items() if not valid]:
         raise _damaged(path, f"{wrong[0]} is invalid")
@@ -382,7 +393,7 @@ _SAME_NUMBERS = (
     "format_version",
     *(f"model.{field.name}" for field in fields(ModelRecord) if field.name.endswith("_hash")),
     *(f"capture.{field.name}" for field in fields(CaptureRecord) if field.name not in _DERIVED),
-    *("model.description", "dtype", "store_dtype", "attention"),
+    *("model.description", "dtype", "store_dtype", "states_dtype", "attention"),
 )
 
 
