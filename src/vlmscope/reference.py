@@ -47,6 +47,7 @@ from vlmscope.reference_signals import (
     logit_lens,
     sampled_answers,
     sublayers_recorded,
+    token_states,
     token_statistics,
 )
 from vlmscope.schema import TOP_FIRST_TOKENS, Capture, CaptureSpec, LayerStates, Sample
@@ -115,6 +116,8 @@ def reference(
         arrays |= _attention_pass(vlm, inputs, tokens, signals)
         if signals.lens_layers:
             arrays |= _lens_pass(vlm, inputs, tokens, signals, boundaries)
+        if signals.image_state_layers or signals.answer_state_layers:
+            arrays |= _tokens_pass(vlm, inputs, tokens, signals)
         run_answer = partial(_run_with_answer, vlm, inputs)
         arrays |= sampled_answers(vlm, signals, sample_token_ids, run_answer)
     logprobs = first_logits.float().log_softmax(dim=-1)
@@ -425,6 +428,23 @@ def _lens_pass(
     )
 
 
+def _tokens_pass(
+    vlm: VisionLanguageModel,
+    inputs: _Inputs,
+    answer_token_ids: np.ndarray | None,
+    signals: RecordedSignals,
+) -> dict[str, np.ndarray]:
+    """Run prompt and answer, its end-of-turn token too; return the states of single tokens."""
+    ids = inputs["input_ids"][0].tolist()
+    image_tokens = [i for i, token in enumerate(ids) if token == vlm.image_token_id]
+    prompt, _ = _run_decoder(vlm, inputs, "hidden_states[k+1]", imaged=bool(image_tokens))
+    if answer_token_ids is None:
+        return token_states(signals, prompt, image_tokens, prompt, ())
+    both, _ = _run_with_answer(vlm, inputs, answer_token_ids.tolist())
+    answer = range(len(ids), len(ids) + len(answer_token_ids))
+    return token_states(signals, prompt, image_tokens, both, answer)
+
+
 def _all_at_once(
     vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]
 ) -> tuple[list[Tensor], Tensor]:
@@ -458,6 +478,8 @@ def _step_by_step(
         return_dict_in_generate=True,
         output_hidden_states=True,
         output_logits=True,
+        eos_token_id=[vlm.model.config.get_text_config(decoder=True).vocab_size],  # none stops it
+        pad_token_id=0,
         prefix_allowed_tokens_fn=lambda _, ids: content[ids.shape[-1] - start :][:1] or content[:1],
     )
     prompt, *steps = outputs.hidden_states

@@ -21,8 +21,10 @@ from vlmscope.model.sublayers import sublayers_of
 from vlmscope.model.unembedding import unembedding_of
 from vlmscope.sampling import SAMPLES, SampledAnswer, arrays_of
 from vlmscope.signals import (
+    ANSWER_TOKENS,
     ATTENDED,
     CROSS_ATTENTION,
+    IMAGE_TOKENS,
     INTEGERS,
     LENS_ENTROPY,
     LENS_PROB,
@@ -35,6 +37,7 @@ from vlmscope.signals import (
     TOKEN_STATISTICS,
     RecordedSignals,
     confidence_name,
+    token_states_name,
 )
 
 Passes = Mapping[tuple[str, int], list[Tensor]]
@@ -328,6 +331,33 @@ def internal_confidence(
             probs = _distribution(vlm, finished, layers[layer][0, token], layer)
             largest = np.maximum(largest, probs[list(answer)].cpu().numpy())
         found[confidence_name(layer)] = largest
+    return found
+
+
+def token_states(
+    signals: RecordedSignals,
+    prompt: Sequence[Tensor],
+    image_tokens: Sequence[int],
+    both: Sequence[Tensor],
+    answer: Sequence[int],
+) -> dict[str, np.ndarray]:
+    """Return the hidden states of the image tokens, and of the tokens of the answer.
+
+    Args:
+        signals: The signals.
+        prompt: Every layer's states of the prompt, ``[1, tokens, hidden]``.
+        image_tokens: The image tokens; without one there is no such array.
+        both: Every layer's states of prompt and answer.
+        answer: The tokens of the answer.
+    """
+    found = {}
+    for name, layers, tokens in (
+        (IMAGE_TOKENS, prompt, image_tokens),
+        (ANSWER_TOKENS, both, answer),
+    ):
+        for k in signals.layers(name) if tokens else ():
+            states = [layers[k][0, token].float().cpu().numpy() for token in tokens]
+            found[token_states_name(name, k)] = np.stack(states)
     return found
 
 

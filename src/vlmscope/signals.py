@@ -29,6 +29,9 @@ ANSWER_TOKENS = "answer_tokens"
 TOKEN_STATES = (IMAGE_TOKENS, ANSWER_TOKENS)
 """Signals that are hidden states of several tokens at the chosen layers: arrays ``[tokens, D]``."""
 
+NEED_ANSWER = (ANSWER_TOKENS,)
+"""Signals that consist of what is recorded of an answer's tokens."""
+
 OF_IMAGE_TOKENS = (IMAGE_TOKENS,)
 """The first parts of the names of arrays with one entry for each image token of a row."""
 

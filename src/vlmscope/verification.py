@@ -29,6 +29,7 @@ from vlmscope.signals import (
     LENS_RANK,
     LENS_TOKENS,
     TOKEN_STATISTICS,
+    is_token_states,
 )
 from vlmscope.store import Manifest, Run, clean_text
 
@@ -91,11 +92,18 @@ class RowCheck:
         """Return the errors of the row as phrases; NaN is never within the tolerance."""
         strict = STRICT_ALWAYS + (STRICT_IN_FLOAT32 if dtype == "float32" else ())
         found = [f"the {name} differs" for name in self.differing if name in strict]
+        limits = {name: _limit_of(name, tolerance) for name in self.errors}
         return found + [
-            f"{name} differs by {error:.1e}, tolerance {tolerance:.0e}"
+            f"{name} differs by {error:.1e}, tolerance {limits[name]:.0e}"
             for name, error in self.errors.items()
-            if not error <= tolerance
+            if not error <= limits[name]
         ]
+
+
+def _limit_of(name: str, tolerance: float) -> float:
+    """Return the maximum error of an array: states of tokens are stored as float16 by default."""
+    half = is_token_states(name.removeprefix("signals/"))
+    return max(tolerance, HALF_STORAGE_TOLERANCE) if half else tolerance
 
 
 def tolerance_of(manifest: Manifest) -> float:
@@ -219,6 +227,8 @@ def signal_errors(
             continue
         if own is None or own.shape != array.shape:
             errors[name] = math.inf
+        elif is_token_states(name):
+            errors[name] = _relative_error(own, array)
         elif name == LENS_TOKENS:
             errors[name] = _error_of_tokens(found, expected)
         elif name == LENS_RANK:

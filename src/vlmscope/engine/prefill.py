@@ -25,6 +25,14 @@ from vlmscope.engine.hooks import PrefillHooks, RecordedTensors
 from vlmscope.engine.image_cache import Encodings, ImageEncoder
 from vlmscope.engine.lens import ImageLens, image_lens_for, lens_arrays
 from vlmscope.engine.pooling import TokenChoice, entropy_of
+from vlmscope.engine.token_states import (
+    TOKENS,
+    AnswerTokenSteps,
+    ImageTokenRecorder,
+    Span,
+    image_token_arrays,
+    image_tokens_for,
+)
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.attention.kv_cache import cache_with
 from vlmscope.model.attention.packed import packed
@@ -33,7 +41,7 @@ from vlmscope.model.encoder_widths import widened
 from vlmscope.positions import IMAGE_POSITIONS, VISION_ONLY
 from vlmscope.schema import TOP_FIRST_TOKENS, Capture, Sample
 from vlmscope.selection import boundaries, locate
-from vlmscope.signals import RecordedSignals
+from vlmscope.signals import IMAGE_TOKENS, RecordedSignals
 
 ARRAYS = "signals/"
 """Before the name of an array of a signal, among the tensors that are copied to the host."""
@@ -88,6 +96,8 @@ class Prefilled:
     """The batch's vectors and statistics of the first token, being copied to the host."""
     index: int
     """Index of this row in them."""
+    span: Span | None = None
+    """Its image tokens among those of the batch, if their states are recorded."""
 
     def capture(self) -> Capture:
         """Return the capture without an answer."""
@@ -103,9 +113,9 @@ class Prefilled:
             vectors={
                 name: numbers[name][row].copy()
                 for name in numbers
-                if name not in _STATISTICS and not name.startswith(ARRAYS)
+                if name not in _STATISTICS and not name.startswith((ARRAYS, TOKENS))
             },
-            signals=arrays_in(numbers, row),
+            signals=arrays_in(numbers, row) | image_token_arrays(numbers, self.span),
             first_token_entropy=float(numbers[_ENTROPY][row]),
             first_token_ids=numbers[_IDS][row].copy(),
             first_token_logprobs=numbers[_LOGPROBS][row].copy(),
@@ -119,6 +129,7 @@ def make_device_batch(
     spec: ResolvedSpec,
     images: ImageEncoder | None,
     answer_states: AnswerStates | None = None,
+    answer_tokens: AnswerTokenSteps | None = None,
 ) -> tuple[DeviceBatch, PrefillHooks]:
     """Copy a batch to the device, encode its images if that is done separately, make its hooks."""
     vlm = spec.with_encoder(vlm)
@@ -134,8 +145,9 @@ def make_device_batch(
     )
     lens = image_lens_for(vlm, spec, batch.input_ids, batch.attention_mask)
     hooks = make_hooks(
-        vlm, spec, located, inputs, batch.images, answer_states, encodings, attention, lens
-    )
+        vlm, spec, located, inputs, batch.images, answer_states, encodings, attention, lens,
+        image_tokens_for(vlm, spec, batch.input_ids, batch.attention_mask), answer_tokens,
+    )  # fmt: skip
     return DeviceBatch(batch, inputs, encodings, located, hooks), hooks
 
 
@@ -149,6 +161,8 @@ def make_hooks(
     encodings: Encodings | None = None,
     attention: AttentionRecorder | None = None,
     lens: ImageLens | None = None,
+    image_tokens: ImageTokenRecorder | None = None,
+    answer_tokens: AnswerTokenSteps | None = None,
 ) -> PrefillHooks:
     """Return the hooks that record positions of a pass, given the tokens they refer to."""
     return PrefillHooks(
@@ -161,6 +175,8 @@ def make_hooks(
         encodings,
         attention,
         lens,
+        image_tokens,
+        answer_tokens,
     )
 
 
@@ -213,6 +229,8 @@ def start_copies(
         first = recorded.first_logits.argmax(dim=1)
     arrays = recorded.arrays | lens_arrays(vlm, signals, recorded.states, first)
     numbers |= {ARRAYS + name: values for name, values in arrays.items()}
+    states = recorded.image_tokens
+    numbers |= states.copied(signals.layers(IMAGE_TOKENS))
     statistics = first_token_statistics(recorded.first_logits)
     fetch = Fetch(numbers | dict(zip(_STATISTICS, statistics, strict=True)))
     return [
@@ -225,6 +243,7 @@ def start_copies(
             image_thumbnail=batch.image_thumbnails[row],
             numbers=fetch,
             index=row,
+            span=states.spans[row] if states.spans and batch.images[row] else None,
         )
         for row, sample in enumerate(batch.samples)
     ]

@@ -15,6 +15,7 @@ from vlmscope.dataset import Table, TableScan, open_table, shown_data, table_not
 from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.errors import InputError, RowError, StoreError
 from vlmscope.executors.manifest import capture_record, make_manifest, states_dtype
+from vlmscope.executors.measuring import mean_image_tokens, rows_to_measure
 from vlmscope.executors.request import Request
 from vlmscope.executors.time_limit import check_time_limit
 from vlmscope.executors.workers import Workers, is_supported, keep_for, make_workers
@@ -69,6 +70,9 @@ class Outline:
     comparison: RowComparison
     """The comparison of the rows in the run with the table."""
 
+    image_tokens: float
+    """The mean number of image tokens of a row, if their states are recorded."""
+
     @property
     def title(self) -> str:
         """The name of the model's family."""
@@ -87,7 +91,7 @@ class Outline:
     @property
     def bytes_todo(self) -> int:
         """Expected size on disk of the rows still to capture."""
-        return self.todo * bytes_per_row(self.manifest)
+        return self.todo * bytes_per_row(self.manifest, self.image_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,7 @@ class Plan(Outline):
     comparison: RowComparison = field(default_factory=RowComparison)
     workers: Workers | None = field(default=None, repr=False, compare=False)
     """Processes that prepare rows, which are being started; None for threads."""
+    image_tokens: float = 0
 
     @property
     def title(self) -> str:
@@ -130,12 +135,17 @@ def make_plan(request: Request, *, note: Callable[[str], None] | None = None) ->
         vlm, manifest, notes = load_checked(request, scan)
         workers = keep_for(vlm, workers, request)
         done, more = compare(request, scan, manifest, comparison)
+        measured = rows_to_measure(table, scan, request.spec)
+        tokens = mean_image_tokens(measured, vlm, request.spec)
     except BaseException:
         if workers is not None:
             workers.close()
         raise
     manifest = as_compared(manifest, comparison)
-    return Plan(request, table, scan, vlm, manifest, done, (*notes, *more), comparison, workers)
+    notes = (*notes, *more)
+    return Plan(
+        request, table, scan, vlm, manifest, done, notes, comparison, workers, tokens
+    )  # fmt: skip
 
 
 def as_compared(manifest: Manifest, comparison: RowComparison) -> Manifest:

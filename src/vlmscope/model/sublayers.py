@@ -20,7 +20,14 @@ from torch import nn
 from vlmscope.errors import InputError
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.schema import CaptureSpec
-from vlmscope.signals import ATTENTION, LENS, SUBLAYERS, RecordedSignals, single_positions
+from vlmscope.signals import (
+    ATTENTION,
+    LENS,
+    NEED_ANSWER,
+    SUBLAYERS,
+    RecordedSignals,
+    single_positions,
+)
 
 FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "moe", "ffn")
 """Names of the feed-forward module of a block."""
@@ -162,6 +169,26 @@ def _lens_positions(spec: CaptureSpec, vlm: VisionLanguageModel) -> tuple[str, .
             "token, and there are no answers; add a position, last_prompt_token for example"
         )
     return positions
+
+
+_ABOUT_ENDS = ("min_length", "min_new_tokens", "exponential_decay_length_penalty")
+"""Generation settings that change when an answer may end."""
+
+
+def check_ends(names: Sequence[str], vlm: VisionLanguageModel) -> None:
+    """Refuse signals of all tokens of an answer if a checkpoint's settings delay its end.
+
+    The end-of-turn token is processed too, so ``generate`` must not know it.
+
+    Raises:
+        InputError: One of the signals cannot be recorded.
+    """
+    settings = [n for n in _ABOUT_ENDS if getattr(vlm.model.generation_config, n, None)]
+    if settings and (found := [name for name in names if name in NEED_ANSWER]):
+        raise InputError(
+            f"--signals {found[0]}: the checkpoint's generation settings have {settings[0]}, with "
+            "which it is not available; omit this signal"
+        )
 
 
 def _attends_to_images(attention: nn.Module) -> bool:

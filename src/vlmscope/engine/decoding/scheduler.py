@@ -100,7 +100,7 @@ def begin(slots: Slots, rows: slice, recorded: RecordedTensors, mask: Tensor) ->
     slots.logprobs[rows, 0] = chosen_logits - total
     slots.statistics[rows, 0] = statistics
     slots.count[rows] = 1
-    over = (chosen.unsqueeze(1) == slots.ends).any(dim=1)
+    over = (chosen.unsqueeze(1) == slots.ends).any(dim=1) & (not slots.answer_tokens)
     slots.ended[rows] = over | (slots.chosen.shape[1] <= 2)
     if slots.states is not None:
         slots.states.begin(chosen, rows.start)
@@ -376,7 +376,9 @@ class Decoding:
         if greedy:
             index = _index(slots, greedy)
             tokens, lens = _tokens_in(slots, index), slots.image_lens
-            found = of_answers(self._vlm, self._spec, slots.states, index, tokens, lens)
+            found = of_answers(
+                self._vlm, self._spec, slots.states, index, tokens, lens, slots.answer_tokens
+            )
             yield greedy, Fetch(found)
         sampled = [row for row in ended if row.number]
         if sampled and slots.states is not None:
@@ -419,7 +421,9 @@ class Decoding:
         fixed = vlm.skipped_without_image if imaged else frozenset()
         recorded = device_batch.recorder.tensors()
         tables = len(spec.signals.lens_layers), recorded.first_logits.shape[1]
-        space = rows_in_memory(vlm, layers, fixed, length, more=4 * math.prod(tables))
+        kept = dict.fromkeys(spec.signals.answer_state_layers, vlm.hidden_size)
+        more = 4 * math.prod(tables) + vlm.dtype.itemsize * sum(kept.values()) * (self._limit + 1)
+        space = rows_in_memory(vlm, layers, fixed, length, more=more)
         many = max(rows, min(self.rows * self._answers, space))
         widths = widths_of_answers(vlm, spec, imaged=imaged)
         positions = recorded.positions
@@ -436,6 +440,7 @@ class Decoding:
                     divides=bool(states is not None and spec.signals.divisions),
                     sampled=bool(spec.signals.sampling.count),
                     tables=tables if spec.signals.lens_layers else None,
+                    dtype=vlm.dtype, answer_tokens=kept,
                 )  # fmt: skip
             except torch.OutOfMemoryError:
                 if many == rows:

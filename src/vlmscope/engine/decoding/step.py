@@ -146,7 +146,8 @@ class Stepper:
                 parts = [vlm.layers[layer] for layer in slots.fixed]
                 stack.enter_context(masking_keys(parts, slots.cross_attention_mask))
             handles = stack.enter_context(removing_hooks())
-            for state in self._states:
+            kept = [("", layer) for layer in slots.answer_tokens]
+            for state in dict.fromkeys((*self._states, *kept)):
                 if state[0] not in DIVISIONS:
                     add = partial(self._add, state)
                     handles.append(
@@ -156,8 +157,20 @@ class Stepper:
 
     def _add(self, state: State, tensor: Tensor) -> None:
         """Record a state of this step's tokens."""
-        if self._slots.states is not None:
+        part, layer = state
+        if self._slots.states is not None and state in self._states:
             self._slots.states.add(state, last_token(tensor))
+        if not part and layer in self._slots.answer_tokens:
+            self._keep(layer, last_token(tensor))
+
+    def _keep(self, layer: int, states: Tensor) -> None:
+        """Store the states of this step's tokens; ``count`` of them were chosen before."""
+        slots, rows = self._slots, len(states)
+        kept = slots.answer_tokens[layer][:rows]
+        last = kept.shape[1] - 1
+        column = torch.where(slots.ended[:rows], last, slots.count[:rows] - 1)
+        index = column.clamp_min(0).view(-1, 1, 1).expand(-1, 1, states.shape[1])
+        kept.scatter_(1, index, states.unsqueeze(1).to(kept.dtype))
 
     def _divide(self, layer: int, weights: Weights) -> None:
         """Record how the attention of this step's tokens is divided."""
@@ -213,7 +226,9 @@ class Stepper:
         index = column.unsqueeze(2).expand(-1, 1, statistics.shape[1])
         slots.statistics[:rows].scatter_(1, index, statistics.unsqueeze(1))
         count.add_(~ended)
-        ended.logical_or_((tokens.unsqueeze(1) == slots.ends).any(dim=1))
+        # An end-of-turn token whose state is recorded has to be processed first.
+        last = slots.tokens[:rows] if slots.answer_tokens else tokens.unsqueeze(1)
+        ended.logical_or_((last == slots.ends).any(dim=1))
         ended.logical_or_(count >= slots.chosen.shape[1] - 1)
         if slots.states is not None:
             slots.states.note(tokens)
