@@ -46,6 +46,7 @@ from vlmscope.reference_signals import (
     joined,
     logit_lens,
     sampled_answers,
+    similarity,
     sublayers_recorded,
     token_states,
     token_statistics,
@@ -440,9 +441,12 @@ def _tokens_pass(
     prompt, _ = _run_decoder(vlm, inputs, "hidden_states[k+1]", imaged=bool(image_tokens))
     if answer_token_ids is None:
         return token_states(signals, prompt, image_tokens, prompt, ())
-    both, _ = _run_with_answer(vlm, inputs, answer_token_ids.tolist())
-    answer = range(len(ids), len(ids) + len(answer_token_ids))
-    return token_states(signals, prompt, image_tokens, both, answer)
+    tokens = answer_token_ids.tolist()
+    both, _ = _run_with_answer(vlm, inputs, tokens)
+    answer = range(len(ids), len(ids) + len(tokens))
+    return token_states(signals, prompt, image_tokens, both, answer) | similarity(
+        vlm, signals, prompt, image_tokens, both, tokens
+    )
 
 
 def _all_at_once(

@@ -24,8 +24,13 @@ from vlmscope.signals import (
     ANSWER_TOKENS,
     ATTENDED,
     CROSS_ATTENTION,
+    IMAGE_LENS,
+    IMAGE_MAX,
+    IMAGE_MEAN,
     IMAGE_TOKENS,
+    IMAGE_TOP,
     INTEGERS,
+    LAST_PROMPT,
     LENS_ENTROPY,
     LENS_PROB,
     LENS_PROBS,
@@ -35,8 +40,10 @@ from vlmscope.signals import (
     NO_TOKEN,
     SUBLAYERS,
     TOKEN_STATISTICS,
+    TOP_IMAGE_TOKENS,
     RecordedSignals,
     confidence_name,
+    similarity_name,
     token_states_name,
 )
 
@@ -359,6 +366,52 @@ def token_states(
             states = [layers[k][0, token].float().cpu().numpy() for token in tokens]
             found[token_states_name(name, k)] = np.stack(states)
     return found
+
+
+def similarity(
+    vlm: VisionLanguageModel,
+    signals: RecordedSignals,
+    prompt: Sequence[Tensor],
+    image_tokens: Sequence[int],
+    both: Sequence[Tensor],
+    answer: Sequence[int],
+) -> dict[str, np.ndarray]:
+    """Return cosines of the answer's tokens with the last prompt token and the image tokens.
+
+    Args:
+        vlm: The model.
+        signals: The signals.
+        prompt: Every layer's states of the prompt, ``[1, tokens, hidden]``.
+        image_tokens: The image tokens; without one only the last prompt token is compared.
+        both: Every layer's states of prompt and answer.
+        answer: The answer's tokens.
+    """
+    found: dict[str, list[float]] = {name: [] for name in signals.similarity_names}
+    finished = unembedding_of(vlm).finished
+    for k in signals.similarity_layers:
+        states, length = prompt[k][0].double().cpu().numpy(), prompt[k].shape[1]
+        images = [states[i] for i in image_tokens]
+        probs = [
+            _distribution(vlm, finished, prompt[k][0, i], k)[list(answer)].cpu().numpy()
+            for i in (image_tokens if signals.lens_layers else ())
+        ]
+        for at, own in enumerate(both[k][0, length:].double().cpu().numpy()):
+            values = {LAST_PROMPT: _cosine(own, states[-1])}
+            if images:
+                cosines = np.array([_cosine(own, image) for image in images])
+                largest = np.sort(cosines)[::-1][:TOP_IMAGE_TOKENS]
+                values |= {IMAGE_MEAN: cosines.mean(), IMAGE_TOP: largest.mean()}
+                values[IMAGE_MAX] = cosines.max()
+            if probs:
+                order = np.argsort([-each[at] for each in probs], kind="stable")
+                values[IMAGE_LENS] = cosines[order[:TOP_IMAGE_TOKENS]].mean()
+            for kind, value in values.items():
+                found[similarity_name(kind, k)].append(float(value))
+    return {name: np.array(each, np.float32) for name, each in found.items() if each}
+
+
+def _cosine(one: np.ndarray, other: np.ndarray) -> float:
+    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
 
 
 def _distribution(

@@ -29,7 +29,9 @@ ANSWER_TOKENS = "answer_tokens"
 TOKEN_STATES = (IMAGE_TOKENS, ANSWER_TOKENS)
 """Signals that are hidden states of several tokens at the chosen layers: arrays ``[tokens, D]``."""
 
-NEED_ANSWER = (ANSWER_TOKENS,)
+SIMILARITY = "similarity"
+
+NEED_ANSWER = (ANSWER_TOKENS, SIMILARITY)
 """Signals that consist of what is recorded of an answer's tokens."""
 
 OF_IMAGE_TOKENS = (IMAGE_TOKENS,)
@@ -51,6 +53,7 @@ SIGNALS: Mapping[str, str] = {
     LENS: "logit lens: the tokens that the chosen positions and layers, and image tokens, predict",
     IMAGE_TOKENS: "hidden states of all image tokens at the chosen layers; large",
     ANSWER_TOKENS: "hidden states of all tokens of the answer at the chosen layers; large",
+    SIMILARITY: "cosines of answer tokens with image tokens and with the last prompt token",
     SAMPLES: "sampled answers, and the state of each one's last token; --samples says how many",
 }
 """Name → what it is."""
@@ -99,6 +102,27 @@ INTERNAL_CONFIDENCE = "internal_confidence"
 the state of an image token gives it. Absent for questions without an image."""
 
 
+LAST_PROMPT, IMAGE_MEAN, IMAGE_MAX = "last_prompt_token", "image_mean", "image_max"
+IMAGE_TOP, IMAGE_LENS = "image_top", "image_lens_top"
+
+SIMILARITY_KINDS = (LAST_PROMPT, IMAGE_MEAN, IMAGE_TOP, IMAGE_MAX, IMAGE_LENS)
+"""Cosines of a token of the answer: with the last prompt token; with the image tokens their mean,
+the mean of the largest ``TOP_IMAGE_TOKENS``, and the largest; and with the lens the mean over the
+image tokens that give the token the largest probabilities."""
+
+TOP_IMAGE_TOKENS = 32
+"""Number of image tokens that means of the largest are of; all, if there are fewer."""
+
+
+def similarity_name(kind: str, layer: int) -> str:
+    """Return the name of the array of one of ``SIMILARITY_KINDS`` at a layer.
+
+    >>> similarity_name(IMAGE_TOP, 20)
+    'similarity/image_top/layer_20'
+    """
+    return f"{SIMILARITY}/{kind}/layer_{layer}"
+
+
 def confidence_name(layer: int) -> str:
     """Return the name of the array of ``INTERNAL_CONFIDENCE`` at a layer.
 
@@ -132,7 +156,8 @@ def is_per_token(name: str) -> bool:
     >>> is_per_token("entropy"), is_per_token(confidence_name(2)), is_per_token(LENS_PROBS)
     (True, True, False)
     """
-    return name in TOKEN_STATISTICS or name.partition("/")[0] == INTERNAL_CONFIDENCE
+    group = name.partition("/")[0]
+    return name in TOKEN_STATISTICS or group in (INTERNAL_CONFIDENCE, SIMILARITY)
 
 
 def needs_image(name: str) -> bool:
@@ -141,7 +166,10 @@ def needs_image(name: str) -> bool:
     >>> needs_image(confidence_name(2)), needs_image("entropy")
     (True, False)
     """
-    return name.partition("/")[0] in (INTERNAL_CONFIDENCE, *OF_IMAGE_TOKENS)
+    group, _, rest = name.partition("/")
+    if group == SIMILARITY:
+        return not rest.startswith(LAST_PROMPT)
+    return group in (INTERNAL_CONFIDENCE, *OF_IMAGE_TOKENS)
 
 
 def single_positions(positions: Iterable[str]) -> tuple[str, ...]:
@@ -203,6 +231,8 @@ class RecordedSignals:
     """The decoder layers that it is read at."""
     sampling: Sampling = field(default_factory=Sampling)
     """How answers are sampled."""
+    similarity_layers: tuple[int, ...] = ()
+    """The decoder layers at which the answer's tokens are compared with the prompt's."""
 
     def layers(self, sublayer: str) -> tuple[int, ...]:
         """Return the layers at which a sub-layer is recorded.
@@ -237,12 +267,18 @@ class RecordedSignals:
     @property
     def answer_state_layers(self) -> tuple[int, ...]:
         """The layers at which the states of all tokens of the answer are needed."""
-        return self.layers(ANSWER_TOKENS)
+        return self.similarity_layers or self.layers(ANSWER_TOKENS)
 
     @property
     def image_state_layers(self) -> tuple[int, ...]:
         """The layers at which the states of all image tokens are needed."""
-        return self.layers(IMAGE_TOKENS)
+        return self.similarity_layers or self.layers(IMAGE_TOKENS)
+
+    @property
+    def similarity_names(self) -> tuple[str, ...]:
+        """The arrays of the signal ``similarity``."""
+        kinds = [kind for kind in SIMILARITY_KINDS if self.lens_layers or kind != IMAGE_LENS]
+        return tuple(similarity_name(kind, k) for kind in kinds for k in self.similarity_layers)
 
     def token_widths(self, *, answers: bool) -> dict[str, int]:
         """Return the arrays of a row with a vector for each of several tokens, and their widths.
@@ -264,7 +300,7 @@ class RecordedSignals:
         if not answers:
             return ()
         statistics = TOKEN_STATISTICS if ENTROPY in self.names else ()
-        return (*statistics, *map(confidence_name, self.lens_layers))
+        return (*statistics, *map(confidence_name, self.lens_layers), *self.similarity_names)
 
     def arrays(self, *, answers: bool) -> tuple[str, ...]:
         """Return the names of the arrays that are stored of each row, besides vectors.

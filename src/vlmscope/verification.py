@@ -23,13 +23,16 @@ from vlmscope.row_identity import compare_rows
 from vlmscope.sampling import LENGTHS, SAMPLE_TEXTS, TEXTS, TOKEN_IDS
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.signals import (
+    IMAGE_LENS,
     INTERNAL_CONFIDENCE,
     LENS_PROB,
     LENS_PROBS,
     LENS_RANK,
     LENS_TOKENS,
     TOKEN_STATISTICS,
+    TOP_IMAGE_TOKENS,
     is_token_states,
+    similarity_name,
 )
 from vlmscope.store import Manifest, Run, clean_text
 
@@ -55,6 +58,9 @@ LOGITS = 10.0
 TIES = 30.0
 """Relative change of a token's rank per relative change of its probability, at most: the tail of a
 distribution is dense."""
+
+MOST_BY_ONE = 2 / TOP_IMAGE_TOKENS
+"""Largest change of a mean of so many cosines if one of them is replaced."""
 
 SCALES = {"margin": 4 * ONE_NAT}
 """The scale of other signals: a margin is a difference of two logits, of which each is rounded to
@@ -227,6 +233,8 @@ def signal_errors(
             continue
         if own is None or own.shape != array.shape:
             errors[name] = math.inf
+        elif name.startswith(similarity_name(IMAGE_LENS, 0).removesuffix("0")):
+            errors[name] = _error_of_selected(own, array)
         elif is_token_states(name):
             errors[name] = _relative_error(own, array)
         elif name == LENS_TOKENS:
@@ -273,6 +281,18 @@ def _error_of_ranks(found: np.ndarray, expected: np.ndarray) -> float:
         return math.inf
     difference = np.abs(found.astype(np.float64) - expected) - 1
     return float((difference.clip(0) / (TIES * (expected + 1.0).clip(1))).max(initial=0))
+
+
+def _error_of_selected(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the relative error of means over the likeliest of many tokens.
+
+    Where the last selected token and the next one are nearly equally likely, another one may have
+    been selected, which changes a mean by no more than ``MOST_BY_ONE``: not in one value of twenty.
+    """
+    difference = np.abs(found.astype(np.float64) - expected)
+    others = np.argsort(difference)[::-1][: max(1, len(expected) // 20)]
+    tied = [i for i in others if difference[i] <= MOST_BY_ONE]
+    return _relative_error(np.delete(found, tied), np.delete(expected, tied), ONE_NAT)
 
 
 def _logarithm(probabilities: np.ndarray) -> np.ndarray:

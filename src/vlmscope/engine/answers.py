@@ -29,6 +29,12 @@ from vlmscope.engine.lens import (
 )
 from vlmscope.engine.pooling import entropy_of
 from vlmscope.engine.prefill import ARRAYS, Prefilled, arrays_in
+from vlmscope.engine.similarity import (
+    SIMILARITIES,
+    PromptStates,
+    similarities,
+    similarity_arrays,
+)
 from vlmscope.engine.token_states import TOKENS as TOKEN_STATES
 from vlmscope.engine.token_states import answer_token_arrays, copied_answer_tokens
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
@@ -143,7 +149,7 @@ class StepLogprobs:
 COUNT, CHOSEN, LOGPROBS = "count", "chosen", "logprobs"
 STATISTICS, CONFIDENCE = "statistics", "confidence"
 
-TOKENS = (COUNT, CHOSEN, LOGPROBS, STATISTICS, CONFIDENCE)
+TOKENS = (COUNT, CHOSEN, LOGPROBS, STATISTICS, CONFIDENCE, SIMILARITIES)
 """Names of the tensors about the tokens of answers, among those that are copied to the host."""
 
 
@@ -155,6 +161,7 @@ def of_answers(
     tokens: Mapping[str, Tensor],
     image_lens: Float[Tensor, "rows layers vocabulary"] | None,
     answer_tokens: Mapping[int, Float[Tensor, "rows steps hidden"]],
+    prompts: Sequence[PromptStates],
 ) -> dict[str, Tensor]:
     """Return everything that is recorded of some answers, one row per answer.
 
@@ -166,8 +173,12 @@ def of_answers(
         tokens: Some of ``TOKENS``, among them their ids, ``[chosen, steps]``.
         image_lens: The lens of the image tokens, if it was recorded.
         answer_tokens: Decoder layer → states of the answers' tokens, if they were recorded.
+        prompts: The prompt of each of these answers, if their tokens are compared with it.
     """
     found = dict(tokens) | copied_answer_tokens(spec, answer_tokens, rows)
+    if prompts:
+        chosen = {k: each[rows.to(each.device)] for k, each in answer_tokens.items()}
+        found[SIMILARITIES] = similarities(vlm, spec.signals, prompts, chosen, tokens[CHOSEN])
     if image_lens is not None:
         found[CONFIDENCE] = confidence_of(image_lens, tokens[CHOSEN], rows)
     if states is None:
@@ -206,7 +217,9 @@ def finished(
         if name not in TOKENS and not name.startswith((ARRAYS, TOKEN_STATES))
     }
     arrays = arrays_in(numbers, row)
-    arrays |= answer_token_arrays(numbers, row, len(answer.token_ids))
+    length = len(answer.token_ids)
+    arrays |= answer_token_arrays(numbers, row, length)
+    arrays |= similarity_arrays(spec.signals, numbers, row, length, imaged=imaged)
     return with_answer(prefilled.capture(), spec, answer, states, arrays)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -54,6 +54,8 @@ class RecordedTensors:
     """The lens of the image tokens, if it is recorded: see ``ImageLens``."""
     image_tokens: ImageTokenStates = field(default_factory=ImageTokenStates)
     """The states of the image tokens, if they are recorded."""
+    last_states: dict[int, Float[Tensor, "batch hidden"]] = field(default_factory=dict)
+    """Decoder layer → states of the last tokens, if the answer's tokens are compared with them."""
 
 
 class PrefillHooks:
@@ -104,6 +106,7 @@ class PrefillHooks:
         self._images = images
         self._vision = None if encodings is None else encodings.pooled
         self._recorded: set[State] = set()
+        self._last: dict[int, Tensor] = {}
         self._states: dict[str, Float[Tensor, "batch width"]] = {}
         self._first_logits: Float[Tensor, "batch vocabulary"] | None = None
         self._positions: Tensor | None = None
@@ -165,8 +168,16 @@ class PrefillHooks:
             {} if attention is None else attention.arrays(),
             None if attention is None else attention.members,
             None if self._lens is None else self._lens.table(),
-            ImageTokenStates() if self._image_tokens is None else self._image_tokens.states(),
+            self._image_states(),
+            self._last,
         )
+
+    def _image_states(self) -> ImageTokenStates:
+        """Return the states of the image tokens, if they were recorded."""
+        if self._image_tokens is None:
+            return ImageTokenStates()
+        totals = {} if self._lens is None else self._lens.totals_
+        return replace(self._image_tokens.states(), totals=totals)
 
     def _record_positions(self, _module: nn.Module, _args: Any, inputs: dict[str, Any]) -> None:
         check_thread()
@@ -218,6 +229,8 @@ class PrefillHooks:
                 self._lens.add(layer, tensor)
             if self._image_tokens is not None:
                 self._image_tokens.add(layer, tensor)
+            if layer in self._spec.signals.similarity_layers:
+                self._last[layer] = tensor[:, -1].clone()
         for position, choice in self._choices.items():
             path = f"{position_group(position, part)}/layer_{layer}"
             self._states[path] = pool_tokens(tensor, choice.to(tensor.device))

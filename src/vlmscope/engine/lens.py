@@ -43,6 +43,9 @@ class ImageLens:
         layers: The layers.
         tokens: The image tokens of each row; every row has some.
         device: Where the tokens are.
+
+    Attributes:
+        totals_: Decoder layer → log-sum of the logits of each image token, row by row.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class ImageLens:
         tokens: Bool[np.ndarray, "batch length"],
         device: torch.device,
     ) -> None:
+        self.totals_: dict[int, Tensor] = {}
         self._unembedding = unembedding
         self._layers = layers
         self._rows, columns = np.nonzero(tokens)
@@ -68,12 +72,15 @@ class ImageLens:
             self._table = some.new_full(shape, -torch.inf)
         table = self._table[:, self._layers.index(layer)]
         step = self._unembedding.tokens_at_once(some.shape[1])
+        totals = []
         for start in range(0, len(rows), step):
             piece = slice(start, start + step)
             logits = self._unembedding.logits(states[rows[piece], columns[piece]], layer)
-            logits = logits.sub_(logits.logsumexp(dim=1, keepdim=True))
+            totals.append(logits.logsumexp(dim=1))
+            logits = logits.sub_(totals[-1].unsqueeze(1))
             for row, first, end in _spans(self._rows[piece]):
                 torch.maximum(table[row], logits[first:end].amax(dim=0), out=table[row])
+        self.totals_[layer] = torch.cat(totals)
 
     def table(self) -> Float[Tensor, "batch layers vocabulary"]:
         """Return the tables of all layers."""

@@ -43,6 +43,7 @@ from vlmscope.engine.inputs import until_error
 from vlmscope.engine.prefill import DeviceBatch, Prefilled, make_device_batch, run, start_copies
 from vlmscope.engine.row_errors import row_errors
 from vlmscope.engine.shared_prefill import run_shared
+from vlmscope.engine.similarity import prompt_states
 from vlmscope.engine.token_states import AnswerTokenSteps
 from vlmscope.errors import InputError, RowError, VlmscopeError, one_line
 from vlmscope.locking import model_lock
@@ -327,8 +328,11 @@ class CaptureSession:
             STATISTICS: torch.stack(steps.statistics_[:new], dim=1),
         }
         every = torch.arange(rows, device=chosen.device)
-        lens = device_batch.recorder.tensors().image_lens
-        found = of_answers(vlm, spec, states, every, tokens, lens, answer_tokens.states())
+        recorded = device_batch.recorder.tensors()
+        prompts = prompt_states(spec.signals, recorded.last_states, recorded.image_tokens, rows)
+        found = of_answers(
+            vlm, spec, states, every, tokens, recorded.image_lens, answer_tokens.states(), prompts
+        )
         numbers = Fetch(found)
         prefilled = start_copies(device_batch, vlm, spec.signals, first=chosen[:, 0])
         return [

@@ -8,7 +8,7 @@ collected while ``generate`` decodes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -36,19 +36,12 @@ class ImageTokenStates:
     """Decoder layer → the states of the image tokens of all rows, one row after the other."""
     spans: Sequence[Span] = ()
     """Those of each row."""
+    totals: Mapping[int, Float[Tensor, " tokens"]] = field(default_factory=dict)
+    """The log-sums of their logits, if their lens is recorded."""
 
     def of_rows(self, rows: Sequence[int]) -> ImageTokenStates:
         """Return the states of some rows, in the given order; nothing is copied."""
-        return ImageTokenStates(
-            self.layers, [self.spans[row] for row in rows] if self.spans else ()
-        )
-
-    def row(self, number: int) -> dict[int, Float[Tensor, "tokens hidden"]]:
-        """Return decoder layer → states of the image tokens of a row."""
-        if not self.spans:
-            return {}
-        start, stop = self.spans[number]
-        return {layer: states[start:stop] for layer, states in self.layers.items()}
+        return replace(self, spans=[self.spans[row] for row in rows] if self.spans else ())
 
     def copied(self, wanted: Sequence[int]) -> dict[str, Tensor]:
         """Return what is copied to the host of some layers, by name."""

@@ -23,7 +23,7 @@ from vlmscope.positions import ANSWER_POSITIONS
 from vlmscope.sampling import SAMPLES
 from vlmscope.schema import CaptureSpec, Compat, LayerStates, VisionPooling
 from vlmscope.selection import resolve_layers
-from vlmscope.signals import TOKEN_STATES, RecordedSignals, token_states_name
+from vlmscope.signals import SIMILARITY, TOKEN_STATES, RecordedSignals, token_states_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +115,10 @@ def resolve_spec(spec: CaptureSpec, vlm: VisionLanguageModel) -> ResolvedSpec:
     """
     layers = resolve_layers(spec.layers, vlm.num_layers)
     signals = resolve_signals(spec, layers, vlm)
+    check_ends(spec.signals, vlm)
+    if SIMILARITY in spec.signals:
+        signals = replace(signals, similarity_layers=layers)
     if kept := [name for name in TOKEN_STATES if name in spec.signals]:
-        check_ends(spec.signals, vlm)
         paths = (token_states_name(name, layer) for name in kept for layer in layers)
         widths = {**signals.widths, **dict.fromkeys(paths, vlm.hidden_size)}
         signals = replace(signals, widths=widths)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,10 +40,11 @@ from vlmscope.engine.decoding.step import Stepper
 from vlmscope.engine.device import Fetch, to_device
 from vlmscope.engine.hooks import RecordedTensors
 from vlmscope.engine.prefill import DeviceBatch, Prefilled
+from vlmscope.engine.similarity import PromptStates, prompt_states
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.sampling import SampledAnswer
 from vlmscope.schema import Capture, Failure, Sample
-from vlmscope.signals import CROSS_ATTENTION
+from vlmscope.signals import CROSS_ATTENTION, IMAGE_TOKENS
 
 MEMORY_SHARE = 0.5
 """Fraction of a GPU's free memory that slots may take; the rest is for prefills."""
@@ -54,6 +55,9 @@ step reads the weights once for all rows, and the keys of each row."""
 
 SMALLEST_STEP = 12 * 10**9
 """Bytes that are read in the time in which a step's kernels start, if its weights are fewer."""
+
+HOST_BYTES = 8 * 2**30
+"""Bytes of memory of the host that recorded image tokens of the rows in slots may take."""
 
 Layers = Sequence[tuple[Tensor, Tensor]]
 """Keys and values of a prefill, layer by layer."""
@@ -188,6 +192,8 @@ class _Question:
     """A question whose answers are being decoded."""
 
     prefilled: Prefilled
+    prompt: PromptStates
+    """What the tokens of its greedy answer are compared with, until that is complete."""
     greedy: Capture | Failure | None = None
     """Its capture with the greedy answer, once that was received."""
     samples: dict[int, SampledAnswer] = field(default_factory=dict)
@@ -295,6 +301,9 @@ class Decoding:
         recorded, mask = device_batch.recorder.tensors(), device_batch.inputs["attention_mask"]
         questions, tokens = mask.shape
         rows = questions * self._answers
+        prompts = prompt_states(
+            self._spec.signals, recorded.last_states, recorded.image_tokens, questions
+        )
         room = 0 if self._slots is None else self._slots.rows - len(self._rows)
         if not self.fits(layers, tokens) or rows > room:
             if self._rows:
@@ -319,7 +328,8 @@ class Decoding:
         slots.active += rows
         self._band = band
         slot_numbers = iter(range(rows_of.start, rows_of.stop))
-        for question in map(_Question, prefilled):
+        kept = prompts or [PromptStates()] * questions
+        for question in map(_Question, prefilled, kept):
             for number in range(self._answers):
                 self._rows.append(_Row(question, number, next(slot_numbers)))
 
@@ -376,9 +386,14 @@ class Decoding:
         if greedy:
             index = _index(slots, greedy)
             tokens, lens = _tokens_in(slots, index), slots.image_lens
+            compares = bool(self._spec.signals.similarity_layers)
+            prompts = [row.question.prompt for row in greedy] if compares else []
             found = of_answers(
-                self._vlm, self._spec, slots.states, index, tokens, lens, slots.answer_tokens
-            )
+                self._vlm, self._spec, slots.states, index, tokens, lens, slots.answer_tokens,
+                prompts,
+            )  # fmt: skip
+            for row in greedy:
+                row.question.prompt = PromptStates()
             yield greedy, Fetch(found)
         sampled = [row for row in ended if row.number]
         if sampled and slots.states is not None:
@@ -422,8 +437,10 @@ class Decoding:
         recorded = device_batch.recorder.tensors()
         tables = len(spec.signals.lens_layers), recorded.first_logits.shape[1]
         kept = dict.fromkeys(spec.signals.answer_state_layers, vlm.hidden_size)
-        more = 4 * math.prod(tables) + vlm.dtype.itemsize * sum(kept.values()) * (self._limit + 1)
+        more = 4 * math.prod(tables) + self._bytes_of_states(recorded, kept)
         space = rows_in_memory(vlm, layers, fixed, length, more=more)
+        if IMAGE_TOKENS in spec.signals.names:
+            space = min(space, HOST_BYTES // max(1, self._bytes_of_image(recorded)))
         many = max(rows, min(self.rows * self._answers, space))
         widths = widths_of_answers(vlm, spec, imaged=imaged)
         positions = recorded.positions
@@ -447,6 +464,18 @@ class Decoding:
                     raise
                 many = max(rows, many // 2)
         self._stepper = Stepper(vlm, self._slots, tuple(widths), spec, imaged=imaged)
+
+    def _bytes_of_states(self, recorded: RecordedTensors, kept: Mapping[int, int]) -> int:
+        """Return the bytes of the states of tokens that are kept on the device for each row."""
+        answers = sum(kept.values()) * (self._limit + 1) * self._vlm.dtype.itemsize
+        compared = bool(self._spec.signals.similarity_layers)
+        return answers + compared * self._bytes_of_image(recorded)
+
+    def _bytes_of_image(self, recorded: RecordedTensors) -> int:
+        """Return the bytes of the states of a prompt's image tokens, at most of those prefilled."""
+        image = recorded.image_tokens
+        most = max((stop - start for start, stop in image.spans), default=0)
+        return most * sum(s.shape[1] * s.element_size() for s in image.layers.values())
 
 
 def _index(slots: Slots, rows: Sequence[_Row]) -> Tensor:

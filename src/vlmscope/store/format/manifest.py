@@ -24,7 +24,14 @@ from vlmscope.jsontext import load_json
 from vlmscope.positions import VISION_ONLY, sublayer_representation
 from vlmscope.sampling import DEFAULT_TEMPERATURE, SAMPLES, Sampling, checked_sampling
 from vlmscope.schema import FORMAT_VERSION, Compat, FieldSpec, LayerStates, VisionPooling
-from vlmscope.signals import LENS, SIGNALS, SUBLAYERS, RecordedSignals, single_positions
+from vlmscope.signals import (
+    LENS,
+    SIGNALS,
+    SIMILARITY,
+    SUBLAYERS,
+    RecordedSignals,
+    single_positions,
+)
 from vlmscope.store.format.naming import representation_name, vector_path
 from vlmscope.store.storage.atomic import publish
 from vlmscope.store.storage.object_store import read_document
@@ -123,6 +130,7 @@ class CaptureRecord:
             single_positions(self.positions) if lens else (),
             self.layers if lens else (),
             Sampling(self.samples, self.temperature, self.seed),
+            self.layers if SIMILARITY in self.signals else (),
         )
 
 
