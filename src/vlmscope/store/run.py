@@ -17,7 +17,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, get_args
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,6 +36,7 @@ from vlmscope.schema import Answered, Capture, Failure, Outcome, Score
 from vlmscope.signals import INTEGERS, LENS_TOKENS
 from vlmscope.store.catalog import (
     Shard,
+    read_column_into,
     read_rows,
     read_shard,
     read_texts,
@@ -47,14 +47,10 @@ from vlmscope.store.catalog import (
 from vlmscope.store.damage import REMEDY, damage_of
 from vlmscope.store.failures import read_failures
 from vlmscope.store.format.batch import QUESTION_ID, Block, captures_of, metadata_of, take
-from vlmscope.store.format.checksums import confirm, read_column
-from vlmscope.store.format.hdf5_links import member
 from vlmscope.store.format.hdf5_screening import screen_ahead
 from vlmscope.store.format.manifest import Manifest, read_manifest
 from vlmscope.store.format.naming import shown_layers, signal_path, vector_path
-from vlmscope.store.format.shard import opened
 from vlmscope.store.format.token_rows import TokenRows
-from vlmscope.store.format.validation import COLUMNS
 from vlmscope.store.ground_truths import read_ground_truths, with_ground_truths
 from vlmscope.store.iloc import RowsByNumber
 from vlmscope.store.labels import DEFAULT, label_sets, read_labels
@@ -438,7 +434,7 @@ class Run:
         start = 0
         self._screen_ahead(f"column {path}")
         for shard in self._shards:
-            _read_column(shard, path, result[start : start + len(shard)])
+            read_column_into(shard, path, result[start : start + len(shard)])
             start += len(shard)
         return result
 
@@ -489,36 +485,6 @@ def _subscript(key: Any) -> str:
         parts = ["" if part is None else repr(part) for part in (key.start, key.stop, key.step)]
         return ":".join(parts if parts[2] else parts[:2])
     return shortened(repr(key))
-
-
-def _read_column(shard: Shard, path: str, out: NDArray[Any]) -> None:
-    """Read one column of a shard directly into a slice of the matrix."""
-    try:
-        with opened(shard.path, f"column {path}") as file:
-            column = member(file, f"{COLUMNS}/{path}")
-            _check_shape(shard, path, column, out)
-            if shard.complete and column.dtype == out.dtype and column.shape == out.shape:
-                column.read_direct(out)
-                confirm(column, out)
-            else:  # NumPy turns float16 into float32 three times faster than HDF5
-                values = read_column(column)
-                out[:] = values if shard.complete else values[list(shard.rows)]
-    except FileNotFoundError as error:
-        raise vanished(shard.path) from error
-
-
-def _check_shape(shard: Shard, path: str, column: Any, out: NDArray[Any]) -> None:
-    """Refuse a column whose shape does not match the manifest and the shard's ids."""
-    shape = column.shape if isinstance(column, h5py.Dataset) else None
-    last = max(shard.rows, default=-1)
-    shape = shape or (0,)
-    enough = shape[0] == len(shard) if shard.complete else shape[0] > last
-    if not enough or shape[1:] != out.shape[1:] or column.dtype.kind != out.dtype.kind:
-        numbers = " × ".join(map(str, out.shape[1:]))
-        raise StoreError(
-            f"{shard.path}: damaged, column {path} has the shape {shape}, expected "
-            f"{len(shard)} rows of {numbers} numbers; restore the file from a copy"
-        )
 
 
 def _damage(shard: Shard) -> Iterator[str]:

@@ -234,20 +234,9 @@ def block_of(
         "image_thumbnail": [capture.image_thumbnail for capture in captures],
         "metadata": [_metadata_text(sample) for sample in samples],
     }
-    ragged: dict[str, list[NDArray[Any]]] = {}
     if captures[0].answer is not None:
         texts["answer"] = [clean_text(capture.answer or "") for capture in captures]
-        ragged["answer_token_ids"] = [
-            np.asarray(capture.answer_token_ids, np.int64) for capture in captures
-        ]
-        ragged["answer_logprobs"] = [
-            np.asarray(capture.answer_logprobs, np.float32) for capture in captures
-        ]
-    ragged |= {
-        signal_path(name): [_per_token(capture, name) for capture in captures]
-        for name, shape in (signals or {}).items()
-        if shape is None and name not in SAMPLE_TEXTS
-    }
+    ragged = _lists(captures, signals or {})
     texts |= _several_of(captures, signals or {})
     vectors = {
         path: np.stack([c.vectors.get(path, _no_vector(width)) for c in captures])
@@ -265,6 +254,16 @@ def block_of(
         for name, width in (tokens or {}).items()
     }
     return Block(texts, numbers, ragged, vectors, states)
+
+
+def _lists(captures: Sequence[Capture], signals: Shapes) -> dict[str, list[NDArray[Any]]]:
+    """Return the columns of lists."""
+    found: dict[str, list[NDArray[Any]]] = {}
+    if captures[0].answer is not None:
+        found["answer_token_ids"] = [np.asarray(c.answer_token_ids, np.int64) for c in captures]
+        found["answer_logprobs"] = [np.asarray(c.answer_logprobs, np.float32) for c in captures]
+    lists = [n for n, shape in signals.items() if shape is None and n not in SAMPLE_TEXTS]
+    return found | {signal_path(n): [_per_token(c, n) for c in captures] for n in lists}
 
 
 def captures_of(block: Block) -> Iterator[Capture]:

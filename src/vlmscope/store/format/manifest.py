@@ -216,11 +216,7 @@ class Manifest:
         return {name: shapes.get(name) for name in recorded.arrays(answers=answers)}
 
     def token_widths(self) -> dict[str, int]:
-        """Return the arrays of signals with a vector for each of several tokens, and their widths.
-
-        They are ``[tokens, width]`` in each row; those of image tokens are missing in a row without
-        an image.
-        """
+        """Return the arrays of signals that are ``[tokens, width]``, and their widths."""
         return self.capture.recorded.token_widths(answers=self.capture.max_new_tokens > 0)
 
 
