@@ -30,6 +30,7 @@ from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.model.computing import computing
 from vlmscope.model.halp import halp_model_for, position_in_prompt, states_of, with_encoder_of
+from vlmscope.model.image_grids import UNKNOWN, boxes_of_row
 from vlmscope.positions import (
     IMAGE_POSITIONS,
     REPRESENTATIONS,
@@ -58,7 +59,7 @@ from vlmscope.reference_signals import (
 from vlmscope.schema import TOP_FIRST_TOKENS, Capture, CaptureSpec, Sample
 from vlmscope.selection import resolve_layers
 from vlmscope.shown_once import shown_once
-from vlmscope.signals import RecordedSignals
+from vlmscope.signals import BOXES, RecordedSignals
 
 
 @shown_once()
@@ -104,7 +105,7 @@ def reference(
             more, indices = _answer_states_pass(vlm, inputs, tokens, spec, signals)
             states |= more
             boundaries |= indices
-        arrays |= _signal_passes(vlm, inputs, tokens, signals, boundaries)
+        arrays |= _signal_passes(vlm, inputs, tokens, signals, boundaries, len(images))
         run_answer = partial(run_with_answer, vlm, inputs)
         arrays |= sampled_answers(vlm, signals, sample_token_ids, run_answer)
     logprobs = first_logits.float().log_softmax(dim=-1)
@@ -316,14 +317,28 @@ def _signal_passes(
     answer_token_ids: np.ndarray | None,
     signals: RecordedSignals,
     boundaries: Mapping[str, int],
+    images: int,
 ) -> dict[str, np.ndarray]:
     """Return the arrays of signals of the prompt and of a given answer, a pass for each kind."""
     found = _attention_pass(vlm, inputs, answer_token_ids, signals)
+    if any(name in found for name in signals.map_names):
+        found[BOXES] = _boxes(vlm, inputs, images, len(found[signals.map_names[0]]))
     if signals.lens_layers:
         found |= _lens_pass(vlm, inputs, answer_token_ids, signals, boundaries)
     if signals.image_state_layers or signals.answer_state_layers:
         found |= _tokens_pass(vlm, inputs, answer_token_ids, signals)
     return found
+
+
+def _boxes(vlm: VisionLanguageModel, inputs: Inputs, images: int, count: int) -> np.ndarray:
+    """Return the part of an image that each image token covers; unknown for all patches."""
+    if vlm.skipped_without_image:
+        return np.full((count, 5), UNKNOWN, np.float32)
+    sizes = {
+        name: inputs[name].cpu() for name in ("image_grid_thw", "image_sizes") if name in inputs
+    }
+    ids, mask = (inputs[name][0].cpu().numpy() for name in ("input_ids", "attention_mask"))
+    return boxes_of_row(vlm, ids, mask, images, sizes)
 
 
 def _attention_pass(

@@ -23,6 +23,7 @@ from vlmscope.sampling import SAMPLES, SampledAnswer, arrays_of
 from vlmscope.signals import (
     ANSWER_TOKENS,
     ATTENDED,
+    ATTENTION_MAP,
     CROSS_ATTENTION,
     IMAGE_LENS,
     IMAGE_MAX,
@@ -155,7 +156,8 @@ def divided_attention(
         run_prompt: Runs the prompt.
         run_answer: Runs the prompt and the answer, in one pass or step by step.
     """
-    observed = (*signals.attention_layers, *signals.cross_attention_layers)
+    divided = (*signals.attention_layers, *signals.cross_attention_layers)
+    observed = tuple(dict.fromkeys((*divided, *signals.map_layers)))
     if not observed:
         return {}
     with eager_weights(vlm, observed) as seen:
@@ -165,8 +167,9 @@ def divided_attention(
         f"{name}_prompt": _divided(vlm, signals, name, prompt, seen, last)
         for name in signals.divisions
     }
+    maps = [_maps(vlm, signals, prompt, seen, [last])]
     if answer is None:
-        return found
+        return found | _as_columns(maps)
     if answer:
         with eager_weights(vlm, observed) as seen:
             run_answer()
@@ -177,7 +180,46 @@ def divided_attention(
         )
         statistics = [several.mean(axis=0), several.max(axis=0), several[0]]
         found[f"{name}_answer"] = np.stack(statistics)
+    maps.append(_maps(vlm, signals, prompt, seen, [last + 1 + i for i in range(len(answer))]))
+    return found | _as_columns(maps)
+
+
+def _maps(
+    vlm: VisionLanguageModel,
+    signals: RecordedSignals,
+    prompt: Sequence[int],
+    seen: Weights,
+    tokens: Sequence[int],
+) -> dict[str, np.ndarray]:
+    """Return the mean attention of some tokens to each image token, or patch, ``[tokens]``.
+
+    Args:
+        vlm: The model.
+        signals: The signals.
+        prompt: The prompt's tokens.
+        seen: The weights.
+        tokens: The tokens that attend; NaN if there are none.
+    """
+    images = [i for i, token in enumerate(prompt) if token == vlm.image_token_id]
+    found = {}
+    for layer in signals.map_layers if images else ():
+        cross = layer in vlm.skipped_without_image
+        rows = []
+        for token in tokens:
+            weights = _row(seen[layer], token, grows=not cross).double().mean(dim=0)
+            rows.append((weights if cross else weights[images]).cpu().numpy())
+        count = seen[layer][0].shape[-1] if cross else len(images)
+        mean = np.mean(rows, axis=0) if rows else np.full(count, np.nan)
+        found[token_states_name(ATTENTION_MAP, layer)] = mean
     return found
+
+
+def _as_columns(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return arrays as columns of one, by name."""
+    return {
+        name: np.stack([part[name] for part in parts], axis=1).astype(np.float32)
+        for name in parts[0]
+    }
 
 
 def sampled_answers(

@@ -34,11 +34,21 @@ SIMILARITY = "similarity"
 NEED_ANSWER = (ANSWER_TOKENS, SIMILARITY)
 """Signals that consist of what is recorded of an answer's tokens."""
 
-OF_IMAGE_TOKENS = (IMAGE_TOKENS,)
+ATTENTION_MAP = "attention_map"
+"""The attention to each image token, or to each patch of an image in layers of cross-attention."""
+
+BOXES = f"{ATTENTION_MAP}/boxes"
+"""Array ``[tokens, 5]``: the number of the image that each image token is of, and the part of it
+that it covers, as fractions: top, left, bottom, right. −1 where that is not known, or none."""
+
+OF_IMAGE_TOKENS = (IMAGE_TOKENS, ATTENTION_MAP)
 """The first parts of the names of arrays with one entry for each image token of a row."""
 
 DIVISIONS = (ATTENTION, CROSS_ATTENTION)
 """How attention is divided: among groups of tokens, and among the tiles of an image."""
+
+OBSERVED = (*DIVISIONS, ATTENTION_MAP)
+"""What is computed from attention weights."""
 
 SUBLAYERS = ("heads", "attn_out", "mlp")
 """Signals that are vectors at the chosen positions and layers: the input of the attention's output
@@ -47,6 +57,7 @@ projection (the heads, one after the other), and the outputs of the two parts of
 SIGNALS: Mapping[str, str] = {
     ENTROPY: "entropy, largest log-probability and margin of each generated token; always recorded",
     ATTENTION: "how the heads of every layer divide their attention among image, text and answer",
+    ATTENTION_MAP: "attention to each image token at the chosen layers, to be drawn over the image",
     "heads": "outputs of the attention heads at the chosen positions and layers",
     "attn_out": "outputs of the attention blocks at the chosen positions and layers",
     "mlp": "outputs of the feed-forward blocks at the chosen positions and layers",
@@ -90,6 +101,9 @@ LENS_TOKENS, LENS_PROBS = "lens_tokens", "lens_probs"
 LENS_ENTROPY, LENS_RANK, LENS_PROB = "lens_entropy", "lens_answer_rank", "lens_answer_prob"
 """Arrays ``[positions, layers]``: the entropy in nats; the rank, from 0, and the probability of the
 likeliest first token of the answer, which is the first of ``first_token_ids``."""
+
+LENS_ARRAYS = (LENS_TOKENS, LENS_PROBS, LENS_ENTROPY, LENS_RANK, LENS_PROB)
+"""The arrays of the logit lens at single positions."""
 
 INTEGERS = (LENS_TOKENS, LENS_RANK)
 """The arrays of integers, int32; the others are float32."""
@@ -148,6 +162,15 @@ def is_token_states(name: str) -> bool:
     (True, False)
     """
     return name.partition("/")[0] in TOKEN_STATES
+
+
+def is_token_rows(name: str) -> bool:
+    """Return whether an array is ``[tokens, width]``, judging by its name.
+
+    >>> is_token_rows("attention_map/layer_2"), is_token_rows("entropy")
+    (True, False)
+    """
+    return name.partition("/")[0] in (*TOKEN_STATES, ATTENTION_MAP)
 
 
 def is_per_token(name: str) -> bool:
@@ -262,7 +285,8 @@ class RecordedSignals:
     @property
     def of_answer(self) -> bool:
         """Whether something is recorded of each token of the answer while it is processed."""
-        return bool(self.divisions or self.sampling.count or self.answer_state_layers)
+        observed = self.divisions or self.map_layers
+        return bool(observed or self.sampling.count or self.answer_state_layers)
 
     @property
     def answer_state_layers(self) -> tuple[int, ...]:
@@ -287,9 +311,22 @@ class RecordedSignals:
             answers: Whether answers are generated.
         """
         names = TOKEN_STATES if answers else (IMAGE_TOKENS,)
-        return {
+        maps = dict.fromkeys(self.map_names, 1 + answers)
+        boxes = {BOXES: 5} if maps else {}
+        states = {
             path: width for path, width in self.widths.items() if path.partition("/")[0] in names
         }
+        return {**states, **maps, **boxes}
+
+    @property
+    def map_layers(self) -> tuple[int, ...]:
+        """The layers of which the attention to each image token is recorded."""
+        return self.layers(ATTENTION_MAP)
+
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        """The arrays with the attention to each image token."""
+        return tuple(token_states_name(ATTENTION_MAP, layer) for layer in self.map_layers)
 
     def per_token(self, *, answers: bool) -> tuple[str, ...]:
         """Return the arrays of a row with one value for each token of the answer.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
+from vlmscope.engine.attention_maps import MAPS, copied_maps_of_answers
 from vlmscope.engine.device import Fetch
 from vlmscope.engine.hooks import PrefillHooks
 from vlmscope.engine.lens import (
@@ -185,6 +186,7 @@ def of_answers(
         return found
     vectors = states.vectors(spec.answer_positions)
     vectors = {name: values[rows.to(values.device)] for name, values in vectors.items()}
+    found |= copied_maps_of_answers(spec.signals, states, rows)
     arrays = states.arrays(spec.signals, rows)
     if vectors:
         arrays |= lens_arrays(vlm, spec.signals, vectors, tokens[CHOSEN][:, 0])
@@ -214,9 +216,9 @@ def finished(
     states = {
         name: numbers[name][row].copy()
         for name in numbers
-        if name not in TOKENS and not name.startswith((ARRAYS, TOKEN_STATES))
+        if name not in TOKENS and not name.startswith((ARRAYS, TOKEN_STATES, MAPS))
     }
-    arrays = arrays_in(numbers, row)
+    arrays = arrays_in(numbers, row) | prefilled.map_arrays(numbers, row)
     length = len(answer.token_ids)
     arrays |= answer_token_arrays(numbers, row, length)
     arrays |= similarity_arrays(spec.signals, numbers, row, length, imaged=imaged)

@@ -109,6 +109,15 @@ class Batch:
             if name not in without
         }
 
+    def inputs_of(self, row: int) -> dict[str, Tensor]:
+        """Return the sizes of a row's images, as the processor gives them: ``[images, …]``."""
+        source, entry = self.inputs, row
+        if self.prefix is not None:
+            source, entry = dict(self.prefix.inputs), self.prefix.entries[row]
+        rows = len(source["input_ids"])
+        found = {name: source[name] for name in ("image_grid_thw", "image_sizes") if name in source}
+        return {name: each.reshape(rows, -1, each.shape[-1])[entry] for name, each in found.items()}
+
     @property
     def nbytes(self) -> int:
         """Size of the inputs in bytes."""

@@ -56,6 +56,8 @@ class RecordedTensors:
     """The states of the image tokens, if they are recorded."""
     last_states: dict[int, Float[Tensor, "batch hidden"]] = field(default_factory=dict)
     """Decoder layer → states of the last tokens, if the answer's tokens are compared with them."""
+    maps: dict[int, Float[Tensor, "batch keys"]] = field(default_factory=dict)
+    """Decoder layer → attention of the last token to each token of the prompt, or each patch."""
 
 
 class PrefillHooks:
@@ -170,6 +172,7 @@ class PrefillHooks:
             None if self._lens is None else self._lens.table(),
             self._image_states(),
             self._last,
+            {} if attention is None else attention.maps(),
         )
 
     def _image_states(self) -> ImageTokenStates:

@@ -23,6 +23,7 @@ from vlmscope.model.unembedding import Unembedding, unembedding_of
 from vlmscope.positions import ANSWER_POSITIONS, position_group
 from vlmscope.signals import (
     INTEGERS,
+    LENS_ARRAYS,
     LENS_ENTROPY,
     LENS_PROB,
     LENS_PROBS,
@@ -169,7 +170,7 @@ def lens_arrays(
         name: full((len(first), *shapes[name]), NO_TOKEN, dtype=torch.int32)
         if name in INTEGERS
         else full((len(first), *shapes[name]), torch.nan)
-        for name in (LENS_TOKENS, LENS_PROBS, LENS_ENTROPY, LENS_RANK, LENS_PROB)
+        for name in LENS_ARRAYS
     }
     for column, layer in enumerate(signals.lens_layers):
         paths = [f"{position_group(name, '')}/layer_{layer}" for name in signals.lens_positions]
@@ -224,7 +225,7 @@ def with_lens_of_answer(
     """
     found = {**prompt, **answer}
     of_prompt = [at for at, name in enumerate(positions) if name not in ANSWER_POSITIONS]
-    for name in prompt.keys() & answer.keys():
+    for name in prompt.keys() & answer.keys() & {*LENS_ARRAYS}:
         found[name] = answer[name].copy()
         found[name][of_prompt] = prompt[name][of_prompt]
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.attention import AttentionRecorder, recorder_for
+from vlmscope.engine.attention_maps import MAPS, ImageKeys, copied_maps, image_keys, map_arrays
 from vlmscope.engine.batch import Batch
 from vlmscope.engine.device import Fetch, to_device
 from vlmscope.engine.hooks import PrefillHooks, RecordedTensors
@@ -98,6 +99,22 @@ class Prefilled:
     """Index of this row in them."""
     span: Span | None = None
     """Its image tokens among those of the batch, if their states are recorded."""
+    keys: ImageKeys | None = None
+    """What is drawn of its attention, if that is recorded."""
+    signals: RecordedSignals = field(default_factory=RecordedSignals)
+    """The signals."""
+
+    def map_arrays(self, answer: Fetch | None = None, row: int = 0) -> dict[str, np.ndarray]:
+        """Return the attention to each image token.
+
+        Args:
+            answer: What was copied to the host of some answers; None without an answer.
+            row: The row there.
+        """
+        sources = [(self.numbers, self.index)]
+        if answer is not None:
+            sources.append((answer, row))
+        return map_arrays(self.signals, self.keys, sources)
 
     def capture(self) -> Capture:
         """Return the capture without an answer."""
@@ -113,9 +130,11 @@ class Prefilled:
             vectors={
                 name: numbers[name][row].copy()
                 for name in numbers
-                if name not in _STATISTICS and not name.startswith((ARRAYS, TOKENS))
+                if name not in _STATISTICS and not name.startswith((ARRAYS, TOKENS, MAPS))
             },
-            signals=arrays_in(numbers, row) | image_token_arrays(numbers, self.span),
+            signals=arrays_in(numbers, row)
+            | image_token_arrays(numbers, self.span)
+            | self.map_arrays(),
             first_token_entropy=float(numbers[_ENTROPY][row]),
             first_token_ids=numbers[_IDS][row].copy(),
             first_token_logprobs=numbers[_LOGPROBS][row].copy(),
@@ -230,7 +249,8 @@ def start_copies(
     arrays = recorded.arrays | lens_arrays(vlm, signals, recorded.states, first)
     numbers |= {ARRAYS + name: values for name, values in arrays.items()}
     states = recorded.image_tokens
-    numbers |= states.copied(signals.layers(IMAGE_TOKENS))
+    numbers |= states.copied(signals.layers(IMAGE_TOKENS)) | copied_maps(recorded.maps)
+    keys = image_keys(batch, vlm, recorded.maps)
     statistics = first_token_statistics(recorded.first_logits)
     fetch = Fetch(numbers | dict(zip(_STATISTICS, statistics, strict=True)))
     return [
@@ -244,6 +264,8 @@ def start_copies(
             numbers=fetch,
             index=row,
             span=states.spans[row] if states.spans and batch.images[row] else None,
+            keys=keys[row],
+            signals=signals,
         )
         for row, sample in enumerate(batch.samples)
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from vlmscope.dataset import Table, TableScan
 from vlmscope.engine import prepare
 from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.schema import CaptureSpec, Sample
-from vlmscope.signals import IMAGE_TOKENS
+from vlmscope.signals import ATTENTION_MAP, IMAGE_TOKENS
 
 MEASURED = 32
 """Maximum number of rows that are prepared."""
@@ -39,7 +40,7 @@ def rows_to_measure(table: Table, scan: TableScan, spec: CaptureSpec) -> list[Sa
         scan: Its ids.
         spec: What to record.
     """
-    if IMAGE_TOKENS not in spec.signals or not scan.ids:
+    if not {IMAGE_TOKENS, ATTENTION_MAP}.intersection(spec.signals) or not scan.ids:
         return []
     wanted = scan.ids[:: -(-len(scan.ids) // MEASURED)]
     rows = islice(table.rows(skip=_Others(wanted)), len(wanted))
@@ -48,8 +49,11 @@ def rows_to_measure(table: Table, scan: TableScan, spec: CaptureSpec) -> list[Sa
 
 def mean_image_tokens(
     samples: Sequence[Sample], vlm: VisionLanguageModel, spec: CaptureSpec
-) -> float:
+) -> tuple[float, float]:
     """Return the mean number of image tokens of some rows; 0 if none of them is valid.
+
+    The second number is that of what layers attend to, which in layers of cross-attention are all
+    patches of the images.
 
     Args:
         samples: The rows.
@@ -57,7 +61,7 @@ def mean_image_tokens(
         spec: What to record.
     """
     if not samples:
-        return 0.0
+        return 0.0, 0.0
     batches, _ = prepare(samples, vlm.preprocessing, resolve_spec(spec, vlm))
     counts = [
         count
@@ -66,4 +70,12 @@ def mean_image_tokens(
         .sum(axis=1)
         .tolist()
     ]
-    return float(np.mean(counts)) if counts else 0.0
+    if not counts:
+        return 0.0, 0.0
+    tokens = float(np.mean(counts))
+    if not vlm.skipped_without_image:
+        return tokens, tokens
+    images = np.mean([count for batch in batches for count in batch.images])
+    encoder: Any = vlm.vision_encoder
+    patches = vlm.model.config.vision_config.max_num_tiles * encoder.num_patches
+    return tokens, float(images * patches)

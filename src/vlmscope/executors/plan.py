@@ -70,8 +70,9 @@ class Outline:
     comparison: RowComparison
     """The comparison of the rows in the run with the table."""
 
-    image_tokens: float
-    """The mean number of image tokens of a row, if their states are recorded."""
+    image_tokens: tuple[float, float]
+    """The mean number of image tokens of a row, and of what layers attend to, if they were counted:
+    see ``mean_image_tokens``."""
 
     @property
     def title(self) -> str:
@@ -91,7 +92,7 @@ class Outline:
     @property
     def bytes_todo(self) -> int:
         """Expected size on disk of the rows still to capture."""
-        return self.todo * bytes_per_row(self.manifest, self.image_tokens)
+        return self.todo * bytes_per_row(self.manifest, *self.image_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class Plan(Outline):
     comparison: RowComparison = field(default_factory=RowComparison)
     workers: Workers | None = field(default=None, repr=False, compare=False)
     """Processes that prepare rows, which are being started; None for threads."""
-    image_tokens: float = 0
+    image_tokens: tuple[float, float] = (0, 0)
 
     @property
     def title(self) -> str:

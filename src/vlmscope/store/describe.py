@@ -16,7 +16,7 @@ import h5py
 
 from vlmscope.errors import InputError, StoreError
 from vlmscope.sampling import LENGTHS, is_of_samples
-from vlmscope.signals import is_per_token, is_token_states
+from vlmscope.signals import is_per_token, is_token_rows
 from vlmscope.store.catalog import scan
 from vlmscope.store.format.hdf5_links import is_there, member, walk
 from vlmscope.store.format.hdf5_screening import screen_ahead
@@ -189,7 +189,7 @@ def _add_rows(tally: _Tally, file: Any) -> None:
                 _add_vector(tally, path, dataset, 1)
             elif is_signal(path):
                 name = path.partition("/")[2]
-                many = is_token_states(name) and dataset.ndim == 2
+                many = is_token_rows(name) and dataset.ndim == 2
                 shape = (-1, dataset.shape[1]) if many else dataset.shape
                 tally.signals[name] = () if is_per_token(name) else shape
 

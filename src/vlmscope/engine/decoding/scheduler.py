@@ -44,7 +44,7 @@ from vlmscope.engine.similarity import PromptStates, prompt_states
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.sampling import SampledAnswer
 from vlmscope.schema import Capture, Failure, Sample
-from vlmscope.signals import CROSS_ATTENTION, IMAGE_TOKENS
+from vlmscope.signals import ATTENTION_MAP, CROSS_ATTENTION, IMAGE_TOKENS
 
 MEMORY_SHARE = 0.5
 """Fraction of a GPU's free memory that slots may take; the rest is for prefills."""
@@ -134,7 +134,7 @@ def set_cross_attention_mask(
 
 
 def widths_of_answers(
-    vlm: VisionLanguageModel, spec: ResolvedSpec, *, imaged: bool
+    vlm: VisionLanguageModel, spec: ResolvedSpec, *, imaged: bool, length: int = 0, patches: int = 0
 ) -> dict[State, int]:
     """Return what is recorded of each token of an answer, and its width.
 
@@ -142,6 +142,8 @@ def widths_of_answers(
         vlm: The model.
         spec: What to record.
         imaged: Whether the questions are about images.
+        length: Number of tokens of a slot.
+        patches: Number of keys of layers of cross-attention.
     """
     signals = spec.signals
     found: dict[State, int] = {}
@@ -154,6 +156,9 @@ def widths_of_answers(
     for name, (layers, parts) in signals.divisions.items():
         if imaged or name != CROSS_ATTENTION:
             found |= {(name, layer): signals.attention_heads * parts for layer in layers}
+    if imaged:
+        keys = patches or length
+        found |= {(ATTENTION_MAP, layer): keys for layer in signals.map_layers}
     return found
 
 
@@ -442,8 +447,10 @@ class Decoding:
         if IMAGE_TOKENS in spec.signals.names:
             space = min(space, HOST_BYTES // max(1, self._bytes_of_image(recorded)))
         many = max(rows, min(self.rows * self._answers, space))
-        widths = widths_of_answers(vlm, spec, imaged=imaged)
+        patches = max((layers[index][0].shape[2] for index in fixed), default=0)
+        widths = widths_of_answers(vlm, spec, imaged=imaged, length=length, patches=patches)
         positions = recorded.positions
+        observed = spec.signals.divisions or spec.signals.map_layers
         while self._slots is None:
             states = AnswerStates(end_tokens(vlm), many) if spec.reads_answer else None
             try:
@@ -454,7 +461,7 @@ class Decoding:
                     layers, fixed, rows=many, length=length, limit=self._limit,
                     dims=1 if positions is None or positions.dim() < 3 else len(positions),
                     states=states, ends=end_tokens(vlm),
-                    divides=bool(states is not None and spec.signals.divisions),
+                    divides=bool(states is not None and observed),
                     sampled=bool(spec.signals.sampling.count),
                     tables=tables if spec.signals.lens_layers else None,
                     dtype=vlm.dtype, answer_tokens=kept,

@@ -35,7 +35,7 @@ from vlmscope.model.attention.switch import (
 )
 from vlmscope.model.computing import removing_hooks
 from vlmscope.shown_once import warn
-from vlmscope.signals import DIVISIONS
+from vlmscope.signals import OBSERVED
 
 ROWS_OF_A_GRAPH = (16, 32, 64)
 """Graphs are recorded for these numbers of rows, and for multiples of the last: recording takes a
@@ -148,7 +148,7 @@ class Stepper:
             handles = stack.enter_context(removing_hooks())
             kept = [("", layer) for layer in slots.answer_tokens]
             for state in dict.fromkeys((*self._states, *kept)):
-                if state[0] not in DIVISIONS:
+                if state[0] not in OBSERVED:
                     add = partial(self._add, state)
                     handles.append(
                         hook_state(vlm, state, add, self._layer_states, imaged=self._imaged)
@@ -177,8 +177,8 @@ class Stepper:
         slots = self._slots
         if slots.states is not None and slots.members is not None:
             members = slots.members[: len(weights)]
-            state, divided = self._divider.divide(layer, weights, members)
-            slots.states.add(state, divided.flatten(1))
+            for state, values in self._divider.divide(layer, weights, members, slots.length):
+                slots.states.add(state, values.flatten(1))
 
     def _logits(self, rows: int) -> Float[Tensor, "rows vocabulary"]:
         slots = self._slots

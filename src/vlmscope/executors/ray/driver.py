@@ -62,7 +62,7 @@ class RayPlan(Outline):
     pool: WorkerPool
     first: tuple[tuple[Member, Loaded], ...]
     comparison: RowComparison = field(default_factory=RowComparison)
-    image_tokens: float = 0
+    image_tokens: tuple[float, float] = (0, 0)
 
     @property
     def title(self) -> str:
@@ -110,7 +110,7 @@ def plan_on_ray(
         first = ((member, loaded),)
         manifest = as_compared(loaded.manifest, comparison)
         measured = rows_to_measure(table, scan, request.spec)
-        tokens = ray.get(member.actor.image_tokens.remote(measured)) if measured else 0.0
+        tokens = ray.get(member.actor.image_tokens.remote(measured)) if measured else (0, 0)
         yield RayPlan(
             request, table, scan, manifest, done, notes, loaded.title, pool, first, comparison,
             tokens,

@@ -107,8 +107,8 @@ class Worker:
         self._workers = keep_for(self._vlm, workers, self._request)
         return Loaded(self._manifest, self._vlm.family.title, notes)
 
-    def image_tokens(self, samples: Sequence[Sample]) -> float:
-        """Return the mean number of image tokens of some rows."""
+    def image_tokens(self, samples: Sequence[Sample]) -> tuple[float, float]:
+        """Return the mean number of image tokens of some rows: see ``mean_image_tokens``."""
         return mean_image_tokens(samples, self._vlm, self._request.spec)
 
     def begin(self, writer: str, went_well: bool) -> Report:

@@ -31,7 +31,7 @@ from vlmscope.sampling import (
     sample_arrays_match,
 )
 from vlmscope.schema import Capture, FinishReason, Sample
-from vlmscope.signals import ANSWER_TOKENS, INTEGERS, OF_IMAGE_TOKENS, needs_image
+from vlmscope.signals import ANSWER_TOKENS, INTEGERS, is_token_states, needs_image
 from vlmscope.store.format.naming import (
     boundary_name,
     boundary_position,
@@ -129,7 +129,7 @@ def _check_signals(capture: Capture, signals: Shapes, tokens: Widths) -> None:
             f"question {capture.sample.id!r}: signals do not match the manifest: "
             + ", ".join(f"{n} is {found.get(n)}, expected {wanted.get(n)}" for n in wrong)
         )
-    for name in capture.signals.keys() & tokens:
+    for name in filter(is_token_states, capture.signals):
         if not np.isfinite(capture.signals[name]).all():
             raise StoreError(f"question {capture.sample.id!r}: signal {name} must be finite")
     for name, array in capture.signals.items():
@@ -147,7 +147,8 @@ def _token_count(capture: Capture, name: str) -> int:
     """
     if name.partition("/")[0] == ANSWER_TOKENS:
         return _count(capture)
-    arrays = (a for n, a in capture.signals.items() if n.partition("/")[0] in OF_IMAGE_TOKENS)
+    group = name.partition("/")[0]
+    arrays = (a for n, a in capture.signals.items() if n.partition("/")[0] == group)
     return max(1, len(next(arrays, ())))
 
 

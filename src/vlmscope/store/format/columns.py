@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.sampling import is_of_samples
+from vlmscope.signals import BOXES, is_token_states
 from vlmscope.store.format.batch import QUESTION_ID, Block
 from vlmscope.store.format.checksums import digest, is_intact, read_column
 from vlmscope.store.format.manifest import Manifest
@@ -56,10 +57,12 @@ def write_columns(file: Any, block: Block, manifest: Manifest) -> None:
 def _stored_tokens(block: Block, manifest: Manifest) -> dict[str, TokenRows]:
     """Return the states of tokens in the type that they are stored in."""
     half = manifest.states_dtype == "float16"
-    return {
-        path: TokenRows(narrow(found.values) if half else found.values, found.offsets)
-        for path, found in block.tokens.items()
-    }
+    stored = {}
+    for path, found in block.tokens.items():
+        name = path.partition("/")[2]
+        narrowed = half if is_token_states(name) else name != BOXES
+        stored[path] = TokenRows(narrow(found.values), found.offsets) if narrowed else found
+    return stored
 
 
 def write_texts(group: Any, name: str, texts: Sequence[str]) -> Any:

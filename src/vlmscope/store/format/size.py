@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from vlmscope.sampling import is_of_samples
-from vlmscope.signals import needs_image
+from vlmscope.signals import BOXES, is_token_states, needs_image
 from vlmscope.store.format.manifest import Manifest
 
 _PER_ROW = 10_400
@@ -35,12 +35,13 @@ _SAMPLED_TOKENS = 60
 """Tokens of an answer that are expected, if not fewer are allowed."""
 
 
-def bytes_per_row(manifest: Manifest, image_tokens: float = 0) -> int:
+def bytes_per_row(manifest: Manifest, image_tokens: float = 0, attended: float = 0) -> int:
     """Return the approximate size in bytes of a packed row.
 
     Args:
         manifest: The manifest of the run.
         image_tokens: The mean number of image tokens, if their states are recorded.
+        attended: That of image tokens or patches, if the attention to them is recorded.
     """
     widths, arrays = manifest.widths().values(), manifest.signals()
     width = 2 if manifest.store_dtype == "float16" else 4
@@ -52,20 +53,23 @@ def bytes_per_row(manifest: Manifest, image_tokens: float = 0) -> int:
         + (len(widths) + len(fixed)) * _PER_VECTOR
         + len(lists) * _PER_LIST
         + _of_samples(manifest)
-        + round(_of_tokens(manifest, image_tokens))
+        + round(_of_tokens(manifest, image_tokens, attended))
         + _PER_ROW
     )
 
 
-def _of_tokens(manifest: Manifest, image_tokens: float) -> float:
+def _of_tokens(manifest: Manifest, image_tokens: float, attended: float) -> float:
     """Return the bytes of the arrays of a row with a vector for each of several tokens."""
-    bytes_of_a_value = 2 if manifest.states_dtype == "float16" else 4
+    size = 2 if manifest.states_dtype == "float16" else 4
     answer_tokens = min(_SAMPLED_TOKENS, manifest.capture.max_new_tokens)
-    return sum(
-        _PER_TOKEN_ROWS
-        + bytes_of_a_value * width * (image_tokens if needs_image(name) else answer_tokens)
-        for name, width in manifest.token_widths().items()
-    )
+    total = 0.0
+    for name, width in manifest.token_widths().items():
+        if is_token_states(name):
+            total += size * width * (image_tokens if needs_image(name) else answer_tokens)
+        else:
+            total += (4 if name == BOXES else 2) * width * attended
+        total += _PER_TOKEN_ROWS
+    return total
 
 
 def _of_samples(manifest: Manifest) -> int:
