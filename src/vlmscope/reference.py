@@ -30,7 +30,7 @@ from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.model.computing import computing
 from vlmscope.model.halp import halp_model_for, position_in_prompt, states_of, with_encoder_of
-from vlmscope.model.image_grids import UNKNOWN, boxes_of_row
+from vlmscope.model.image_grids import SIZES, UNKNOWN, boxes_of_row
 from vlmscope.positions import (
     IMAGE_POSITIONS,
     REPRESENTATIONS,
@@ -334,9 +334,7 @@ def _boxes(vlm: VisionLanguageModel, inputs: Inputs, images: int, count: int) ->
     """Return the part of an image that each image token covers; unknown for all patches."""
     if vlm.skipped_without_image:
         return np.full((count, 5), UNKNOWN, np.float32)
-    sizes = {
-        name: inputs[name].cpu() for name in ("image_grid_thw", "image_sizes") if name in inputs
-    }
+    sizes = {name: each.cpu() for name, each in inputs.items() if name in SIZES}
     ids, mask = (inputs[name][0].cpu().numpy() for name in ("input_ids", "attention_mask"))
     return boxes_of_row(vlm, ids, mask, images, sizes)
 

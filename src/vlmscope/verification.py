@@ -31,6 +31,7 @@ from vlmscope.signals import (
     LENS_TOKENS,
     TOKEN_STATISTICS,
     TOP_IMAGE_TOKENS,
+    is_token_rows,
     is_token_states,
     similarity_name,
 )
@@ -107,8 +108,8 @@ class RowCheck:
 
 
 def _limit_of(name: str, tolerance: float) -> float:
-    """Return the maximum error of an array: states of tokens are stored as float16 by default."""
-    half = is_token_states(name.removeprefix("signals/"))
+    """Return the maximum error of an array: those of several tokens are float16 by default."""
+    half = is_token_rows(name.removeprefix("signals/"))
     return max(tolerance, HALF_STORAGE_TOLERANCE) if half else tolerance
 
 

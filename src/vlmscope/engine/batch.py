@@ -32,6 +32,7 @@ from vlmscope.engine.shared_prefix import (
 )
 from vlmscope.errors import InputError, RowError
 from vlmscope.model import Preprocessing, ResolvedSpec, VisionLanguageModel, resolve_spec
+from vlmscope.model.image_grids import SIZES
 from vlmscope.model.lengths import ALONE
 from vlmscope.prompt import (
     DistinctImages,
@@ -115,7 +116,7 @@ class Batch:
         if self.prefix is not None:
             source, entry = dict(self.prefix.inputs), self.prefix.entries[row]
         rows = len(source["input_ids"])
-        found = {name: source[name] for name in ("image_grid_thw", "image_sizes") if name in source}
+        found = {name: source[name] for name in SIZES if name in source}
         return {name: each.reshape(rows, -1, each.shape[-1])[entry] for name, each in found.items()}
 
     @property

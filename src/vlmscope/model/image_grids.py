@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 UNKNOWN = -1.0
 """Value in a box of a token that covers no part of an image, or an unknown one."""
 
+SIZES = ("image_grid_thw", "image_sizes")
+"""Inputs with the sizes of the images."""
+
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 """The box of a complete image."""
 

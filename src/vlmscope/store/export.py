@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
 from vlmscope.sampling import LENGTHS, is_of_samples
-from vlmscope.signals import needs_image
+from vlmscope.signals import ATTENTION_MAP, IMAGE_TOKENS, needs_image
 from vlmscope.store.format.batch import NO_BOUNDARY, Block, metadata_of, texts_in
 from vlmscope.store.format.columns import final_norm_leaves
 from vlmscope.store.format.naming import (
@@ -320,11 +320,15 @@ def _export_npz(run: Run, path: Path) -> None:
             _add(archive, name, array)
 
 
+_OFFSETS = {IMAGE_TOKENS: "image_token_offsets", ATTENTION_MAP: "attention_map_offsets"}
+"""Signal → the name of the offsets of its rows; those of the answer's tokens have their own."""
+
+
 def _add_token_rows(archive: zipfile.ZipFile, run: Run) -> None:
     """Write arrays with a vector for each of several tokens, a shard at a time.
 
-    Those of image tokens have the offsets ``image_token_offsets``; those of the answer's tokens
-    have ``answer_offsets``, like every list of the answer's tokens.
+    ``_OFFSETS`` has the names of their offsets; those of the answer's tokens have
+    ``answer_offsets``, like every list of the answer's tokens.
     """
     for name, width in run.manifest.token_widths().items():
         kinds, lengths = set[np.dtype[Any]](), list[int]()
@@ -339,8 +343,9 @@ def _add_token_rows(archive: zipfile.ZipFile, run: Run) -> None:
             for found in run.token_parts(name):
                 member.write(np.ascontiguousarray(found.values.astype(kind)).data)
         offsets = np.cumsum([0, *lengths], dtype=np.int64)
-        if needs_image(name) and "image_token_offsets.npy" not in archive.namelist():
-            _add(archive, "image_token_offsets", offsets)
+        group = _OFFSETS.get(name.partition("/")[0])
+        if group is not None and f"{group}.npy" not in archive.namelist():
+            _add(archive, group, offsets)
 
 
 def _plain_arrays(blocks: list[Block]) -> dict[str, NDArray[Any]]:
