@@ -15,9 +15,7 @@ which contradicts itself:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from inspect import signature
 from itertools import takewhile
@@ -25,14 +23,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlmscope.dataset import difference_hash, hash_image, image_thumbnail, load_image
 from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, resolve_spec
-from vlmscope.model.computing import computing, removing_hooks
+from vlmscope.model.computing import computing
 from vlmscope.model.halp import halp_model_for, position_in_prompt, states_of, with_encoder_of
-from vlmscope.model.lengths import ALONE
+from vlmscope.model.image_grids import SIZES, UNKNOWN, boxes_of_row
 from vlmscope.positions import (
     IMAGE_POSITIONS,
     REPRESENTATIONS,
@@ -40,33 +38,28 @@ from vlmscope.positions import (
     sublayer_representation,
 )
 from vlmscope.prompt import build_messages, image_order, template_settings, with_tokenizer_lock
+from vlmscope.reference_passes import (
+    Inputs,
+    content_of,
+    outputs_of,
+    run_decoder,
+    run_with_answer,
+)
 from vlmscope.reference_signals import (
     divided_attention,
     internal_confidence,
     joined,
     logit_lens,
     sampled_answers,
+    similarity,
     sublayers_recorded,
+    token_states,
     token_statistics,
 )
-from vlmscope.schema import TOP_FIRST_TOKENS, Capture, CaptureSpec, LayerStates, Sample
+from vlmscope.schema import TOP_FIRST_TOKENS, Capture, CaptureSpec, Sample
 from vlmscope.selection import resolve_layers
 from vlmscope.shown_once import shown_once
-from vlmscope.signals import RecordedSignals
-
-_PER_TOKEN = frozenset(
-    {
-        "attention_mask",
-        "cross_attention_mask",
-        "token_type_ids",
-        "mm_token_type_ids",
-        "moe_mm_token_type_ids",
-    }
-)
-"""Inputs with one entry per token of the prompt."""
-
-
-_Inputs = dict[str, Tensor]
+from vlmscope.signals import BOXES, RecordedSignals
 
 
 @shown_once()
@@ -112,10 +105,8 @@ def reference(
             more, indices = _answer_states_pass(vlm, inputs, tokens, spec, signals)
             states |= more
             boundaries |= indices
-        arrays |= _attention_pass(vlm, inputs, tokens, signals)
-        if signals.lens_layers:
-            arrays |= _lens_pass(vlm, inputs, tokens, signals, boundaries)
-        run_answer = partial(_run_with_answer, vlm, inputs)
+        arrays |= _signal_passes(vlm, inputs, tokens, signals, boundaries, len(images))
+        run_answer = partial(run_with_answer, vlm, inputs)
         arrays |= sampled_answers(vlm, signals, sample_token_ids, run_answer)
     logprobs = first_logits.float().log_softmax(dim=-1)
     top = logprobs.sort(descending=True)
@@ -144,7 +135,7 @@ def _chat_text(vlm: VisionLanguageModel, content: list[dict[str, Any]]) -> str:
     )
 
 
-def _inputs(vlm: VisionLanguageModel, chat_text: str, images: list[Any]) -> _Inputs:
+def _inputs(vlm: VisionLanguageModel, chat_text: str, images: list[Any]) -> Inputs:
     """Return the model's inputs, with one BOS token if the tokenizer has one."""
     made = {"text": [chat_text], "images": [images] if images else None, "return_tensors": "pt"}
     bos = vlm.processor.tokenizer.bos_token_id
@@ -155,7 +146,7 @@ def _inputs(vlm: VisionLanguageModel, chat_text: str, images: list[Any]) -> _Inp
     return vlm.cast({name: tensor.to(vlm.device) for name, tensor in inputs.items()})
 
 
-def _vision_pass(vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec) -> np.ndarray:
+def _vision_pass(vlm: VisionLanguageModel, inputs: Inputs, spec: CaptureSpec) -> np.ndarray:
     """Pass 1, the specification's ``_extract_vision_representation``."""
     feats = _run_encoder(vlm, inputs).to(torch.float32)
     if vlm.family.vision_rows == "channels first":
@@ -192,7 +183,7 @@ def _pixels(vlm: VisionLanguageModel, mask: Tensor) -> Tensor:
     return counts
 
 
-def _own_crops(vlm: VisionLanguageModel, feats: Tensor, inputs: _Inputs) -> Tensor:
+def _own_crops(vlm: VisionLanguageModel, feats: Tensor, inputs: Inputs) -> Tensor:
     """Drop the crops that pad each image to the most crops of the question (Phi-4)."""
     crop, sizes = vlm.model.config.vision_config.crop_size, inputs["image_sizes"].tolist()
     images = feats.chunk(len(sizes))
@@ -200,13 +191,13 @@ def _own_crops(vlm: VisionLanguageModel, feats: Tensor, inputs: _Inputs) -> Tens
     return torch.cat([own[:count] for own, count in zip(images, counts, strict=True)])
 
 
-def _run_encoder(vlm: VisionLanguageModel, inputs: _Inputs) -> Tensor:
+def _run_encoder(vlm: VisionLanguageModel, inputs: Inputs) -> Tensor:
     """Run the vision part of the model alone; return the output of its encoder."""
     if vlm.family.encoder_inputs:
         taken = {name: inputs[name] for name in vlm.family.encoder_inputs}
         alone: Tensor = vlm.vision_encoder(**taken).last_hidden_state
         return alone
-    with _outputs_of(vlm.vision_encoder) as seen:
+    with outputs_of(vlm.vision_encoder) as seen:
         inner = vlm.model.base_model
         if hasattr(inner, "get_image_features"):
             # LLaVA's once had no such parameter for the sizes, which Pixtral's encoder needs.
@@ -222,22 +213,9 @@ def _run_encoder(vlm: VisionLanguageModel, inputs: _Inputs) -> Tensor:
     return features
 
 
-@contextmanager
-def _outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Record the outputs of a module, call by call, within the context."""
-    seen: list[Tensor] = []
-
-    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-        seen.append(output if isinstance(output, Tensor) else output[0])
-
-    with removing_hooks() as handles:
-        handles.append(module.register_forward_hook(keep))
-        yield seen
-
-
 def _decoder_pass(
     vlm: VisionLanguageModel,
-    inputs: _Inputs,
+    inputs: Inputs,
     spec: CaptureSpec,
     sample: Sample,
     signals: RecordedSignals,
@@ -245,7 +223,7 @@ def _decoder_pass(
     """Pass 2, the specification's ``_extract_decoder_embeddings``."""
     original = halp_model_for(vlm.family.model_type, spec)
     with sublayers_recorded(vlm, signals) as parts:
-        layers, logits = _run_decoder(vlm, inputs, states_of(original), imaged=bool(sample.images))
+        layers, logits = run_decoder(vlm, inputs, states_of(original), imaged=bool(sample.images))
     input_ids = inputs["input_ids"][0]
     image_tokens = [i for i, token in enumerate(input_ids) if token == vlm.image_token_id]
     last_idx = int(inputs["attention_mask"][0].sum()) - 1
@@ -276,23 +254,6 @@ def _decoder_pass(
     return states, {p: index[0] for p, index in indices.items()}, logits[0, last_idx]
 
 
-def _run_decoder(
-    vlm: VisionLanguageModel, inputs: _Inputs, layer_states: LayerStates, *, imaged: bool
-) -> tuple[list[Tensor], Tensor]:
-    """Run the complete model; return the states of ``layer_k``, for every k, and the logits."""
-    with _outputs_of(vlm.layers[-1]) as last:
-        outputs = vlm.model(**inputs, output_hidden_states=True, return_dict=True)
-    # Mllama's cross-attention layers skip a prompt without an image, and return no entry.
-    skipped = frozenset() if imaged else vlm.skipped_without_image
-    given = iter(outputs.hidden_states)
-    every = [next(given)]
-    for k in range(vlm.num_layers):
-        every.append(every[-1] if k in skipped else next(given))
-    if layer_states == "hidden_states[k]":
-        return every[:-1], outputs.logits
-    return [*every[1:-1], *(last if layer_states == "block output" else every[-1:])], outputs.logits
-
-
 def _count_after(vlm: VisionLanguageModel, sample: Sample) -> int:
     """Return the number of tokens after the question, by tokenizing the prompt up to its end."""
     *before, last = build_messages(sample.question, len(sample.images))[0]["content"]
@@ -319,18 +280,18 @@ def _count_same(one: Iterable[str], other: Iterable[str]) -> int:
 
 def _answer_states_pass(
     vlm: VisionLanguageModel,
-    inputs: _Inputs,
+    inputs: Inputs,
     answer_token_ids: np.ndarray,
     spec: CaptureSpec,
     signals: RecordedSignals,
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """Run prompt and answer in one pass; return the hidden states of the answer's tokens."""
-    content = _content(vlm, answer_token_ids)
+    content = content_of(vlm, answer_token_ids)
     if not content:
         raise RowError("capture", "the answer is empty")
     start, stop = inputs["input_ids"].shape[1], inputs["input_ids"].shape[1] + len(content)
     with sublayers_recorded(vlm, signals) as parts:
-        layers, _ = _run_with_answer(vlm, inputs, content)
+        layers, _ = run_with_answer(vlm, inputs, content)
     spans = {
         "first_answer_token": (start, start + 1),
         "last_answer_token": (stop - 1, stop),
@@ -350,56 +311,55 @@ def _answer_states_pass(
     return states, {p: spans[p][0] for p in spec.answer_positions if not p.endswith("_mean")}
 
 
-def _content(vlm: VisionLanguageModel, answer_token_ids: np.ndarray) -> list[int]:
-    """Return the tokens of an answer without those that end it."""
-    ends = np.atleast_1d(vlm.model.generation_config.eos_token_id)
-    return [token for token in answer_token_ids.tolist() if token not in ends]
+def _signal_passes(
+    vlm: VisionLanguageModel,
+    inputs: Inputs,
+    answer_token_ids: np.ndarray | None,
+    signals: RecordedSignals,
+    boundaries: Mapping[str, int],
+    images: int,
+) -> dict[str, np.ndarray]:
+    """Return the arrays of signals of the prompt and of a given answer, a pass for each kind."""
+    found = _attention_pass(vlm, inputs, answer_token_ids, signals)
+    if any(name in found for name in signals.map_names):
+        found[BOXES] = _boxes(vlm, inputs, images, len(found[signals.map_names[0]]))
+    if signals.lens_layers:
+        found |= _lens_pass(vlm, inputs, answer_token_ids, signals, boundaries)
+    if signals.image_state_layers or signals.answer_state_layers:
+        found |= _tokens_pass(vlm, inputs, answer_token_ids, signals)
+    return found
 
 
-def _run_with_answer(
-    vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]
-) -> tuple[list[Tensor], Tensor]:
-    """Run a prompt and its answer; return every layer's states, and the logits of the answer.
-
-    The logits ``[tokens + 1, vocabulary]`` are those of each token of the answer and of the one
-    that follows it.
-    """
-    start = inputs["input_ids"].shape[1]
-    # For an image token in an answer, the model would expect an image if run in one pass.
-    by_step = not _media_tokens(vlm).isdisjoint(content)
-    by_step |= vlm.lengths.band(start, len(content) + 1) == ALONE
-    return (_step_by_step if by_step and content else _all_at_once)(vlm, inputs, content)
-
-
-def _media_tokens(vlm: VisionLanguageModel) -> set[Any]:
-    """Return the tokens by which the model recognizes images, videos and sounds in a prompt."""
-    named = re.compile(r"(image|video|vision|audio)\w*_token_(id|index)")
-    settings = vlm.model.config.to_dict().items()
-    found = {value for name, value in settings if named.fullmatch(name) and type(value) is int}
-    return found | {vlm.image_token_id}
+def _boxes(vlm: VisionLanguageModel, inputs: Inputs, images: int, count: int) -> np.ndarray:
+    """Return the part of an image that each image token covers; unknown for all patches."""
+    if vlm.skipped_without_image:
+        return np.full((count, 5), UNKNOWN, np.float32)
+    sizes = {name: each.cpu() for name, each in inputs.items() if name in SIZES}
+    ids, mask = (inputs[name][0].cpu().numpy() for name in ("input_ids", "attention_mask"))
+    return boxes_of_row(vlm, ids, mask, images, sizes)
 
 
 def _attention_pass(
     vlm: VisionLanguageModel,
-    inputs: _Inputs,
+    inputs: Inputs,
     answer_token_ids: np.ndarray | None,
     signals: RecordedSignals,
 ) -> dict[str, np.ndarray]:
     """Run prompt and answer with eager attention; return how attention is divided."""
-    answer = None if answer_token_ids is None else _content(vlm, answer_token_ids)
+    answer = None if answer_token_ids is None else content_of(vlm, answer_token_ids)
     return divided_attention(
         vlm,
         signals,
         inputs["input_ids"][0].tolist(),
         answer,
         lambda: vlm.model(**inputs),
-        lambda: _run_with_answer(vlm, inputs, answer or []),
+        lambda: run_with_answer(vlm, inputs, answer or []),
     )
 
 
 def _lens_pass(
     vlm: VisionLanguageModel,
-    inputs: _Inputs,
+    inputs: Inputs,
     answer_token_ids: np.ndarray | None,
     signals: RecordedSignals,
     boundaries: Mapping[str, int],
@@ -407,11 +367,11 @@ def _lens_pass(
     """Run the prompt, and prompt and answer; return the lens at positions and of image tokens."""
     ids = inputs["input_ids"][0].tolist()
     image_tokens = [i for i, token in enumerate(ids) if token == vlm.image_token_id]
-    prompt, logits = _run_decoder(vlm, inputs, "hidden_states[k+1]", imaged=bool(image_tokens))
+    prompt, logits = run_decoder(vlm, inputs, "hidden_states[k+1]", imaged=bool(image_tokens))
     answer = [] if answer_token_ids is None else answer_token_ids.tolist()
     layers, positions = prompt, [p for p in signals.lens_positions if p in boundaries]
     if any(boundaries[position] >= len(ids) for position in positions):
-        layers, _ = _run_with_answer(vlm, inputs, _content(vlm, np.array(answer)))
+        layers, _ = run_with_answer(vlm, inputs, content_of(vlm, np.array(answer)))
     states = {
         position: [
             each[0, boundaries[position]]
@@ -425,50 +385,27 @@ def _lens_pass(
     )
 
 
-def _all_at_once(
-    vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]
-) -> tuple[list[Tensor], Tensor]:
-    """Return states and logits of a prompt and its answer, from one pass."""
-    answer, count = torch.tensor([content], dtype=torch.int64), len(content)
-    extended = dict(inputs)
-    extended["input_ids"] = torch.cat([inputs["input_ids"], answer.to(vlm.device)], dim=1)
-    for name in _PER_TOKEN & inputs.keys():  # each new token attends to what the last one does
-        last = inputs[name][:, -1:]
-        if name == "token_type_ids" and vlm.family.prefix_sees_question:
-            last = torch.ones_like(last)  # the answer comes after the prefix
-        extended[name] = torch.cat([inputs[name], last.repeat_interleave(count, dim=1)], dim=1)
-    imaged = bool((inputs["input_ids"] == vlm.image_token_id).any())
-    layers, logits = _run_decoder(vlm, extended, "hidden_states[k+1]", imaged=imaged)
-    return layers, logits[0, -count - 1 :]
-
-
-def _step_by_step(
-    vlm: VisionLanguageModel, inputs: _Inputs, content: list[int]
-) -> tuple[list[Tensor], Tensor]:
-    """Return states and logits of a prompt and its answer, decoded token by token.
-
-    For answers whose states depend on the length of the sequence at the time, or which contain the
-    image token. ``generate`` is forced to generate the answer, and its states are returned.
-    """
-    start = inputs["input_ids"].shape[1]
-    outputs = vlm.model.generate(
-        **inputs,
-        max_new_tokens=len(content) + 1,  # the states of the last token exist a step later
-        do_sample=False,
-        return_dict_in_generate=True,
-        output_hidden_states=True,
-        output_logits=True,
-        prefix_allowed_tokens_fn=lambda _, ids: content[ids.shape[-1] - start :][:1] or content[:1],
+def _tokens_pass(
+    vlm: VisionLanguageModel,
+    inputs: Inputs,
+    answer_token_ids: np.ndarray | None,
+    signals: RecordedSignals,
+) -> dict[str, np.ndarray]:
+    """Run prompt and answer, its end-of-turn token too; return the states of single tokens."""
+    ids = inputs["input_ids"][0].tolist()
+    image_tokens = [i for i, token in enumerate(ids) if token == vlm.image_token_id]
+    prompt, _ = run_decoder(vlm, inputs, "hidden_states[k+1]", imaged=bool(image_tokens))
+    if answer_token_ids is None:
+        return token_states(signals, prompt, image_tokens, prompt, ())
+    tokens = answer_token_ids.tolist()
+    both, _ = run_with_answer(vlm, inputs, tokens)
+    answer = range(len(ids), len(ids) + len(tokens))
+    return token_states(signals, prompt, image_tokens, both, answer) | similarity(
+        vlm, signals, prompt, image_tokens, both, tokens
     )
-    prompt, *steps = outputs.hidden_states
-    layers = [
-        torch.cat([prompt[k + 1], *(step[k + 1][:, -1:] for step in steps)], dim=1)
-        for k in range(vlm.num_layers)
-    ]
-    return layers, torch.cat(outputs.logits)
 
 
-def _answer_pass(vlm: VisionLanguageModel, inputs: _Inputs, spec: CaptureSpec) -> dict[str, Any]:
+def _answer_pass(vlm: VisionLanguageModel, inputs: Inputs, spec: CaptureSpec) -> dict[str, Any]:
     """Pass 3, the specification's ``_generate_answer``, with the logits for log-probabilities."""
     outputs = vlm.model.generate(
         **inputs,

@@ -21,9 +21,17 @@ from vlmscope.model.sublayers import sublayers_of
 from vlmscope.model.unembedding import unembedding_of
 from vlmscope.sampling import SAMPLES, SampledAnswer, arrays_of
 from vlmscope.signals import (
+    ANSWER_TOKENS,
     ATTENDED,
+    ATTENTION_MAP,
     CROSS_ATTENTION,
+    IMAGE_LENS,
+    IMAGE_MAX,
+    IMAGE_MEAN,
+    IMAGE_TOKENS,
+    IMAGE_TOP,
     INTEGERS,
+    LAST_PROMPT,
     LENS_ENTROPY,
     LENS_PROB,
     LENS_PROBS,
@@ -33,8 +41,11 @@ from vlmscope.signals import (
     NO_TOKEN,
     SUBLAYERS,
     TOKEN_STATISTICS,
+    TOP_IMAGE_TOKENS,
     RecordedSignals,
     confidence_name,
+    similarity_name,
+    token_states_name,
 )
 
 Passes = Mapping[tuple[str, int], list[Tensor]]
@@ -145,7 +156,8 @@ def divided_attention(
         run_prompt: Runs the prompt.
         run_answer: Runs the prompt and the answer, in one pass or step by step.
     """
-    observed = (*signals.attention_layers, *signals.cross_attention_layers)
+    divided = (*signals.attention_layers, *signals.cross_attention_layers)
+    observed = tuple(dict.fromkeys((*divided, *signals.map_layers)))
     if not observed:
         return {}
     with eager_weights(vlm, observed) as seen:
@@ -155,8 +167,9 @@ def divided_attention(
         f"{name}_prompt": _divided(vlm, signals, name, prompt, seen, last)
         for name in signals.divisions
     }
+    maps = [_maps(vlm, signals, prompt, seen, [last])]
     if answer is None:
-        return found
+        return found | _as_columns(maps)
     if answer:
         with eager_weights(vlm, observed) as seen:
             run_answer()
@@ -167,7 +180,46 @@ def divided_attention(
         )
         statistics = [several.mean(axis=0), several.max(axis=0), several[0]]
         found[f"{name}_answer"] = np.stack(statistics)
+    maps.append(_maps(vlm, signals, prompt, seen, [last + 1 + i for i in range(len(answer))]))
+    return found | _as_columns(maps)
+
+
+def _maps(
+    vlm: VisionLanguageModel,
+    signals: RecordedSignals,
+    prompt: Sequence[int],
+    seen: Weights,
+    tokens: Sequence[int],
+) -> dict[str, np.ndarray]:
+    """Return the mean attention of some tokens to each image token, or patch, ``[tokens]``.
+
+    Args:
+        vlm: The model.
+        signals: The signals.
+        prompt: The prompt's tokens.
+        seen: The weights.
+        tokens: The tokens that attend; NaN if there are none.
+    """
+    images = [i for i, token in enumerate(prompt) if token == vlm.image_token_id]
+    found = {}
+    for layer in signals.map_layers if images else ():
+        cross = layer in vlm.skipped_without_image
+        rows = []
+        for token in tokens:
+            weights = _row(seen[layer], token, grows=not cross).double().mean(dim=0)
+            rows.append((weights if cross else weights[images]).cpu().numpy())
+        count = seen[layer][0].shape[-1] if cross else len(images)
+        mean = np.mean(rows, axis=0) if rows else np.full(count, np.nan)
+        found[token_states_name(ATTENTION_MAP, layer)] = mean
     return found
+
+
+def _as_columns(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return arrays as columns of one, by name."""
+    return {
+        name: np.stack([part[name] for part in parts], axis=1).astype(np.float32)
+        for name in parts[0]
+    }
 
 
 def sampled_answers(
@@ -329,6 +381,79 @@ def internal_confidence(
             largest = np.maximum(largest, probs[list(answer)].cpu().numpy())
         found[confidence_name(layer)] = largest
     return found
+
+
+def token_states(
+    signals: RecordedSignals,
+    prompt: Sequence[Tensor],
+    image_tokens: Sequence[int],
+    both: Sequence[Tensor],
+    answer: Sequence[int],
+) -> dict[str, np.ndarray]:
+    """Return the hidden states of the image tokens, and of the tokens of the answer.
+
+    Args:
+        signals: The signals.
+        prompt: Every layer's states of the prompt, ``[1, tokens, hidden]``.
+        image_tokens: The image tokens; without one there is no such array.
+        both: Every layer's states of prompt and answer.
+        answer: The tokens of the answer.
+    """
+    found = {}
+    for name, layers, tokens in (
+        (IMAGE_TOKENS, prompt, image_tokens),
+        (ANSWER_TOKENS, both, answer),
+    ):
+        for k in signals.layers(name) if tokens else ():
+            states = [layers[k][0, token].float().cpu().numpy() for token in tokens]
+            found[token_states_name(name, k)] = np.stack(states)
+    return found
+
+
+def similarity(
+    vlm: VisionLanguageModel,
+    signals: RecordedSignals,
+    prompt: Sequence[Tensor],
+    image_tokens: Sequence[int],
+    both: Sequence[Tensor],
+    answer: Sequence[int],
+) -> dict[str, np.ndarray]:
+    """Return cosines of the answer's tokens with the last prompt token and the image tokens.
+
+    Args:
+        vlm: The model.
+        signals: The signals.
+        prompt: Every layer's states of the prompt, ``[1, tokens, hidden]``.
+        image_tokens: The image tokens; without one only the last prompt token is compared.
+        both: Every layer's states of prompt and answer.
+        answer: The answer's tokens.
+    """
+    found: dict[str, list[float]] = {name: [] for name in signals.similarity_names}
+    finished = unembedding_of(vlm).finished
+    for k in signals.similarity_layers:
+        states, length = prompt[k][0].double().cpu().numpy(), prompt[k].shape[1]
+        images = [states[i] for i in image_tokens]
+        probs = [
+            _distribution(vlm, finished, prompt[k][0, i], k)[list(answer)].cpu().numpy()
+            for i in (image_tokens if signals.lens_layers else ())
+        ]
+        for at, own in enumerate(both[k][0, length:].double().cpu().numpy()):
+            values = {LAST_PROMPT: _cosine(own, states[-1])}
+            if images:
+                cosines = np.array([_cosine(own, image) for image in images])
+                largest = np.sort(cosines)[::-1][:TOP_IMAGE_TOKENS]
+                values |= {IMAGE_MEAN: cosines.mean(), IMAGE_TOP: largest.mean()}
+                values[IMAGE_MAX] = cosines.max()
+            if probs:
+                order = np.argsort([-each[at] for each in probs], kind="stable")
+                values[IMAGE_LENS] = cosines[order[:TOP_IMAGE_TOKENS]].mean()
+            for kind, value in values.items():
+                found[similarity_name(kind, k)].append(float(value))
+    return {name: np.array(each, np.float32) for name, each in found.items() if each}
+
+
+def _cosine(one: np.ndarray, other: np.ndarray) -> float:
+    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
 
 
 def _distribution(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vlmscope.arguments import Layers, layers_text, whole_number, wrong_type
 from vlmscope.errors import InputError, shortened
+from vlmscope.image_maps import attention_maps
 from vlmscope.positions import (
     ANSWER_POSITIONS,
     DEFAULT_POSITIONS,
@@ -29,7 +30,8 @@ from vlmscope.sampling import (
     checked_sampling,
     samples_in,
 )
-from vlmscope.signals import DEFAULT_SIGNALS, Signals, signal_names
+from vlmscope.shown import dataclass_line, shown_image
+from vlmscope.signals import DEFAULT_SIGNALS, NEED_ANSWER, Signals, signal_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,7 +164,7 @@ class Sample:
         return hash((self.id, self.question, self.target, self.image_id))
 
     def __repr__(self) -> str:
-        return _one_line(self, image=_shown_image(self.image))
+        return dataclass_line(self, image=shown_image(self.image))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +239,8 @@ max_new_tokens=200, compat='', signals=('entropy',), samples=0, temperature=1.0,
             raise InputError(f"--samples {self.samples}: needs --max-new-tokens above 0")
         if SAMPLES in self.signals and not self.samples:
             raise InputError(f"--signals {SAMPLES}: give the number of answers with --samples")
+        if not self.max_new_tokens and (found := set(NEED_ANSWER).intersection(self.signals)):
+            raise InputError(f"--signals {min(found)}: needs --max-new-tokens above 0")
         self._check_compat()
 
     def _check_compat(self) -> None:
@@ -285,28 +289,6 @@ max_new_tokens=200, compat='', signals=('entropy',), samples=0, temperature=1.0,
         return tuple(p for p in dict.fromkeys(self.positions) if p in ANSWER_POSITIONS)
 
 
-def _shown_image(image: Any) -> str:
-    """Return an image, or several, as text for ``repr``: bytes by their number."""
-    if isinstance(image, list | tuple):
-        return f"[{', '.join(map(_shown_image, image))}]"
-    return f"<{len(image):,} bytes>" if isinstance(image, bytes) else repr(image)
-
-
-def _one_line(item: Any, **shown: str) -> str:
-    """Return a dataclass as one line, without fields that have their default.
-
-    Args:
-        item: The dataclass.
-        shown: Field → text to show for it.
-    """
-    texts = (
-        f"{each.name}={shown.get(each.name, repr(value))}"
-        for each in fields(item)
-        if (value := getattr(item, each.name)) not in ("", {}) or each.name in shown
-    )
-    return f"{type(item).__name__}({', '.join(texts)})"
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Capture:
     """The recorded data of one sample from one run through the model."""
@@ -352,6 +334,26 @@ class Capture:
     def samples(self) -> tuple[SampledAnswer, ...]:
         """The sampled answers, in order; empty if none were requested."""
         return samples_in(self.signals)
+
+    def attention_map(
+        self, layer: int, of: Literal["prompt", "answer"] = "prompt"
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        """Return the attention to an image, mean over the heads, aligned with the image.
+
+        Args:
+            layer: The decoder layer, counted from 0.
+            of: The attention of the last prompt token, or the mean of that of the answer's tokens.
+
+        Returns:
+            ``[rows, columns]``: the first cell is the top left of the image as the encoder sees it,
+            which a processor may have cropped. A list for several images.
+
+        Raises:
+            InputError: It was not recorded, or the layout of the image tokens is unknown.
+        """
+        number = whole_number("layer", layer)
+        maps = attention_maps(self.signals, f"question {self.sample.id!r}", number, of)
+        return maps[0] if len(maps) == 1 else maps
 
     def vector(self, position: str, layer: int | None = None) -> NDArray[np.float32]:
         """Return one vector ``[D]``.

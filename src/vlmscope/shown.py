@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 UNTELLING = ("model",)
 """Last parts of paths that are too common to identify one."""
@@ -64,3 +66,25 @@ def _name(path: str, parts: dict[str, list[str]]) -> str:
         if not any(other[-size:] == last for name, other in parts.items() if name != path):
             return "/".join(last)
     return path
+
+
+def shown_image(image: Any) -> str:
+    """Return an image, or several, as text for ``repr``: bytes by their number."""
+    if isinstance(image, list | tuple):
+        return f"[{', '.join(map(shown_image, image))}]"
+    return f"<{len(image):,} bytes>" if isinstance(image, bytes) else repr(image)
+
+
+def dataclass_line(item: Any, **shown: str) -> str:
+    """Return a dataclass as one line, without fields that have their default.
+
+    Args:
+        item: The dataclass.
+        shown: Field → text to show for it.
+    """
+    texts = (
+        f"{each.name}={shown.get(each.name, repr(value))}"
+        for each in fields(item)
+        if (value := getattr(item, each.name)) not in ("", {}) or each.name in shown
+    )
+    return f"{type(item).__name__}({', '.join(texts)})"

@@ -23,9 +23,32 @@ ENTROPY = "entropy"
 ATTENTION = "attention"
 CROSS_ATTENTION = "cross_attention"
 LENS = "lens"
+IMAGE_TOKENS = "image_tokens"
+ANSWER_TOKENS = "answer_tokens"
+
+TOKEN_STATES = (IMAGE_TOKENS, ANSWER_TOKENS)
+"""Signals that are hidden states of several tokens at the chosen layers: arrays ``[tokens, D]``."""
+
+SIMILARITY = "similarity"
+
+NEED_ANSWER = (ANSWER_TOKENS, SIMILARITY)
+"""Signals that consist of what is recorded of an answer's tokens."""
+
+ATTENTION_MAP = "attention_map"
+"""The attention to each image token, or to each patch of an image in layers of cross-attention."""
+
+BOXES = f"{ATTENTION_MAP}/boxes"
+"""Array ``[tokens, 5]``: the number of the image that each image token is of, and the part of it
+that it covers, as fractions: top, left, bottom, right. −1 where that is not known, or none."""
+
+OF_IMAGE_TOKENS = (IMAGE_TOKENS, ATTENTION_MAP)
+"""The first parts of the names of arrays with one entry for each image token of a row."""
 
 DIVISIONS = (ATTENTION, CROSS_ATTENTION)
 """How attention is divided: among groups of tokens, and among the tiles of an image."""
+
+OBSERVED = (*DIVISIONS, ATTENTION_MAP)
+"""What is computed from attention weights."""
 
 SUBLAYERS = ("heads", "attn_out", "mlp")
 """Signals that are vectors at the chosen positions and layers: the input of the attention's output
@@ -34,10 +57,14 @@ projection (the heads, one after the other), and the outputs of the two parts of
 SIGNALS: Mapping[str, str] = {
     ENTROPY: "entropy, largest log-probability and margin of each generated token; always recorded",
     ATTENTION: "how the heads of every layer divide their attention among image, text and answer",
+    ATTENTION_MAP: "attention to each image token at the chosen layers, to be drawn over the image",
     "heads": "outputs of the attention heads at the chosen positions and layers",
     "attn_out": "outputs of the attention blocks at the chosen positions and layers",
     "mlp": "outputs of the feed-forward blocks at the chosen positions and layers",
     LENS: "logit lens: the tokens that the chosen positions and layers, and image tokens, predict",
+    IMAGE_TOKENS: "hidden states of all image tokens at the chosen layers; large",
+    ANSWER_TOKENS: "hidden states of all tokens of the answer at the chosen layers; large",
+    SIMILARITY: "cosines of answer tokens with image tokens and with the last prompt token",
     SAMPLES: "sampled answers, and the state of each one's last token; --samples says how many",
 }
 """Name → what it is."""
@@ -75,6 +102,9 @@ LENS_ENTROPY, LENS_RANK, LENS_PROB = "lens_entropy", "lens_answer_rank", "lens_a
 """Arrays ``[positions, layers]``: the entropy in nats; the rank, from 0, and the probability of the
 likeliest first token of the answer, which is the first of ``first_token_ids``."""
 
+LENS_ARRAYS = (LENS_TOKENS, LENS_PROBS, LENS_ENTROPY, LENS_RANK, LENS_PROB)
+"""The arrays of the logit lens at single positions."""
+
 INTEGERS = (LENS_TOKENS, LENS_RANK)
 """The arrays of integers, int32; the others are float32."""
 
@@ -86,6 +116,27 @@ INTERNAL_CONFIDENCE = "internal_confidence"
 the state of an image token gives it. Absent for questions without an image."""
 
 
+LAST_PROMPT, IMAGE_MEAN, IMAGE_MAX = "last_prompt_token", "image_mean", "image_max"
+IMAGE_TOP, IMAGE_LENS = "image_top", "image_lens_top"
+
+SIMILARITY_KINDS = (LAST_PROMPT, IMAGE_MEAN, IMAGE_TOP, IMAGE_MAX, IMAGE_LENS)
+"""Cosines of a token of the answer: with the last prompt token; with the image tokens their mean,
+the mean of the largest ``TOP_IMAGE_TOKENS``, and the largest; and with the lens the mean over the
+image tokens that give the token the largest probabilities."""
+
+TOP_IMAGE_TOKENS = 32
+"""Number of image tokens that means of the largest are of; all, if there are fewer."""
+
+
+def similarity_name(kind: str, layer: int) -> str:
+    """Return the name of the array of one of ``SIMILARITY_KINDS`` at a layer.
+
+    >>> similarity_name(IMAGE_TOP, 20)
+    'similarity/image_top/layer_20'
+    """
+    return f"{SIMILARITY}/{kind}/layer_{layer}"
+
+
 def confidence_name(layer: int) -> str:
     """Return the name of the array of ``INTERNAL_CONFIDENCE`` at a layer.
 
@@ -95,13 +146,41 @@ def confidence_name(layer: int) -> str:
     return f"{INTERNAL_CONFIDENCE}/layer_{layer}"
 
 
+def token_states_name(signal: str, layer: int) -> str:
+    """Return the name of the array of one of ``TOKEN_STATES`` at a layer.
+
+    >>> token_states_name(IMAGE_TOKENS, 20)
+    'image_tokens/layer_20'
+    """
+    return f"{signal}/layer_{layer}"
+
+
+def is_token_states(name: str) -> bool:
+    """Return whether an array has a vector for each of several tokens, judging by its name.
+
+    >>> is_token_states("answer_tokens/layer_2"), is_token_states("entropy")
+    (True, False)
+    """
+    return name.partition("/")[0] in TOKEN_STATES
+
+
+def is_token_rows(name: str) -> bool:
+    """Return whether an array is ``[tokens, width]``, judging by its name.
+
+    >>> is_token_rows("attention_map/layer_2"), is_token_rows("entropy")
+    (True, False)
+    """
+    return name.partition("/")[0] in (*TOKEN_STATES, ATTENTION_MAP)
+
+
 def is_per_token(name: str) -> bool:
     """Return whether an array has one value for each token of the answer.
 
     >>> is_per_token("entropy"), is_per_token(confidence_name(2)), is_per_token(LENS_PROBS)
     (True, True, False)
     """
-    return name in TOKEN_STATISTICS or needs_image(name)
+    group = name.partition("/")[0]
+    return name in TOKEN_STATISTICS or group in (INTERNAL_CONFIDENCE, SIMILARITY)
 
 
 def needs_image(name: str) -> bool:
@@ -110,7 +189,10 @@ def needs_image(name: str) -> bool:
     >>> needs_image(confidence_name(2)), needs_image("entropy")
     (True, False)
     """
-    return name.partition("/")[0] == INTERNAL_CONFIDENCE
+    group, _, rest = name.partition("/")
+    if group == SIMILARITY:
+        return not rest.startswith(LAST_PROMPT)
+    return group in (INTERNAL_CONFIDENCE, *OF_IMAGE_TOKENS)
 
 
 def single_positions(positions: Iterable[str]) -> tuple[str, ...]:
@@ -172,6 +254,8 @@ class RecordedSignals:
     """The decoder layers that it is read at."""
     sampling: Sampling = field(default_factory=Sampling)
     """How answers are sampled."""
+    similarity_layers: tuple[int, ...] = ()
+    """The decoder layers at which the answer's tokens are compared with the prompt's."""
 
     def layers(self, sublayer: str) -> tuple[int, ...]:
         """Return the layers at which a sub-layer is recorded.
@@ -201,7 +285,48 @@ class RecordedSignals:
     @property
     def of_answer(self) -> bool:
         """Whether something is recorded of each token of the answer while it is processed."""
-        return bool(self.divisions or self.sampling.count)
+        observed = self.divisions or self.map_layers
+        return bool(observed or self.sampling.count or self.answer_state_layers)
+
+    @property
+    def answer_state_layers(self) -> tuple[int, ...]:
+        """The layers at which the states of all tokens of the answer are needed."""
+        return self.similarity_layers or self.layers(ANSWER_TOKENS)
+
+    @property
+    def image_state_layers(self) -> tuple[int, ...]:
+        """The layers at which the states of all image tokens are needed."""
+        return self.similarity_layers or self.layers(IMAGE_TOKENS)
+
+    @property
+    def similarity_names(self) -> tuple[str, ...]:
+        """The arrays of the signal ``similarity``."""
+        kinds = [kind for kind in SIMILARITY_KINDS if self.lens_layers or kind != IMAGE_LENS]
+        return tuple(similarity_name(kind, k) for kind in kinds for k in self.similarity_layers)
+
+    def token_widths(self, *, answers: bool) -> dict[str, int]:
+        """Return the arrays of a row with a vector for each of several tokens, and their widths.
+
+        Args:
+            answers: Whether answers are generated.
+        """
+        names = TOKEN_STATES if answers else (IMAGE_TOKENS,)
+        maps = dict.fromkeys(self.map_names, 1 + answers)
+        boxes = {BOXES: 5} if maps else {}
+        states = {
+            path: width for path, width in self.widths.items() if path.partition("/")[0] in names
+        }
+        return {**states, **maps, **boxes}
+
+    @property
+    def map_layers(self) -> tuple[int, ...]:
+        """The layers of which the attention to each image token is recorded."""
+        return self.layers(ATTENTION_MAP)
+
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        """The arrays with the attention to each image token."""
+        return tuple(token_states_name(ATTENTION_MAP, layer) for layer in self.map_layers)
 
     def per_token(self, *, answers: bool) -> tuple[str, ...]:
         """Return the arrays of a row with one value for each token of the answer.
@@ -212,7 +337,7 @@ class RecordedSignals:
         if not answers:
             return ()
         statistics = TOKEN_STATISTICS if ENTROPY in self.names else ()
-        return (*statistics, *map(confidence_name, self.lens_layers))
+        return (*statistics, *map(confidence_name, self.lens_layers), *self.similarity_names)
 
     def arrays(self, *, answers: bool) -> tuple[str, ...]:
         """Return the names of the arrays that are stored of each row, besides vectors.

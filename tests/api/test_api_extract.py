@@ -256,7 +256,7 @@ def test_a_specification_is_given_whole_or_not_at_all(
 def test_every_option_of_the_command_is_an_argument() -> None:
     """By the same name; and what the command gives a request, Python can give it too."""
     arguments = inspection.signature(vlmscope.extract).parameters
-    options = set(inspection.signature(command).parameters) - {"as_json", "fields", "data"}
+    options = set(inspection.signature(command).parameters) - {"as_json", "fields", "data", "yes"}
     assert options <= set(arguments)
     assert {"map", "table"} <= set(arguments)
     assert {f.name for f in fields(Request)} - {"data", "fields", "loading"} <= set(arguments)

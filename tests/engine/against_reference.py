@@ -13,7 +13,7 @@ from vlmscope.engine import Batch, CaptureSession, prepare
 from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
-from vlmscope.signals import INTEGERS
+from vlmscope.signals import INTEGERS, is_token_states
 from vlmscope.verification import signal_errors
 
 
@@ -43,7 +43,7 @@ def assert_same(found: Capture | Failure, expected: Capture) -> None:
     assert found.signals.keys() == expected.signals.keys()
     errors = signal_errors(found.signals, expected.signals)
     for name, array in expected.signals.items():
-        if name in INTEGERS:
+        if name in INTEGERS or is_token_states(name):
             assert errors[name] < 3e-5, name
         else:
             np.testing.assert_allclose(found.signals[name], array, atol=3e-5, err_msg=name)

@@ -54,6 +54,7 @@ from vlmscope.signals import (
     LENS_RANK,
     LENS_TOKENS,
     SIGNALS,
+    is_token_states,
 )
 from vlmscope.verification import signal_errors
 
@@ -147,7 +148,7 @@ def assert_same(found: Capture, expected: Capture) -> None:
     for name, array in expected.signals.items():
         if is_of_samples(name):  # ``assert_same_samples`` compares them
             continue
-        if name in INTEGERS:
+        if name in INTEGERS or is_token_states(name):
             assert errors[name] < SHARES, name
         else:
             np.testing.assert_allclose(found.signals[name], array, atol=SHARES, err_msg=name)

@@ -84,7 +84,7 @@ def extract(
     limit: int | None = None,
     dtype: str = "auto",
     device: str = "auto",
-    store_dtype: StoreDtype = "float32",
+    store_dtype: StoreDtype | None = None,
     attention: str = "auto",
     revision: str | None = None,
     family: str | PathLike[str] | Mapping[str, Any] | None = None,
@@ -144,7 +144,8 @@ def extract(
         limit: Only the first rows of the table.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 on a GPU.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``.
-        store_dtype: Type of the vectors on disk; ``float16`` takes half, checked for overflow.
+        store_dtype: Type on disk; ``float16`` takes half, checked for overflow. By default
+            ``float32``, and ``float16`` for the signals ``image_tokens`` and ``answer_tokens``.
         attention: ``sdpa``, ``eager``, or ``auto``.
         revision: Branch, tag or commit of a hub checkpoint.
         family: TOML file, or what is in one, that describes the architecture.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
@@ -14,7 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlmscope.cli import options
-from vlmscope.cli.output import quiet_libraries, show_next, show_note, stderr, stdout
+from vlmscope.cli.output import (
+    human_size,
+    quiet_libraries,
+    show_next,
+    show_note,
+    stderr,
+    stdout,
+)
 from vlmscope.errors import InputError
 from vlmscope.model_options import ModelOptions
 
@@ -71,11 +79,14 @@ def extract(
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     store_dtype: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--store-dtype", help="float32, or float16: half the disk, checked for overflow."
+            "--store-dtype",
+            help="float32, or float16: half the disk, checked for overflow (default: float32; "
+            "float16 for image_tokens and answer_tokens).",
+            show_default=False,
         ),
-    ] = "float32",
+    ] = None,
     attention: options.Attention = "auto",
     revision: options.Revision = None,
     family: options.FamilyFile = None,
@@ -139,6 +150,14 @@ def extract(
             show_default=False,
         ),
     ] = None,
+    yes: Annotated[
+        bool,
+        typer.Option(
+            "--yes",
+            "-y",
+            help="Start without confirmation a run that stores over 100 GB of states of tokens.",
+        ),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Store hidden states and the greedy answer of every question.
@@ -189,7 +208,7 @@ def extract(
         "shard": None if shard is None else share_of(shard, os.environ),
     }
     executor = _executor(address, actors, ray=ray)
-    code = run_extract(arguments, as_json=as_json, executor=executor)
+    code = run_extract(arguments, as_json=as_json, executor=executor, yes=yes)
     if code in (0, 3) and shard is None and max_new_tokens and _has_rows(out):
         show_next("label", str(out))
     if code:
@@ -213,7 +232,11 @@ def _here(request: Request) -> Iterator[tuple[Outline, Callable[..., Summary]]]:
     from vlmscope.executors import make_plan, run_plan
 
     plan = make_plan(request, note=show_note)
-    yield plan, partial(run_plan, plan)
+    try:
+        yield plan, partial(run_plan, plan)
+    finally:
+        if plan.workers is not None:  # the plan may have been refused
+            plan.workers.close()
 
 
 def _executor(address: str | None, actors: int | None, *, ray: bool) -> Executor:
@@ -240,8 +263,35 @@ def _on_ray(address: str | None, actors: int | None) -> Executor:
     return executor
 
 
+LARGE = 100 * 10**9
+"""Bytes of a run with states of tokens from which confirmation is asked for."""
+
+
+def confirm_size(plan: Outline, *, yes: bool) -> None:
+    """Ask for confirmation before states of tokens fill a disk; not if the run is continued.
+
+    Raises:
+        InputError: It was refused, or nobody can be asked.
+    """
+    names = sorted({name.partition("/")[0] for name in plan.manifest.token_widths()})
+    if yes or not names or plan.done or plan.bytes_todo <= LARGE:
+        return
+    size = f"--signals {','.join(names)}: about {human_size(plan.bytes_todo)} on disk"
+    if not sys.stdin.isatty():
+        raise InputError(
+            f"{size}, over {human_size(LARGE)}; give --yes to start without confirmation, or "
+            "choose fewer --layers or rows (--limit)"
+        )
+    if not typer.confirm(f"{size}. Go ahead?", err=True):
+        raise InputError(f"{size}: not started, nothing was done")
+
+
 def run_extract(
-    arguments: dict[str, Any], *, as_json: bool = False, executor: Executor = _here
+    arguments: dict[str, Any],
+    *,
+    as_json: bool = False,
+    executor: Executor = _here,
+    yes: bool = False,
 ) -> int:
     """Make, show and run a plan; return the exit code."""
     from vlmscope.cli.progress import RunProgress, show_plan, show_summary
@@ -257,6 +307,7 @@ def run_extract(
             stderr.print("interrupted before the first row; nothing was changed")
             return 130
         show_plan(plan)
+        confirm_size(plan, yes=yes)
         with stop_on_signals() as request, RunProgress(plan) as progress:
             summary = run(observer=progress, stop=request.event)
         show_summary(plan, summary)

@@ -85,7 +85,8 @@ def _shown_signals(signals: Mapping[str, Sequence[int]]) -> Iterator[str]:
             found.append(int(layer))
     for (stem, shape), numbers in layers.items():
         at = f" at layers {shown_layers(sorted(numbers))}" if numbers else ""
-        yield f"{stem} {' × '.join(map(str, shape)) or 'per token'}{at}"
+        sizes = ["tokens" if size < 0 else str(size) for size in shape]
+        yield f"{stem} {' × '.join(sizes) or 'per token'}{at}"
 
 
 def _show_failures(run: Path, failures: Sequence[Failure]) -> None:

@@ -10,6 +10,8 @@
 - ``answers``: the recorded answer; ``answer_states``: what is recorded of its tokens
 - ``generated_samples``: sampled answers where ``generate`` decodes them
 - ``attention``: how attention is divided among image, text and answer
+- ``token_states``: states of all image tokens and of all tokens of an answer; ``similarity``: their
+  cosines
 - ``lens``: the logit lens of recorded states and of image tokens
 - ``row_errors``: exceptions of a processor or model, as errors of a row
 """

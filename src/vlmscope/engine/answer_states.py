@@ -19,11 +19,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlmscope.positions import position_group
-from vlmscope.signals import DIVISIONS, OF_ANSWER, RecordedSignals
+from vlmscope.signals import ATTENTION_MAP, OBSERVED, OF_ANSWER, RecordedSignals
 
 State = tuple[str, int]
 """What is recorded of a decoder layer, and the layer: its hidden state (``""``), a sub-layer from
-``signals.SUBLAYERS``, or a division of its attention from ``signals.DIVISIONS``."""
+``signals.SUBLAYERS``, or what is computed of its attention, from ``signals.OBSERVED``."""
 
 
 @dataclass(slots=True, eq=False)
@@ -94,7 +94,7 @@ class AnswerStates:
         added = torch.where(alive.unsqueeze(1), values, 0)
         first.copy_(torch.where(fresh, values, first))
         extreme = running.extreme[now]
-        if state[0] in DIVISIONS:  # shares are not negative
+        if state[0] in OBSERVED:  # shares are not negative
             extreme.copy_(torch.maximum(extreme, added))
         else:
             extreme.copy_(torch.where(alive.unsqueeze(1), values, extreme))
@@ -130,7 +130,7 @@ class AnswerStates:
             f"{position_group(position, part)}/layer_{layer}": _at(position, running)
             for position in positions
             for (part, layer), running in self._states.items()
-            if part not in DIVISIONS
+            if part not in OBSERVED
         }
 
     def last_states(self) -> dict[int, Float[Tensor, "rows width"]]:
@@ -166,6 +166,20 @@ class AnswerStates:
             empty = (running[0].count[rows.to(device)] == 0).view(-1, 1, 1, 1, 1)
             found[f"{name}_answer"] = values.masked_fill(empty, torch.nan)
         return found
+
+    def mean_attention(
+        self, layer: int, rows: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "chosen keys"] | None:
+        """Return the mean attention of some answers' tokens to the prompt; NaN for an empty answer.
+
+        None if no answer has a token, or the layer was skipped.
+        """
+        running = self._states.get((ATTENTION_MAP, layer))
+        if running is None:
+            return None
+        rows = rows.to(running.total.device)
+        empty = (running.count[rows] == 0).unsqueeze(1)
+        return running.mean()[rows].masked_fill(empty, torch.nan)
 
 
 def _at(position: str, running: _Running) -> Tensor:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
+from vlmscope.engine.attention_maps import MAPS, copied_maps_of_answers
 from vlmscope.engine.device import Fetch
 from vlmscope.engine.hooks import PrefillHooks
 from vlmscope.engine.lens import (
@@ -29,10 +30,18 @@ from vlmscope.engine.lens import (
 )
 from vlmscope.engine.pooling import entropy_of
 from vlmscope.engine.prefill import ARRAYS, Prefilled, arrays_in
+from vlmscope.engine.similarity import (
+    SIMILARITIES,
+    PromptStates,
+    similarities,
+    similarity_arrays,
+)
+from vlmscope.engine.token_states import TOKENS as TOKEN_STATES
+from vlmscope.engine.token_states import answer_token_arrays, copied_answer_tokens
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.sampling import SampledAnswer, arrays_of, layer_name
 from vlmscope.schema import Capture, Failure, failure_of
-from vlmscope.signals import TOKEN_STATISTICS
+from vlmscope.signals import TOKEN_STATISTICS, is_token_states
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,21 +88,49 @@ def token_statistics(
     return total, torch.stack([entropy, top[:, 0], top[:, 0] - top[:, -1]], dim=1)
 
 
+NO_END = 2**31 - 1
+"""A token that no model has, in place of those that end an answer."""
+
+
+def config_feeding_end(vlm: VisionLanguageModel, max_new_tokens: int) -> Any:
+    """Return the settings of ``greedy_config``, but with a token that no answer ends with.
+
+    ``StepLogprobs`` ends the answers one step later, so that the end-of-turn token is processed.
+    """
+    config = greedy_config(vlm, max_new_tokens)
+    if config.pad_token_id is None:
+        config.pad_token_id = (end_tokens(vlm) or [0])[0]
+    config.eos_token_id = [NO_END]
+    return config
+
+
 class StepLogprobs:
-    """A stopping criterion that never stops, but records numbers of each new token.
+    """A stopping criterion that records numbers of each new token.
 
     ``generate`` calls it right after the token was chosen, when the hooks still have the logits it
-    was chosen from.
+    was chosen from. It does not stop, unless it is given tokens: a row stops when one of them was
+    processed.
+
+    Args:
+        hooks: The hooks of the pass.
+        states: Collects the states of the answers' tokens, if they are recorded.
+        fed: End-of-turn tokens that are to be processed.
     """
 
-    def __init__(self, hooks: PrefillHooks, states: AnswerStates | None = None) -> None:
+    def __init__(
+        self,
+        hooks: PrefillHooks,
+        states: AnswerStates | None = None,
+        fed: Sequence[int] = (),
+    ) -> None:
         self._hooks = hooks
         self._states = states
+        self._fed = torch.tensor(fed, dtype=torch.int64)
         self.steps_: list[Float[Tensor, " batch"]] = []
         self.statistics_: list[Float[Tensor, "batch three"]] = []
 
     def __call__(self, input_ids: Tensor, _scores: Any, **_: Any) -> Tensor:
-        """Record the step; return False for every row."""
+        """Record the step; return whether each row stops."""
         logits = self._hooks.logits_
         if logits is None:
             raise RuntimeError("generation chose a token before the model returned logits")
@@ -105,13 +142,15 @@ class StepLogprobs:
         self.statistics_.append(statistics)
         if self._states is not None:
             self._states.note(input_ids[:, -1])
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        if len(self.steps_) < 2:  # the token before is one of the prompt
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        return torch.isin(input_ids[:, -2], self._fed.to(input_ids.device))
 
 
 COUNT, CHOSEN, LOGPROBS = "count", "chosen", "logprobs"
 STATISTICS, CONFIDENCE = "statistics", "confidence"
 
-TOKENS = (COUNT, CHOSEN, LOGPROBS, STATISTICS, CONFIDENCE)
+TOKENS = (COUNT, CHOSEN, LOGPROBS, STATISTICS, CONFIDENCE, SIMILARITIES)
 """Names of the tensors about the tokens of answers, among those that are copied to the host."""
 
 
@@ -122,6 +161,8 @@ def of_answers(
     rows: Int[Tensor, " chosen"],
     tokens: Mapping[str, Tensor],
     image_lens: Float[Tensor, "rows layers vocabulary"] | None,
+    answer_tokens: Mapping[int, Float[Tensor, "rows steps hidden"]],
+    prompts: Sequence[PromptStates],
 ) -> dict[str, Tensor]:
     """Return everything that is recorded of some answers, one row per answer.
 
@@ -129,17 +170,23 @@ def of_answers(
         vlm: The model.
         spec: What to record.
         states: What was recorded of the answers' tokens, if anything was.
-        rows: The rows of these answers there, and in ``image_lens``.
+        rows: The rows of these answers there, in ``image_lens`` and in ``answer_tokens``.
         tokens: Some of ``TOKENS``, among them their ids, ``[chosen, steps]``.
         image_lens: The lens of the image tokens, if it was recorded.
+        answer_tokens: Decoder layer → states of the answers' tokens, if they were recorded.
+        prompts: The prompt of each of these answers, if their tokens are compared with it.
     """
-    found = dict(tokens)
+    found = dict(tokens) | copied_answer_tokens(spec, answer_tokens, rows)
+    if prompts:
+        chosen = {k: each[rows.to(each.device)] for k, each in answer_tokens.items()}
+        found[SIMILARITIES] = similarities(vlm, spec.signals, prompts, chosen, tokens[CHOSEN])
     if image_lens is not None:
         found[CONFIDENCE] = confidence_of(image_lens, tokens[CHOSEN], rows)
     if states is None:
         return found
     vectors = states.vectors(spec.answer_positions)
     vectors = {name: values[rows.to(values.device)] for name, values in vectors.items()}
+    found |= copied_maps_of_answers(spec.signals, states, rows)
     arrays = states.arrays(spec.signals, rows)
     if vectors:
         arrays |= lens_arrays(vlm, spec.signals, vectors, tokens[CHOSEN][:, 0])
@@ -169,9 +216,13 @@ def finished(
     states = {
         name: numbers[name][row].copy()
         for name in numbers
-        if name not in TOKENS and not name.startswith(ARRAYS)
+        if name not in TOKENS and not name.startswith((ARRAYS, TOKEN_STATES, MAPS))
     }
-    return with_answer(prefilled.capture(), spec, answer, states, arrays_in(numbers, row))
+    arrays = arrays_in(numbers, row) | prefilled.map_arrays(numbers, row)
+    length = len(answer.token_ids)
+    arrays |= answer_token_arrays(numbers, row, length)
+    arrays |= similarity_arrays(spec.signals, numbers, row, length, imaged=imaged)
+    return with_answer(prefilled.capture(), spec, answer, states, arrays)
 
 
 def finished_sample(
@@ -304,6 +355,7 @@ def check_finite(item: Capture) -> Capture | Failure:
     numbers = {**item.vectors, "first_token_entropy": np.array([item.first_token_entropy])}
     if item.answer_logprobs is not None:
         numbers["answer_logprobs"] = item.answer_logprobs
+    numbers |= {name: array for name, array in item.signals.items() if is_token_states(name)}
     return _check_numbers(item, numbers)
 
 

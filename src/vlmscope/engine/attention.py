@@ -7,17 +7,24 @@ of tokens.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlmscope.engine.answer_states import AnswerStates, State
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention.shares import LastQuery, Weights, members_of, shares
 from vlmscope.model.sublayers import sublayers_of
-from vlmscope.signals import ATTENDED, ATTENTION, CROSS_ATTENTION, RecordedSignals
+from vlmscope.signals import (
+    ATTENDED,
+    ATTENTION,
+    ATTENTION_MAP,
+    CROSS_ATTENTION,
+    RecordedSignals,
+)
 
 _IMAGE, _TEXT, _ANSWER, _FIRST = range(len(ATTENDED))
 
@@ -55,7 +62,8 @@ def observed_layers(
 ) -> dict[torch.nn.Module, int]:
     """Return attention module → decoder layer, of the layers whose attention is recorded."""
     found = {}
-    for layer in (*signals.attention_layers, *signals.cross_attention_layers):
+    divided = (*signals.attention_layers, *signals.cross_attention_layers)
+    for layer in dict.fromkeys((*divided, *signals.map_layers)):
         module = sublayers_of(vlm.layers[layer]).attention
         if module is None:
             raise RuntimeError(f"layer {layer} has no attention")
@@ -73,23 +81,41 @@ class Divider:
 
     def __init__(self, vlm: VisionLanguageModel, signals: RecordedSignals) -> None:
         self._cross = frozenset(signals.cross_attention_layers)
+        self._divided = self._cross.union(signals.attention_layers)
+        self._mapped = frozenset(signals.map_layers)
+        self._of_patches = self._mapped & vlm.skipped_without_image
         self._tiles = signals.tiles
         encoder: Any = vlm.vision_encoder
         self._patches = int(encoder.num_patches) if self._cross else 0
 
-    def divide(self, layer: int, weights: Weights, members: Tensor) -> tuple[State, Tensor]:
-        """Return what is divided, and the shares of each head, ``[rows, heads, parts]``.
+    def divide(
+        self, layer: int, weights: Weights, members: Tensor, prompt: int
+    ) -> Iterator[tuple[State, Tensor]]:
+        """Yield what is computed, and its values.
+
+        These are the shares of each head, ``[rows, heads, parts]``; and the mean over the heads of
+        the attention to each token of the prompt, or to each patch, ``[rows, keys]``.
 
         Args:
             layer: The decoder layer.
             weights: Its attention weights.
             members: The group of each token.
+            prompt: Number of tokens that are of the prompt, of those that are attended to.
         """
+        if layer in self._mapped:
+            mean = weights.mean(dim=1)
+            if layer not in self._of_patches:
+                dropped = members.shape[1] - mean.shape[1]  # by a sliding window
+                mean = nn.functional.pad(mean, (dropped, 0))[:, :prompt]
+            yield (ATTENTION_MAP, layer), mean
+        if layer not in self._divided:
+            return
         if layer not in self._cross:
-            return (ATTENTION, layer), shares(weights, members.to(weights.device))
+            yield (ATTENTION, layer), shares(weights, members.to(weights.device))
+            return
         rows, heads, _ = weights.shape
         patches = weights.view(rows, heads, -1, self._tiles, self._patches)
-        return (CROSS_ATTENTION, layer), patches.sum(dim=(2, 4))
+        yield (CROSS_ATTENTION, layer), patches.sum(dim=(2, 4))
 
 
 class AttentionRecorder:
@@ -126,11 +152,12 @@ class AttentionRecorder:
         self._calls[layer] += 1
         length = self.members.shape[1] + steps
         members = members_in_slots(self.members, length) if steps else self.members
-        state, divided = self._divider.divide(layer, weights, members)
-        if not steps:
-            self._prompt[state] = divided
-        elif self._answer is not None:
-            self._answer.add(state, divided.flatten(1))
+        prompt = self.members.shape[1]
+        for state, values in self._divider.divide(layer, weights, members, prompt):
+            if not steps:
+                self._prompt[state] = values
+            elif self._answer is not None:
+                self._answer.add(state, values.flatten(1))
 
     def arrays(self) -> dict[str, Float[Tensor, "batch layers heads parts"]]:
         """Return how the last prompt token's attention is divided.
@@ -152,6 +179,10 @@ class AttentionRecorder:
             found[f"{name}_prompt"] = torch.stack(divided, dim=1)
         return found
 
+    def maps(self) -> dict[int, Float[Tensor, "batch keys"]]:
+        """Return decoder layer → the last prompt token's attention to each token, or each patch."""
+        return {k: each for (name, k), each in self._prompt.items() if name == ATTENTION_MAP}
+
 
 def recorder_for(
     vlm: VisionLanguageModel,
@@ -169,7 +200,7 @@ def recorder_for(
         mask: 1 where a token is real.
         answer: As in ``AttentionRecorder``.
     """
-    if not signals.divisions:
+    if not (signals.divisions or signals.map_layers):
         return None
     members = members_of(groups_of_prompt(ids, mask, vlm.image_token_id))
     return AttentionRecorder(vlm, signals, members, answer)

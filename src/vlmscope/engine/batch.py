@@ -32,6 +32,7 @@ from vlmscope.engine.shared_prefix import (
 )
 from vlmscope.errors import InputError, RowError
 from vlmscope.model import Preprocessing, ResolvedSpec, VisionLanguageModel, resolve_spec
+from vlmscope.model.image_grids import SIZES
 from vlmscope.model.lengths import ALONE
 from vlmscope.prompt import (
     DistinctImages,
@@ -108,6 +109,15 @@ class Batch:
             for name, tensor in self.inputs.items()
             if name not in without
         }
+
+    def inputs_of(self, row: int) -> dict[str, Tensor]:
+        """Return the sizes of a row's images, as the processor gives them: ``[images, …]``."""
+        source, entry = self.inputs, row
+        if self.prefix is not None:
+            source, entry = dict(self.prefix.inputs), self.prefix.entries[row]
+        rows = len(source["input_ids"])
+        found = {name: source[name] for name in SIZES if name in source}
+        return {name: each.reshape(rows, -1, each.shape[-1])[entry] for name, each in found.items()}
 
     @property
     def nbytes(self) -> int:

@@ -36,10 +36,14 @@ class Fetch:
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Return one of the copies, waiting for it if needed."""
+        return self.tensor(name).numpy()
+
+    def tensor(self, name: str) -> Tensor:
+        """Return one of the copies as a tensor, waiting for it if needed."""
         while self._events:
             self._events[-1].synchronize()
             self._events.pop()
-        return self._copies[name].numpy()
+        return self._copies[name]
 
     def __iter__(self) -> Any:
         """Iterate over the names."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from vlmscope.engine.attention import AttentionRecorder
 from vlmscope.engine.image_cache import Encodings
 from vlmscope.engine.lens import ImageLens
 from vlmscope.engine.pooling import TokenChoice, pool_tokens, pool_vision
+from vlmscope.engine.token_states import AnswerTokenSteps, ImageTokenRecorder, ImageTokenStates
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.attention.shares import Observer
 from vlmscope.model.computing import check_thread, removing_hooks
@@ -51,6 +52,12 @@ class RecordedTensors:
     """The group of each token of the prompts, if attention is recorded: see ``members_of``."""
     image_lens: Float[Tensor, "batch layers vocabulary"] | None = None
     """The lens of the image tokens, if it is recorded: see ``ImageLens``."""
+    image_tokens: ImageTokenStates = field(default_factory=ImageTokenStates)
+    """The states of the image tokens, if they are recorded."""
+    last_states: dict[int, Float[Tensor, "batch hidden"]] = field(default_factory=dict)
+    """Decoder layer → states of the last tokens, if the answer's tokens are compared with them."""
+    maps: dict[int, Float[Tensor, "batch keys"]] = field(default_factory=dict)
+    """Decoder layer → attention of the last token to each token of the prompt, or each patch."""
 
 
 class PrefillHooks:
@@ -66,6 +73,8 @@ class PrefillHooks:
         encodings: The images' encodings, if they were computed beforehand.
         attention: Records the division of attention, if the last prompt token is in this pass.
         lens: Records the lens of the image tokens, if they are in this pass.
+        image_tokens: Records their states, likewise.
+        answer_tokens: Collects the states of all tokens of the answers in the decoding steps.
 
     Attributes:
         logits_: ``[batch, vocabulary]`` float32 logits of the latest step's last token.
@@ -83,6 +92,8 @@ class PrefillHooks:
         encodings: Encodings | None = None,
         attention: AttentionRecorder | None = None,
         lens: ImageLens | None = None,
+        image_tokens: ImageTokenRecorder | None = None,
+        answer_tokens: AnswerTokenSteps | None = None,
     ) -> None:
         self._vlm = vlm
         self._spec = spec
@@ -91,10 +102,13 @@ class PrefillHooks:
         self._answer = answer
         self._attention = attention
         self._lens = lens
+        self._image_tokens = image_tokens
+        self._answer_tokens = answer_tokens
         self._shape = tuple(inputs["input_ids"].shape)
         self._images = images
         self._vision = None if encodings is None else encodings.pooled
         self._recorded: set[State] = set()
+        self._last: dict[int, Tensor] = {}
         self._states: dict[str, Float[Tensor, "batch width"]] = {}
         self._first_logits: Float[Tensor, "batch vocabulary"] | None = None
         self._positions: Tensor | None = None
@@ -156,7 +170,17 @@ class PrefillHooks:
             {} if attention is None else attention.arrays(),
             None if attention is None else attention.members,
             None if self._lens is None else self._lens.table(),
+            self._image_states(),
+            self._last,
+            {} if attention is None else attention.maps(),
         )
+
+    def _image_states(self) -> ImageTokenStates:
+        """Return the states of the image tokens, if they were recorded."""
+        if self._image_tokens is None:
+            return ImageTokenStates()
+        totals = {} if self._lens is None else self._lens.totals_
+        return replace(self._image_tokens.states(), totals=totals)
 
     def _record_positions(self, _module: nn.Module, _args: Any, inputs: dict[str, Any]) -> None:
         check_thread()
@@ -191,6 +215,8 @@ class PrefillHooks:
         if state in self._recorded:
             if self._answer is not None and self._spec.answer_positions:
                 self._answer.add(state, last_token(tensor))
+            if self._answer_tokens is not None and not part:
+                self._answer_tokens.add(layer, last_token(tensor))
             return
         rows, length = self._shape
         if tensor.numel() != rows * length * tensor.shape[-1]:
@@ -204,6 +230,10 @@ class PrefillHooks:
             self.shapes_[f"layer_{layer}"] = tuple(tensor.shape)
             if self._lens is not None:
                 self._lens.add(layer, tensor)
+            if self._image_tokens is not None:
+                self._image_tokens.add(layer, tensor)
+            if layer in self._spec.signals.similarity_layers:
+                self._last[layer] = tensor[:, -1].clone()
         for position, choice in self._choices.items():
             path = f"{position_group(position, part)}/layer_{layer}"
             self._states[path] = pool_tokens(tensor, choice.to(tensor.device))

@@ -23,6 +23,7 @@ from vlmscope.model.unembedding import Unembedding, unembedding_of
 from vlmscope.positions import ANSWER_POSITIONS, position_group
 from vlmscope.signals import (
     INTEGERS,
+    LENS_ARRAYS,
     LENS_ENTROPY,
     LENS_PROB,
     LENS_PROBS,
@@ -43,6 +44,9 @@ class ImageLens:
         layers: The layers.
         tokens: The image tokens of each row; every row has some.
         device: Where the tokens are.
+
+    Attributes:
+        totals_: Decoder layer → log-sum of the logits of each image token, row by row.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class ImageLens:
         tokens: Bool[np.ndarray, "batch length"],
         device: torch.device,
     ) -> None:
+        self.totals_: dict[int, Tensor] = {}
         self._unembedding = unembedding
         self._layers = layers
         self._rows, columns = np.nonzero(tokens)
@@ -68,12 +73,15 @@ class ImageLens:
             self._table = some.new_full(shape, -torch.inf)
         table = self._table[:, self._layers.index(layer)]
         step = self._unembedding.tokens_at_once(some.shape[1])
+        totals = []
         for start in range(0, len(rows), step):
             piece = slice(start, start + step)
             logits = self._unembedding.logits(states[rows[piece], columns[piece]], layer)
-            logits = logits.sub_(logits.logsumexp(dim=1, keepdim=True))
+            totals.append(logits.logsumexp(dim=1))
+            logits = logits.sub_(totals[-1].unsqueeze(1))
             for row, first, end in _spans(self._rows[piece]):
                 torch.maximum(table[row], logits[first:end].amax(dim=0), out=table[row])
+        self.totals_[layer] = torch.cat(totals)
 
     def table(self) -> Float[Tensor, "batch layers vocabulary"]:
         """Return the tables of all layers."""
@@ -162,7 +170,7 @@ def lens_arrays(
         name: full((len(first), *shapes[name]), NO_TOKEN, dtype=torch.int32)
         if name in INTEGERS
         else full((len(first), *shapes[name]), torch.nan)
-        for name in (LENS_TOKENS, LENS_PROBS, LENS_ENTROPY, LENS_RANK, LENS_PROB)
+        for name in LENS_ARRAYS
     }
     for column, layer in enumerate(signals.lens_layers):
         paths = [f"{position_group(name, '')}/layer_{layer}" for name in signals.lens_positions]
@@ -217,7 +225,7 @@ def with_lens_of_answer(
     """
     found = {**prompt, **answer}
     of_prompt = [at for at, name in enumerate(positions) if name not in ANSWER_POSITIONS]
-    for name in prompt.keys() & answer.keys():
+    for name in prompt.keys() & answer.keys() & {*LENS_ARRAYS}:
         found[name] = answer[name].copy()
         found[name][of_prompt] = prompt[name][of_prompt]
     return found

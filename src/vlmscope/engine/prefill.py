@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,12 +19,21 @@ from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.attention import AttentionRecorder, recorder_for
+from vlmscope.engine.attention_maps import MAPS, ImageKeys, copied_maps, image_keys, map_arrays
 from vlmscope.engine.batch import Batch
 from vlmscope.engine.device import Fetch, to_device
 from vlmscope.engine.hooks import PrefillHooks, RecordedTensors
 from vlmscope.engine.image_cache import Encodings, ImageEncoder
 from vlmscope.engine.lens import ImageLens, image_lens_for, lens_arrays
 from vlmscope.engine.pooling import TokenChoice, entropy_of
+from vlmscope.engine.token_states import (
+    TOKENS,
+    AnswerTokenSteps,
+    ImageTokenRecorder,
+    Span,
+    image_token_arrays,
+    image_tokens_for,
+)
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.attention.kv_cache import cache_with, keeping_first_states
 from vlmscope.model.attention.packed import packed
@@ -34,7 +43,7 @@ from vlmscope.model.encoder_widths import widened
 from vlmscope.positions import IMAGE_POSITIONS, VISION_ONLY
 from vlmscope.schema import TOP_FIRST_TOKENS, Capture, Sample
 from vlmscope.selection import boundaries, locate
-from vlmscope.signals import RecordedSignals
+from vlmscope.signals import IMAGE_TOKENS, RecordedSignals
 
 ARRAYS = "signals/"
 """Before the name of an array of a signal, among the tensors that are copied to the host."""
@@ -89,6 +98,24 @@ class Prefilled:
     """The batch's vectors and statistics of the first token, being copied to the host."""
     index: int
     """Index of this row in them."""
+    span: Span | None = None
+    """Its image tokens among those of the batch, if their states are recorded."""
+    keys: ImageKeys | None = None
+    """What is drawn of its attention, if that is recorded."""
+    signals: RecordedSignals = field(default_factory=RecordedSignals)
+    """The signals."""
+
+    def map_arrays(self, answer: Fetch | None = None, row: int = 0) -> dict[str, np.ndarray]:
+        """Return the attention to each image token.
+
+        Args:
+            answer: What was copied to the host of some answers; None without an answer.
+            row: The row there.
+        """
+        sources = [(self.numbers, self.index)]
+        if answer is not None:
+            sources.append((answer, row))
+        return map_arrays(self.signals, self.keys, sources)
 
     def capture(self) -> Capture:
         """Return the capture without an answer."""
@@ -104,9 +131,11 @@ class Prefilled:
             vectors={
                 name: numbers[name][row].copy()
                 for name in numbers
-                if name not in _STATISTICS and not name.startswith(ARRAYS)
+                if name not in _STATISTICS and not name.startswith((ARRAYS, TOKENS, MAPS))
             },
-            signals=arrays_in(numbers, row),
+            signals=arrays_in(numbers, row)
+            | image_token_arrays(numbers, self.span)
+            | self.map_arrays(),
             first_token_entropy=float(numbers[_ENTROPY][row]),
             first_token_ids=numbers[_IDS][row].copy(),
             first_token_logprobs=numbers[_LOGPROBS][row].copy(),
@@ -120,6 +149,7 @@ def make_device_batch(
     spec: ResolvedSpec,
     images: ImageEncoder | None,
     answer_states: AnswerStates | None = None,
+    answer_tokens: AnswerTokenSteps | None = None,
 ) -> tuple[DeviceBatch, PrefillHooks]:
     """Copy a batch to the device, encode its images if that is done separately, make its hooks."""
     vlm = spec.with_encoder(vlm)
@@ -135,8 +165,9 @@ def make_device_batch(
     )
     lens = image_lens_for(vlm, spec, batch.input_ids, batch.attention_mask)
     hooks = make_hooks(
-        vlm, spec, located, inputs, batch.images, answer_states, encodings, attention, lens
-    )
+        vlm, spec, located, inputs, batch.images, answer_states, encodings, attention, lens,
+        image_tokens_for(vlm, spec, batch.input_ids, batch.attention_mask), answer_tokens,
+    )  # fmt: skip
     return DeviceBatch(batch, inputs, encodings, located, hooks), hooks
 
 
@@ -150,6 +181,8 @@ def make_hooks(
     encodings: Encodings | None = None,
     attention: AttentionRecorder | None = None,
     lens: ImageLens | None = None,
+    image_tokens: ImageTokenRecorder | None = None,
+    answer_tokens: AnswerTokenSteps | None = None,
 ) -> PrefillHooks:
     """Return the hooks that record positions of a pass, given the tokens they refer to."""
     return PrefillHooks(
@@ -162,6 +195,8 @@ def make_hooks(
         encodings,
         attention,
         lens,
+        image_tokens,
+        answer_tokens,
     )
 
 
@@ -216,6 +251,9 @@ def start_copies(
         first = recorded.first_logits.argmax(dim=1)
     arrays = recorded.arrays | lens_arrays(vlm, signals, recorded.states, first)
     numbers |= {ARRAYS + name: values for name, values in arrays.items()}
+    states = recorded.image_tokens
+    numbers |= states.copied(signals.layers(IMAGE_TOKENS)) | copied_maps(recorded.maps)
+    keys = image_keys(batch, vlm, recorded.maps)
     statistics = first_token_statistics(recorded.first_logits)
     fetch = Fetch(numbers | dict(zip(_STATISTICS, statistics, strict=True)))
     return [
@@ -228,6 +266,9 @@ def start_copies(
             image_thumbnail=batch.image_thumbnails[row],
             numbers=fetch,
             index=row,
+            span=states.spans[row] if states.spans and batch.images[row] else None,
+            keys=keys[row],
+            signals=signals,
         )
         for row, sample in enumerate(batch.samples)
     ]

@@ -25,6 +25,7 @@ from vlmscope.engine.answers import (
     STATISTICS,
     StepLogprobs,
     check_finite,
+    config_feeding_end,
     end_tokens,
     finished,
     greedy_config,
@@ -42,6 +43,8 @@ from vlmscope.engine.inputs import until_error
 from vlmscope.engine.prefill import DeviceBatch, Prefilled, make_device_batch, run, start_copies
 from vlmscope.engine.row_errors import row_errors
 from vlmscope.engine.shared_prefill import run_shared
+from vlmscope.engine.similarity import prompt_states
+from vlmscope.engine.token_states import AnswerTokenSteps
 from vlmscope.errors import InputError, RowError, VlmscopeError, one_line
 from vlmscope.locking import model_lock
 from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
@@ -187,13 +190,16 @@ class CaptureSession:
             return self._decoding.forget() or self._decoding is not decoding
 
     def _device_batch(
-        self, batch: Batch, states: AnswerStates | None = None
+        self,
+        batch: Batch,
+        states: AnswerStates | None = None,
+        answer_tokens: AnswerTokenSteps | None = None,
     ) -> tuple[DeviceBatch, PrefillHooks]:
         """Copy a batch to the device, encode its images if that is done separately; make hooks."""
         vlm = self._vlm
         if self._images is None and vlm.family.cross_attention and vlm.projector is not None:
             self._images = ImageEncoder(vlm, self._spec.vision_pooling)
-        return make_device_batch(batch, vlm, self._spec, self._images, states)
+        return make_device_batch(batch, vlm, self._spec, self._images, states, answer_tokens)
 
     def _take_finished(self) -> Results:
         """Return the finished rows. Rows not returned due to an error are in the next result."""
@@ -310,9 +316,11 @@ class CaptureSession:
         """Return the rows of a batch with their greedy answers."""
         vlm, spec, rows = self._vlm, self._spec, len(batch.samples)
         states = AnswerStates(end_tokens(vlm), rows) if spec.reads_answer else None
-        device_batch, hooks = self._device_batch(batch, states)
-        steps = StepLogprobs(hooks, states)
-        config = greedy_config(vlm, spec.decoded_tokens)
+        feeds_end = bool(spec.signals.answer_state_layers)
+        answer_tokens = AnswerTokenSteps(spec.signals.answer_state_layers)
+        device_batch, hooks = self._device_batch(batch, states, answer_tokens)
+        steps = StepLogprobs(hooks, states, end_tokens(vlm) if feeds_end else ())
+        config = (config_feeding_end if feeds_end else greedy_config)(vlm, spec.decoded_tokens)
         output = run(device_batch, hooks, vlm, config, stopping_criteria=[steps])
         self.shapes_ = device_batch.recorder.shapes_
         prompt = batch.inputs["input_ids"].shape[1]
@@ -323,8 +331,12 @@ class CaptureSession:
             STATISTICS: torch.stack(steps.statistics_[:new], dim=1),
         }
         every = torch.arange(rows, device=chosen.device)
-        lens = device_batch.recorder.tensors().image_lens
-        numbers = Fetch(of_answers(vlm, spec, states, every, tokens, lens))
+        recorded = device_batch.recorder.tensors()
+        prompts = prompt_states(spec.signals, recorded.last_states, recorded.image_tokens, rows)
+        found = of_answers(
+            vlm, spec, states, every, tokens, recorded.image_lens, answer_tokens.states(), prompts
+        )
+        numbers = Fetch(found)
         prefilled = start_copies(device_batch, vlm, spec.signals, first=chosen[:, 0])
         return [
             finished(vlm, spec, row, numbers, i, chosen.shape[1]) for i, row in enumerate(prefilled)

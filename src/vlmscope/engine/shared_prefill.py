@@ -20,6 +20,7 @@ from vlmscope.engine.hooks import PrefillHooks, RecordedTensors
 from vlmscope.engine.lens import image_lens_for
 from vlmscope.engine.prefill import DeviceBatch, make_hooks, prefilling, tokens_of
 from vlmscope.engine.shared_prefix import SharedPrefix
+from vlmscope.engine.token_states import image_tokens_for
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.attention.kv_cache import cache_over, keys_and_values
 
@@ -75,7 +76,9 @@ def run_shared(
     cache = cache_over([_for_each_row(keys, values, index) for keys, values in layers])
     del layers
     last = _ends(batch, prefix, vlm, spec, inputs, recorded, cache, located)
-    hooks = BothPasses(_joined(recorded, last.tensors(), index), shapes | last.shapes_)
+    tokens = recorded.image_tokens.of_rows(prefix.entries)
+    joined = replace(_joined(recorded, last.tensors(), index), image_tokens=tokens)
+    hooks = BothPasses(joined, shapes | last.shapes_)
     return DeviceBatch(batch, inputs, None, located, hooks), cache
 
 
@@ -116,7 +119,8 @@ def _beginnings(
     images = [batch.images[row] for row in prefix.first_rows]
     mask = prefix.inputs["attention_mask"].numpy()
     lens = image_lens_for(vlm, spec, prefix.inputs["input_ids"].numpy(), mask)
-    hooks = make_hooks(vlm, spec, located, inputs, images, lens=lens)
+    tokens = image_tokens_for(vlm, spec, prefix.inputs["input_ids"].numpy(), mask)
+    hooks = make_hooks(vlm, spec, located, inputs, images, lens=lens, image_tokens=tokens)
     with prefilling(vlm, hooks, mask):
         output = vlm.model.generate(**inputs, generation_config=config)
     return hooks, output.past_key_values

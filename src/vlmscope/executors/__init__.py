@@ -1,6 +1,7 @@
 """Executors run a capture, in this process or on a cluster. The stages are independent of them.
 
 - ``request``: the arguments of the user; ``plan``: all checks before the first row
+- ``measuring``: the image tokens of some rows, for the expected size of a run
 - ``manifest``: the record of the run for its folder
 - ``pending``: the rows still to be captured, in their order
 - ``batching``: the number of rows that go through the model together

@@ -17,7 +17,8 @@ from vlmscope.model.fingerprint import hash_json, hash_processor
 from vlmscope.model.loading.generation import hash_generation
 from vlmscope.prompt import chat_template, prompt_time
 from vlmscope.schema import FieldSpec
-from vlmscope.store import CaptureRecord, DataRecord, Manifest, ModelRecord
+from vlmscope.signals import TOKEN_STATES
+from vlmscope.store import CaptureRecord, DataRecord, Manifest, ModelRecord, StoreDtype
 from vlmscope.version import __version__
 
 _MAPPED = ("id", "image", "question", "target")
@@ -49,6 +50,12 @@ def capture_record(spec: ResolvedSpec) -> CaptureRecord:
     )
 
 
+def states_dtype(request: Request) -> StoreDtype:
+    """Return the type that states of several tokens are stored in: float16 unless one is given."""
+    recorded = not set(TOKEN_STATES).isdisjoint(request.spec.signals)
+    return (request.store_dtype or "float16") if recorded else "float16"
+
+
 def make_manifest(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> Manifest:
     """Return the manifest of a new run."""
     return Manifest(
@@ -64,7 +71,8 @@ def make_manifest(request: Request, scan: TableScan, vlm: VisionLanguageModel) -
             in_memory=isinstance(request.data, InMemory),
         ),
         dtype=str(vlm.dtype).removeprefix("torch."),
-        store_dtype=request.store_dtype,
+        store_dtype=request.store_dtype or "float32",
+        states_dtype=states_dtype(request),
         attention=vlm.attention,
         device=_describe_device(vlm),
         versions=_versions(),

@@ -14,7 +14,8 @@ from vlmscope.arguments import check_batch_size, whole_number
 from vlmscope.dataset import Table, TableScan, open_table, shown_data, table_notes
 from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.errors import InputError, RowError, StoreError
-from vlmscope.executors.manifest import capture_record, make_manifest
+from vlmscope.executors.manifest import capture_record, make_manifest, states_dtype
+from vlmscope.executors.measuring import mean_image_tokens, rows_to_measure
 from vlmscope.executors.request import Request
 from vlmscope.executors.time_limit import check_time_limit
 from vlmscope.executors.workers import Workers, is_supported, keep_for, make_workers
@@ -69,6 +70,10 @@ class Outline:
     comparison: RowComparison
     """The comparison of the rows in the run with the table."""
 
+    image_tokens: tuple[float, float]
+    """The mean number of image tokens of a row, and of what layers attend to, if they were counted:
+    see ``mean_image_tokens``."""
+
     @property
     def title(self) -> str:
         """The name of the model's family."""
@@ -87,7 +92,7 @@ class Outline:
     @property
     def bytes_todo(self) -> int:
         """Expected size on disk of the rows still to capture."""
-        return self.todo * bytes_per_row(self.manifest)
+        return self.todo * bytes_per_row(self.manifest, *self.image_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,7 @@ class Plan(Outline):
     comparison: RowComparison = field(default_factory=RowComparison)
     workers: Workers | None = field(default=None, repr=False, compare=False)
     """Processes that prepare rows, which are being started; None for threads."""
+    image_tokens: tuple[float, float] = (0, 0)
 
     @property
     def title(self) -> str:
@@ -130,12 +136,17 @@ def make_plan(request: Request, *, note: Callable[[str], None] | None = None) ->
         vlm, manifest, notes = load_checked(request, scan)
         workers = keep_for(vlm, workers, request)
         done, more = compare(request, scan, manifest, comparison)
+        measured = rows_to_measure(table, scan, request.spec)
+        tokens = mean_image_tokens(measured, vlm, request.spec)
     except BaseException:
         if workers is not None:
             workers.close()
         raise
     manifest = as_compared(manifest, comparison)
-    return Plan(request, table, scan, vlm, manifest, done, (*notes, *more), comparison, workers)
+    notes = (*notes, *more)
+    return Plan(
+        request, table, scan, vlm, manifest, done, notes, comparison, workers, tokens
+    )  # fmt: skip
 
 
 def as_compared(manifest: Manifest, comparison: RowComparison) -> Manifest:
@@ -369,7 +380,7 @@ def _check_options(request: Request) -> None:
         whole_number("--limit", request.limit, least=1)
     _check_model(request)
     _check_num_workers(request)
-    if request.store_dtype not in {"float32", "float16"}:
+    if request.store_dtype not in {None, "float32", "float16"}:
         raise InputError(f"--store-dtype {request.store_dtype!r}: choose from float32, float16")
 
 
@@ -416,7 +427,8 @@ def _check_early(request: Request, table: Table, scan: TableScan) -> RowComparis
     wanted = replace(
         stored,
         capture=capture_record(spec),
-        store_dtype=request.store_dtype,
+        store_dtype=request.store_dtype or "float32",
+        states_dtype=states_dtype(request),
     )
     check_same(stored, wanted)
     if is_same_table(stored.data, scan):

@@ -111,8 +111,9 @@ class Request:
     """Questions that are decoded at once; their prompts are prefilled in smaller batches."""
     loading: ModelOptions = field(default_factory=ModelOptions)
     """Options for loading the model."""
-    store_dtype: StoreDtype = "float32"
-    """Type of the vectors on disk."""
+    store_dtype: StoreDtype | None = None
+    """Type on disk. By default that of vectors is float32, and that of states of several tokens,
+    which are large, float16."""
     strict: bool = False
     """Stop at the first row that fails."""
     text_only: bool = False

@@ -149,12 +149,12 @@ class WritingThread:
 
 
 def _size(results: Results) -> int:
-    """Return the size in bytes of the vectors of some results."""
+    """Return the size in bytes of the vectors and signals of some results."""
     return sum(
-        vector.nbytes
+        array.nbytes
         for item in results
         if isinstance(item, Capture)
-        for vector in item.vectors.values()
+        for array in (*item.vectors.values(), *item.signals.values())
     )
 
 

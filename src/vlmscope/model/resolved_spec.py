@@ -17,13 +17,13 @@ from vlmscope.model.halp import (
     states_of,
     with_encoder_of,
 )
-from vlmscope.model.sublayers import notes_on, resolve_signals
+from vlmscope.model.sublayers import check_ends, notes_on, resolve_signals
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.positions import ANSWER_POSITIONS
 from vlmscope.sampling import SAMPLES
 from vlmscope.schema import CaptureSpec, Compat, LayerStates, VisionPooling
 from vlmscope.selection import resolve_layers
-from vlmscope.signals import RecordedSignals
+from vlmscope.signals import SIMILARITY, TOKEN_STATES, RecordedSignals, token_states_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,13 @@ def resolve_spec(spec: CaptureSpec, vlm: VisionLanguageModel) -> ResolvedSpec:
     """
     layers = resolve_layers(spec.layers, vlm.num_layers)
     signals = resolve_signals(spec, layers, vlm)
+    check_ends(spec.signals, vlm)
+    if SIMILARITY in spec.signals:
+        signals = replace(signals, similarity_layers=layers)
+    if kept := [name for name in TOKEN_STATES if name in spec.signals]:
+        paths = (token_states_name(name, layer) for name in kept for layer in layers)
+        widths = {**signals.widths, **dict.fromkeys(paths, vlm.hidden_size)}
+        signals = replace(signals, widths=widths)
     if spec.samples:
         states = {f"{SAMPLES}/layer_{layer}": vlm.hidden_size for layer in layers}
         signals = replace(signals, widths={**signals.widths, **states}, sampling=spec.sampling)

@@ -20,7 +20,15 @@ from torch import nn
 from vlmscope.errors import InputError
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.schema import CaptureSpec
-from vlmscope.signals import ATTENTION, LENS, SUBLAYERS, RecordedSignals, single_positions
+from vlmscope.signals import (
+    ATTENTION,
+    ATTENTION_MAP,
+    LENS,
+    NEED_ANSWER,
+    SUBLAYERS,
+    RecordedSignals,
+    single_positions,
+)
 
 FEED_FORWARD = ("mlp", "feed_forward", "block_sparse_moe", "moe", "ffn")
 """Names of the feed-forward module of a block."""
@@ -112,7 +120,7 @@ def resolve_signals(
             numbers of heads.
     """
     names = spec.signals
-    read_in_blocks = {ATTENTION, *SUBLAYERS}.intersection(names)
+    read_in_blocks = {ATTENTION, ATTENTION_MAP, *SUBLAYERS}.intersection(names)
     parts = [sublayers_of(block) for block in vlm.layers] if read_in_blocks else []
     widths: dict[str, int] = {}
     for name in names:
@@ -123,8 +131,6 @@ def resolve_signals(
             widths |= {f"{name}/layer_{layer}": width for layer, width in found.items()}
     lens = _lens_positions(spec, vlm) if LENS in names else ()
     read = tuple(layers) if LENS in names else ()
-    if ATTENTION not in names:
-        return RecordedSignals(names, widths, lens_positions=lens, lens_layers=read)
     tiles = _tiles(vlm)
     cross = vlm.skipped_without_image if tiles else frozenset()
     attentions = {
@@ -133,6 +139,13 @@ def resolve_signals(
         if _has_weights(attention := part.attention)
         and (layer in cross or not _attends_to_images(attention))
     }
+    if ATTENTION_MAP in names:
+        mapped = [k for k in layers if k in attentions and (k in cross or not cross)]
+        if not mapped:
+            raise _no_signal(ATTENTION_MAP, vlm)
+        widths |= {f"{ATTENTION_MAP}/layer_{layer}": 1 for layer in mapped}
+    if ATTENTION not in names:
+        return RecordedSignals(names, widths, lens_positions=lens, lens_layers=read)
     if not attentions:
         raise _no_signal(ATTENTION, vlm)
     return RecordedSignals(
@@ -162,6 +175,26 @@ def _lens_positions(spec: CaptureSpec, vlm: VisionLanguageModel) -> tuple[str, .
             "token, and there are no answers; add a position, last_prompt_token for example"
         )
     return positions
+
+
+_ABOUT_ENDS = ("min_length", "min_new_tokens", "exponential_decay_length_penalty")
+"""Generation settings that change when an answer may end."""
+
+
+def check_ends(names: Sequence[str], vlm: VisionLanguageModel) -> None:
+    """Refuse signals of all tokens of an answer if a checkpoint's settings delay its end.
+
+    The end-of-turn token is processed too, so ``generate`` must not know it.
+
+    Raises:
+        InputError: One of the signals cannot be recorded.
+    """
+    settings = [n for n in _ABOUT_ENDS if getattr(vlm.model.generation_config, n, None)]
+    if settings and (found := [name for name in names if name in NEED_ANSWER]):
+        raise InputError(
+            f"--signals {found[0]}: the checkpoint's generation settings have {settings[0]}, with "
+            "which it is not available; omit this signal"
+        )
 
 
 def _attends_to_images(attention: nn.Module) -> bool:
@@ -210,7 +243,8 @@ def _width(part: Sublayers, sublayer: str, vlm: VisionLanguageModel) -> int:
 
 def _no_signal(name: str, vlm: VisionLanguageModel) -> InputError:
     kinds = ", ".join(sorted({type(block).__name__ for block in vlm.layers}))
-    chosen, other = ("chosen ", ", or choose other --layers") if name in SUBLAYERS else ("", "")
+    by_layer = name in (ATTENTION_MAP, *SUBLAYERS)
+    chosen, other = ("chosen ", ", or choose other --layers") if by_layer else ("", "")
     return InputError(
         f"--signals {name}: none of the {chosen}layers of {vlm.family.title} ({kinds}) has it; "
         f"omit this signal{other}"
@@ -228,7 +262,8 @@ def notes_on(
         vlm: The model.
     """
     notes = []
-    for name in signals.sublayers:
+    maps = (ATTENTION_MAP,) if signals.map_layers else ()
+    for name in (*signals.sublayers, *maps):
         if missing := [str(k) for k in layers if k not in signals.layers(name)]:
             notes.append(f"no {name} of layers {', '.join(missing)}: they have no such part")
     if signals.attention_layers:

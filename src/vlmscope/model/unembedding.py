@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vlmscope.model.sublayers import source_of
@@ -58,6 +58,36 @@ class Unembedding:
         if layer != self.last_layer:
             states = self.norm.forward(states)
         return self.finished(self.head.forward(states.to(_device(self.head))))[0].float()
+
+    def logits_of(
+        self, states: Float[Tensor, "tokens hidden"], layer: int, chosen: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "tokens chosen"]:
+        """Return some of the logits of hidden states of a layer, computed in float32.
+
+        Args:
+            states: The states.
+            layer: Their layer.
+            chosen: The tokens whose logits are returned; one that has no logit is undefined.
+        """
+        head: Any = self.head
+        if type(head) is not nn.Linear or not head.weight.is_floating_point():
+            return self._some_of_all(states, layer, chosen)
+        states = states.to(_device(self.norm), self.dtype).unsqueeze(0)
+        if layer != self.last_layer:
+            states = self.norm.forward(states)
+        rows = chosen.to(head.weight.device).clamp_max(len(head.weight) - 1)
+        bias = None if head.bias is None else head.bias[rows].float()
+        states = states.to(head.weight.device).float()
+        return self.finished(nn.functional.linear(states, head.weight[rows].float(), bias))[0]
+
+    def _some_of_all(self, states: Tensor, layer: int, chosen: Tensor) -> Tensor:
+        """Return some of the logits of a head that is not a plain matrix, piece by piece."""
+        words = self.logits(states[:1], layer).shape[1]
+        columns = chosen.clamp_max(words - 1)
+        step = self.tokens_at_once(words)
+        pieces = (states[start : start + step] for start in range(0, len(states), step))
+        found = (self.logits(piece, layer) for piece in pieces)
+        return torch.cat([each[:, columns.to(each.device)] for each in found])
 
     def finished(self, logits: Tensor) -> Tensor:
         """Return the head's output as the model returns it."""

@@ -12,16 +12,21 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from vlmscope.errors import StoreError
 from vlmscope.store.format.batch import QUESTION_ID, Block, take
+from vlmscope.store.format.checksums import confirm, read_column
 from vlmscope.store.format.columns import read_columns
+from vlmscope.store.format.hdf5_links import member
 from vlmscope.store.format.hdf5_screening import screen_ahead
 from vlmscope.store.format.shard import opened
-from vlmscope.store.format.validation import text_column
+from vlmscope.store.format.token_rows import TokenRows, read_token_rows
+from vlmscope.store.format.validation import COLUMNS, text_column
 from vlmscope.store.storage.object_store import Identity, identity_of
 from vlmscope.store.storage.paths import as_path, is_remote, unreachable
 
@@ -166,6 +171,49 @@ def read_texts(shard: Shard, names: Sequence[str]) -> list[tuple[str, ...]]:
         raise vanished(shard.path) from error
     rows = list(zip(*columns, strict=True))
     return rows if shard.complete else [rows[i] for i in shard.rows]
+
+
+def read_tokens(shard: Shard, path: str) -> TokenRows:
+    """Return one array with a vector for each of several tokens, of all rows of a shard."""
+    try:
+        with opened(shard.path) as file:
+            count = len(text_column(file, QUESTION_ID))
+            found = read_token_rows(file, count, only=path)
+    except FileNotFoundError as error:
+        raise vanished(shard.path) from error
+    if path not in found:
+        raise StoreError(f"{shard.path}: damaged, it has no {path}; restore it from a copy")
+    return found[path]
+
+
+def read_column_into(shard: Shard, path: str, out: NDArray[Any]) -> None:
+    """Read one column of a shard directly into a slice of the matrix."""
+    try:
+        with opened(shard.path, f"column {path}") as file:
+            column = member(file, f"{COLUMNS}/{path}")
+            _check_shape(shard, path, column, out)
+            if shard.complete and column.dtype == out.dtype and column.shape == out.shape:
+                column.read_direct(out)
+                confirm(column, out)
+            else:  # NumPy turns float16 into float32 three times faster than HDF5
+                values = read_column(column)
+                out[:] = values if shard.complete else values[list(shard.rows)]
+    except FileNotFoundError as error:
+        raise vanished(shard.path) from error
+
+
+def _check_shape(shard: Shard, path: str, column: Any, out: NDArray[Any]) -> None:
+    """Refuse a column whose shape does not match the manifest and the shard's ids."""
+    shape = column.shape if isinstance(column, h5py.Dataset) else None
+    last = max(shard.rows, default=-1)
+    shape = shape or (0,)
+    enough = shape[0] == len(shard) if shard.complete else shape[0] > last
+    if not enough or shape[1:] != out.shape[1:] or column.dtype.kind != out.dtype.kind:
+        numbers = " × ".join(map(str, out.shape[1:]))
+        raise StoreError(
+            f"{shard.path}: damaged, column {path} has the shape {shape}, expected "
+            f"{len(shard)} rows of {numbers} numbers; restore the file from a copy"
+        )
 
 
 def vanished(path: Path) -> StoreError:

@@ -16,13 +16,14 @@ import h5py
 
 from vlmscope.errors import InputError, StoreError
 from vlmscope.sampling import LENGTHS, is_of_samples
-from vlmscope.signals import is_per_token
+from vlmscope.signals import is_per_token, is_token_rows
 from vlmscope.store.catalog import scan
 from vlmscope.store.format.hdf5_links import is_there, member, walk
 from vlmscope.store.format.hdf5_screening import screen_ahead
 from vlmscope.store.format.manifest import read_manifest
 from vlmscope.store.format.naming import is_of_image, is_signal, is_vector
 from vlmscope.store.format.shard import opened
+from vlmscope.store.format.token_rows import datasets_of
 from vlmscope.store.format.validation import COLUMNS, text_column
 from vlmscope.store.storage.paths import as_path, check_reachable, size_of_all
 
@@ -55,7 +56,8 @@ class Description:
     """Rows whose question is about no image."""
     representations: tuple[RepresentationInfo, ...]
     signals: Mapping[str, tuple[int, ...]]
-    """Array of a signal → its shape in each row; empty for one value per token of the answer."""
+    """Array of a signal → its shape in each row; empty for one value per token of the answer, and
+    −1 for a number of tokens that differs."""
     attrs: Mapping[str, Any]
     """The root attributes."""
     size: int
@@ -158,6 +160,8 @@ def _add_columns(tally: _Tally, file: Any, indices: Sequence[int] | None) -> Non
             _add_vector(tally, path, column, rows - bare if is_of_image(path) else rows)
         elif is_signal(path):
             tally.signals[path.partition("/")[2]] = column.shape[1:]
+    for path, (values, _) in datasets_of(file, values=False).items():
+        tally.signals[path.partition("/")[2]] = (-1, int(values.shape[1]))
     _set_sample_counts(tally)
 
 
@@ -185,7 +189,9 @@ def _add_rows(tally: _Tally, file: Any) -> None:
                 _add_vector(tally, path, dataset, 1)
             elif is_signal(path):
                 name = path.partition("/")[2]
-                tally.signals[name] = () if is_per_token(name) else dataset.shape
+                many = is_token_rows(name) and dataset.ndim == 2
+                shape = (-1, dataset.shape[1]) if many else dataset.shape
+                tally.signals[name] = () if is_per_token(name) else shape
 
 
 def _add_vector(tally: _Tally, path: str, dataset: Any, rows: int) -> None:

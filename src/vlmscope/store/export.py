@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
 from vlmscope.sampling import LENGTHS, is_of_samples
-from vlmscope.signals import needs_image
+from vlmscope.signals import ATTENTION_MAP, IMAGE_TOKENS, needs_image
 from vlmscope.store.format.batch import NO_BOUNDARY, Block, metadata_of, texts_in
 from vlmscope.store.format.columns import final_norm_leaves
 from vlmscope.store.format.naming import (
@@ -166,6 +166,7 @@ def _table(block: Block, kinds: dict[str, type]) -> Any:
     for name, numbers in block.numbers.items():
         if boundary_position(name) is not None:
             columns[name] = pa.array(numbers, mask=numbers == NO_BOUNDARY)
+    columns |= _token_lists(block, bare)
     for path, matrix in block.vectors.items():
         absent = bare if is_of_image(path) and bare.any() else None
         if absent is None and may_be_absent(path):
@@ -176,6 +177,20 @@ def _table(block: Block, kinds: dict[str, type]) -> Any:
         values = [_as_kind(row.get(key), kind) for row in metadata]
         columns[metadata_name(key, columns)] = pa.array(values, type=_arrow_type(kind))
     return pa.table(columns)
+
+
+def _token_lists(block: Block, bare: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return arrays with a vector for each of several tokens, each as one list of float32."""
+    import pyarrow as pa
+
+    found = {}
+    for path, rows in block.tokens.items():
+        values = pa.array(rows.values.astype(np.float32).ravel())
+        offsets = pa.array(rows.offsets * rows.values.shape[1])
+        mask = pa.array(bare) if needs_image(path.partition("/")[2]) else None
+        lists = pa.LargeListArray.from_arrays(offsets, values, mask=mask)
+        found[path.replace("/", ".")] = lists
+    return found
 
 
 def _sample_lists(block: Block) -> dict[str, Any]:
@@ -299,9 +314,38 @@ def _export_npz(run: Run, path: Path) -> None:
         for name, shape in run.manifest.signals().items():
             if shape is not None:
                 _add(archive, signal_path(name), np.asarray(run.signal(name)))
+        _add_token_rows(archive, run)
         blocks = list(run.blocks(vectors=False))
         for name, array in _plain_arrays(blocks).items():
             _add(archive, name, array)
+
+
+_OFFSETS = {IMAGE_TOKENS: "image_token_offsets", ATTENTION_MAP: "attention_map_offsets"}
+"""Signal → the name of the offsets of its rows; those of the answer's tokens have their own."""
+
+
+def _add_token_rows(archive: zipfile.ZipFile, run: Run) -> None:
+    """Write arrays with a vector for each of several tokens, a shard at a time.
+
+    ``_OFFSETS`` has the names of their offsets; those of the answer's tokens have
+    ``answer_offsets``, like every list of the answer's tokens.
+    """
+    for name, width in run.manifest.token_widths().items():
+        kinds, lengths = set[np.dtype[Any]](), list[int]()
+        for found in run.token_parts(name):
+            kinds.add(found.values.dtype)
+            lengths += np.diff(found.offsets).tolist()
+        kind, shape = np.result_type(*kinds, np.float16), (sum(lengths), width)
+        descr = np.lib.format.dtype_to_descr(kind)
+        header = {"descr": descr, "fortran_order": False, "shape": shape}
+        with archive.open(f"{signal_path(name)}.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_2_0(member, header)
+            for found in run.token_parts(name):
+                member.write(np.ascontiguousarray(found.values.astype(kind)).data)
+        offsets = np.cumsum([0, *lengths], dtype=np.int64)
+        group = _OFFSETS.get(name.partition("/")[0])
+        if group is not None and f"{group}.npy" not in archive.namelist():
+            _add(archive, group, offsets)
 
 
 def _plain_arrays(blocks: list[Block]) -> dict[str, NDArray[Any]]:

@@ -17,7 +17,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, get_args
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,17 +34,23 @@ from vlmscope.positions import sublayer_representation
 from vlmscope.sampling import LENGTHS
 from vlmscope.schema import Answered, Capture, Failure, Outcome, Score
 from vlmscope.signals import INTEGERS, LENS_TOKENS
-from vlmscope.store.catalog import Shard, read_rows, read_shard, read_texts, scan, vanished
+from vlmscope.store.catalog import (
+    Shard,
+    read_column_into,
+    read_rows,
+    read_shard,
+    read_texts,
+    read_tokens,
+    scan,
+    vanished,
+)
 from vlmscope.store.damage import REMEDY, damage_of
 from vlmscope.store.failures import read_failures
 from vlmscope.store.format.batch import QUESTION_ID, Block, captures_of, metadata_of, take
-from vlmscope.store.format.checksums import confirm, read_column
-from vlmscope.store.format.hdf5_links import member
 from vlmscope.store.format.hdf5_screening import screen_ahead
 from vlmscope.store.format.manifest import Manifest, read_manifest
 from vlmscope.store.format.naming import shown_layers, signal_path, vector_path
-from vlmscope.store.format.shard import opened
-from vlmscope.store.format.validation import COLUMNS
+from vlmscope.store.format.token_rows import TokenRows
 from vlmscope.store.ground_truths import read_ground_truths, with_ground_truths
 from vlmscope.store.iloc import RowsByNumber
 from vlmscope.store.labels import DEFAULT, label_sets, read_labels
@@ -369,7 +374,8 @@ class Run:
     @property
     def signals(self) -> tuple[str, ...]:
         """The names that ``signal`` accepts."""
-        return tuple(name for name in self.manifest.signals() if name != LENGTHS)
+        names = (*self.manifest.signals(), *self.manifest.token_widths())
+        return tuple(name for name in names if name != LENGTHS)
 
     def signal(self, name: str) -> NDArray[Any] | list[Any]:
         """Return an array of a signal for all rows, row i belonging to ``ids[i]``.
@@ -378,9 +384,10 @@ class Run:
             name: Its name, see docs/signals.md: ``attention_prompt`` for example.
 
         Returns:
-            ``[N, ...]``; a list of arrays ``[T]`` if there is one value per token of the answer; of
-            the samples' texts and tokens a list with a list for each row.
-            What a question without an image lacks is NaN, and −1 in an array of integers.
+            ``[N, ...]``; a list of arrays ``[T]`` if there is one value per token of the answer,
+            and ``[tokens, D]`` for states of tokens; of the samples' texts and tokens a list with
+            a list for each row. What a question without an image lacks is NaN, −1 in an array of
+            integers, and ``[0, D]`` among states of image tokens.
 
         Raises:
             InputError: The run does not have it.
@@ -390,6 +397,8 @@ class Run:
                 f"{self.path}: no signal {name!r}, there are {', '.join(self.signals) or 'none'}; "
                 "vlmscope extract --signals selects them"
             )
+        if name in self.manifest.token_widths():
+            return self._token_rows(name)
         shape = self.manifest.signals()[name]
         if shape is None:
             blocks = self.blocks(vectors=False)
@@ -425,9 +434,31 @@ class Run:
         start = 0
         self._screen_ahead(f"column {path}")
         for shard in self._shards:
-            _read_column(shard, path, result[start : start + len(shard)])
+            read_column_into(shard, path, result[start : start + len(shard)])
             start += len(shard)
         return result
+
+    def _token_rows(self, name: str) -> list[NDArray[np.float32]]:
+        """Return an array with a vector for each of several tokens, row by row."""
+        parts = self.token_parts(name)
+        return [part.row(i).astype(np.float32) for part in parts for i in range(len(part))]
+
+    def token_parts(self, name: str) -> Iterator[TokenRows]:
+        """Yield an array with a vector for each of several tokens, shard by shard.
+
+        Args:
+            name: The array of a signal.
+
+        Raises:
+            StoreError: A shard lacks it, or is damaged.
+        """
+        path = signal_path(name)
+        self._screen_ahead()
+        for shard in self._shards:
+            found = read_tokens(shard, path)
+            if found.values.shape[1] != self.manifest.token_widths()[name]:
+                raise StoreError(f"{shard.path}: damaged, {path} has another width; {REMEDY}")
+            yield found if shard.complete else found.take(shard.rows)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a table with a row per question: texts, numbers, metadata; no vectors.
@@ -454,36 +485,6 @@ def _subscript(key: Any) -> str:
         parts = ["" if part is None else repr(part) for part in (key.start, key.stop, key.step)]
         return ":".join(parts if parts[2] else parts[:2])
     return shortened(repr(key))
-
-
-def _read_column(shard: Shard, path: str, out: NDArray[Any]) -> None:
-    """Read one column of a shard directly into a slice of the matrix."""
-    try:
-        with opened(shard.path, f"column {path}") as file:
-            column = member(file, f"{COLUMNS}/{path}")
-            _check_shape(shard, path, column, out)
-            if shard.complete and column.dtype == out.dtype and column.shape == out.shape:
-                column.read_direct(out)
-                confirm(column, out)
-            else:  # NumPy turns float16 into float32 three times faster than HDF5
-                values = read_column(column)
-                out[:] = values if shard.complete else values[list(shard.rows)]
-    except FileNotFoundError as error:
-        raise vanished(shard.path) from error
-
-
-def _check_shape(shard: Shard, path: str, column: Any, out: NDArray[Any]) -> None:
-    """Refuse a column whose shape does not match the manifest and the shard's ids."""
-    shape = column.shape if isinstance(column, h5py.Dataset) else None
-    last = max(shard.rows, default=-1)
-    shape = shape or (0,)
-    enough = shape[0] == len(shard) if shard.complete else shape[0] > last
-    if not enough or shape[1:] != out.shape[1:] or column.dtype.kind != out.dtype.kind:
-        numbers = " × ".join(map(str, out.shape[1:]))
-        raise StoreError(
-            f"{shard.path}: damaged, column {path} has the shape {shape}, expected "
-            f"{len(shard)} rows of {numbers} numbers; restore the file from a copy"
-        )
 
 
 def _damage(shard: Shard) -> Iterator[str]:

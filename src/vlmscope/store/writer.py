@@ -160,7 +160,9 @@ class RunWriter(OpenRun):
         if not captures:
             return
         self._refuse_stored([capture.sample.id for capture in captures])
-        block = block_of(captures, self.manifest.widths(), self.manifest.signals())
+        manifest = self.manifest
+        tokens = manifest.token_widths()
+        block = block_of(captures, manifest.widths(), manifest.signals(), tokens)
         path = self._publish("part", block)
         self.done_ids.update(block.ids)
         self._parts.append(_part(path, len(block)))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,10 +40,11 @@ from vlmscope.engine.decoding.step import Stepper
 from vlmscope.engine.device import Fetch, to_device
 from vlmscope.engine.hooks import RecordedTensors
 from vlmscope.engine.prefill import DeviceBatch, Prefilled
+from vlmscope.engine.similarity import PromptStates, prompt_states
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.sampling import SampledAnswer
 from vlmscope.schema import Capture, Failure, Sample
-from vlmscope.signals import CROSS_ATTENTION
+from vlmscope.signals import ATTENTION_MAP, CROSS_ATTENTION, IMAGE_TOKENS
 
 MEMORY_SHARE = 0.5
 """Fraction of a GPU's free memory that slots may take; the rest is for prefills."""
@@ -54,6 +55,9 @@ step reads the weights once for all rows, and the keys of each row."""
 
 SMALLEST_STEP = 12 * 10**9
 """Bytes that are read in the time in which a step's kernels start, if its weights are fewer."""
+
+HOST_BYTES = 8 * 2**30
+"""Bytes of memory of the host that recorded image tokens of the rows in slots may take."""
 
 Layers = Sequence[tuple[Tensor, Tensor]]
 """Keys and values of a prefill, layer by layer."""
@@ -100,7 +104,7 @@ def begin(slots: Slots, rows: slice, recorded: RecordedTensors, mask: Tensor) ->
     slots.logprobs[rows, 0] = chosen_logits - total
     slots.statistics[rows, 0] = statistics
     slots.count[rows] = 1
-    over = (chosen.unsqueeze(1) == slots.ends).any(dim=1)
+    over = (chosen.unsqueeze(1) == slots.ends).any(dim=1) & (not slots.answer_tokens)
     slots.ended[rows] = over | (slots.chosen.shape[1] <= 2)
     if slots.states is not None:
         slots.states.begin(chosen, rows.start)
@@ -130,7 +134,7 @@ def set_cross_attention_mask(
 
 
 def widths_of_answers(
-    vlm: VisionLanguageModel, spec: ResolvedSpec, *, imaged: bool
+    vlm: VisionLanguageModel, spec: ResolvedSpec, *, imaged: bool, length: int = 0, patches: int = 0
 ) -> dict[State, int]:
     """Return what is recorded of each token of an answer, and its width.
 
@@ -138,6 +142,8 @@ def widths_of_answers(
         vlm: The model.
         spec: What to record.
         imaged: Whether the questions are about images.
+        length: Number of tokens of a slot.
+        patches: Number of keys of layers of cross-attention.
     """
     signals = spec.signals
     found: dict[State, int] = {}
@@ -150,6 +156,9 @@ def widths_of_answers(
     for name, (layers, parts) in signals.divisions.items():
         if imaged or name != CROSS_ATTENTION:
             found |= {(name, layer): signals.attention_heads * parts for layer in layers}
+    if imaged:
+        keys = patches or length
+        found |= {(ATTENTION_MAP, layer): keys for layer in signals.map_layers}
     return found
 
 
@@ -188,6 +197,8 @@ class _Question:
     """A question whose answers are being decoded."""
 
     prefilled: Prefilled
+    prompt: PromptStates
+    """What the tokens of its greedy answer are compared with, until that is complete."""
     greedy: Capture | Failure | None = None
     """Its capture with the greedy answer, once that was received."""
     samples: dict[int, SampledAnswer] = field(default_factory=dict)
@@ -295,6 +306,9 @@ class Decoding:
         recorded, mask = device_batch.recorder.tensors(), device_batch.inputs["attention_mask"]
         questions, tokens = mask.shape
         rows = questions * self._answers
+        prompts = prompt_states(
+            self._spec.signals, recorded.last_states, recorded.image_tokens, questions
+        )
         room = 0 if self._slots is None else self._slots.rows - len(self._rows)
         if not self.fits(layers, tokens) or rows > room:
             if self._rows:
@@ -319,7 +333,8 @@ class Decoding:
         slots.active += rows
         self._band = band
         slot_numbers = iter(range(rows_of.start, rows_of.stop))
-        for question in map(_Question, prefilled):
+        kept = prompts or [PromptStates()] * questions
+        for question in map(_Question, prefilled, kept):
             for number in range(self._answers):
                 self._rows.append(_Row(question, number, next(slot_numbers)))
 
@@ -376,7 +391,14 @@ class Decoding:
         if greedy:
             index = _index(slots, greedy)
             tokens, lens = _tokens_in(slots, index), slots.image_lens
-            found = of_answers(self._vlm, self._spec, slots.states, index, tokens, lens)
+            compares = bool(self._spec.signals.similarity_layers)
+            prompts = [row.question.prompt for row in greedy] if compares else []
+            found = of_answers(
+                self._vlm, self._spec, slots.states, index, tokens, lens, slots.answer_tokens,
+                prompts,
+            )  # fmt: skip
+            for row in greedy:
+                row.question.prompt = PromptStates()
             yield greedy, Fetch(found)
         sampled = [row for row in ended if row.number]
         if sampled and slots.states is not None:
@@ -419,10 +441,16 @@ class Decoding:
         fixed = vlm.skipped_without_image if imaged else frozenset()
         recorded = device_batch.recorder.tensors()
         tables = len(spec.signals.lens_layers), recorded.first_logits.shape[1]
-        space = rows_in_memory(vlm, layers, fixed, length, more=4 * math.prod(tables))
+        kept = dict.fromkeys(spec.signals.answer_state_layers, vlm.hidden_size)
+        more = 4 * math.prod(tables) + self._bytes_of_states(recorded, kept)
+        space = rows_in_memory(vlm, layers, fixed, length, more=more)
+        if IMAGE_TOKENS in spec.signals.names:
+            space = min(space, HOST_BYTES // max(1, self._bytes_of_image(recorded)))
         many = max(rows, min(self.rows * self._answers, space))
-        widths = widths_of_answers(vlm, spec, imaged=imaged)
+        patches = max((layers[index][0].shape[2] for index in fixed), default=0)
+        widths = widths_of_answers(vlm, spec, imaged=imaged, length=length, patches=patches)
         positions = recorded.positions
+        observed = spec.signals.divisions or spec.signals.map_layers
         while self._slots is None:
             states = AnswerStates(end_tokens(vlm), many) if spec.reads_answer else None
             try:
@@ -433,15 +461,28 @@ class Decoding:
                     layers, fixed, rows=many, length=length, limit=self._limit,
                     dims=1 if positions is None or positions.dim() < 3 else len(positions),
                     states=states, ends=end_tokens(vlm),
-                    divides=bool(states is not None and spec.signals.divisions),
+                    divides=bool(states is not None and observed),
                     sampled=bool(spec.signals.sampling.count),
                     tables=tables if spec.signals.lens_layers else None,
+                    dtype=vlm.dtype, answer_tokens=kept,
                 )  # fmt: skip
             except torch.OutOfMemoryError:
                 if many == rows:
                     raise
                 many = max(rows, many // 2)
         self._stepper = Stepper(vlm, self._slots, tuple(widths), spec, imaged=imaged)
+
+    def _bytes_of_states(self, recorded: RecordedTensors, kept: Mapping[int, int]) -> int:
+        """Return the bytes of the states of tokens that are kept on the device for each row."""
+        answers = sum(kept.values()) * (self._limit + 1) * self._vlm.dtype.itemsize
+        compared = bool(self._spec.signals.similarity_layers)
+        return answers + compared * self._bytes_of_image(recorded)
+
+    def _bytes_of_image(self, recorded: RecordedTensors) -> int:
+        """Return the bytes of the states of a prompt's image tokens, at most of those prefilled."""
+        image = recorded.image_tokens
+        most = max((stop - start for start, stop in image.spans), default=0)
+        return most * sum(s.shape[1] * s.element_size() for s in image.layers.values())
 
 
 def _index(slots: Slots, rows: Sequence[_Row]) -> Tensor:

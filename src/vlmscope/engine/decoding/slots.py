@@ -6,8 +6,8 @@ a step always works on the beginning of every tensor, and its cost depends on th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -64,6 +64,10 @@ class Slots:
     image_lens: Tensor | None = None
     """The lens of the image tokens, ``[rows, layers, vocabulary]``, if it is recorded:
     ``lens.ImageLens``. Undefined for questions without an image, and for sampled answers."""
+    answer_tokens: dict[int, Tensor] = field(default_factory=dict)
+    """Decoder layer → states of the tokens of each row's answer, ``[rows, limit + 1, hidden]``, if
+    they are recorded; the last column is for rows that have ended. Then an answer ends one step
+    later, so that its end-of-turn token is processed too."""
     active: int = 0
     """Number of slots in use."""
 
@@ -94,6 +98,7 @@ class Slots:
             yield self.members
         if self.image_lens is not None:
             yield self.image_lens
+        yield from self.answer_tokens.values()
         if self.states is not None:
             yield from self.states.tensors()
 
@@ -121,9 +126,11 @@ def make_slots(
     dims: int,
     states: AnswerStates | None,
     ends: Sequence[int],
+    dtype: torch.dtype = torch.float32,
     divides: bool = False,
     tables: tuple[int, int] | None = None,
     sampled: bool = False,
+    answer_tokens: Mapping[int, int] | None = None,
 ) -> Slots:
     """Return empty slots.
 
@@ -136,9 +143,12 @@ def make_slots(
         dims: Dimensions of a position.
         states: Collects what is recorded of the answers.
         ends: The tokens that end an answer.
+        dtype: The type of hidden states.
         divides: Whether the division of attention is recorded.
         tables: Layers and vocabulary of the lens of the image tokens, if it is recorded.
         sampled: Whether some answers are sampled.
+        answer_tokens: Decoder layer → width of the states of an answer's tokens, if they are
+            recorded.
 
     Raises:
         torch.OutOfMemoryError: There is not enough memory.
@@ -168,6 +178,10 @@ def make_slots(
         draws=make_draws(rows, limit, device) if sampled else None,
         members=torch.zeros(rows, length, len(ATTENDED), device=device) if divides else None,
         image_lens=torch.zeros(rows, *tables, device=device) if tables else None,
+        answer_tokens={
+            layer: torch.zeros(rows, limit + 1, width, dtype=dtype, device=device)
+            for layer, width in (answer_tokens or {}).items()
+        },
     )
 
 

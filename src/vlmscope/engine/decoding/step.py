@@ -36,7 +36,7 @@ from vlmscope.model.attention.switch import (
 from vlmscope.model.computing import removing_hooks
 from vlmscope.model.lengths import unscaled
 from vlmscope.shown_once import warn
-from vlmscope.signals import DIVISIONS
+from vlmscope.signals import OBSERVED
 
 ROWS_OF_A_GRAPH = (16, 32, 64)
 """Graphs are recorded for these numbers of rows, and for multiples of the last: recording takes a
@@ -148,8 +148,9 @@ class Stepper:
                 parts = [vlm.layers[layer] for layer in slots.fixed]
                 stack.enter_context(masking_keys(parts, slots.cross_attention_mask))
             handles = stack.enter_context(removing_hooks())
-            for state in self._states:
-                if state[0] not in DIVISIONS:
+            kept = [("", layer) for layer in slots.answer_tokens]
+            for state in dict.fromkeys((*self._states, *kept)):
+                if state[0] not in OBSERVED:
                     add = partial(self._add, state)
                     handles.append(
                         hook_state(vlm, state, add, self._layer_states, imaged=self._imaged)
@@ -158,16 +159,28 @@ class Stepper:
 
     def _add(self, state: State, tensor: Tensor) -> None:
         """Record a state of this step's tokens."""
-        if self._slots.states is not None:
+        part, layer = state
+        if self._slots.states is not None and state in self._states:
             self._slots.states.add(state, last_token(tensor))
+        if not part and layer in self._slots.answer_tokens:
+            self._keep(layer, last_token(tensor))
+
+    def _keep(self, layer: int, states: Tensor) -> None:
+        """Store the states of this step's tokens; ``count`` of them were chosen before."""
+        slots, rows = self._slots, len(states)
+        kept = slots.answer_tokens[layer][:rows]
+        last = kept.shape[1] - 1
+        column = torch.where(slots.ended[:rows], last, slots.count[:rows] - 1)
+        index = column.clamp_min(0).view(-1, 1, 1).expand(-1, 1, states.shape[1])
+        kept.scatter_(1, index, states.unsqueeze(1).to(kept.dtype))
 
     def _divide(self, layer: int, weights: Weights) -> None:
         """Record how the attention of this step's tokens is divided."""
         slots = self._slots
         if slots.states is not None and slots.members is not None:
             members = slots.members[: len(weights)]
-            state, divided = self._divider.divide(layer, weights, members)
-            slots.states.add(state, divided.flatten(1))
+            for state, values in self._divider.divide(layer, weights, members, slots.length):
+                slots.states.add(state, values.flatten(1))
 
     def _logits(self, rows: int) -> Float[Tensor, "rows vocabulary"]:
         slots = self._slots
@@ -215,7 +228,9 @@ class Stepper:
         index = column.unsqueeze(2).expand(-1, 1, statistics.shape[1])
         slots.statistics[:rows].scatter_(1, index, statistics.unsqueeze(1))
         count.add_(~ended)
-        ended.logical_or_((tokens.unsqueeze(1) == slots.ends).any(dim=1))
+        # An end-of-turn token whose state is recorded has to be processed first.
+        last = slots.tokens[:rows] if slots.answer_tokens else tokens.unsqueeze(1)
+        ended.logical_or_((last == slots.ends).any(dim=1))
         ended.logical_or_(count >= slots.chosen.shape[1] - 1)
         if slots.states is not None:
             slots.states.note(tokens)

@@ -26,6 +26,7 @@ from vlmscope.dataset import InMemory, Table, TableScan, UntilChanged, absolute_
 from vlmscope.errors import InputError, VlmscopeError
 from vlmscope.executors.local import NullObserver, Observer, Summary
 from vlmscope.executors.manifest import absolute
+from vlmscope.executors.measuring import rows_to_measure
 from vlmscope.executors.pending import pending_rows
 from vlmscope.executors.plan import Outline, as_compared, compare, open_checked
 from vlmscope.executors.ray.actors import Member, WorkerPool, first_loaded
@@ -61,6 +62,7 @@ class RayPlan(Outline):
     pool: WorkerPool
     first: tuple[tuple[Member, Loaded], ...]
     comparison: RowComparison = field(default_factory=RowComparison)
+    image_tokens: tuple[float, float] = (0, 0)
 
     @property
     def title(self) -> str:
@@ -107,9 +109,12 @@ def plan_on_ray(
         notes = (of_pool, *loaded.notes, *more)
         first = ((member, loaded),)
         manifest = as_compared(loaded.manifest, comparison)
+        measured = rows_to_measure(table, scan, request.spec)
+        tokens = ray.get(member.actor.image_tokens.remote(measured)) if measured else (0, 0)
         yield RayPlan(
-            request, table, scan, manifest, done, notes, loaded.title, pool, first, comparison
-        )
+            request, table, scan, manifest, done, notes, loaded.title, pool, first, comparison,
+            tokens,
+        )  # fmt: skip
 
 
 def run_on_ray(

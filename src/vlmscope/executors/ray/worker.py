@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from vlmscope.dataset import TableScan
 from vlmscope.errors import VlmscopeError, naming_options
 from vlmscope.executors.batching import BatchSizer, sizer_for
+from vlmscope.executors.measuring import mean_image_tokens
 from vlmscope.executors.plan import load_checked
 from vlmscope.executors.request import Request
 from vlmscope.executors.runner import Loop
@@ -105,6 +106,10 @@ class Worker:
         self._vlm, self._manifest, notes = load_checked(self._request, self._scan)
         self._workers = keep_for(self._vlm, workers, self._request)
         return Loaded(self._manifest, self._vlm.family.title, notes)
+
+    def image_tokens(self, samples: Sequence[Sample]) -> tuple[float, float]:
+        """Return the mean number of image tokens of some rows: see ``mean_image_tokens``."""
+        return mean_image_tokens(samples, self._vlm, self._request.spec)
 
     def begin(self, writer: str, went_well: bool) -> Report:
         """Start processing, and writing the run.

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -31,7 +31,7 @@ from vlmscope.sampling import (
     sample_arrays_match,
 )
 from vlmscope.schema import Capture, FinishReason, Sample
-from vlmscope.signals import INTEGERS, needs_image
+from vlmscope.signals import ANSWER_TOKENS, INTEGERS, is_token_states, needs_image
 from vlmscope.store.format.naming import (
     boundary_name,
     boundary_position,
@@ -41,13 +41,17 @@ from vlmscope.store.format.naming import (
     may_be_absent,
     signal_path,
 )
+from vlmscope.store.format.token_rows import TokenRows, concatenated, token_rows
 
 Shapes = Mapping[str, tuple[int, ...] | None]
 """Array of a signal → its shape; None for a list of a length of its own."""
 
+Widths = Mapping[str, int]
+"""Path of a vector, or array of a signal with a vector for each of several tokens → its width."""
+
 
 def check_capture(
-    capture: Capture, widths: Mapping[str, int], signals: Shapes, *, like: Capture
+    capture: Capture, widths: Widths, signals: Shapes, tokens: Widths, *, like: Capture
 ) -> None:
     """Refuse a capture that does not match the other rows of the run. Nothing is written.
 
@@ -55,6 +59,7 @@ def check_capture(
         capture: The capture.
         widths: Path of each vector of the run → its width.
         signals: The arrays of signals of the run.
+        tokens: Those with a vector for each of several tokens.
         like: Another capture of the same batch, with an image if any of them has one.
 
     Raises:
@@ -63,10 +68,10 @@ def check_capture(
             differ from those of the manifest or of the other capture.
     """
     _check_vectors(capture, widths)
-    _check_signals(capture, signals)
-    tokens = (capture.answer, capture.answer_token_ids, capture.answer_logprobs)
+    _check_signals(capture, signals, tokens)
+    parts = (capture.answer, capture.answer_token_ids, capture.answer_logprobs)
     answered = like.answer is not None
-    if any((part is not None) != answered for part in tokens):
+    if any((part is not None) != answered for part in parts):
         raise StoreError(
             f"question {capture.sample.id!r}: answer, tokens and log-probabilities are expected "
             "on every row of a run, or on none"
@@ -105,11 +110,16 @@ def _check_vectors(capture: Capture, widths: Mapping[str, int]) -> None:
             )
 
 
-def _check_signals(capture: Capture, signals: Shapes) -> None:
+def _check_signals(capture: Capture, signals: Shapes, tokens: Widths) -> None:
     """Refuse arrays of signals that differ in name, shape or type from those of the manifest."""
-    wanted = {
+    wanted: dict[str, tuple[int, ...]] = {
         name: _list_shape(capture, name) if shape is None else shape
         for name, shape in signals.items()
+        if capture.image_sha256 or not needs_image(name)
+    }
+    wanted |= {
+        name: (_token_count(capture, name), width)
+        for name, width in tokens.items()
         if capture.image_sha256 or not needs_image(name)
     }
     found = {name: array.shape for name, array in capture.signals.items()}
@@ -119,12 +129,27 @@ def _check_signals(capture: Capture, signals: Shapes) -> None:
             f"question {capture.sample.id!r}: signals do not match the manifest: "
             + ", ".join(f"{n} is {found.get(n)}, expected {wanted.get(n)}" for n in wrong)
         )
+    for name in filter(is_token_states, capture.signals):
+        if not np.isfinite(capture.signals[name]).all():
+            raise StoreError(f"question {capture.sample.id!r}: signal {name} must be finite")
     for name, array in capture.signals.items():
         kind = np.dtype(SAMPLE_TYPES.get(name, np.int32 if name in INTEGERS else np.float32))
         if array.dtype != kind:
             raise StoreError(
                 f"question {capture.sample.id!r}: signal {name} must be {kind}, found {array.dtype}"
             )
+
+
+def _token_count(capture: Capture, name: str) -> int:
+    """Return the expected number of tokens of an array: those of the answer, or of the images.
+
+    The number of image tokens is that of the row's first array of them.
+    """
+    if name.partition("/")[0] == ANSWER_TOKENS:
+        return _count(capture)
+    group = name.partition("/")[0]
+    arrays = (a for n, a in capture.signals.items() if n.partition("/")[0] == group)
+    return max(1, len(next(arrays, ())))
 
 
 def _list_shape(capture: Capture, name: str) -> tuple[int]:
@@ -163,6 +188,9 @@ class Block:
     signals of each token; NaN for a signal of image tokens that a row does not have."""
     vectors: Mapping[str, NDArray[np.float32]]
     """Representations ``[n, D]``, by path; NaN for those of an image that a row does not have."""
+    tokens: Mapping[str, TokenRows] = field(default_factory=dict)
+    """Arrays of signals with a vector for each of several tokens, by path; without a token in a row
+    that lacks them."""
 
     @property
     def has_image(self) -> list[bool]:
@@ -179,7 +207,10 @@ class Block:
 
 
 def block_of(
-    captures: Sequence[Capture], widths: Mapping[str, int], signals: Shapes | None = None
+    captures: Sequence[Capture],
+    widths: Widths,
+    signals: Shapes | None = None,
+    tokens: Widths | None = None,
 ) -> Block:
     """Return captures as columns. A capture without an image has no vectors of an image.
 
@@ -187,10 +218,11 @@ def block_of(
         captures: The rows.
         widths: Path of each expected vector → its width.
         signals: The expected arrays of signals; by default none.
+        tokens: Those with a vector for each of several tokens; by default none.
     """
     like = next((capture for capture in captures if capture.image_sha256), captures[0])
     for capture in captures:
-        check_capture(capture, widths, signals or {}, like=like)
+        check_capture(capture, widths, signals or {}, tokens or {}, like=like)
     samples = [capture.sample for capture in captures]
     texts = {
         QUESTION_ID: [sample.id for sample in samples],
@@ -203,20 +235,9 @@ def block_of(
         "image_thumbnail": [capture.image_thumbnail for capture in captures],
         "metadata": [_metadata_text(sample) for sample in samples],
     }
-    ragged: dict[str, list[NDArray[Any]]] = {}
     if captures[0].answer is not None:
         texts["answer"] = [clean_text(capture.answer or "") for capture in captures]
-        ragged["answer_token_ids"] = [
-            np.asarray(capture.answer_token_ids, np.int64) for capture in captures
-        ]
-        ragged["answer_logprobs"] = [
-            np.asarray(capture.answer_logprobs, np.float32) for capture in captures
-        ]
-    ragged |= {
-        signal_path(name): [_per_token(capture, name) for capture in captures]
-        for name, shape in (signals or {}).items()
-        if shape is None and name not in SAMPLE_TEXTS
-    }
+    ragged = _lists(captures, signals or {})
     texts |= _several_of(captures, signals or {})
     vectors = {
         path: np.stack([c.vectors.get(path, _no_vector(width)) for c in captures])
@@ -227,7 +248,23 @@ def block_of(
         for name, shape in (signals or {}).items()
         if shape is not None
     }
-    return Block(texts, numbers, ragged, vectors)
+    states = {
+        signal_path(name): token_rows(
+            [c.signals.get(name, np.zeros((0, width), np.float32)) for c in captures], width
+        )
+        for name, width in (tokens or {}).items()
+    }
+    return Block(texts, numbers, ragged, vectors, states)
+
+
+def _lists(captures: Sequence[Capture], signals: Shapes) -> dict[str, list[NDArray[Any]]]:
+    """Return the columns of lists."""
+    found: dict[str, list[NDArray[Any]]] = {}
+    if captures[0].answer is not None:
+        found["answer_token_ids"] = [np.asarray(c.answer_token_ids, np.int64) for c in captures]
+        found["answer_logprobs"] = [np.asarray(c.answer_logprobs, np.float32) for c in captures]
+    lists = [n for n, shape in signals.items() if shape is None and n not in SAMPLE_TEXTS]
+    return found | {signal_path(n): [_per_token(c, n) for c in captures] for n in lists}
 
 
 def captures_of(block: Block) -> Iterator[Capture]:
@@ -237,6 +274,7 @@ def captures_of(block: Block) -> Iterator[Capture]:
         text = {name: column[i] for name, column in block.texts.items()}
         number = {name: column[i] for name, column in block.numbers.items()}
         ragged = {name: column[i] for name, column in block.ragged.items()}
+        tokens = {name: found.row(i).astype(np.float32) for name, found in block.tokens.items()}
         yield Capture(
             sample=Sample(
                 id=text[QUESTION_ID],
@@ -267,7 +305,9 @@ def captures_of(block: Block) -> Iterator[Capture]:
             answer=text.get("answer"),
             answer_token_ids=ragged.get("answer_token_ids"),
             answer_logprobs=ragged.get("answer_logprobs"),
-            signals=_signals_of(number | ragged | _several_texts(text), has_image=has_image),
+            signals=_signals_of(
+                number | ragged | tokens | _several_texts(text), has_image=has_image
+            ),
         )
 
 
@@ -305,6 +345,7 @@ def concatenate(blocks: Sequence[Block]) -> Block:
         {name: np.concatenate([block.numbers[name] for block in blocks]) for name in first.numbers},
         {name: [a for block in blocks for a in block.ragged[name]] for name in first.ragged},
         {path: np.concatenate([block.vectors[path] for block in blocks]) for path in first.vectors},
+        {path: concatenated([block.tokens[path] for block in blocks]) for path in first.tokens},
     )
 
 
@@ -315,6 +356,7 @@ def take(block: Block, rows: Sequence[int]) -> Block:
         {name: column[list(rows)] for name, column in block.numbers.items()},
         {name: [column[i] for i in rows] for name, column in block.ragged.items()},
         {path: matrix[list(rows)] for path, matrix in block.vectors.items()},
+        {path: found.take(rows) for path, found in block.tokens.items()},
     )
 
 

@@ -139,7 +139,7 @@ def _file_of(column: Any) -> str:
 
 
 def _damaged(column: Any) -> StoreError:
-    path = column.name.partition("/_columns/")[2]
+    path = column.name.lstrip("/").partition("/")[2]  # below _columns or _tokens
     return StoreError(
         f"{_file_of(column)}: column {path} is damaged; 'vlmscope verify RUN --files' lists all "
         "damage, the same extract command with --redo-damaged captures its rows again"

@@ -16,14 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.sampling import is_of_samples
-from vlmscope.store.format.batch import Block
+from vlmscope.signals import BOXES, is_token_states
+from vlmscope.store.format.batch import QUESTION_ID, Block
 from vlmscope.store.format.checksums import digest, is_intact, read_column
 from vlmscope.store.format.manifest import Manifest
 from vlmscope.store.format.naming import is_signal, is_vector, vector_path
+from vlmscope.store.format.token_rows import (
+    TokenRows,
+    damaged_token_rows,
+    narrow,
+    read_token_rows,
+    write_token_rows,
+)
 from vlmscope.store.format.validation import COLUMNS, columns_of
-
-FLOAT16_MAX = 65504.0
-"""Largest finite float16. Some models have massive activations above it."""
 
 TEXT = h5py.string_dtype()
 """The type of a column of strings."""
@@ -46,6 +51,18 @@ def write_columns(file: Any, block: Block, manifest: Manifest) -> None:
         column = group.create_dataset(path, data=stored)
         column.attrs["sha256"] = digest(stored)
         column.attrs["final_norm"] = path.endswith(normed)
+    write_token_rows(file, _stored_tokens(block, manifest))
+
+
+def _stored_tokens(block: Block, manifest: Manifest) -> dict[str, TokenRows]:
+    """Return the states of tokens in the type that they are stored in."""
+    half = manifest.states_dtype == "float16"
+    stored = {}
+    for path, found in block.tokens.items():
+        name = path.partition("/")[2]
+        narrowed = half if is_token_states(name) else name != BOXES
+        stored[path] = TokenRows(narrow(found.values), found.offsets) if narrowed else found
+    return stored
 
 
 def write_texts(group: Any, name: str, texts: Sequence[str]) -> Any:
@@ -77,7 +94,8 @@ def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) 
     Args:
         file: The open shard.
         rows: The rows.
-        vectors: Whether to read vectors, and the arrays of signals that have a fixed shape.
+        vectors: Whether to read vectors, states of tokens, and the arrays of signals that have a
+            fixed shape.
 
     Raises:
         StoreError: A column that is read is damaged.
@@ -86,7 +104,8 @@ def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) 
     numbers: dict[str, NDArray[Any]] = {}
     ragged: dict[str, list[NDArray[Any]]] = {}
     matrices: dict[str, NDArray[np.float32]] = {}
-    for path, column in columns_of(file).items():
+    columns = columns_of(file)
+    for path, column in columns.items():
         if is_vector(path):
             if vectors:
                 matrices[path] = read_column(column, rows).astype(np.float32, copy=False)
@@ -97,19 +116,15 @@ def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) 
         elif vectors or not is_signal(path):
             values = read_column(column, rows)
             numbers[path] = values.astype(np.float32) if values.dtype == np.float16 else values
-    return Block(texts, numbers, ragged, matrices)
+    count = columns[QUESTION_ID].shape[0]
+    tokens = read_token_rows(file, count, rows) if vectors else {}
+    return Block(texts, numbers, ragged, matrices, tokens)
 
 
 def damaged_columns(file: Any) -> list[str]:
     """Return the paths of the columns whose values differ from what was written."""
-    return [path for path, column in columns_of(file).items() if not is_intact(column)]
-
-
-def narrow(matrix: NDArray[np.float32]) -> NDArray[Any]:
-    """Return a column as float16, or unchanged if a value would overflow; NaN is ignored."""
-    if np.fmax.reduce(np.abs(matrix), axis=None, initial=0) > FLOAT16_MAX:
-        return matrix
-    return matrix.astype(np.float16)
+    found = [path for path, column in columns_of(file).items() if not is_intact(column)]
+    return found + damaged_token_rows(file)
 
 
 def final_norm_leaves(manifest: Manifest) -> tuple[str, ...]:

@@ -35,7 +35,8 @@ MOST_CHUNKED = 2**30
 
 _ROWS = 256
 _EXPANSION = 1100
-_COLUMNS = b"_columns"
+_COLUMNS, _TOKENS = b"_columns", b"_tokens"
+_OURS = (_COLUMNS, _TOKENS)
 _IDS, _HASHES = b"question_id", b"image_sha256"
 _VECTORS = (b"_representation", b"_heads", b"_attn_out", b"_mlp")
 _IN_A_ROW = frozenset(
@@ -113,20 +114,28 @@ class Screening:
                 for _ in self._root:  # the reader looks up rows by their names
                     pass
             self._walk(columns, 1)
+            self._walk_tokens()
         else:
             if kind == "headers":
                 self._walk(columns, 1, contents=False)
+                self._walk_tokens(contents=False)
             for name in (_IDS, _HASHES) if kind == "headers" else (_IDS, path.encode()):
                 self._member(columns, name)
         for source in self._sources:
             self._member(self._root, source)
+
+    def _walk_tokens(self, *, contents: bool = True) -> None:
+        """Read the arrays of several tokens of each row, if there are any."""
+        tokens = self._open(self._root, _TOKENS)
+        if isinstance(tokens, h5g.GroupID):
+            self._walk(tokens, 1, contents=contents)
 
     def _rows(self) -> None:
         """Read each row's attributes, texts, lists and vectors; of anything else only its kind."""
         names: list[bytes] = []
         with tolerated():
             names.extend(self._root)
-        for row in (self._open(self._root, name) for name in names if name != _COLUMNS):
+        for row in (self._open(self._root, name) for name in names if name not in _OURS):
             if isinstance(row, h5g.GroupID):
                 self._attributes(row)
                 self._walk(row, 1, is_row=True)

@@ -24,7 +24,14 @@ from vlmscope.jsontext import load_json
 from vlmscope.positions import VISION_ONLY, sublayer_representation
 from vlmscope.sampling import DEFAULT_TEMPERATURE, SAMPLES, Sampling, checked_sampling
 from vlmscope.schema import FORMAT_VERSION, Compat, FieldSpec, LayerStates, VisionPooling
-from vlmscope.signals import LENS, SIGNALS, SUBLAYERS, RecordedSignals, single_positions
+from vlmscope.signals import (
+    LENS,
+    SIGNALS,
+    SIMILARITY,
+    SUBLAYERS,
+    RecordedSignals,
+    single_positions,
+)
 from vlmscope.store.format.naming import representation_name, vector_path
 from vlmscope.store.storage.atomic import publish
 from vlmscope.store.storage.object_store import read_document
@@ -123,6 +130,7 @@ class CaptureRecord:
             single_positions(self.positions) if lens else (),
             self.layers if lens else (),
             Sampling(self.samples, self.temperature, self.seed),
+            self.layers if SIMILARITY in self.signals else (),
         )
 
 
@@ -173,6 +181,8 @@ class Manifest:
     created_at: str
     """ISO 8601 with a time zone."""
     format_version: int = FORMAT_VERSION
+    states_dtype: StoreDtype = "float16"
+    """Type on disk of signals with a vector for each of several tokens."""
 
     def representations(self) -> dict[str, tuple[int, ...]]:
         """Return every representation with its layers; the vision encoder's output has none."""
@@ -204,6 +214,10 @@ class Manifest:
         recorded, answers = self.capture.recorded, self.capture.max_new_tokens > 0
         shapes = recorded.shapes(answers=answers)
         return {name: shapes.get(name) for name in recorded.arrays(answers=answers)}
+
+    def token_widths(self) -> dict[str, int]:
+        """Return the arrays of signals that are ``[tokens, width]``, and their widths."""
+        return self.capture.recorded.token_widths(answers=self.capture.max_new_tokens > 0)
 
 
 def write_manifest(run: Path, manifest: Manifest, *, new: bool = False) -> None:
@@ -277,6 +291,7 @@ def _check_values(path: Path, manifest: Manifest) -> None:
         "model.prompt_time": model.prompt_time is None or _is_time(model.prompt_time),
         "dtype": manifest.dtype in ("float32", "float16", "bfloat16"),
         "store_dtype": manifest.store_dtype in get_args(StoreDtype),
+        "states_dtype": manifest.states_dtype in get_args(StoreDtype),
     }
     if wrong := [name for name, valid in checks.items() if not valid]:
         raise _damaged(path, f"{wrong[0]} is invalid")
@@ -382,7 +397,7 @@ _SAME_NUMBERS = (
     "format_version",
     *(f"model.{field.name}" for field in fields(ModelRecord) if field.name.endswith("_hash")),
     *(f"capture.{field.name}" for field in fields(CaptureRecord) if field.name not in _DERIVED),
-    *("model.description", "dtype", "store_dtype", "attention"),
+    *("model.description", "dtype", "store_dtype", "states_dtype", "attention"),
 )
 
 

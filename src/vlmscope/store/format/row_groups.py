@@ -27,6 +27,7 @@ from vlmscope.store.format.naming import (
     may_be_absent,
     signal_path,
 )
+from vlmscope.store.format.token_rows import TOKENS, TokenRows
 from vlmscope.store.format.validation import COLUMNS
 
 ROW_LISTS = ("answer_token_ids", "answer_logprobs", "first_token_ids", "first_token_logprobs")
@@ -60,6 +61,9 @@ class RowWriter:
         shown = {**block.vectors, **{p: a for p, a in block.numbers.items() if is_signal(p)}}
         self._windows = {
             p: _Window(p, column.shape, column.dtype.kind) for p, column in shown.items() if virtual
+        }
+        self._token_windows = {
+            p: _TokenWindow(p, found) for p, found in block.tokens.items() if virtual
         }
         self._lists = _row_lists(block)
         self._has_image = block.has_image
@@ -125,8 +129,6 @@ class RowWriter:
                 self._write_number(dataset, "final_norm", np.True_)
 
     def _write_signals(self, row: Any, i: int) -> None:
-        if not self._signals:
-            return
         groups: dict[str, Any] = {"": row}
         for path in self._signals:
             name, leaf = path.partition("/")[2], path.rpartition("/")[2]
@@ -141,6 +143,20 @@ class RowWriter:
                 self._write_array(parent, leaf, self._block.ragged[path][i])
             else:
                 self._write_row(parent, leaf, path, self._block.numbers[path], i)
+        self._write_tokens(row, i, groups)
+
+    def _write_tokens(self, row: Any, i: int, groups: dict[str, Any]) -> None:
+        """Write the arrays with a vector for each of several tokens, if the row has them."""
+        for path, found in self._block.tokens.items():
+            leaf = path.rpartition("/")[2]
+            if not self._has_image[i] and needs_image(path.partition("/")[2]):
+                continue
+            parent = self._parent(row, path, groups)
+            own = found.row(i)
+            if self._virtual and len(own):
+                self._token_windows[path].create(parent, leaf, i)
+            else:
+                self._write_array(parent, leaf, own)
 
     def _parent(self, row: Any, path: str, groups: dict[str, Any]) -> Any:
         """Return the group that a path of a row is in, which is created if needed."""
@@ -192,6 +208,36 @@ _MISSING: Mapping[str, tuple[Any, Any]] = {
     "i": (np.array(-1, np.int32), h5t.STD_I32LE),
 }
 """Kind of a column → the value of a missing one, and the type of what is shown of it."""
+
+
+class _TokenWindow:
+    """Creates virtual datasets ``[tokens, width]``: each shows some rows of an array of the file.
+
+    Args:
+        path: The path of the array in a row.
+        found: The array.
+    """
+
+    def __init__(self, path: str, found: TokenRows) -> None:
+        self._found = found
+        self._array = f"/{TOKENS}/{path}".encode()
+        half = found.values.dtype == np.float16
+        self._kind = h5t.IEEE_F16LE if half else h5t.IEEE_F32LE
+        self._source = h5s.create_simple(found.values.shape)
+        self._properties = h5p.create(h5p.DATASET_CREATE)
+        self._properties.set_layout(h5d.VIRTUAL)
+        self._properties.set_obj_track_times(False)
+        self._properties.set_fill_value(np.array(np.nan, found.values.dtype))
+
+    def create(self, owner: Any, name: str, i: int) -> None:
+        """Create a dataset that shows the tokens of row ``i``."""
+        start, stop = self._found.offsets[i : i + 2].tolist()
+        shape = stop - start, self._found.values.shape[1]
+        target = h5s.create_simple(shape)
+        self._source.select_hyperslab((start, 0), shape)
+        properties = self._properties.copy()
+        properties.set_virtual(target, b".", self._array, self._source)
+        h5d.create(owner, name.encode(), self._kind, target, properties)
 
 
 class _Window:
