@@ -77,6 +77,7 @@ def reference(
     *,
     answer_token_ids: np.ndarray | None = None,
     sample_token_ids: Sequence[np.ndarray] = (),
+    previous_heads: np.ndarray | None = None,
 ) -> Capture:
     """Return the capture of one sample by the reference method's three passes.
 
@@ -88,6 +89,8 @@ def reference(
             (default: the answer generated here). In half precision two runs may answer differently.
         sample_token_ids: The tokens of sampled answers, whose log-probabilities and states are
             computed. Nothing is sampled here.
+        previous_heads: The heads whose attention to the previous token is returned, of heads that
+            attend to it equally (default: the first).
 
     Raises:
         InputError: The spec's ``compat`` does not support this model.
@@ -112,7 +115,7 @@ def reference(
             more, indices = _answer_states_pass(vlm, inputs, tokens, spec, signals)
             states |= more
             boundaries |= indices
-        arrays |= _attention_pass(vlm, inputs, tokens, signals)
+        arrays |= _attention_pass(vlm, inputs, tokens, signals, previous_heads)
         if signals.lens_layers:
             arrays |= _lens_pass(vlm, inputs, tokens, signals, boundaries)
         run_answer = partial(_run_with_answer, vlm, inputs)
@@ -384,6 +387,7 @@ def _attention_pass(
     inputs: _Inputs,
     answer_token_ids: np.ndarray | None,
     signals: RecordedSignals,
+    previous_heads: np.ndarray | None,
 ) -> dict[str, np.ndarray]:
     """Run prompt and answer with eager attention; return how attention is divided."""
     answer = None if answer_token_ids is None else _content(vlm, answer_token_ids)
@@ -394,6 +398,7 @@ def _attention_pass(
         answer,
         lambda: vlm.model(**inputs),
         lambda: _run_with_answer(vlm, inputs, answer or []),
+        previous_heads,
     )
 
 

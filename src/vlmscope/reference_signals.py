@@ -31,6 +31,8 @@ from vlmscope.signals import (
     LENS_TOKENS,
     LENS_TOP,
     NO_TOKEN,
+    PREVIOUS,
+    PREVIOUS_HEAD,
     SUBLAYERS,
     TOKEN_STATISTICS,
     RecordedSignals,
@@ -42,6 +44,10 @@ Passes = Mapping[tuple[str, int], list[Tensor]]
 
 Weights = Mapping[int, list[Tensor]]
 """Decoder layer → its attention weights ``[1, heads, tokens, keys]`` in each forward pass."""
+
+NEAR = {torch.float32: 3e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Relative difference of the mean attention of two heads to the previous token, by the model's
+dtype, below which either may be the one that attends most."""
 
 
 def token_statistics(steps: Sequence[Tensor]) -> dict[str, np.ndarray]:
@@ -134,8 +140,11 @@ def divided_attention(
     answer: Sequence[int] | None,
     run_prompt: Callable[[], object],
     run_answer: Callable[[], object],
+    heads: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return how the attention of the last prompt token and of the answer's tokens is divided.
+
+    And how much the answer's tokens attend to the previous token.
 
     Args:
         vlm: The model.
@@ -144,6 +153,8 @@ def divided_attention(
         answer: The answer's tokens without the end of turn; None if no answer was requested.
         run_prompt: Runs the prompt.
         run_answer: Runs the prompt and the answer, in one pass or step by step.
+        heads: The head of each layer whose attention to the previous token is returned, unless
+            another one clearly attends more to it (default: the one that attends most).
     """
     observed = (*signals.attention_layers, *signals.cross_attention_layers)
     if not observed:
@@ -167,7 +178,42 @@ def divided_attention(
         )
         statistics = [several.mean(axis=0), several.max(axis=0), several[0]]
         found[f"{name}_answer"] = np.stack(statistics)
+    if signals.attention_layers:
+        found |= _attention_to_previous(signals, seen, last, len(answer), heads, NEAR[vlm.dtype])
     return found
+
+
+def _attention_to_previous(
+    signals: RecordedSignals,
+    seen: Weights,
+    last: int,
+    tokens: int,
+    heads: np.ndarray | None,
+    near: float,
+) -> dict[str, np.ndarray]:
+    """Return how much each token of the answer attends to the one before it, and the heads.
+
+    Args:
+        signals: The signals.
+        seen: The weights of prompt and answer.
+        last: The index of the last prompt token.
+        tokens: Number of tokens of the answer.
+        heads: As in ``divided_attention``.
+        near: Relative difference of two heads that counts as none.
+    """
+    layers = signals.attention_layers
+    values = np.zeros((tokens, len(layers)), np.float32)
+    chosen = np.full(len(layers), NO_TOKEN, np.int32)
+    for at, layer in enumerate(layers if tokens else ()):
+        rows = [_row(seen[layer], last + 1 + i, grows=True)[:, last + i] for i in range(tokens)]
+        attended = torch.stack(rows).double().cpu().numpy()
+        means = attended[1:].mean(axis=0) if tokens > 1 else attended[0]
+        chosen[at] = means.argmax()
+        given = -1 if heads is None else int(heads[at])
+        if 0 <= given < len(means) and means[given] >= (1 - near) * means.max():
+            chosen[at] = given
+        values[:, at] = attended[:, chosen[at]]
+    return {PREVIOUS: values, PREVIOUS_HEAD: chosen}
 
 
 def sampled_answers(

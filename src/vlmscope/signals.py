@@ -27,6 +27,17 @@ LENS = "lens"
 DIVISIONS = (ATTENTION, CROSS_ATTENTION)
 """How attention is divided: among groups of tokens, and among the tiles of an image."""
 
+PREVIOUS = "attention_previous"
+"""Array ``[tokens of the answer without the end of turn, layers]``, with the signal ``attention``:
+how much each token attends to the one before it, by one head of each layer."""
+
+PREVIOUS_HEAD = "attention_previous_head"
+"""Array ``[layers]``: that head, which attends most to the previous token, on average over the
+tokens from the second on. Of several equal ones the first; ``NO_TOKEN`` for an empty answer."""
+
+OF_WEIGHTS = (*DIVISIONS, PREVIOUS)
+"""What is recorded of the attention weights of the answer's tokens."""
+
 SUBLAYERS = ("heads", "attn_out", "mlp")
 """Signals that are vectors at the chosen positions and layers: the input of the attention's output
 projection (the heads, one after the other), and the outputs of the two parts of a block."""
@@ -75,11 +86,11 @@ LENS_ENTROPY, LENS_RANK, LENS_PROB = "lens_entropy", "lens_answer_rank", "lens_a
 """Arrays ``[positions, layers]``: the entropy in nats; the rank, from 0, and the probability of the
 likeliest first token of the answer, which is the first of ``first_token_ids``."""
 
-INTEGERS = (LENS_TOKENS, LENS_RANK)
+INTEGERS = (LENS_TOKENS, LENS_RANK, PREVIOUS_HEAD)
 """The arrays of integers, int32; the others are float32."""
 
 NO_TOKEN = -1
-"""Value in an array of integers where a row has no such position."""
+"""Value in an array of integers where a row has no such position, or no token."""
 
 INTERNAL_CONFIDENCE = "internal_confidence"
 """Arrays ``[T]``, one for each layer: for each token of the answer, the largest probability that
@@ -221,7 +232,9 @@ class RecordedSignals:
             answers: Whether answers are generated.
         """
         samples = (*SAMPLE_TEXTS, *SAMPLE_LISTS) if self.sampling.count else ()
-        return (*self.per_token(answers=answers), *samples, *self.shapes(answers=answers))
+        previous = (PREVIOUS,) if answers and self.attention_layers else ()
+        lists = (*self.per_token(answers=answers), *previous, *samples)
+        return (*lists, *self.shapes(answers=answers))
 
     def shapes(self, *, answers: bool = True) -> dict[str, tuple[int, ...]]:
         """Return the arrays of a row that have the same shape in all rows.
@@ -235,6 +248,8 @@ class RecordedSignals:
             found[f"{name}_prompt"] = shape
             if answers:
                 found[f"{name}_answer"] = (len(OF_ANSWER), *shape)
+        if answers and self.attention_layers:
+            found[PREVIOUS_HEAD] = (len(self.attention_layers),)
         if self.lens_positions and self.lens_layers:
             read_at = len(self.lens_positions), len(self.lens_layers)
             found |= dict.fromkeys((LENS_TOKENS, LENS_PROBS), (*read_at, LENS_TOP))

@@ -28,6 +28,7 @@ from vlmscope.signals import (
     LENS_PROBS,
     LENS_RANK,
     LENS_TOKENS,
+    PREVIOUS_HEAD,
     TOKEN_STATISTICS,
 )
 from vlmscope.store import Manifest, Run, clean_text
@@ -168,6 +169,7 @@ def check_rows(run: Run, samples: list[Sample], vlm: VisionLanguageModel) -> Ite
                 spec,
                 answer_token_ids=tokens,
                 sample_token_ids=[answer.token_ids for answer in stored.samples],
+                previous_heads=stored.signals.get(PREVIOUS_HEAD),
             )
         if not record.signals:  # a run of a version that recorded none
             expected = replace(expected, signals={})
@@ -219,6 +221,8 @@ def signal_errors(
             continue
         if own is None or own.shape != array.shape:
             errors[name] = math.inf
+        elif name == PREVIOUS_HEAD:
+            errors[name] = 0.0 if np.array_equal(own, array) else math.inf
         elif name == LENS_TOKENS:
             errors[name] = _error_of_tokens(found, expected)
         elif name == LENS_RANK:

@@ -15,9 +15,15 @@ from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates, State
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.attention.shares import LastQuery, Weights, members_of, shares
+from vlmscope.model.attention.shares import (
+    LastQuery,
+    Weights,
+    members_of,
+    shares,
+    weights_of_keys,
+)
 from vlmscope.model.sublayers import sublayers_of
-from vlmscope.signals import ATTENDED, ATTENTION, CROSS_ATTENTION, RecordedSignals
+from vlmscope.signals import ATTENDED, ATTENTION, CROSS_ATTENTION, PREVIOUS, RecordedSignals
 
 _IMAGE, _TEXT, _ANSWER, _FIRST = range(len(ATTENDED))
 
@@ -91,6 +97,29 @@ class Divider:
         patches = weights.view(rows, heads, -1, self._tiles, self._patches)
         return (CROSS_ATTENTION, layer), patches.sum(dim=(2, 4))
 
+    def add_token(
+        self,
+        states: AnswerStates,
+        layer: int,
+        weights: Weights,
+        members: Tensor,
+        previous: Int[Tensor, " batch"],
+    ) -> None:
+        """Add the attention of a token of each answer to what is recorded of the answers.
+
+        Args:
+            states: What is recorded of the answers.
+            layer: The decoder layer.
+            weights: Its attention weights.
+            members: The group of each token.
+            previous: The index of the token before this one.
+        """
+        state, divided = self.divide(layer, weights, members)
+        states.add(state, divided.flatten(1))
+        if layer not in self._cross:
+            attended = weights_of_keys(weights, previous, members.shape[1])
+            states.add((PREVIOUS, layer), attended)
+
 
 class AttentionRecorder:
     """Records the division of the last prompt token's attention, and of steps of ``generate``.
@@ -124,13 +153,14 @@ class AttentionRecorder:
     def _record(self, layer: int, weights: Weights) -> None:
         steps = self._calls[layer]
         self._calls[layer] += 1
-        length = self.members.shape[1] + steps
-        members = members_in_slots(self.members, length) if steps else self.members
-        state, divided = self._divider.divide(layer, weights, members)
         if not steps:
+            state, divided = self._divider.divide(layer, weights, self.members)
             self._prompt[state] = divided
         elif self._answer is not None:
-            self._answer.add(state, divided.flatten(1))
+            length = self.members.shape[1] + steps
+            members = members_in_slots(self.members, length)
+            previous = torch.full((len(weights),), length - 2, device=weights.device)
+            self._divider.add_token(self._answer, layer, weights, members, previous)
 
     def arrays(self) -> dict[str, Float[Tensor, "batch layers heads parts"]]:
         """Return how the last prompt token's attention is divided.

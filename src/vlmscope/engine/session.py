@@ -25,10 +25,10 @@ from vlmscope.engine.answers import (
     STATISTICS,
     StepLogprobs,
     check_finite,
-    end_tokens,
     finished,
     greedy_config,
     of_answers,
+    states_of_answers,
     with_samples,
 )
 from vlmscope.engine.batch import Batch, bands_of, prepare
@@ -306,7 +306,7 @@ class CaptureSession:
     def _generated(self, batch: Batch) -> Results:
         """Return the rows of a batch with their greedy answers."""
         vlm, spec, rows = self._vlm, self._spec, len(batch.samples)
-        states = AnswerStates(end_tokens(vlm), rows) if spec.reads_answer else None
+        states = states_of_answers(vlm, spec, rows)
         device_batch, hooks = self._device_batch(batch, states)
         steps = StepLogprobs(hooks, states)
         config = greedy_config(vlm, spec.decoded_tokens)

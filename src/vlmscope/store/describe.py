@@ -16,7 +16,7 @@ import h5py
 
 from vlmscope.errors import InputError, StoreError
 from vlmscope.sampling import LENGTHS, is_of_samples
-from vlmscope.signals import is_per_token
+from vlmscope.signals import PREVIOUS, is_per_token
 from vlmscope.store.catalog import scan
 from vlmscope.store.format.hdf5_links import is_there, member, walk
 from vlmscope.store.format.hdf5_screening import screen_ahead
@@ -185,7 +185,8 @@ def _add_rows(tally: _Tally, file: Any) -> None:
                 _add_vector(tally, path, dataset, 1)
             elif is_signal(path):
                 name = path.partition("/")[2]
-                tally.signals[name] = () if is_per_token(name) else dataset.shape
+                listed = is_per_token(name) or name == PREVIOUS
+                tally.signals[name] = () if listed else dataset.shape
 
 
 def _add_vector(tally: _Tally, path: str, dataset: Any, rows: int) -> None:

@@ -378,7 +378,7 @@ class Run:
             name: Its name, see docs/signals.md: ``attention_prompt`` for example.
 
         Returns:
-            ``[N, ...]``; a list of arrays ``[T]`` if there is one value per token of the answer; of
+            ``[N, ...]``; a list of arrays ``[T, ...]`` if it is of each token of the answer; of
             the samples' texts and tokens a list with a list for each row.
             What a question without an image lacks is NaN, and −1 in an array of integers.
 
@@ -393,7 +393,8 @@ class Run:
         shape = self.manifest.signals()[name]
         if shape is None:
             blocks = self.blocks(vectors=False)
-            return [row for block in blocks for row in lists_of(block, name)]
+            layers = len(self.manifest.capture.attention_layers)
+            return [row for block in blocks for row in lists_of(block, name, layers)]
         kind = np.int32 if name in INTEGERS else np.float32
         return self._array(signal_path(name), shape, kind)
 

@@ -12,8 +12,15 @@ from vlmscope.errors import StoreError
 from vlmscope.sampling import LENGTHS, SAMPLE_TEXTS, is_of_samples
 from vlmscope.schema import Capture, Score
 from vlmscope.shown import encodable
-from vlmscope.signals import LENS_PROBS, LENS_TOKENS, NO_TOKEN, RecordedSignals
-from vlmscope.store.format.batch import HALP_TEXTS, QUESTION_ID, Block, metadata_of, texts_in
+from vlmscope.signals import LENS_PROBS, LENS_TOKENS, NO_TOKEN, PREVIOUS, RecordedSignals
+from vlmscope.store.format.batch import (
+    HALP_TEXTS,
+    QUESTION_ID,
+    Block,
+    by_layer,
+    metadata_of,
+    texts_in,
+)
 from vlmscope.store.format.naming import signal_path
 
 if TYPE_CHECKING:
@@ -108,11 +115,20 @@ def scalar_columns(block: Block) -> dict[str, list[Any]]:
     return {**texts, **later, **numbers, **first}
 
 
-def lists_of(block: Block, name: str) -> Iterator[Any]:
-    """Yield each row's list of a signal: of values, or of texts or lists, one for each sample."""
+def lists_of(block: Block, name: str, layers: int) -> Iterator[Any]:
+    """Yield each row's list of a signal: of values, or of texts or lists, one for each sample.
+
+    Args:
+        block: The rows.
+        name: The signal.
+        layers: Number of layers whose attention is recorded.
+    """
     path = signal_path(name)
     if name in SAMPLE_TEXTS:
         yield from map(texts_in, block.texts[path])
+        return
+    if name == PREVIOUS:
+        yield from (by_layer(values, layers) for values in block.ragged[path])
         return
     if not is_of_samples(name):
         yield from block.ragged[path]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlmscope.engine.answer_states import AnswerStates, State
+from vlmscope.engine.answer_states import State
 from vlmscope.engine.answers import (
     CHOSEN,
     COUNT,
@@ -31,6 +31,7 @@ from vlmscope.engine.answers import (
     finished_sample,
     last_states,
     of_answers,
+    states_of_answers,
     token_statistics,
     with_samples,
 )
@@ -43,7 +44,7 @@ from vlmscope.engine.prefill import DeviceBatch, Prefilled
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.sampling import SampledAnswer
 from vlmscope.schema import Capture, Failure, Sample
-from vlmscope.signals import CROSS_ATTENTION
+from vlmscope.signals import CROSS_ATTENTION, PREVIOUS
 
 MEMORY_SHARE = 0.5
 """Fraction of a GPU's free memory that slots may take; the rest is for prefills."""
@@ -150,6 +151,7 @@ def widths_of_answers(
     for name, (layers, parts) in signals.divisions.items():
         if imaged or name != CROSS_ATTENTION:
             found |= {(name, layer): signals.attention_heads * parts for layer in layers}
+    found |= {(PREVIOUS, layer): signals.attention_heads for layer in signals.attention_layers}
     return found
 
 
@@ -419,12 +421,14 @@ class Decoding:
         fixed = vlm.skipped_without_image if imaged else frozenset()
         recorded = device_batch.recorder.tensors()
         tables = len(spec.signals.lens_layers), recorded.first_logits.shape[1]
-        space = rows_in_memory(vlm, layers, fixed, length, more=4 * math.prod(tables))
+        listed = self._limit, len(spec.signals.attention_layers), spec.signals.attention_heads
+        more = 4 * (math.prod(tables) + math.prod(listed))
+        space = rows_in_memory(vlm, layers, fixed, length, more)
         many = max(rows, min(self.rows * self._answers, space))
         widths = widths_of_answers(vlm, spec, imaged=imaged)
         positions = recorded.positions
         while self._slots is None:
-            states = AnswerStates(end_tokens(vlm), many) if spec.reads_answer else None
+            states = states_of_answers(vlm, spec, many)
             try:
                 if states is not None:
                     for state, width in widths.items():

@@ -35,7 +35,7 @@ from vlmscope.model.attention.switch import (
 )
 from vlmscope.model.computing import removing_hooks
 from vlmscope.shown_once import warn
-from vlmscope.signals import DIVISIONS
+from vlmscope.signals import OF_WEIGHTS
 
 ROWS_OF_A_GRAPH = (16, 32, 64)
 """Graphs are recorded for these numbers of rows, and for multiples of the last: recording takes a
@@ -147,7 +147,7 @@ class Stepper:
                 stack.enter_context(masking_keys(parts, slots.cross_attention_mask))
             handles = stack.enter_context(removing_hooks())
             for state in self._states:
-                if state[0] not in DIVISIONS:
+                if state[0] not in OF_WEIGHTS:
                     add = partial(self._add, state)
                     handles.append(
                         hook_state(vlm, state, add, self._layer_states, imaged=self._imaged)
@@ -163,9 +163,9 @@ class Stepper:
         """Record how the attention of this step's tokens is divided."""
         slots = self._slots
         if slots.states is not None and slots.members is not None:
-            members = slots.members[: len(weights)]
-            state, divided = self._divider.divide(layer, weights, members)
-            slots.states.add(state, divided.flatten(1))
+            rows = slice(len(weights))
+            members, previous = slots.members[rows], slots.cache_positions[rows] - 1
+            self._divider.add_token(slots.states, layer, weights, members, previous)
 
     def _logits(self, rows: int) -> Float[Tensor, "rows vocabulary"]:
         slots = self._slots

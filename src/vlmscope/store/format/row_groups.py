@@ -18,8 +18,8 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
 from vlmscope.sampling import LENGTHS, is_of_samples
-from vlmscope.signals import needs_image
-from vlmscope.store.format.batch import HALP_TEXTS, NO_BOUNDARY, Block, texts_in
+from vlmscope.signals import PREVIOUS, PREVIOUS_HEAD, needs_image
+from vlmscope.store.format.batch import HALP_TEXTS, NO_BOUNDARY, Block, by_layer, texts_in
 from vlmscope.store.format.naming import (
     boundary_position,
     is_signal,
@@ -137,6 +137,9 @@ class RowWriter:
                 self._write_several(parent, leaf, texts_in(self._block.texts[path][i]), _OBJECT)
             elif path in self._block.ragged and is_of_samples(name):
                 self._write_samples(parent, name, i)
+            elif name == PREVIOUS:
+                layers = self._block.numbers[signal_path(PREVIOUS_HEAD)].shape[1]
+                self._write_array(parent, leaf, by_layer(self._block.ragged[path][i], layers))
             elif path in self._block.ragged:
                 self._write_array(parent, leaf, self._block.ragged[path][i])
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from vlmscope.sampling import is_of_samples
+from vlmscope.signals import PREVIOUS
 from vlmscope.store.format.manifest import Manifest
 
 _PER_ROW = 10_400
@@ -28,7 +29,7 @@ _PER_SAMPLED_TOKEN = 34
 columns."""
 
 _SAMPLED_TOKENS = 60
-"""Tokens of a sample that are expected, if not fewer are allowed."""
+"""Tokens of an answer that are expected, if not fewer are allowed."""
 
 
 def bytes_per_row(manifest: Manifest) -> int:
@@ -42,9 +43,18 @@ def bytes_per_row(manifest: Manifest) -> int:
         + sum(size * (width if is_of_samples(name) else 4) for name, size in fixed.items())
         + (len(widths) + len(fixed)) * _PER_VECTOR
         + len(lists) * _PER_LIST
+        + _of_previous(manifest)
         + _of_samples(manifest)
         + _PER_ROW
     )
+
+
+def _of_previous(manifest: Manifest) -> int:
+    """Return the bytes of the attention to the previous token: in the column and in the row."""
+    if PREVIOUS not in manifest.signals():
+        return 0
+    tokens = min(_SAMPLED_TOKENS, manifest.capture.max_new_tokens)
+    return 2 * 4 * tokens * len(manifest.capture.attention_layers)
 
 
 def _of_samples(manifest: Manifest) -> int:
