@@ -10,7 +10,7 @@ import difflib
 import html
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from functools import cached_property
 from itertools import accumulate, groupby
 from os import PathLike
@@ -222,11 +222,12 @@ class Run:
         for block in self.blocks():
             yield from captures_of(block)
 
-    def blocks(self, *, vectors: bool = True) -> Iterator[Block]:
-        """Yield the rows as columns, shard by shard."""
+    def blocks(self, *, vectors: bool = True, signals: Container[str] = ()) -> Iterator[Block]:
+        """Yield the rows as columns, shard by shard; without vectors only some ``signals``."""
         self._screen_ahead()
         for shard in self._shards:
-            yield with_ground_truths(read_rows(shard, vectors=vectors), self.changed_ground_truths)
+            block = read_rows(shard, vectors=vectors, signals=signals)
+            yield with_ground_truths(block, self.changed_ground_truths)
 
     def _screen_ahead(self, depth: str = "columns") -> None:
         """Start screening the shards that will be read."""
@@ -393,8 +394,7 @@ class Run:
         shape = self.manifest.signals()[name]
         if shape is None:
             blocks = self.blocks(vectors=False)
-            layers = len(self.manifest.capture.attention_layers)
-            return [row for block in blocks for row in lists_of(block, name, layers)]
+            return [row for block in blocks for row in lists_of(block, name, self.manifest.capture)]
         kind = np.int32 if name in INTEGERS else np.float32
         return self._array(signal_path(name), shape, kind)
 

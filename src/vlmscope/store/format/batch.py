@@ -282,8 +282,10 @@ def _signals_of(values: Mapping[str, Any], *, has_image: bool) -> dict[str, NDAr
     found = {path.partition("/")[2]: array for path, array in values.items() if is_signal(path)}
     if not sample_arrays_match(found):
         raise StoreError(f"a row's samples are damaged: their numbers differ; {_REMEDY}")
-    if PREVIOUS in found:
-        found[PREVIOUS] = by_layer(found[PREVIOUS], len(found.get(PREVIOUS_HEAD, ())))
+    if PREVIOUS in found and PREVIOUS_HEAD in found:
+        found[PREVIOUS] = by_layer(found[PREVIOUS], len(found[PREVIOUS_HEAD]))
+    else:  # arrays of a fixed shape were not read
+        found.pop(PREVIOUS, None)
     return {name: array for name, array in found.items() if has_image or not needs_image(name)}
 
 

@@ -8,7 +8,7 @@ measured.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import h5py
@@ -71,13 +71,16 @@ def as_ragged(arrays: Sequence[NDArray[Any]]) -> NDArray[np.object_]:
     return data
 
 
-def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) -> Block:
+def read_columns(
+    file: Any, rows: slice = slice(None), *, vectors: bool = True, signals: Container[str] = ()
+) -> Block:
     """Read a range of rows. Vectors are returned as float32, whatever the type on disk.
 
     Args:
         file: The open shard.
         rows: The rows.
         vectors: Whether to read vectors, and the arrays of signals that have a fixed shape.
+        signals: Names of such arrays that are read in any case.
 
     Raises:
         StoreError: A column that is read is damaged.
@@ -94,7 +97,7 @@ def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) 
             texts[path] = read_column(column, rows)
         elif h5py.check_vlen_dtype(column.dtype):
             ragged[path] = read_column(column, rows)
-        elif vectors or not is_signal(path):
+        elif vectors or not is_signal(path) or path.partition("/")[2] in signals:
             values = read_column(column, rows)
             numbers[path] = values.astype(np.float32) if values.dtype == np.float16 else values
     return Block(texts, numbers, ragged, matrices)
