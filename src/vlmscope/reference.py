@@ -41,6 +41,8 @@ from vlmscope.positions import (
 )
 from vlmscope.prompt import build_messages, image_order, template_settings, with_tokenizer_lock
 from vlmscope.reference_signals import (
+    asked_about,
+    content_of,
     divided_attention,
     internal_confidence,
     joined,
@@ -89,8 +91,7 @@ def reference(
             (default: the answer generated here). In half precision two runs may answer differently.
         sample_token_ids: The tokens of sampled answers, whose log-probabilities and states are
             computed. Nothing is sampled here.
-        previous_heads: The heads whose attention to the previous token is returned, of heads that
-            attend to it equally (default: the first).
+        previous_heads: As ``heads`` in ``divided_attention``.
 
     Raises:
         InputError: The spec's ``compat`` does not support this model.
@@ -99,9 +100,7 @@ def reference(
     spec = spec or CaptureSpec()
     vlm = with_encoder_of(halp_model_for(vlm.family.model_type, spec), vlm)
     images = [load_image(image) for image in sample.images]
-    content = build_messages(sample.question, len(images))[0]["content"]
-    shown = [images[index] for index in image_order(sample.question, len(images))]
-    inputs = _inputs(vlm, _chat_text(vlm, content), shown)
+    inputs = _prompt(vlm, images, sample.question)
     with computing():
         vision = {VISION_ONLY: _vision_pass(vlm, inputs, spec)} if images else {}
         signals = resolve_spec(spec, vlm).signals
@@ -120,6 +119,8 @@ def reference(
             arrays |= _lens_pass(vlm, inputs, tokens, signals, boundaries)
         run_answer = partial(_run_with_answer, vlm, inputs)
         arrays |= sampled_answers(vlm, signals, sample_token_ids, run_answer)
+        if signals.asks and tokens is not None:
+            arrays |= asked_about(vlm, sample, tokens, partial(_prompt, vlm, images))
     logprobs = first_logits.float().log_softmax(dim=-1)
     top = logprobs.sort(descending=True)
     return Capture(
@@ -136,6 +137,12 @@ def reference(
         signals=arrays,
         **({"finish_reason": "prefill"} | answer),
     )
+
+
+def _prompt(vlm: VisionLanguageModel, images: Sequence[Any], question: str) -> _Inputs:
+    """Return the model's inputs for a question."""
+    shown = [images[index] for index in image_order(question, len(images))]
+    return _inputs(vlm, _chat_text(vlm, build_messages(question, len(images))[0]["content"]), shown)
 
 
 def _chat_text(vlm: VisionLanguageModel, content: list[dict[str, Any]]) -> str:
@@ -328,7 +335,7 @@ def _answer_states_pass(
     signals: RecordedSignals,
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """Run prompt and answer in one pass; return the hidden states of the answer's tokens."""
-    content = _content(vlm, answer_token_ids)
+    content = content_of(vlm, answer_token_ids)
     if not content:
         raise RowError("capture", "the answer is empty")
     start, stop = inputs["input_ids"].shape[1], inputs["input_ids"].shape[1] + len(content)
@@ -351,12 +358,6 @@ def _answer_states_pass(
                 name = sublayer_representation(position, part)
                 states[f"{name}/layer_{k}"] = vec.cpu().numpy()
     return states, {p: spans[p][0] for p in spec.answer_positions if not p.endswith("_mean")}
-
-
-def _content(vlm: VisionLanguageModel, answer_token_ids: np.ndarray) -> list[int]:
-    """Return the tokens of an answer without those that end it."""
-    ends = np.atleast_1d(vlm.model.generation_config.eos_token_id)
-    return [token for token in answer_token_ids.tolist() if token not in ends]
 
 
 def _run_with_answer(
@@ -390,7 +391,7 @@ def _attention_pass(
     previous_heads: np.ndarray | None,
 ) -> dict[str, np.ndarray]:
     """Run prompt and answer with eager attention; return how attention is divided."""
-    answer = None if answer_token_ids is None else _content(vlm, answer_token_ids)
+    answer = None if answer_token_ids is None else content_of(vlm, answer_token_ids)
     return divided_attention(
         vlm,
         signals,
@@ -416,7 +417,7 @@ def _lens_pass(
     answer = [] if answer_token_ids is None else answer_token_ids.tolist()
     layers, positions = prompt, [p for p in signals.lens_positions if p in boundaries]
     if any(boundaries[position] >= len(ids) for position in positions):
-        layers, _ = _run_with_answer(vlm, inputs, _content(vlm, np.array(answer)))
+        layers, _ = _run_with_answer(vlm, inputs, content_of(vlm, np.array(answer)))
     states = {
         position: [
             each[0, boundaries[position]]

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention.switch import attending_eagerly
 from vlmscope.model.computing import removing_hooks
+from vlmscope.model.p_true import question_about, reply_tokens
 from vlmscope.model.sublayers import sublayers_of
 from vlmscope.model.unembedding import unembedding_of
 from vlmscope.sampling import SAMPLES, SampledAnswer, arrays_of
+from vlmscope.schema import Sample
 from vlmscope.signals import (
     ATTENDED,
     CROSS_ATTENTION,
@@ -31,6 +33,8 @@ from vlmscope.signals import (
     LENS_TOKENS,
     LENS_TOP,
     NO_TOKEN,
+    P_TRUE,
+    P_TRUE_MASS,
     PREVIOUS,
     PREVIOUS_HEAD,
     SUBLAYERS,
@@ -256,6 +260,39 @@ def sampled_answers(
             )
         )
     return arrays_of(samples)
+
+
+def content_of(vlm: VisionLanguageModel, answer_token_ids: np.ndarray) -> list[int]:
+    """Return the tokens of an answer without those that end it."""
+    ends = np.atleast_1d(vlm.model.generation_config.eos_token_id)
+    return [token for token in answer_token_ids.tolist() if token not in ends]
+
+
+def asked_about(
+    vlm: VisionLanguageModel,
+    sample: Sample,
+    answer: np.ndarray,
+    prompt: Callable[[str], dict[str, Tensor]],
+) -> dict[str, np.ndarray]:
+    """Return the log-odds that the model says yes when it is asked whether an answer is true.
+
+    Args:
+        vlm: The model.
+        sample: The question.
+        answer: The answer's tokens.
+        prompt: Returns the model's inputs for a question about the same images.
+    """
+    text = vlm.processor.decode(answer.tolist(), skip_special_tokens=True)
+    question = question_about(vlm.processor, sample.question, text, len(sample.images))
+    inputs = {} if question is None else prompt(question)
+    if not inputs or inputs["input_ids"].shape[1] > vlm.preprocessing.max_prompt_tokens:
+        return {name: np.array(np.nan, np.float32) for name in (P_TRUE, P_TRUE_MASS)}
+    probs = vlm.model(**inputs).logits[0, -1].double().softmax(dim=-1)
+    yes, no = (float(probs[ids].sum()) for ids in reply_tokens(vlm.processor.tokenizer))
+    return {
+        P_TRUE: np.array(np.log(yes) - np.log(no), np.float32),
+        P_TRUE_MASS: np.array(yes + no, np.float32),
+    }
 
 
 def _divided(

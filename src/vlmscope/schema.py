@@ -29,7 +29,7 @@ from vlmscope.sampling import (
     checked_sampling,
     samples_in,
 )
-from vlmscope.signals import DEFAULT_SIGNALS, Signals, signal_names
+from vlmscope.signals import DEFAULT_SIGNALS, P_TRUE, Signals, signal_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -237,6 +237,8 @@ max_new_tokens=200, compat='', signals=('entropy',), samples=0, temperature=1.0,
             raise InputError(f"--samples {self.samples}: needs --max-new-tokens above 0")
         if SAMPLES in self.signals and not self.samples:
             raise InputError(f"--signals {SAMPLES}: give the number of answers with --samples")
+        if P_TRUE in self.signals and not self.max_new_tokens:
+            raise InputError(f"--signals {P_TRUE}: needs an answer, --max-new-tokens above 0")
         self._check_compat()
 
     def _check_compat(self) -> None:

@@ -24,6 +24,10 @@ ATTENTION = "attention"
 CROSS_ATTENTION = "cross_attention"
 LENS = "lens"
 
+P_TRUE, P_TRUE_MASS = "p_true", "p_true_mass"
+"""Numbers of the signal ``p_true``: the log-odds of "yes" over "no" when the model is asked whether
+its answer is true, and the probability of both together; NaN if it cannot be asked."""
+
 DIVISIONS = (ATTENTION, CROSS_ATTENTION)
 """How attention is divided: among groups of tokens, and among the tiles of an image."""
 
@@ -50,6 +54,7 @@ SIGNALS: Mapping[str, str] = {
     "mlp": "outputs of the feed-forward blocks at the chosen positions and layers",
     LENS: "logit lens: the tokens that the chosen positions and layers, and image tokens, predict",
     SAMPLES: "sampled answers, and the state of each one's last token; --samples says how many",
+    P_TRUE: "log-odds of yes when the model is asked whether its answer is true; one more prefill",
 }
 """Name → what it is."""
 
@@ -214,6 +219,11 @@ class RecordedSignals:
         """Whether something is recorded of each token of the answer while it is processed."""
         return bool(self.divisions or self.sampling.count)
 
+    @property
+    def asks(self) -> bool:
+        """Whether the model is asked if its answers are true."""
+        return P_TRUE in self.names
+
     def per_token(self, *, answers: bool) -> tuple[str, ...]:
         """Return the arrays of a row with one value for each token of the answer.
 
@@ -254,6 +264,8 @@ class RecordedSignals:
             read_at = len(self.lens_positions), len(self.lens_layers)
             found |= dict.fromkeys((LENS_TOKENS, LENS_PROBS), (*read_at, LENS_TOP))
             found |= dict.fromkeys((LENS_ENTROPY, LENS_RANK, LENS_PROB), read_at)
+        if answers and self.asks:
+            found |= dict.fromkeys((P_TRUE, P_TRUE_MASS), ())
         if count := self.sampling.count:
             for layer in self.layers(SAMPLES):
                 width = self.widths[f"{SAMPLES}/layer_{layer}"]

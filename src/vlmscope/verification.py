@@ -28,6 +28,7 @@ from vlmscope.signals import (
     LENS_PROBS,
     LENS_RANK,
     LENS_TOKENS,
+    P_TRUE,
     PREVIOUS_HEAD,
     TOKEN_STATISTICS,
 )
@@ -56,9 +57,9 @@ TIES = 30.0
 """Relative change of a token's rank per relative change of its probability, at most: the tail of a
 distribution is dense."""
 
-SCALES = {"margin": 4 * ONE_NAT}
-"""The scale of other signals: a margin is a difference of two logits, of which each is rounded to
-1/8 by bfloat16 from 16 on; log-probabilities near zero are not affected by that."""
+SCALES = {"margin": 4 * ONE_NAT, P_TRUE: 4 * ONE_NAT}
+"""The scale of other signals: margins and log-odds are differences of two logits, of which each is
+rounded to 1/8 by bfloat16 from 16 on; log-probabilities near zero are not affected by that."""
 
 STRICT_ALWAYS = ("boundaries", "num_prompt_tokens", "image_sha256", "samples")
 """Values that must be equal in every precision; ``samples`` are texts, given the tokens."""

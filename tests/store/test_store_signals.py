@@ -27,7 +27,7 @@ from vlmscope.store import RunWriter, describe, export_run, open_run, write_mani
 from vlmscope.store.format.batch import by_layer
 
 RECORD: dict[str, Any] = {
-    "signals": ("entropy", "attention", "heads", "lens"),
+    "signals": ("entropy", "attention", "heads", "lens", "p_true"),
     "signal_widths": {f"heads/layer_{layer}": 6 for layer in LAYERS[1:]},
     "attention_layers": (0, 1, 3),
     "attention_heads": 2,
@@ -41,6 +41,8 @@ SHAPES = {
     "lens_entropy": (2, 3),
     "lens_answer_rank": (2, 3),
     "lens_answer_prob": (2, 3),
+    "p_true": (),
+    "p_true_mass": (),
 }
 CONFIDENCE = tuple(f"internal_confidence/layer_{layer}" for layer in LAYERS)
 
@@ -58,9 +60,10 @@ def with_signals(capture: Capture, **changes: Any) -> Capture:
         for group in groups
         for layer in LAYERS[1:]
     }
-    signals = {name: rng.random(shape, np.float32) for name, shape in SHAPES.items()}
+    signals = {n: np.asarray(rng.random(shape, np.float32)) for n, shape in SHAPES.items()}
     signals |= {name: rng.integers(0, 9, SHAPES[name], np.int32) for name in INTEGERS}
     if not capture.image_sha256:
+        signals["p_true"] = np.array(np.nan, np.float32)
         for name in ("lens_probs", "lens_entropy", "lens_answer_prob"):
             signals[name][0] = np.nan
         for name in (LENS_TOKENS, LENS_RANK):
@@ -127,6 +130,9 @@ def test_a_signal_of_all_rows(run: Path, rows: list[Capture]) -> None:
         opened.signal("attention")
     with pytest.raises(InputError, match="no representation 'query_token_mlp'"):
         opened.matrix("last_prompt_token", 2, signal="mlp")
+    numbers = [row.signals["p_true"] for row in rows]
+    np.testing.assert_array_equal(opened.signal("p_true"), numbers)
+    np.testing.assert_array_equal(opened.to_pandas()["signals.p_true"], numbers)
     assert opened.to_pandas()["mean_answer_entropy"].notna().tolist()[1:] == [True] * 4
 
 
@@ -138,6 +144,7 @@ def test_plain_h5py_reads_them(run: Path, rows: list[Capture]) -> None:
             assert row[f"signals/{name}"].dtype == array.dtype
         assert file["_columns/signals/lens_tokens"].dtype == np.int32
         assert row["query_token_heads/layer_3"].shape == (6,)
+        assert file["_columns/signals/p_true"].shape == (5,)
         assert file["_columns/signals/attention_prompt"].shape == (5, 3, 2, 4)
         assert len(file["_columns/signals/entropy"]) == 5
         bare = file[rows[3].sample.id]
@@ -153,6 +160,7 @@ def test_exports_have_them(run: Path, rows: list[Capture], tmp_path: Path) -> No
     with h5py.File(tmp_path / "run.h5") as file:
         values = file[rows[2].sample.id]["signals/attention_prompt"][()]
         assert file[rows[2].sample.id]["signals/lens_answer_rank"].dtype == np.int32
+        assert file[rows[2].sample.id]["signals/p_true"][()] == rows[2].signals["p_true"]
         assert {*file[rows[1].sample.id]["signals/internal_confidence"]} == {
             name.partition("/")[2] for name in CONFIDENCE
         }
@@ -177,6 +185,8 @@ def test_exports_have_them(run: Path, rows: list[Capture], tmp_path: Path) -> No
     table = pq.read_table(tmp_path / "run.parquet")
     assert table["query_token_heads.layer_2"].null_count == 1
     assert len(table["signals.attention_prompt"][0]) == 3 * 2 * 4
+    np.testing.assert_array_equal(arrays["signals/p_true"], [r.signals["p_true"] for r in rows])
+    assert table["signals.p_true"].to_pylist()[:3] == arrays["signals/p_true"][:3].tolist()
     flat = table["signals.attention_previous"][2].as_py()
     assert flat == rows[2].signals[PREVIOUS].ravel().tolist()
     column = table["signals.internal_confidence.layer_2"].to_pylist()

@@ -157,7 +157,9 @@ def _add_columns(tally: _Tally, file: Any, indices: Sequence[int] | None) -> Non
         if is_vector(path):
             _add_vector(tally, path, column, rows - bare if is_of_image(path) else rows)
         elif is_signal(path):
-            tally.signals[path.partition("/")[2]] = column.shape[1:]
+            listed = h5py.check_vlen_dtype(column.dtype) or h5py.check_string_dtype(column.dtype)
+            shape = () if listed else column.shape[1:] or (1,)
+            tally.signals[path.partition("/")[2]] = shape
     _set_sample_counts(tally)
 
 
@@ -186,7 +188,7 @@ def _add_rows(tally: _Tally, file: Any) -> None:
             elif is_signal(path):
                 name = path.partition("/")[2]
                 listed = is_per_token(name) or name == PREVIOUS
-                tally.signals[name] = () if listed else dataset.shape
+                tally.signals[name] = () if listed else dataset.shape or (1,)
 
 
 def _add_vector(tally: _Tally, path: str, dataset: Any, rows: int) -> None:

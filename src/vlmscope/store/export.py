@@ -320,7 +320,7 @@ def _plain_arrays(blocks: list[Block], layers: int) -> dict[str, NDArray[Any]]:
         if is_signal(name):  # several of each row
             texts = [each for text in texts for each in texts_in(text)]
         arrays |= _text_arrays(name, texts)
-    for name in blocks[0].numbers:
+    for name in [name for name in blocks[0].numbers if not is_signal(name)]:
         arrays[name] = np.concatenate([block.numbers[name] for block in blocks])
     for name in blocks[0].ragged:
         lists = [values for block in blocks for values in block.ragged[name]]

@@ -120,7 +120,7 @@ def lens_of(
 def scalar_columns(block: Block) -> dict[str, list[Any]]:
     """Return the columns with one value per row, without metadata."""
     texts = {name: block.texts[name] for name in (QUESTION_ID, *HALP_TEXTS) if name in block.texts}
-    numbers = {name: n.tolist() for name, n in block.numbers.items() if n.ndim == 1}
+    numbers = {n.replace("/", "."): a.tolist() for n, a in block.numbers.items() if a.ndim == 1}
     if "answer_logprobs" in block.ragged:
         means = [
             float(a.mean()) if len(a) else float("nan") for a in block.ragged["answer_logprobs"]

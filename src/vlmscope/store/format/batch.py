@@ -279,7 +279,11 @@ def _signals_of(values: Mapping[str, Any], *, has_image: bool) -> dict[str, NDAr
     Raises:
         StoreError: Those of the samples do not match each other.
     """
-    found = {path.partition("/")[2]: array for path, array in values.items() if is_signal(path)}
+    found = {
+        path.partition("/")[2]: np.asarray(array)
+        for path, array in values.items()
+        if is_signal(path)
+    }
     if not sample_arrays_match(found):
         raise StoreError(f"a row's samples are damaged: their numbers differ; {_REMEDY}")
     if PREVIOUS in found and PREVIOUS_HEAD in found:

@@ -97,10 +97,15 @@ def read_columns(
             texts[path] = read_column(column, rows)
         elif h5py.check_vlen_dtype(column.dtype):
             ragged[path] = read_column(column, rows)
-        elif vectors or not is_signal(path) or path.partition("/")[2] in signals:
+        elif vectors or not _is_array(path, column) or path.partition("/")[2] in signals:
             values = read_column(column, rows)
             numbers[path] = values.astype(np.float32) if values.dtype == np.float16 else values
     return Block(texts, numbers, ragged, matrices)
+
+
+def _is_array(path: str, column: Any) -> bool:
+    """Return whether a column of numbers has an array of a signal in each row, not one number."""
+    return is_signal(path) and column.ndim > 1
 
 
 def damaged_columns(file: Any) -> list[str]:

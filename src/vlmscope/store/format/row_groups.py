@@ -57,7 +57,8 @@ class RowWriter:
         self._plain.set_obj_track_times(False)
         self._group = h5p.create(h5p.GROUP_CREATE)
         self._group.set_attr_phase_change(*_COMPACT_ATTRIBUTES)
-        shown = {**block.vectors, **{p: a for p, a in block.numbers.items() if is_signal(p)}}
+        arrays = {p: a for p, a in block.numbers.items() if is_signal(p) and a.ndim > 1}
+        shown = {**block.vectors, **arrays}  # HDF5 has no virtual datasets of one number
         self._windows = {
             p: _Window(p, column.shape, column.dtype.kind) for p, column in shown.items() if virtual
         }
@@ -179,7 +180,7 @@ class RowWriter:
 
     def _write_row(self, owner: Any, leaf: str, path: str, column: Any, i: int) -> Any:
         """Write row ``i`` of a column: as a virtual dataset, or as a copy."""
-        if self._virtual:
+        if self._virtual and path in self._windows:
             return self._windows[path].create(owner, leaf, i)
         return self._write_array(owner, leaf, column[i])
 
