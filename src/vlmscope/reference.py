@@ -46,6 +46,7 @@ from vlmscope.reference_passes import (
     run_with_answer,
 )
 from vlmscope.reference_signals import (
+    asked_about,
     divided_attention,
     internal_confidence,
     joined,
@@ -70,6 +71,7 @@ def reference(
     *,
     answer_token_ids: np.ndarray | None = None,
     sample_token_ids: Sequence[np.ndarray] = (),
+    previous_heads: np.ndarray | None = None,
 ) -> Capture:
     """Return the capture of one sample by the reference method's three passes.
 
@@ -81,6 +83,7 @@ def reference(
             (default: the answer generated here). In half precision two runs may answer differently.
         sample_token_ids: The tokens of sampled answers, whose log-probabilities and states are
             computed. Nothing is sampled here.
+        previous_heads: As ``heads`` in ``divided_attention``.
 
     Raises:
         InputError: The spec's ``compat`` does not support this model.
@@ -89,9 +92,7 @@ def reference(
     spec = spec or CaptureSpec()
     vlm = with_encoder_of(halp_model_for(vlm.family.model_type, spec), vlm)
     images = [load_image(image) for image in sample.images]
-    content = build_messages(sample.question, len(images))[0]["content"]
-    shown = [images[index] for index in image_order(sample.question, len(images))]
-    inputs = _inputs(vlm, _chat_text(vlm, content), shown)
+    inputs = _prompt(vlm, images, sample.question)
     with computing():
         vision = {VISION_ONLY: _vision_pass(vlm, inputs, spec)} if images else {}
         signals = resolve_spec(spec, vlm).signals
@@ -105,9 +106,13 @@ def reference(
             more, indices = _answer_states_pass(vlm, inputs, tokens, spec, signals)
             states |= more
             boundaries |= indices
-        arrays |= _signal_passes(vlm, inputs, tokens, signals, boundaries, len(images))
+        arrays |= _signal_passes(
+            vlm, inputs, tokens, signals, boundaries, len(images), previous_heads
+        )
         run_answer = partial(run_with_answer, vlm, inputs)
         arrays |= sampled_answers(vlm, signals, sample_token_ids, run_answer)
+        if signals.asks and tokens is not None:
+            arrays |= asked_about(vlm, sample, tokens, partial(_prompt, vlm, images))
     logprobs = first_logits.float().log_softmax(dim=-1)
     top = logprobs.sort(descending=True)
     return Capture(
@@ -124,6 +129,12 @@ def reference(
         signals=arrays,
         **({"finish_reason": "prefill"} | answer),
     )
+
+
+def _prompt(vlm: VisionLanguageModel, images: Sequence[Any], question: str) -> Inputs:
+    """Return the model's inputs for a question."""
+    shown = [images[index] for index in image_order(question, len(images))]
+    return _inputs(vlm, _chat_text(vlm, build_messages(question, len(images))[0]["content"]), shown)
 
 
 def _chat_text(vlm: VisionLanguageModel, content: list[dict[str, Any]]) -> str:
@@ -318,9 +329,10 @@ def _signal_passes(
     signals: RecordedSignals,
     boundaries: Mapping[str, int],
     images: int,
+    previous_heads: np.ndarray | None,
 ) -> dict[str, np.ndarray]:
     """Return the arrays of signals of the prompt and of a given answer, a pass for each kind."""
-    found = _attention_pass(vlm, inputs, answer_token_ids, signals)
+    found = _attention_pass(vlm, inputs, answer_token_ids, signals, previous_heads)
     if any(name in found for name in signals.map_names):
         found[BOXES] = _boxes(vlm, inputs, images, len(found[signals.map_names[0]]))
     if signals.lens_layers:
@@ -344,6 +356,7 @@ def _attention_pass(
     inputs: Inputs,
     answer_token_ids: np.ndarray | None,
     signals: RecordedSignals,
+    previous_heads: np.ndarray | None,
 ) -> dict[str, np.ndarray]:
     """Run prompt and answer with eager attention; return how attention is divided."""
     answer = None if answer_token_ids is None else content_of(vlm, answer_token_ids)
@@ -354,6 +367,7 @@ def _attention_pass(
         answer,
         lambda: vlm.model(**inputs),
         lambda: run_with_answer(vlm, inputs, answer or []),
+        previous_heads,
     )
 
 

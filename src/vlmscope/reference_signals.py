@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention.switch import attending_eagerly
 from vlmscope.model.computing import removing_hooks
+from vlmscope.model.p_true import question_about, reply_tokens
 from vlmscope.model.sublayers import sublayers_of
 from vlmscope.model.unembedding import unembedding_of
 from vlmscope.sampling import SAMPLES, SampledAnswer, arrays_of
+from vlmscope.schema import Sample
 from vlmscope.signals import (
     ANSWER_TOKENS,
     ATTENDED,
@@ -39,6 +41,10 @@ from vlmscope.signals import (
     LENS_TOKENS,
     LENS_TOP,
     NO_TOKEN,
+    P_TRUE,
+    P_TRUE_MASS,
+    PREVIOUS,
+    PREVIOUS_HEAD,
     SUBLAYERS,
     TOKEN_STATISTICS,
     TOP_IMAGE_TOKENS,
@@ -53,6 +59,10 @@ Passes = Mapping[tuple[str, int], list[Tensor]]
 
 Weights = Mapping[int, list[Tensor]]
 """Decoder layer → its attention weights ``[1, heads, tokens, keys]`` in each forward pass."""
+
+NEAR = {torch.float32: 3e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Relative difference of the mean attention of two heads to the previous token, by the model's
+dtype, below which either may be the one that attends most."""
 
 
 def token_statistics(steps: Sequence[Tensor]) -> dict[str, np.ndarray]:
@@ -145,8 +155,11 @@ def divided_attention(
     answer: Sequence[int] | None,
     run_prompt: Callable[[], object],
     run_answer: Callable[[], object],
+    heads: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return how the attention of the last prompt token and of the answer's tokens is divided.
+
+    And how much the answer's tokens attend to the previous token.
 
     Args:
         vlm: The model.
@@ -155,6 +168,8 @@ def divided_attention(
         answer: The answer's tokens without the end of turn; None if no answer was requested.
         run_prompt: Runs the prompt.
         run_answer: Runs the prompt and the answer, in one pass or step by step.
+        heads: The head of each layer whose attention to the previous token is returned, unless
+            another one clearly attends more to it (default: the one that attends most).
     """
     divided = (*signals.attention_layers, *signals.cross_attention_layers)
     observed = tuple(dict.fromkeys((*divided, *signals.map_layers)))
@@ -181,7 +196,43 @@ def divided_attention(
         statistics = [several.mean(axis=0), several.max(axis=0), several[0]]
         found[f"{name}_answer"] = np.stack(statistics)
     maps.append(_maps(vlm, signals, prompt, seen, [last + 1 + i for i in range(len(answer))]))
-    return found | _as_columns(maps)
+    found |= _as_columns(maps)
+    if signals.attention_layers:
+        found |= _attention_to_previous(signals, seen, last, len(answer), heads, NEAR[vlm.dtype])
+    return found
+
+
+def _attention_to_previous(
+    signals: RecordedSignals,
+    seen: Weights,
+    last: int,
+    tokens: int,
+    heads: np.ndarray | None,
+    near: float,
+) -> dict[str, np.ndarray]:
+    """Return how much each token of the answer attends to the one before it, and the heads.
+
+    Args:
+        signals: The signals.
+        seen: The weights of prompt and answer.
+        last: The index of the last prompt token.
+        tokens: Number of tokens of the answer.
+        heads: As in ``divided_attention``.
+        near: Relative difference of two heads that counts as none.
+    """
+    layers = signals.attention_layers
+    values = np.zeros((tokens, len(layers)), np.float32)
+    chosen = np.full(len(layers), NO_TOKEN, np.int32)
+    for at, layer in enumerate(layers if tokens else ()):
+        rows = [_row(seen[layer], last + 1 + i, grows=True)[:, last + i] for i in range(tokens)]
+        attended = torch.stack(rows).double().cpu().numpy()
+        means = attended[1:].mean(axis=0) if tokens > 1 else attended[0]
+        chosen[at] = means.argmax()
+        given = -1 if heads is None else int(heads[at])
+        if 0 <= given < len(means) and means[given] >= (1 - near) * means.max():
+            chosen[at] = given
+        values[:, at] = attended[:, chosen[at]]
+    return {PREVIOUS: values, PREVIOUS_HEAD: chosen}
 
 
 def _maps(
@@ -262,6 +313,33 @@ def sampled_answers(
             )
         )
     return arrays_of(samples)
+
+
+def asked_about(
+    vlm: VisionLanguageModel,
+    sample: Sample,
+    answer: np.ndarray,
+    prompt: Callable[[str], dict[str, Tensor]],
+) -> dict[str, np.ndarray]:
+    """Return the log-odds that the model says yes when it is asked whether an answer is true.
+
+    Args:
+        vlm: The model.
+        sample: The question.
+        answer: The answer's tokens.
+        prompt: Returns the model's inputs for a question about the same images.
+    """
+    text = vlm.processor.decode(answer.tolist(), skip_special_tokens=True)
+    question = question_about(vlm.processor, sample.question, text, len(sample.images))
+    inputs = {} if question is None else prompt(question)
+    if not inputs or inputs["input_ids"].shape[1] > vlm.preprocessing.max_prompt_tokens:
+        return {name: np.array(np.nan, np.float32) for name in (P_TRUE, P_TRUE_MASS)}
+    probs = vlm.model(**inputs).logits[0, -1].double().softmax(dim=-1)
+    yes, no = (float(probs[ids].sum()) for ids in reply_tokens(vlm.processor.tokenizer))
+    return {
+        P_TRUE: np.array(np.log(yes) - np.log(no), np.float32),
+        P_TRUE_MASS: np.array(yes + no, np.float32),
+    }
 
 
 def _divided(

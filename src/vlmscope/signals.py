@@ -31,7 +31,11 @@ TOKEN_STATES = (IMAGE_TOKENS, ANSWER_TOKENS)
 
 SIMILARITY = "similarity"
 
-NEED_ANSWER = (ANSWER_TOKENS, SIMILARITY)
+P_TRUE, P_TRUE_MASS = "p_true", "p_true_mass"
+"""Numbers of the signal ``p_true``: the log-odds of "yes" over "no" when the model is asked whether
+its answer is true, and the probability of both together; NaN if it cannot be asked."""
+
+NEED_ANSWER = (ANSWER_TOKENS, SIMILARITY, P_TRUE)
 """Signals that consist of what is recorded of an answer's tokens."""
 
 ATTENTION_MAP = "attention_map"
@@ -47,7 +51,15 @@ OF_IMAGE_TOKENS = (IMAGE_TOKENS, ATTENTION_MAP)
 DIVISIONS = (ATTENTION, CROSS_ATTENTION)
 """How attention is divided: among groups of tokens, and among the tiles of an image."""
 
-OBSERVED = (*DIVISIONS, ATTENTION_MAP)
+PREVIOUS = "attention_previous"
+"""Array ``[tokens of the answer without the end of turn, layers]``, with the signal ``attention``:
+how much each token attends to the one before it, by one head of each layer."""
+
+PREVIOUS_HEAD = "attention_previous_head"
+"""Array ``[layers]``: that head, which attends most to the previous token, on average over the
+tokens from the second on. Of several equal ones the first; ``NO_TOKEN`` for an empty answer."""
+
+OF_WEIGHTS = (*DIVISIONS, ATTENTION_MAP, PREVIOUS)
 """What is computed from attention weights."""
 
 SUBLAYERS = ("heads", "attn_out", "mlp")
@@ -66,6 +78,7 @@ SIGNALS: Mapping[str, str] = {
     ANSWER_TOKENS: "hidden states of all tokens of the answer at the chosen layers; large",
     SIMILARITY: "cosines of answer tokens with image tokens and with the last prompt token",
     SAMPLES: "sampled answers, and the state of each one's last token; --samples says how many",
+    P_TRUE: "log-odds of yes when the model is asked whether its answer is true; one more prefill",
 }
 """Name → what it is."""
 
@@ -105,11 +118,11 @@ likeliest first token of the answer, which is the first of ``first_token_ids``."
 LENS_ARRAYS = (LENS_TOKENS, LENS_PROBS, LENS_ENTROPY, LENS_RANK, LENS_PROB)
 """The arrays of the logit lens at single positions."""
 
-INTEGERS = (LENS_TOKENS, LENS_RANK)
+INTEGERS = (LENS_TOKENS, LENS_RANK, PREVIOUS_HEAD)
 """The arrays of integers, int32; the others are float32."""
 
 NO_TOKEN = -1
-"""Value in an array of integers where a row has no such position."""
+"""Value in an array of integers where a row has no such position, or no token."""
 
 INTERNAL_CONFIDENCE = "internal_confidence"
 """Arrays ``[T]``, one for each layer: for each token of the answer, the largest probability that
@@ -328,6 +341,11 @@ class RecordedSignals:
         """The arrays with the attention to each image token."""
         return tuple(token_states_name(ATTENTION_MAP, layer) for layer in self.map_layers)
 
+    @property
+    def asks(self) -> bool:
+        """Whether the model is asked if its answers are true."""
+        return P_TRUE in self.names
+
     def per_token(self, *, answers: bool) -> tuple[str, ...]:
         """Return the arrays of a row with one value for each token of the answer.
 
@@ -346,7 +364,9 @@ class RecordedSignals:
             answers: Whether answers are generated.
         """
         samples = (*SAMPLE_TEXTS, *SAMPLE_LISTS) if self.sampling.count else ()
-        return (*self.per_token(answers=answers), *samples, *self.shapes(answers=answers))
+        previous = (PREVIOUS,) if answers and self.attention_layers else ()
+        lists = (*self.per_token(answers=answers), *previous, *samples)
+        return (*lists, *self.shapes(answers=answers))
 
     def shapes(self, *, answers: bool = True) -> dict[str, tuple[int, ...]]:
         """Return the arrays of a row that have the same shape in all rows.
@@ -360,10 +380,14 @@ class RecordedSignals:
             found[f"{name}_prompt"] = shape
             if answers:
                 found[f"{name}_answer"] = (len(OF_ANSWER), *shape)
+        if answers and self.attention_layers:
+            found[PREVIOUS_HEAD] = (len(self.attention_layers),)
         if self.lens_positions and self.lens_layers:
             read_at = len(self.lens_positions), len(self.lens_layers)
             found |= dict.fromkeys((LENS_TOKENS, LENS_PROBS), (*read_at, LENS_TOP))
             found |= dict.fromkeys((LENS_ENTROPY, LENS_RANK, LENS_PROB), read_at)
+        if answers and self.asks:
+            found |= dict.fromkeys((P_TRUE, P_TRUE_MASS), ())
         if count := self.sampling.count:
             for layer in self.layers(SAMPLES):
                 width = self.widths[f"{SAMPLES}/layer_{layer}"]

@@ -29,6 +29,8 @@ from vlmscope.signals import (
     LENS_PROBS,
     LENS_RANK,
     LENS_TOKENS,
+    P_TRUE,
+    PREVIOUS_HEAD,
     TOKEN_STATISTICS,
     TOP_IMAGE_TOKENS,
     is_token_rows,
@@ -63,9 +65,9 @@ distribution is dense."""
 MOST_BY_ONE = 2 / TOP_IMAGE_TOKENS
 """Largest change of a mean of so many cosines if one of them is replaced."""
 
-SCALES = {"margin": 4 * ONE_NAT}
-"""The scale of other signals: a margin is a difference of two logits, of which each is rounded to
-1/8 by bfloat16 from 16 on; log-probabilities near zero are not affected by that."""
+SCALES = {"margin": 4 * ONE_NAT, P_TRUE: 4 * ONE_NAT}
+"""The scale of other signals: margins and log-odds are differences of two logits, of which each is
+rounded to 1/8 by bfloat16 from 16 on; log-probabilities near zero are not affected by that."""
 
 STRICT_ALWAYS = ("boundaries", "num_prompt_tokens", "image_sha256", "samples")
 """Values that must be equal in every precision; ``samples`` are texts, given the tokens."""
@@ -183,6 +185,7 @@ def check_rows(run: Run, samples: list[Sample], vlm: VisionLanguageModel) -> Ite
                 spec,
                 answer_token_ids=tokens,
                 sample_token_ids=[answer.token_ids for answer in stored.samples],
+                previous_heads=stored.signals.get(PREVIOUS_HEAD),
             )
         if not record.signals:  # a run of a version that recorded none
             expected = replace(expected, signals={})
@@ -234,21 +237,31 @@ def signal_errors(
             continue
         if own is None or own.shape != array.shape:
             errors[name] = math.inf
-        elif name.startswith(similarity_name(IMAGE_LENS, 0).removesuffix("0")):
-            errors[name] = _error_of_selected(own, array)
-        elif is_token_states(name):
-            errors[name] = _relative_error(own, array)
-        elif name == LENS_TOKENS:
-            errors[name] = _error_of_tokens(found, expected)
-        elif name == LENS_RANK:
-            errors[name] = _error_of_ranks(own, array)
-        elif name in (LENS_PROBS, LENS_PROB) or name.startswith(INTERNAL_CONFIDENCE):
-            errors[name] = _relative_error(_logarithm(own), _logarithm(array), ONE_NAT)
         else:
-            errors[name] = _relative_error(own, array, SCALES.get(name, ONE_NAT))
+            errors[name] = _error_of_signal(name, found, expected)
     for name in found.keys() - expected.keys():
         errors[name] = math.inf
     return errors
+
+
+def _error_of_signal(
+    name: str, found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> float:
+    """Return the relative error of an array of a signal, of the same shape as expected."""
+    own, array = found[name], expected[name]
+    if name.startswith(similarity_name(IMAGE_LENS, 0).removesuffix("0")):
+        return _error_of_selected(own, array)
+    if is_token_states(name):
+        return _relative_error(own, array)
+    if name == PREVIOUS_HEAD:
+        return 0.0 if np.array_equal(own, array) else math.inf
+    if name == LENS_TOKENS:
+        return _error_of_tokens(found, expected)
+    if name == LENS_RANK:
+        return _error_of_ranks(own, array)
+    if name in (LENS_PROBS, LENS_PROB) or name.startswith(INTERNAL_CONFIDENCE):
+        return _relative_error(_logarithm(own), _logarithm(array), ONE_NAT)
+    return _relative_error(own, array, SCALES.get(name, ONE_NAT))
 
 
 def _error_of_tokens(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:

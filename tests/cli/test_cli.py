@@ -147,9 +147,28 @@ def test_inspect_draws_the_images_of_the_seed(
     assert "layer_7" in record["outputs"]
     assert record["signals"]["attention_prompt"] == [5, 4, 4]
     assert record["outputs"]["projector"] == [1, 1, 4, 17, 64]
+    assert record["lens"] == []
     missing = vlmscope(*arguments, "--id", "question_comb_99")
     assert missing.code == 2
     assert "question_comb_99" in missing.err
+
+
+def test_inspect_shows_the_logit_lens(vlmscope: Command, table: Path, checkpoint: Path) -> None:
+    arguments = ("inspect", table, "--model", checkpoint, "--device", "cpu", "--layers", "0,7")
+    arguments = (*arguments, "--signals", "lens", "--max-new-tokens", 0)
+    record = json.loads(vlmscope(*arguments, "--json").out)
+    places = [(line["position"], line["layer"]) for line in record["lens"]]
+    assert places == [
+        (position, layer)
+        for position in ("last_image_token", "last_prompt_token")
+        for layer in (0, 7)
+    ]
+    [(text, prob), *more] = record["lens"][3]["tokens"]
+    assert len(more) == 4
+    seen = vlmscope(*arguments)
+    assert seen.code == 0, seen.err
+    [_, shown] = seen.out.split("Logit lens at last_prompt_token")
+    assert re.search(rf"^ +7 +{re.escape(repr(text))} {prob:.2f}", shown, re.M)
 
 
 def test_inspect_names_questions_that_are_there(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from engine.against_reference import assert_same
 from families.conformance import NONE, ONE_IMAGE, SEVERAL, build
 from families.llava_checkpoints import build_llava
-from vlmscope.engine import capture
+from vlmscope import reference_signals
+from vlmscope.engine import capture, prepare
+from vlmscope.engine.answer_states import most_attentive
 from vlmscope.errors import InputError
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.attention.shares import last_weights, members_of, shares
@@ -22,7 +25,16 @@ from vlmscope.model.sublayers import sublayers_of
 from vlmscope.reference import reference
 from vlmscope.sampling import SAMPLES
 from vlmscope.schema import CaptureSpec, Sample
-from vlmscope.signals import ATTENDED, SIGNALS, TOKEN_STATISTICS, RecordedSignals
+from vlmscope.signals import (
+    ATTENDED,
+    NO_TOKEN,
+    PREVIOUS,
+    PREVIOUS_HEAD,
+    SIGNALS,
+    TOKEN_STATISTICS,
+    RecordedSignals,
+)
+from vlmscope.verification import compare
 
 EVERYTHING = CaptureSpec(layers="all", max_new_tokens=5, signals=set(SIGNALS) - {SAMPLES})
 ROWS = (*ONE_IMAGE, *SEVERAL, *NONE)
@@ -51,6 +63,8 @@ def test_answers_that_end_at_different_tokens(
         assert_same(item, reference(item.sample, talkative_vlm, spec))
         assert item.answer_token_ids is not None
         lengths.add(len(item.answer_token_ids))
+        tokens = len(item.answer_token_ids) - (item.finish_reason == "stop")
+        assert item.signals[PREVIOUS].shape == (tokens, len(item.signals[PREVIOUS_HEAD]))
         for name in TOKEN_STATISTICS:
             assert item.signals[name].shape == item.answer_token_ids.shape
         np.testing.assert_allclose(item.signals["max_logprob"], item.answer_logprobs, atol=1e-5)
@@ -67,6 +81,8 @@ def test_an_answer_without_a_token_has_no_attention(
     found = next(capture(samples[:1], vlm, spec))
     assert np.isnan(found.signals["attention_answer"]).all()
     assert not np.isnan(found.signals["attention_prompt"]).any()
+    assert found.signals[PREVIOUS].shape == (0, len(found.signals[PREVIOUS_HEAD]))
+    assert (found.signals[PREVIOUS_HEAD] == NO_TOKEN).all()
     assert len(found.signals["entropy"]) == 1
     assert_same(found, reference(samples[0], vlm, spec))
 
@@ -128,6 +144,59 @@ def test_nothing_is_observed_without_the_signal(
     [found] = capture(samples[:1], vlm, CaptureSpec(layers="0", max_new_tokens=2))
     assert set(found.signals) == set(TOKEN_STATISTICS)
     assert not any("_heads" in path for path in found.vectors)
+
+
+def test_the_head_that_attends_most_to_the_previous_token() -> None:
+    values = torch.tensor(
+        [
+            [[0.9, 0.0, 0.0], [0.1, 0.4, 0.2], [0.1, 0.2, 0.4], [1.0, 0.0, 0.0]],
+            [[0.3, 0.5, 0.2], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]],
+            [[0.1, 0.0, 0.0], [0.1, 0.0, 0.0], [0.1, 0.0, 0.0], [0.1, 0.0, 0.0]],
+        ]
+    )
+    found, heads = most_attentive(values, torch.tensor([3, 1, 0]))
+    assert heads.tolist() == [1, 1, NO_TOKEN]  # 0.3 = 0.3 > 0.1: the first; one token; none
+    np.testing.assert_allclose(found[0, :3], [0.0, 0.4, 0.2])
+    assert found[1, 0] == 0.5
+
+
+def test_attention_to_the_previous_token_is_that_of_plain_transformers(tmp_path: Path) -> None:
+    """The answer and one pass more, with ``output_attentions``."""
+    folder = build("llava", tmp_path / "model")
+    vlm = load_model(folder, device="cpu", dtype="float32")
+    vlm.model.generation_config.eos_token_id = [10**6]  # no answer ends
+    plain = load_model(folder, device="cpu", dtype="float32", attention="eager")
+    spec = CaptureSpec(layers="0", max_new_tokens=6, signals="attention")
+    for item in capture(ONE_IMAGE, vlm, spec):
+        [batch], _ = prepare([item.sample], plain, resolve_spec(spec, plain))
+        tokens = item.answer_token_ids
+        assert len(item.signals[PREVIOUS]) == len(tokens) == 6
+        ids = torch.cat([batch.inputs["input_ids"], torch.tensor([tokens.tolist()])], dim=1)
+        inputs = {**batch.inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        with torch.no_grad():
+            weights = plain.model(**inputs, output_attentions=True).attentions
+        attended = torch.stack([w[0].diagonal(-1, 1, 2)[:, -len(tokens) :] for w in weights])
+        heads = attended[:, :, 1:].mean(dim=2).argmax(dim=1)
+        np.testing.assert_array_equal(item.signals[PREVIOUS_HEAD], heads)
+        expected = attended[torch.arange(len(heads)), heads].T
+        np.testing.assert_allclose(item.signals[PREVIOUS], expected, atol=3e-5)
+
+
+def test_of_heads_that_attend_equally_either_may_be_stored(
+    vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = CaptureSpec(layers="0", max_new_tokens=4, signals="attention")
+    [found] = capture(samples[:1], vlm, spec)
+    others = (found.signals[PREVIOUS_HEAD] + 1) % 4
+    clear = reference(samples[0], vlm, spec, previous_heads=others)
+    assert_same(found, clear)
+    monkeypatch.setitem(reference_signals.NEAR, torch.float32, 1.0)
+    equal = reference(samples[0], vlm, spec, previous_heads=others)
+    np.testing.assert_array_equal(equal.signals[PREVIOUS_HEAD], others)
+    assert (equal.signals[PREVIOUS] != clear.signals[PREVIOUS]).any()
+    stored = replace(found, signals=equal.signals)
+    assert not compare(stored, equal).faults(3e-5, "float32")
+    assert compare(stored, clear).faults(3e-5, "float32")
 
 
 def straightforward(query: Tensor, key: Tensor, mask: Tensor | None, cap: float | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.decoding.slots import Slots, bytes_of_a_row, make_slots
-from vlmscope.signals import ATTENTION
+from vlmscope.signals import ATTENTION, PREVIOUS
 
 ROWS, LENGTH, IMAGES, LIMIT = 7, 64, 12, 5
 KEYS = [torch.zeros(1, 2, tokens, width) for tokens, width in ((9, 4), (IMAGES, 4), (9, 6))]
@@ -20,8 +20,8 @@ LAYERS = [(keys, keys[..., :3]) for keys in KEYS]
 
 def empty_slots() -> Slots:
     """Return slots of three layers, of which the second is fixed, with states of answers."""
-    states = AnswerStates([1], ROWS)
-    for state in (("", 0), ("heads", 2), (ATTENTION, 2)):
+    states = AnswerStates([1], ROWS, LIMIT)
+    for state in (("", 0), ("heads", 2), (ATTENTION, 2), (PREVIOUS, 2)):
         states.expect(state, 8, torch.device("cpu"))
     states.begin(torch.zeros(ROWS, dtype=torch.int64), 0)
     return make_slots(

@@ -53,6 +53,7 @@ from vlmscope.signals import (
     LENS_PROBS,
     LENS_RANK,
     LENS_TOKENS,
+    P_TRUE,
     SIGNALS,
     is_token_states,
 )
@@ -164,6 +165,7 @@ def test_one_pass_equals_three(endless: VisionLanguageModel) -> None:
     found = list(capture(ONE_IMAGE, endless, spec, batch_size=4))
     for item, sample in zip(found, ONE_IMAGE, strict=True):
         assert set(item.boundaries) == {p for p in spec.positions if not p.endswith("_mean")}
+        assert np.isfinite(item.signals[P_TRUE])
         given = [answer.token_ids for answer in item.samples]
         expected = reference(sample, endless, spec, sample_token_ids=given)
         assert_same(item, expected)

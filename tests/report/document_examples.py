@@ -18,6 +18,7 @@ from vlmscope.report.document import (
     FailureRow,
     Figure,
     LabelSummary,
+    LensSummary,
     Number,
     PromptToken,
     TokenView,
@@ -86,6 +87,16 @@ def card(index: int = 0, **changes: object) -> Card:
         ),
         answer_tokens_left_out=0,
         first_tokens=(("Yes", 0.888), ("No", 0.112)),
+        lens={
+            "last_image_token": (
+                ((" the", 0.213), ("\n", 0.1), (" photograph", 0.0404)),
+                ((f" {noun}", 0.52), ("s", 0.125), (" wooden", 0.09)),
+            ),
+            "last_prompt_token": (
+                (("assistant", 0.31), ("<|image|>", 0.06), ("Is", 0.02)),
+                (("Yes", 0.888), ("No", 0.1111), (noun, 0.0004)),
+            ),
+        },
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 
@@ -120,6 +131,7 @@ def full(cards: int = 120) -> Document:
             (("yesno", 1141), ("vqa", 857)),
             (("the ground truth needs a judge", 2),),
         ),
+        lens=LensSummary((0, 20)),
         failures=(FailureRow("q9999", "image", "questions.csv line 9: image not found", 2),),
         provenance=(
             ("model", (("name", "models/tiny"), ("weights", "f05ae6041e7b0d6c" * 4))),
@@ -156,7 +168,7 @@ def bare(document: Document) -> Document:
 def prefill(document: Document) -> Document:
     """Return the document of a run without answers, whose images and model are gone."""
     poor = bare(document)
-    gone = {"answer": None, "images": (), "category": None, "answer_tokens": ()}
+    gone = {"answer": None, "images": (), "category": None, "answer_tokens": (), "lens": {}}
     return replace(
         poor,
         cards=tuple(replace(card, **gone, finish_reason="prefill") for card in poor.cards),  # type: ignore[arg-type]
@@ -191,6 +203,7 @@ def hostile() -> Document:
             positions={text: 3},
             answer_tokens=((text, float("-inf"), float("nan")), ("\u202e", -1.0, None)),
             first_tokens=((text, 0.5),),
+            lens={text: (((text, float("nan")), ("\u202e", 0.5)), ())},
         )
         for i, text in enumerate((*HOSTILE, "x" * 5000))
     )

@@ -198,6 +198,31 @@ def test_the_dialog_shows_everything_of_a_card(open_page: OpenPage) -> None:
     assert likeliest.inner_text().split() == ["Yes", "0.888"]
 
 
+def test_the_logit_lens_is_a_table_for_each_position(open_page: OpenPage) -> None:
+    page = open_page(replace(FULL, cards=(*FULL.cards[:3], replace(FULL.cards[3], lens={}))))
+    page.locator(".card-open").nth(1).click()
+    dialog = page.get_by_role("dialog")
+    choice = dialog.get_by_label("Position")
+    rows = dialog.locator("[data-slot=lens-rows] tr")
+    assert choice.locator("option").all_text_contents() == ["last image token", "last prompt token"]
+    expect(choice).to_have_value("last prompt token")
+    assert rows.nth(1).inner_text().split() == ["20", "Yes", "0.89", "No", "0.11", "cup", "0.00"]
+    choice.focus()
+    page.keyboard.press("ArrowUp")  # of the field, not of the dialog
+    expect(choice).to_have_value("last image token")
+    expect(dialog).to_contain_text("2 of 4")
+    assert rows.nth(0).inner_text().split()[:5] == ["0", "␣the", "0.21", "↵", "0.10"]
+    first, third = (colour(page, f".lens-pair:nth-of-type({i}) bdi") for i in (1, 3))
+    assert first != third
+    dialog.get_by_text("next").click()
+    expect(choice).to_have_value("last image token")
+    expect(rows.nth(1)).to_contain_text("tree")
+    page.keyboard.press("ArrowRight")
+    expect(dialog.get_by_text("Logit lens")).to_be_hidden()
+    page.keyboard.press("ArrowLeft")
+    expect(dialog.get_by_text("Logit lens")).to_be_visible()
+
+
 @pytest.mark.exhaustive
 def test_a_view_can_be_linked(open_page: OpenPage) -> None:
     page = open_page(FULL)

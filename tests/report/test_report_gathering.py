@@ -69,7 +69,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
         model=checkpoint,
         out=folder / "run",
         images=str(folder / "images"),
-        spec=CaptureSpec(max_new_tokens=4, positions=POSITIONS, layers=(0, 4, 7)),
+        spec=CaptureSpec(
+            max_new_tokens=4, positions=POSITIONS, layers=(0, 4, 7), signals="attention,lens"
+        ),
         device="cpu",
         batch_size=8,
     )
@@ -470,6 +472,11 @@ def test_a_card_holds_what_the_run_holds(home: Path) -> None:
         assert chances[0] == pytest.approx(math.exp(row.first_token_logprobs[0]))
         assert card.images == (row.image_sha256,)
         assert card.num_images == 1
+        lens = run.lens(card.id)
+        assert list(card.lens) == list(lens["position"].unique())
+        shown = [prob for layers in card.lens.values() for layer in layers for _, prob in layer]
+        assert shown == lens[lens["rank"] < 5]["probability"].tolist()
+    assert document.lens.layers == (0, 4, 7)
     [unscorable] = [card for card in document.cards if card.id == UNSCORABLE]
     assert unscorable.risk is None, "no probe judged what could not be scored"
 
@@ -497,6 +504,20 @@ def test_tokens_are_those_that_the_model_read_and_wrote(labelled: Path, vlm: Any
     assert [text for text, *_ in card.answer_tokens] == [
         vlm.processor.tokenizer.decode([token]) for token in row.answer_token_ids.tolist()
     ]
+    lens = run.lens("q17", vlm.processor.tokenizer)
+    last = lens[(lens["position"] == "last_prompt_token") & (lens["layer"] == 7)]
+    assert [text for text, _ in card.lens["last_prompt_token"][2]] == list(last["token"][:5])
+
+
+@texts_only
+def test_the_logit_lens_of_many_cards_is_left_out_and_it_is_said(
+    labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlmscope.report.gallery.MOST_LENS_TOKENS", 3 * 3 * 5 * 2)
+    document = document_of(labelled)
+    assert [bool(card.lens) for card in document.cards] == [True, True] + [False] * (ROWS - 2)
+    assert "Only the first 2 cards have the logit lens" in document.lens.note
+    assert document.lens.note in render(document)
 
 
 @texts_only
@@ -587,6 +608,8 @@ def test_without_the_model_tokens_are_numbers(labelled: Path, talkative: Path) -
     first = run[run.ids[0]].answer_token_ids
     assert first is not None
     assert document.cards[0].answer_tokens[0][0] == f"#{first[0]}"
+    token = run.lens(run.ids[0])["token_id"][0]
+    assert document.cards[0].lens["last_image_token"][0][0][0] == f"#{token}"
     assert document.token_view is None
     assert f"{labelled}/gone: no such folder; give the model" in document.token_view_note
     assert document_of(labelled, model=str(talkative)).token_view is not None, "the same processor"

@@ -78,7 +78,7 @@ def test_the_policy_allows_the_one_script_and_no_request(full: Outline) -> None:
         "form-action": "'none'",
     }
     assert full.all("script") == [{"type": "application/json", "id": "report-data"}, {}]
-    assert json.loads(data).keys() == {"cards", "images"}
+    assert json.loads(data).keys() == {"cards", "images", "lens"}
 
 
 def test_the_policy_comes_before_everything_that_it_governs(full: Outline) -> None:

@@ -14,11 +14,20 @@ import pytest
 from store_support import HIDDEN, LAYERS, make_bare, make_capture, make_manifest
 from vlmscope.errors import InputError, RunMismatchError, StoreError
 from vlmscope.schema import Capture
-from vlmscope.signals import INTEGERS, NO_TOKEN, TOKEN_STATISTICS
+from vlmscope.signals import (
+    INTEGERS,
+    LENS_RANK,
+    LENS_TOKENS,
+    NO_TOKEN,
+    PREVIOUS,
+    PREVIOUS_HEAD,
+    TOKEN_STATISTICS,
+)
 from vlmscope.store import RunWriter, describe, export_run, open_run, write_manifest
+from vlmscope.store.format.batch import by_layer
 
 RECORD: dict[str, Any] = {
-    "signals": ("entropy", "attention", "heads", "lens"),
+    "signals": ("entropy", "attention", "heads", "lens", "p_true"),
     "signal_widths": {f"heads/layer_{layer}": 6 for layer in LAYERS[1:]},
     "attention_layers": (0, 1, 3),
     "attention_heads": 2,
@@ -26,11 +35,14 @@ RECORD: dict[str, Any] = {
 SHAPES = {
     "attention_prompt": (3, 2, 4),
     "attention_answer": (3, 3, 2, 4),
+    "attention_previous_head": (3,),
     "lens_tokens": (2, 3, 10),
     "lens_probs": (2, 3, 10),
     "lens_entropy": (2, 3),
     "lens_answer_rank": (2, 3),
     "lens_answer_prob": (2, 3),
+    "p_true": (),
+    "p_true_mass": (),
 }
 CONFIDENCE = tuple(f"internal_confidence/layer_{layer}" for layer in LAYERS)
 
@@ -48,15 +60,18 @@ def with_signals(capture: Capture, **changes: Any) -> Capture:
         for group in groups
         for layer in LAYERS[1:]
     }
-    signals = {name: rng.random(shape, np.float32) for name, shape in SHAPES.items()}
+    signals = {n: np.asarray(rng.random(shape, np.float32)) for n, shape in SHAPES.items()}
     signals |= {name: rng.integers(0, 9, SHAPES[name], np.int32) for name in INTEGERS}
     if not capture.image_sha256:
+        signals["p_true"] = np.array(np.nan, np.float32)
         for name in ("lens_probs", "lens_entropy", "lens_answer_prob"):
             signals[name][0] = np.nan
-        for name in INTEGERS:
+        for name in (LENS_TOKENS, LENS_RANK):
             signals[name][0] = NO_TOKEN
     per_token = (*TOKEN_STATISTICS, *(CONFIDENCE if capture.image_sha256 else ()))
     signals |= {name: rng.random(count, np.float32) for name in per_token}
+    tokens = max(0, count - (capture.finish_reason == "stop"))
+    signals[PREVIOUS] = rng.random((tokens, 3), np.float32)
     return replace(capture, vectors={**capture.vectors, **heads}, signals=signals, **changes)
 
 
@@ -93,7 +108,8 @@ def test_rows_come_back_as_they_were(run: Path, rows: list[Capture]) -> None:
 
 def test_a_signal_of_all_rows(run: Path, rows: list[Capture]) -> None:
     opened = open_run(run)
-    assert opened.signals == ("entropy", "max_logprob", "margin", *CONFIDENCE, *SHAPES)
+    per_token = ("entropy", "max_logprob", "margin", *CONFIDENCE, PREVIOUS)
+    assert opened.signals == (*per_token, *SHAPES)
     tokens = opened.signal("lens_tokens")
     np.testing.assert_array_equal(tokens, [row.signals["lens_tokens"] for row in rows])
     assert tokens.dtype == np.int32
@@ -102,8 +118,10 @@ def test_a_signal_of_all_rows(run: Path, rows: list[Capture]) -> None:
         np.testing.assert_array_equal(one, row.signals.get(CONFIDENCE[1], missing))
     found = opened.signal("attention_answer")
     np.testing.assert_array_equal(found, [row.signals["attention_answer"] for row in rows])
-    for one, row in zip(opened.signal("entropy"), rows, strict=True):
-        np.testing.assert_array_equal(one, row.signals["entropy"])
+    for name in ("entropy", PREVIOUS):
+        for one, row in zip(opened.signal(name), rows, strict=True):
+            np.testing.assert_array_equal(one, row.signals[name])
+    assert opened.signal(PREVIOUS_HEAD).dtype == np.int32
     heads = opened.matrix("last_prompt_token", 2, signal="heads")
     assert heads.shape == (5, 6)
     assert np.isnan(heads).all(axis=1).tolist() == [False, False, False, True, False]
@@ -112,6 +130,9 @@ def test_a_signal_of_all_rows(run: Path, rows: list[Capture]) -> None:
         opened.signal("attention")
     with pytest.raises(InputError, match="no representation 'query_token_mlp'"):
         opened.matrix("last_prompt_token", 2, signal="mlp")
+    numbers = [row.signals["p_true"] for row in rows]
+    np.testing.assert_array_equal(opened.signal("p_true"), numbers)
+    np.testing.assert_array_equal(opened.to_pandas()["signals.p_true"], numbers)
     assert opened.to_pandas()["mean_answer_entropy"].notna().tolist()[1:] == [True] * 4
 
 
@@ -123,6 +144,7 @@ def test_plain_h5py_reads_them(run: Path, rows: list[Capture]) -> None:
             assert row[f"signals/{name}"].dtype == array.dtype
         assert file["_columns/signals/lens_tokens"].dtype == np.int32
         assert row["query_token_heads/layer_3"].shape == (6,)
+        assert file["_columns/signals/p_true"].shape == (5,)
         assert file["_columns/signals/attention_prompt"].shape == (5, 3, 2, 4)
         assert len(file["_columns/signals/entropy"]) == 5
         bare = file[rows[3].sample.id]
@@ -138,10 +160,14 @@ def test_exports_have_them(run: Path, rows: list[Capture], tmp_path: Path) -> No
     with h5py.File(tmp_path / "run.h5") as file:
         values = file[rows[2].sample.id]["signals/attention_prompt"][()]
         assert file[rows[2].sample.id]["signals/lens_answer_rank"].dtype == np.int32
+        assert file[rows[2].sample.id]["signals/p_true"][()] == rows[2].signals["p_true"]
         assert {*file[rows[1].sample.id]["signals/internal_confidence"]} == {
             name.partition("/")[2] for name in CONFIDENCE
         }
         assert "internal_confidence" not in file[rows[3].sample.id]["signals"]
+        np.testing.assert_array_equal(
+            file[rows[2].sample.id]["signals/attention_previous"][()], rows[2].signals[PREVIOUS]
+        )
     np.testing.assert_array_equal(values, rows[2].signals["attention_prompt"])
     assert describe(tmp_path / "run.h5").signals == describe(run).signals
     arrays = np.load(tmp_path / "run.npz")
@@ -152,10 +178,17 @@ def test_exports_have_them(run: Path, rows: list[Capture], tmp_path: Path) -> No
     assert offsets.tolist() == [0, *np.cumsum([len(row.signals["margin"]) for row in rows])]
     assert np.isnan(confidence[offsets[3] : offsets[4]]).all()
     assert not np.isnan(confidence[: offsets[3]]).any()
+    starts, previous = arrays["attention_previous_offsets"], arrays[f"signals/{PREVIOUS}"]
+    assert previous.shape == (sum(len(row.signals[PREVIOUS]) for row in rows), 3)
+    np.testing.assert_array_equal(previous[starts[4] : starts[5]], rows[4].signals[PREVIOUS])
     assert arrays["query_token_heads/layer_2"].shape == (5, 6)
     table = pq.read_table(tmp_path / "run.parquet")
     assert table["query_token_heads.layer_2"].null_count == 1
     assert len(table["signals.attention_prompt"][0]) == 3 * 2 * 4
+    np.testing.assert_array_equal(arrays["signals/p_true"], [r.signals["p_true"] for r in rows])
+    assert table["signals.p_true"].to_pylist()[:3] == arrays["signals/p_true"][:3].tolist()
+    flat = table["signals.attention_previous"][2].as_py()
+    assert flat == rows[2].signals[PREVIOUS].ravel().tolist()
     column = table["signals.internal_confidence.layer_2"].to_pylist()
     assert [values is None for values in column] == [False, False, False, True, False]
     assert column[2] == rows[2].signals[CONFIDENCE[1]].tolist()
@@ -171,6 +204,8 @@ def test_a_row_that_lacks_a_signal_is_refused(run: Path, rows: list[Capture]) ->
         {"signals": {**good.signals, "attention_prompt": np.zeros((2, 2, 4), np.float32)}},
         {"signals": {**good.signals, "entropy": np.zeros(9, np.float32)}},
         {"signals": {n: a for n, a in good.signals.items() if n != CONFIDENCE[1]}},
+        {"signals": {**good.signals, PREVIOUS: good.signals[PREVIOUS][1:]}},
+        {"signals": {**good.signals, PREVIOUS: good.signals[PREVIOUS][:, 1:]}},
         {"vectors": {p: v for p, v in good.vectors.items() if "heads/layer_2" not in p}},
     ):
         with (
@@ -191,6 +226,13 @@ def test_a_row_that_lacks_a_signal_is_refused(run: Path, rows: list[Capture]) ->
         ):
             writer.add([row])
     assert len(open_run(run)) == len(rows)
+
+
+def test_attention_to_the_previous_token_of_another_number_of_layers_is_refused() -> None:
+    assert by_layer(np.zeros(0, np.float32), 3).shape == (0, 3)
+    for count, layers in ((4, 3), (4, 0)):
+        with pytest.raises(StoreError, match=f"is damaged: {count} values of {layers} layers"):
+            by_layer(np.zeros(count, np.float32), layers)
 
 
 def test_a_run_continues_with_the_same_signals_only(run: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Annotated, Any
 
@@ -17,13 +17,17 @@ from vlmscope.cli import options
 from vlmscope.cli.output import quiet_libraries, shape_text, show, show_note, stderr, stdout
 from vlmscope.model_options import ModelOptions
 from vlmscope.positions import REPRESENTATIONS, VISION_ONLY
+from vlmscope.schema import Capture
 from vlmscope.shown import plain
-from vlmscope.signals import TOKEN_STATISTICS
+from vlmscope.signals import TOKEN_STATISTICS, RecordedSignals
 
 _MARKS = {
     "last_image_token": ("◄ vision_token_boundary", "bold cyan"),
     "last_prompt_token": ("◄ query_token_boundary", "bold magenta"),
 }
+
+_LENS_TOKENS = 5
+"""Number of tokens of the logit lens that are shown of each position and layer."""
 
 
 def inspect(
@@ -92,8 +96,9 @@ def inspect(
     for note in resolved.notes:
         show_note(note)
     seen = inspect_sample(row, vlm, resolved)
+    lens = read_lens(seen.capture, resolved.signals, vlm.processor.tokenizer)
     if as_json:
-        stdout.print_json(json.dumps(as_record(seen)))
+        stdout.print_json(json.dumps(as_record(seen, lens)))
         return
     _show_input(seen)
     _show_tokens(seen)
@@ -101,13 +106,32 @@ def inspect(
     # As in transformers, ``hidden_states[-1]`` is the output of the final norm.
     normed = vlm.num_layers - 1 if resolved.layer_states == "hidden_states[k+1]" else None
     _show_vectors(seen, normed)
-    arrays = seen.capture.signals
-    if shown := [name for name in arrays if name not in TOKEN_STATISTICS]:
-        _show_pairs("Signals", {name: shape_text(arrays[name].shape) for name in shown})
+    _show_signals(seen.capture.signals, lens)
     _show_answer(seen, vlm)
 
 
-def as_record(seen: Any) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class LensLine:
+    """The logit lens at a position and a layer."""
+
+    position: str
+    layer: int
+    tokens: tuple[tuple[str, float], ...]
+    """The likeliest tokens, each with its probability."""
+
+
+def read_lens(capture: Capture, signals: RecordedSignals, tokenizer: Any) -> list[LensLine]:
+    """Return the logit lens, position by position and layer by layer; empty if not recorded."""
+    from vlmscope.store import lens_of
+
+    return [
+        LensLine(position, layer, tuple((tokenizer.decode([token]), prob) for token, prob in found))
+        for position, layers in lens_of(capture, signals, _LENS_TOKENS).items()
+        for layer, found in zip(signals.lens_layers, layers, strict=True)
+    ]
+
+
+def as_record(seen: Any, lens: Sequence[LensLine] = ()) -> dict[str, Any]:
     """Return an inspection as plain JSON values: vectors by shape and norm, not by value."""
     capture = seen.capture
     return {
@@ -125,6 +149,7 @@ def as_record(seen: Any) -> dict[str, Any]:
             for name, vector in capture.vectors.items()
         },
         "signals": {name: list(array.shape) for name, array in capture.signals.items()},
+        "lens": [asdict(line) for line in lens],
         "first_token_entropy": capture.first_token_entropy,
         "finish_reason": capture.finish_reason,
         "answer": capture.answer,
@@ -238,6 +263,25 @@ def _show_vectors(seen: Any, normed: int | None) -> None:
     for position, name in groups.items():
         if name != f"{position}_representation":
             show(Text(f"{position}: stored as {name}", style="dim"))
+
+
+def _show_signals(arrays: Mapping[str, Any], lens: Sequence[LensLine]) -> None:
+    """Print the shapes of the arrays of signals, and the logit lens.
+
+    The lens is a table for each position: one row per layer with its likeliest tokens.
+    """
+    if shown := [name for name in arrays if name not in TOKEN_STATISTICS]:
+        _show_pairs("Signals", {name: shape_text(arrays[name].shape) for name in shown})
+    for position, lines in groupby(lens, key=lambda line: line.position):
+        table = Table(title=f"Logit lens at {position}", title_justify="left", box=None,
+                      pad_edge=False)  # fmt: skip
+        table.add_column("layer", header_style="dim", justify="right")
+        table.add_column("likeliest tokens with their probabilities", header_style="dim",
+                         overflow="fold")  # fmt: skip
+        for line in lines:
+            tokens = (f"{text!r} {plain(prob, 2)}" for text, prob in line.tokens)
+            table.add_row(str(line.layer), Text("  ".join(tokens)))
+        show(table)
 
 
 def _headings(positions: list[str], width: int) -> list[str]:

@@ -19,11 +19,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlmscope.positions import position_group
-from vlmscope.signals import ATTENTION_MAP, OBSERVED, OF_ANSWER, RecordedSignals
+from vlmscope.signals import (
+    ATTENTION_MAP,
+    NO_TOKEN,
+    OF_ANSWER,
+    OF_WEIGHTS,
+    PREVIOUS,
+    PREVIOUS_HEAD,
+    RecordedSignals,
+)
 
 State = tuple[str, int]
 """What is recorded of a decoder layer, and the layer: its hidden state (``""``), a sub-layer from
-``signals.SUBLAYERS``, or what is computed of its attention, from ``signals.OBSERVED``."""
+``signals.SUBLAYERS``, or what its attention weights give, from ``signals.OF_WEIGHTS``."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,19 +53,42 @@ class _Running:
         return self.total / self.count.clamp_min(1).unsqueeze(1)
 
 
+@dataclass(slots=True, eq=False)
+class _Listed:
+    """The values of every token of each answer, for what is selected when the answer is complete.
+
+    Values after the last token are undefined.
+    """
+
+    values: Float[Tensor, "rows tokens width"]
+    """The last of the tokens is for rows that have ended."""
+    count: Int[Tensor, " rows"]
+
+    def add(self, values: Float[Tensor, "batch width"], alive: Bool[Tensor, " batch"]) -> None:
+        """Add the values of one token of the first rows."""
+        last, count = self.values.shape[1] - 1, self.count[: len(values)]
+        token = torch.where(alive, count, last).clamp_max(last)
+        index = token.view(-1, 1, 1).expand(-1, 1, values.shape[1])
+        self.values[: len(values)].scatter_(1, index, values.unsqueeze(1))
+        count.add_(alive)
+
+
 class AnswerStates:
     """Running first, last and sum of the answer tokens' hidden states, layer by layer.
 
     Args:
         ends: End-of-turn token ids.
         rows: Maximum number of rows; a step updates the first of them.
+        tokens: Maximum number of tokens of an answer.
     """
 
-    def __init__(self, ends: int | Sequence[int] | None, rows: int) -> None:
+    def __init__(self, ends: int | Sequence[int] | None, rows: int, tokens: int = 0) -> None:
         self._ends = torch.from_numpy(np.atleast_1d([] if ends is None else ends).astype(np.int64))
         self._rows = rows
+        self._tokens = tokens
         self._alive: Tensor | None = None
         self._states: dict[State, _Running] = {}
+        self._listed: dict[State, _Listed] = {}
         self.paused = False
 
     def note(self, tokens: Int[Tensor, " chosen"], first: int = 0) -> None:
@@ -82,19 +113,23 @@ class AnswerStates:
         """Add one state of the tokens last registered."""
         if self._alive is None:
             raise RuntimeError("a decoding step came before any token was chosen")
-        if state not in self._states:
+        if state not in self._states and state not in self._listed:
             self.expect(state, values.shape[1], values.device)
         if self.paused:
             return
-        values, now, running = values.float(), slice(len(values)), self._states[state]
+        values, now = values.float(), slice(len(values))
         alive = self._alive[now].to(values.device)
+        if state in self._listed:
+            self._listed[state].add(values, alive)
+            return
+        running = self._states[state]
         first, count = running.first[now], running.count[now]
         # ``where`` and not a product: the states of padding may be anything, NaN included.
         fresh = (alive & (count == 0)).unsqueeze(1)
         added = torch.where(alive.unsqueeze(1), values, 0)
         first.copy_(torch.where(fresh, values, first))
         extreme = running.extreme[now]
-        if state[0] in OBSERVED:  # shares are not negative
+        if state[0] in OF_WEIGHTS:  # shares are not negative
             extreme.copy_(torch.maximum(extreme, added))
         else:
             extreme.copy_(torch.where(alive.unsqueeze(1), values, extreme))
@@ -103,8 +138,12 @@ class AnswerStates:
 
     def expect(self, state: State, width: int, device: torch.device) -> None:
         """Allocate the tensors of a state."""
-        first, total, extreme = (torch.zeros(self._rows, width, device=device) for _ in range(3))
         count = torch.zeros(self._rows, dtype=torch.int64, device=device)
+        if state[0] == PREVIOUS:
+            values = torch.zeros(self._rows, self._tokens + 1, width, device=device)
+            self._listed[state] = _Listed(values, count)
+            return
+        first, total, extreme = (torch.zeros(self._rows, width, device=device) for _ in range(3))
         self._states[state] = _Running(first, total, extreme, count)
 
     def begin(self, tokens: Int[Tensor, " chosen"], first: int) -> None:
@@ -115,6 +154,8 @@ class AnswerStates:
         for running in self._states.values():
             for tensor in running.tensors():
                 tensor[rows] = 0
+        for listed in self._listed.values():
+            listed.count[rows] = 0
         self.note(tokens, first)
 
     def tensors(self) -> Iterator[Tensor]:
@@ -123,6 +164,8 @@ class AnswerStates:
             yield self._alive
         for running in self._states.values():
             yield from running.tensors()
+        for listed in self._listed.values():
+            yield from (listed.values, listed.count)
 
     def vectors(self, positions: Sequence[str]) -> dict[str, Float[Tensor, "rows width"]]:
         """Return HDF5 path → vectors at some of ``ANSWER_POSITIONS``; undefined if empty."""
@@ -130,7 +173,7 @@ class AnswerStates:
             f"{position_group(position, part)}/layer_{layer}": _at(position, running)
             for position in positions
             for (part, layer), running in self._states.items()
-            if part not in OBSERVED
+            if part not in OF_WEIGHTS
         }
 
     def last_states(self) -> dict[int, Float[Tensor, "rows width"]]:
@@ -165,6 +208,8 @@ class AnswerStates:
             values = torch.stack(statistics, dim=1).view(shape)
             empty = (running[0].count[rows.to(device)] == 0).view(-1, 1, 1, 1, 1)
             found[f"{name}_answer"] = values.masked_fill(empty, torch.nan)
+        if signals.attention_layers:
+            found[PREVIOUS], found[PREVIOUS_HEAD] = self._previous(signals, rows)
         return found
 
     def mean_attention(
@@ -180,6 +225,45 @@ class AnswerStates:
         rows = rows.to(running.total.device)
         empty = (running.count[rows] == 0).unsqueeze(1)
         return running.mean()[rows].masked_fill(empty, torch.nan)
+
+    def _previous(
+        self, signals: RecordedSignals, rows: Int[Tensor, " chosen"]
+    ) -> tuple[Float[Tensor, "chosen tokens layers"], Int[Tensor, "chosen layers"]]:
+        """Return the attention to the previous token, and the heads, of some answers."""
+        selected = []
+        for layer in signals.attention_layers:
+            if (PREVIOUS, layer) not in self._listed:  # all answers are empty
+                self.expect((PREVIOUS, layer), signals.attention_heads, self._ends.device)
+            listed = self._listed[PREVIOUS, layer]
+            own = rows.to(listed.count.device)
+            selected.append(most_attentive(listed.values[own], listed.count[own]))
+        device = selected[0][0].device
+        values, heads = ([each.to(device) for each in part] for part in zip(*selected, strict=True))
+        return torch.stack(values, dim=2), torch.stack(heads, dim=1)
+
+
+def most_attentive(
+    values: Float[Tensor, "rows tokens heads"], count: Int[Tensor, " rows"]
+) -> tuple[Float[Tensor, "rows tokens"], Int[Tensor, " rows"]]:
+    """Return the values of the head with the largest mean from the second token on, and the head.
+
+    Of an answer of one token that token decides; an empty one has ``NO_TOKEN``. The first of equal
+    heads is selected.
+
+    Args:
+        values: Each token's values.
+        count: Number of tokens of each answer; the values of further ones are ignored.
+
+    >>> values = torch.tensor([[[0.9, 0.1], [0.2, 0.3], [0.0, 1.0]]])
+    >>> most_attentive(values, torch.tensor([2]))[1], most_attentive(values, torch.tensor([1]))[1]
+    (tensor([1], dtype=torch.int32), tensor([0], dtype=torch.int32))
+    """
+    token, count = torch.arange(values.shape[1], device=values.device), count.unsqueeze(1)
+    decides = (token < count) & ((token > 0) | (count == 1))
+    heads = torch.where(decides.unsqueeze(2), values, 0).sum(dim=1).argmax(dim=1)
+    index = heads.view(-1, 1, 1).expand(-1, values.shape[1], 1)
+    heads = heads.masked_fill(count.squeeze(1) == 0, NO_TOKEN)
+    return values.gather(2, index).squeeze(2), heads.int()
 
 
 def _at(position: str, running: _Running) -> Tensor:

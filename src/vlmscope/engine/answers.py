@@ -41,7 +41,7 @@ from vlmscope.engine.token_states import answer_token_arrays, copied_answer_toke
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.sampling import SampledAnswer, arrays_of, layer_name
 from vlmscope.schema import Capture, Failure, failure_of
-from vlmscope.signals import TOKEN_STATISTICS, is_token_states
+from vlmscope.signals import PREVIOUS, TOKEN_STATISTICS, is_token_states
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,6 +219,8 @@ def finished(
         if name not in TOKENS and not name.startswith((ARRAYS, TOKEN_STATES, MAPS))
     }
     arrays = arrays_in(numbers, row) | prefilled.map_arrays(numbers, row)
+    if PREVIOUS in arrays:
+        arrays[PREVIOUS] = arrays[PREVIOUS][: answer.content_length].copy()
     length = len(answer.token_ids)
     arrays |= answer_token_arrays(numbers, row, length)
     arrays |= similarity_arrays(spec.signals, numbers, row, length, imaged=imaged)
@@ -300,6 +302,15 @@ def _cut_answer(
     )
 
 
+def states_of_answers(
+    vlm: VisionLanguageModel, spec: ResolvedSpec, rows: int
+) -> AnswerStates | None:
+    """Return what collects the states of the tokens of some answers; None if none are recorded."""
+    if not spec.reads_answer:
+        return None
+    return AnswerStates(end_tokens(vlm), rows, spec.max_new_tokens)
+
+
 def end_tokens(vlm: VisionLanguageModel) -> list[int]:
     """Return the ids of the tokens that end an answer."""
     ends = vlm.model.generation_config.eos_token_id
@@ -320,7 +331,7 @@ def with_answer(
         spec: What to record.
         answer: The answer.
         states: HDF5 path → hidden states of the answer's tokens.
-        arrays: Arrays of signals over the answer, of the same shape in all rows.
+        arrays: Arrays of signals over the answer.
     """
     last = item.num_prompt_tokens + answer.content_length - 1
     positions = {"first_answer_token": item.num_prompt_tokens, "last_answer_token": last}

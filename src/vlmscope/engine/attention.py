@@ -16,13 +16,20 @@ from torch import Tensor, nn
 
 from vlmscope.engine.answer_states import AnswerStates, State
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.attention.shares import LastQuery, Weights, members_of, shares
+from vlmscope.model.attention.shares import (
+    LastQuery,
+    Weights,
+    members_of,
+    shares,
+    weights_of_keys,
+)
 from vlmscope.model.sublayers import sublayers_of
 from vlmscope.signals import (
     ATTENDED,
     ATTENTION,
     ATTENTION_MAP,
     CROSS_ATTENTION,
+    PREVIOUS,
     RecordedSignals,
 )
 
@@ -117,6 +124,31 @@ class Divider:
         patches = weights.view(rows, heads, -1, self._tiles, self._patches)
         yield (CROSS_ATTENTION, layer), patches.sum(dim=(2, 4))
 
+    def add_token(
+        self,
+        states: AnswerStates,
+        layer: int,
+        weights: Weights,
+        members: Tensor,
+        previous: Int[Tensor, " batch"],
+        prompt: int,
+    ) -> None:
+        """Add the attention of a token of each answer to what is recorded of the answers.
+
+        Args:
+            states: What is recorded of the answers.
+            layer: The decoder layer.
+            weights: Its attention weights.
+            members: The group of each token.
+            previous: The index of the token before this one.
+            prompt: Number of tokens that are of the prompt, of those that are attended to.
+        """
+        for state, values in self.divide(layer, weights, members, prompt):
+            states.add(state, values.flatten(1))
+        if layer in self._divided and layer not in self._cross:
+            attended = weights_of_keys(weights, previous, members.shape[1])
+            states.add((PREVIOUS, layer), attended)
+
 
 class AttentionRecorder:
     """Records the division of the last prompt token's attention, and of steps of ``generate``.
@@ -153,11 +185,11 @@ class AttentionRecorder:
         length = self.members.shape[1] + steps
         members = members_in_slots(self.members, length) if steps else self.members
         prompt = self.members.shape[1]
-        for state, values in self._divider.divide(layer, weights, members, prompt):
-            if not steps:
-                self._prompt[state] = values
-            elif self._answer is not None:
-                self._answer.add(state, values.flatten(1))
+        if not steps:
+            self._prompt |= dict(self._divider.divide(layer, weights, members, prompt))
+        elif self._answer is not None:
+            previous = torch.full((len(weights),), length - 2, device=weights.device)
+            self._divider.add_token(self._answer, layer, weights, members, previous, prompt)
 
     def arrays(self) -> dict[str, Float[Tensor, "batch layers heads parts"]]:
         """Return how the last prompt token's attention is divided.

@@ -30,6 +30,7 @@ from vlmscope.engine.answers import (
     finished,
     greedy_config,
     of_answers,
+    states_of_answers,
     with_samples,
 )
 from vlmscope.engine.batch import Batch, bands_of, prepare
@@ -40,6 +41,7 @@ from vlmscope.engine.generated_samples import samples_by_generate
 from vlmscope.engine.hooks import PrefillHooks
 from vlmscope.engine.image_cache import ImageEncoder
 from vlmscope.engine.inputs import until_error
+from vlmscope.engine.p_true import Asker
 from vlmscope.engine.prefill import DeviceBatch, Prefilled, make_device_batch, run, start_copies
 from vlmscope.engine.row_errors import row_errors
 from vlmscope.engine.shared_prefill import run_shared
@@ -97,6 +99,7 @@ class CaptureSession:
         self._stepwise: bool | None = None
         self._too_long = sys.maxsize
         self._lost: list[Sample] = []
+        self._asker = Asker(vlm, spec) if spec.signals.asks else None
         self.shapes_: dict[str, tuple[int, ...]] = {}
 
     @property
@@ -126,7 +129,7 @@ class CaptureSession:
         band = self._band(batch)
         with self._computing():
             self._run(batch, band)
-            return self._take_finished()
+            return self._take_finished(at_once=len(batch.samples))
 
     def _run(self, batch: Batch, band: int) -> None:
         """Prefill a batch; its answers are decoded in slots, or by ``generate``."""
@@ -201,11 +204,17 @@ class CaptureSession:
             self._images = ImageEncoder(vlm, self._spec.vision_pooling)
         return make_device_batch(batch, vlm, self._spec, self._images, states, answer_tokens)
 
-    def _take_finished(self) -> Results:
-        """Return the finished rows. Rows not returned due to an error are in the next result."""
+    def _take_finished(self, at_once: int = 0) -> Results:
+        """Return the finished rows. Rows not returned due to an error are in the next result.
+
+        Args:
+            at_once: As in ``Asker.asked``.
+        """
         finished = list(self._finished)
         self._finished.clear()
-        return finished
+        return (
+            finished if self._asker is None else self._asker.asked(finished, self._images, at_once)
+        )
 
     def _prefill(self, batch: Batch, band: int) -> None:
         """Prefill a batch, and add its rows to those that are being decoded."""
@@ -315,7 +324,7 @@ class CaptureSession:
     def _generated(self, batch: Batch) -> Results:
         """Return the rows of a batch with their greedy answers."""
         vlm, spec, rows = self._vlm, self._spec, len(batch.samples)
-        states = AnswerStates(end_tokens(vlm), rows) if spec.reads_answer else None
+        states = states_of_answers(vlm, spec, rows)
         feeds_end = bool(spec.signals.answer_state_layers)
         answer_tokens = AnswerTokenSteps(spec.signals.answer_state_layers)
         device_batch, hooks = self._device_batch(batch, states, answer_tokens)

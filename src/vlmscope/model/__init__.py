@@ -16,6 +16,7 @@
 - ``fingerprint``: the identity of a model, as hashes
 - ``halp``: how the HALP research code read its models
 - ``resolved_spec``: what to record of one model, with every option resolved
+- ``p_true``: the question whether an answer is true, and how the reply is read
 - ``chat``: a chat model with text input and output
 """
 

@@ -17,6 +17,7 @@ from vlmscope.model.halp import (
     states_of,
     with_encoder_of,
 )
+from vlmscope.model.p_true import reply_tokens
 from vlmscope.model.sublayers import check_ends, notes_on, resolve_signals
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.positions import ANSWER_POSITIONS
@@ -125,6 +126,8 @@ def resolve_spec(spec: CaptureSpec, vlm: VisionLanguageModel) -> ResolvedSpec:
     if spec.samples:
         states = {f"{SAMPLES}/layer_{layer}": vlm.hidden_size for layer in layers}
         signals = replace(signals, widths={**signals.widths, **states}, sampling=spec.sampling)
+    if signals.asks:
+        reply_tokens(vlm.processor.tokenizer)  # or an error
     resolved = resolve_spec_for(spec, vlm.family.model_type, vlm.num_layers)
     return replace(resolved, signals=signals, signal_notes=notes_on(signals, layers, vlm))
 

@@ -29,7 +29,7 @@ from vlmscope.report.document import (
     ReportSpec,
 )
 from vlmscope.report.figures import figure, plots
-from vlmscope.report.gallery import gallery
+from vlmscope.report.gallery import gallery, lens_summary
 from vlmscope.report.held_out import held_out
 from vlmscope.report.provenance import provenance, title, when
 from vlmscope.report.rows import Row, draw, hashes_of, read_rows
@@ -297,9 +297,8 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
         InputError: The run has no row with the requested id.
         StoreError: Rows, labels or probes are damaged.
     """
-    shown = draw(run, spec.samples, spec.seed, spec.id)
     progress("rows")
-    rows, captures = read_rows(run, shown)
+    rows, captures = read_rows(run, draw(run, spec.samples, spec.seed, spec.id))
     found = _find(run, spec.labels)
     sweep = found.sweep
     by_category = () if found.labels is None else categories(rows, found.labels, sweep)
@@ -335,6 +334,7 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
         provenance=tuple(provenance(run, found.settings, sweep, spec.labels)),
         columns=tuple(columns(sweep)),
         held_out=held_out(sweep),
+        lens=lens_summary(run.manifest.capture.recorded, len(seen.cards)),
     )
     return Gathered(document, seen.thumbnails, drawn)
 

@@ -140,6 +140,9 @@ class Card:
     answer_tokens_left_out: int = 0
     first_tokens: tuple[tuple[str, float], ...] = ()
     """The likeliest first tokens, each with its probability."""
+    lens: Mapping[str, tuple[tuple[tuple[str, float], ...], ...]] = field(default_factory=dict)
+    """Position → for each of ``Document.lens.layers`` the likeliest tokens of the logit lens, each
+    with its probability; empty without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,16 @@ class TokenView:
     id: str
     question: str
     tokens: tuple[PromptToken, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LensSummary:
+    """What the logit lens of the cards is of."""
+
+    layers: tuple[int, ...] = ()
+    """Its layers; empty for a run without."""
+    note: str = ""
+    """Which cards have none, because the page would be too large, or empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +246,8 @@ class Document:
     """Other findings, a sentence each."""
     columns: tuple[ColumnTable, ...] = ()
     """Columns of the table besides the category; empty without probes."""
+    lens: LensSummary = LensSummary()
+    """What the logit lens of the cards is of."""
 
 
 MOST_BYTES = 15_000_000

@@ -11,18 +11,25 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vlmscope.errors import VlmscopeError
-from vlmscope.report.document import MOST_BYTES, Card, ReportSpec, TokenView
+from vlmscope.report.document import MOST_BYTES, Card, LensSummary, ReportSpec, TokenView
 from vlmscope.report.prompt_view import TokenText, find_processor, token_text, token_view
 from vlmscope.report.rows import category_of, hashes_of
 from vlmscope.report.thumbnails import Thumbnails, find_sample, find_table, thumbnails
 from vlmscope.schema import Capture, Progress, Score
-from vlmscope.store import Run
+from vlmscope.signals import RecordedSignals
+from vlmscope.store import Run, lens_of
 
 ANSWER_TOKENS = 64
 """Maximum number of answer tokens on a card; the others are counted."""
 
 FIRST_TOKENS = 5
 """Number of likeliest first tokens on a card."""
+
+LENS_TOKENS = 5
+"""Number of tokens of the logit lens on a card, for each position and layer."""
+
+MOST_LENS_TOKENS = 300_000
+"""Maximum number of tokens of the logit lens on a page: about 3 MB."""
 
 
 def cards(
@@ -31,6 +38,7 @@ def cards(
     risks: Mapping[str, float],
     images: Collection[str],
     text: TokenText,
+    signals: RecordedSignals | None = None,
 ) -> Iterator[Card]:
     """Yield a card for each row.
 
@@ -40,8 +48,10 @@ def cards(
         risks: Out-of-fold risks by id; empty without.
         images: Hashes of the images that can be shown.
         text: Token id → text.
+        signals: The signals of the run.
     """
-    for capture in captures:
+    with_lens = cards_with_lens(signals) if signals else 0
+    for number, capture in enumerate(captures):
         sample, score = capture.sample, labels.get(capture.sample.id)
         hashes = hashes_of(capture.image_sha256)
         tokens = _answer_tokens(capture, text)
@@ -64,7 +74,24 @@ def cards(
             answer_tokens=tokens[:ANSWER_TOKENS],
             answer_tokens_left_out=max(0, len(tokens) - ANSWER_TOKENS),
             first_tokens=_first_tokens(capture, text),
+            lens=_lens(capture, signals, text) if signals and number < with_lens else {},
         )
+
+
+def cards_with_lens(signals: RecordedSignals) -> int:
+    """Return on how many cards the logit lens is shown at most; 0 for a run without."""
+    tokens = len(signals.lens_positions) * len(signals.lens_layers) * LENS_TOKENS
+    return MOST_LENS_TOKENS // tokens if tokens else 0
+
+
+def lens_summary(signals: RecordedSignals, number: int) -> LensSummary:
+    """Return the layers of the logit lens, and which of so many cards have none."""
+    shown, note = cards_with_lens(signals), ""
+    if shown < number and signals.lens_positions:
+        note = (
+            f"Only the first {shown:,} cards have the logit lens: with all, the page is too large."
+        )
+    return LensSummary(signals.lens_layers if shown else (), note)
 
 
 def riskiest(cards: Iterable[Card]) -> Card | None:
@@ -100,6 +127,15 @@ def _first_tokens(capture: Capture, text: TokenText) -> tuple[tuple[str, float],
         strict=True,
     )
     return tuple((text(int(token)), math.exp(logprob)) for token, logprob in pairs)
+
+
+def _lens(
+    capture: Capture, signals: RecordedSignals, text: TokenText
+) -> dict[str, tuple[tuple[tuple[str, float], ...], ...]]:
+    return {
+        position: tuple(tuple((text(token), prob) for token, prob in layer) for layer in layers)
+        for position, layers in lens_of(capture, signals, LENS_TOKENS).items()
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +179,8 @@ def gallery(
     progress("tokens")
     processor, lack = find_processor(run.manifest.model, spec.model)
     images = small.sizes[-1] if small.sizes else {}
-    made = tuple(cards(captures, labels, risks, images, token_text(processor)))
+    signals = run.manifest.capture.recorded
+    made = tuple(cards(captures, labels, risks, images, token_text(processor), signals))
     if processor is None:
         return Gallery(made, small, None, f"Tokens are shown by their ids: {lack}.")
     shown = next((card for card in made if card.id == spec.id), None) or riskiest(made)

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
@@ -210,17 +210,34 @@ def _data(document: Document) -> str:
     Characters that could end the element or open a comment are escaped, and the two line separators
     that are not white space in JSON.
     """
-    data = {
-        "cards": [_card(card) for card in document.cards],
+    texts: dict[str, int] = {}
+    data: dict[str, Any] = {
+        "cards": [_card(card, texts) for card in document.cards],
         "images": dict(document.images),
     }
+    data["lens"] = {"layers": document.lens.layers, "texts": list(texts)}
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def _card(card: Card) -> dict[str, Any]:
-    """Return a card for the script; numbers that JSON cannot represent are None."""
-    fields = asdict(card)
+def _card(card: Card, texts: dict[str, int]) -> dict[str, Any]:
+    """Return a card for the script; numbers that JSON cannot represent are None.
+
+    Args:
+        card: The card.
+        texts: Text of a token of the logit lens → its number, which replaces it; texts are added.
+    """
+    fields = asdict(replace(card, lens={}))
+    fields["lens"] = {
+        position.replace("_", " "): [
+            [
+                (texts.setdefault(_visible(text), len(texts)), _finite(round(prob, 3)))
+                for text, prob in layer
+            ]
+            for layer in layers
+        ]
+        for position, layers in card.lens.items()
+    }
     fields["risk"] = _finite(card.risk)
     for name in ("answer_tokens", "first_tokens"):
         fields[name] = [(_visible(text), *map(_finite, numbers)) for text, *numbers in fields[name]]

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from vlmscope.schema import Capture
+from vlmscope.signals import LENS_PROBS, LENS_TOKENS
 from vlmscope.store import Run
 from vlmscope.store.format.batch import captures_of
 from vlmscope.sweeps.data import kind_of
@@ -45,10 +46,13 @@ def draw(run: Run, count: int, seed: int, wanted: str | None = None) -> set[str]
 
 
 def read_rows(run: Run, shown: Collection[str]) -> tuple[list[Row], list[Capture]]:
-    """Return a summary of every row, and the rows to show without vectors, in run order."""
+    """Return a summary of every row, and the rows to show, in run order.
+
+    Of vectors and of signals of a fixed shape, only the logit lens is read.
+    """
     rows: list[Row] = []
     captures: list[Capture] = []
-    for block in run.blocks(vectors=False):
+    for block in run.blocks(vectors=False, signals=(LENS_TOKENS, LENS_PROBS)):
         for capture in captures_of(block):
             category = category_of(capture)
             rows.append(Row(capture.sample.id, category, capture.image_sha256))

@@ -97,7 +97,7 @@ from vlmscope.store.storage.removal import (
     remove_file,
     remove_folder,
 )
-from vlmscope.store.table import parquet_bytes, write_table
+from vlmscope.store.table import lens_of, parquet_bytes, write_table
 from vlmscope.store.writer import RunWriter
 from vlmscope.store.writer_process import RunWriterProcess
 
@@ -149,6 +149,7 @@ __all__ = [
     "label_settings",
     "labels_file",
     "last_failures",
+    "lens_of",
     "link_name",
     "made_from_ground_truths",
     "make_child_folder",

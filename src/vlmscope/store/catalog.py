@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -147,18 +147,20 @@ def packs_of(run: Path) -> frozenset[str]:
     return frozenset(p.name for p in list_shards(run) if parse_shard_name(p).kind == "pack")
 
 
-def read_shard(path: Path, rows: slice = slice(None), *, vectors: bool = True) -> Block:
-    """Return rows of a shard as columns."""
+def read_shard(
+    path: Path, rows: slice = slice(None), *, vectors: bool = True, signals: Container[str] = ()
+) -> Block:
+    """Return rows of a shard as columns; ``vectors`` and ``signals`` as in ``read_columns``."""
     try:
         with opened(path) as file:
-            return read_columns(file, rows, vectors=vectors)
+            return read_columns(file, rows, vectors=vectors, signals=signals)
     except FileNotFoundError as error:
         raise vanished(path) from error
 
 
-def read_rows(shard: Shard, *, vectors: bool = True) -> Block:
+def read_rows(shard: Shard, *, vectors: bool = True, signals: Container[str] = ()) -> Block:
     """Return the rows of a shard that are used, as columns."""
-    block = read_shard(shard.path, vectors=vectors)
+    block = read_shard(shard.path, vectors=vectors, signals=signals)
     return block if shard.complete else take(block, shard.rows)
 
 

@@ -16,7 +16,7 @@ import h5py
 
 from vlmscope.errors import InputError, StoreError
 from vlmscope.sampling import LENGTHS, is_of_samples
-from vlmscope.signals import is_per_token, is_token_rows
+from vlmscope.signals import PREVIOUS, is_per_token, is_token_rows
 from vlmscope.store.catalog import scan
 from vlmscope.store.format.hdf5_links import is_there, member, walk
 from vlmscope.store.format.hdf5_screening import screen_ahead
@@ -159,7 +159,9 @@ def _add_columns(tally: _Tally, file: Any, indices: Sequence[int] | None) -> Non
         if is_vector(path):
             _add_vector(tally, path, column, rows - bare if is_of_image(path) else rows)
         elif is_signal(path):
-            tally.signals[path.partition("/")[2]] = column.shape[1:]
+            listed = h5py.check_vlen_dtype(column.dtype) or h5py.check_string_dtype(column.dtype)
+            shape = () if listed else column.shape[1:] or (1,)
+            tally.signals[path.partition("/")[2]] = shape
     for path, (values, _) in datasets_of(file, values=False).items():
         tally.signals[path.partition("/")[2]] = (-1, int(values.shape[1]))
     _set_sample_counts(tally)
@@ -189,9 +191,10 @@ def _add_rows(tally: _Tally, file: Any) -> None:
                 _add_vector(tally, path, dataset, 1)
             elif is_signal(path):
                 name = path.partition("/")[2]
+                listed = is_per_token(name) or name == PREVIOUS
                 many = is_token_rows(name) and dataset.ndim == 2
-                shape = (-1, dataset.shape[1]) if many else dataset.shape
-                tally.signals[name] = () if is_per_token(name) else shape
+                shape = (-1, dataset.shape[1]) if many else dataset.shape or (1,)
+                tally.signals[name] = () if listed else shape
 
 
 def _add_vector(tally: _Tally, path: str, dataset: Any, rows: int) -> None:

@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 
 from vlmscope.errors import InputError
 from vlmscope.sampling import LENGTHS, is_of_samples
-from vlmscope.signals import ATTENTION_MAP, IMAGE_TOKENS, needs_image
-from vlmscope.store.format.batch import NO_BOUNDARY, Block, metadata_of, texts_in
+from vlmscope.signals import ATTENTION_MAP, IMAGE_TOKENS, PREVIOUS, needs_image
+from vlmscope.store.format.batch import NO_BOUNDARY, Block, by_layer, metadata_of, texts_in
 from vlmscope.store.format.columns import final_norm_leaves
 from vlmscope.store.format.naming import (
     boundary_position,
@@ -316,7 +316,8 @@ def _export_npz(run: Run, path: Path) -> None:
                 _add(archive, signal_path(name), np.asarray(run.signal(name)))
         _add_token_rows(archive, run)
         blocks = list(run.blocks(vectors=False))
-        for name, array in _plain_arrays(blocks).items():
+        attended = len(run.manifest.capture.attention_layers)
+        for name, array in _plain_arrays(blocks, attended).items():
             _add(archive, name, array)
 
 
@@ -348,8 +349,13 @@ def _add_token_rows(archive: zipfile.ZipFile, run: Run) -> None:
             _add(archive, group, offsets)
 
 
-def _plain_arrays(blocks: list[Block]) -> dict[str, NDArray[Any]]:
-    """Return everything but the vectors as arrays that need no pickle."""
+def _plain_arrays(blocks: list[Block], layers: int) -> dict[str, NDArray[Any]]:
+    """Return everything but the vectors as arrays that need no pickle.
+
+    Args:
+        blocks: The rows.
+        layers: Number of layers whose attention is recorded.
+    """
     arrays: dict[str, NDArray[Any]] = {}
     if not blocks:
         return {"question_id": np.array([], dtype=np.str_)}
@@ -358,12 +364,15 @@ def _plain_arrays(blocks: list[Block]) -> dict[str, NDArray[Any]]:
         if is_signal(name):  # several of each row
             texts = [each for text in texts for each in texts_in(text)]
         arrays |= _text_arrays(name, texts)
-    for name in blocks[0].numbers:
+    for name in [name for name in blocks[0].numbers if not is_signal(name)]:
         arrays[name] = np.concatenate([block.numbers[name] for block in blocks])
     for name in blocks[0].ragged:
         lists = [values for block in blocks for values in block.ragged[name]]
         arrays[name] = np.concatenate(lists)
-        if not is_of_samples(name.partition("/")[2]):
+        if name == signal_path(PREVIOUS):
+            arrays[name] = by_layer(arrays[name], layers)
+            arrays["attention_previous_offsets"] = _offsets(lists) // layers
+        elif not is_of_samples(name.partition("/")[2]):
             arrays["answer_offsets"] = _offsets(lists)
     if signal_path(LENGTHS) in arrays:
         lengths = arrays.pop(signal_path(LENGTHS))

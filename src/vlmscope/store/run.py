@@ -10,7 +10,7 @@ import difflib
 import html
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from functools import cached_property
 from itertools import accumulate, groupby
 from os import PathLike
@@ -227,11 +227,12 @@ class Run:
         for block in self.blocks():
             yield from captures_of(block)
 
-    def blocks(self, *, vectors: bool = True) -> Iterator[Block]:
-        """Yield the rows as columns, shard by shard."""
+    def blocks(self, *, vectors: bool = True, signals: Container[str] = ()) -> Iterator[Block]:
+        """Yield the rows as columns, shard by shard; without vectors only some ``signals``."""
         self._screen_ahead()
         for shard in self._shards:
-            yield with_ground_truths(read_rows(shard, vectors=vectors), self.changed_ground_truths)
+            block = read_rows(shard, vectors=vectors, signals=signals)
+            yield with_ground_truths(block, self.changed_ground_truths)
 
     def _screen_ahead(self, depth: str = "columns") -> None:
         """Start screening the shards that will be read."""
@@ -384,8 +385,8 @@ class Run:
             name: Its name, see docs/signals.md: ``attention_prompt`` for example.
 
         Returns:
-            ``[N, ...]``; a list of arrays ``[T]`` if there is one value per token of the answer,
-            and ``[tokens, D]`` for states of tokens; of the samples' texts and tokens a list with
+            ``[N, ...]``; a list of arrays ``[T, ...]`` if it is of each token of the answer, and
+            ``[tokens, D]`` for states of tokens; of the samples' texts and tokens a list with
             a list for each row. What a question without an image lacks is NaN, −1 in an array of
             integers, and ``[0, D]`` among states of image tokens.
 
@@ -402,7 +403,7 @@ class Run:
         shape = self.manifest.signals()[name]
         if shape is None:
             blocks = self.blocks(vectors=False)
-            return [row for block in blocks for row in lists_of(block, name)]
+            return [row for block in blocks for row in lists_of(block, name, self.manifest.capture)]
         kind = np.int32 if name in INTEGERS else np.float32
         return self._array(signal_path(name), shape, kind)
 

@@ -12,8 +12,16 @@ from vlmscope.errors import StoreError
 from vlmscope.sampling import LENGTHS, SAMPLE_TEXTS, is_of_samples
 from vlmscope.schema import Capture, Score
 from vlmscope.shown import encodable
-from vlmscope.signals import LENS_PROBS, LENS_TOKENS, NO_TOKEN, RecordedSignals
-from vlmscope.store.format.batch import HALP_TEXTS, QUESTION_ID, Block, metadata_of, texts_in
+from vlmscope.signals import LENS_PROBS, LENS_TOKENS, NO_TOKEN, PREVIOUS, RecordedSignals
+from vlmscope.store.format.batch import (
+    HALP_TEXTS,
+    QUESTION_ID,
+    Block,
+    by_layer,
+    metadata_of,
+    texts_in,
+)
+from vlmscope.store.format.manifest import CaptureRecord
 from vlmscope.store.format.naming import signal_path
 
 if TYPE_CHECKING:
@@ -86,10 +94,33 @@ def lens_frame(row: Capture, signals: RecordedSignals, tokenizer: Any = None) ->
     return pd.DataFrame(columns)
 
 
+def lens_of(
+    row: Capture, signals: RecordedSignals, top: int
+) -> dict[str, tuple[tuple[tuple[int, float], ...], ...]]:
+    """Return position → for each layer the likeliest tokens of the logit lens, with probabilities.
+
+    Args:
+        row: The row; positions that it does not have are left out.
+        signals: The signals of its run.
+        top: Maximum number of tokens.
+    """
+    if LENS_TOKENS not in row.signals or LENS_PROBS not in row.signals:
+        return {}
+    tokens, probs = row.signals[LENS_TOKENS][..., :top], row.signals[LENS_PROBS][..., :top]
+    return {
+        position: tuple(
+            tuple(zip(layer.tolist(), values.tolist(), strict=True))
+            for layer, values in zip(tokens[at], probs[at], strict=True)
+        )
+        for at, position in enumerate(signals.lens_positions)
+        if (tokens[at] != NO_TOKEN).all()
+    }
+
+
 def scalar_columns(block: Block) -> dict[str, list[Any]]:
     """Return the columns with one value per row, without metadata."""
     texts = {name: block.texts[name] for name in (QUESTION_ID, *HALP_TEXTS) if name in block.texts}
-    numbers = {name: n.tolist() for name, n in block.numbers.items() if n.ndim == 1}
+    numbers = {n.replace("/", "."): a.tolist() for n, a in block.numbers.items() if a.ndim == 1}
     if "answer_logprobs" in block.ragged:
         means = [
             float(a.mean()) if len(a) else float("nan") for a in block.ragged["answer_logprobs"]
@@ -108,11 +139,21 @@ def scalar_columns(block: Block) -> dict[str, list[Any]]:
     return {**texts, **later, **numbers, **first}
 
 
-def lists_of(block: Block, name: str) -> Iterator[Any]:
-    """Yield each row's list of a signal: of values, or of texts or lists, one for each sample."""
+def lists_of(block: Block, name: str, record: CaptureRecord) -> Iterator[Any]:
+    """Yield each row's list of a signal: of values, or of texts or lists, one for each sample.
+
+    Args:
+        block: The rows.
+        name: The signal.
+        record: What was recorded.
+    """
     path = signal_path(name)
     if name in SAMPLE_TEXTS:
         yield from map(texts_in, block.texts[path])
+        return
+    if name == PREVIOUS:
+        layers = len(record.attention_layers)
+        yield from (by_layer(values, layers) for values in block.ragged[path])
         return
     if not is_of_samples(name):
         yield from block.ragged[path]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlmscope.engine.answer_states import AnswerStates, State
+from vlmscope.engine.answer_states import State
 from vlmscope.engine.answers import (
     CHOSEN,
     COUNT,
@@ -31,6 +31,7 @@ from vlmscope.engine.answers import (
     finished_sample,
     last_states,
     of_answers,
+    states_of_answers,
     token_statistics,
     with_samples,
 )
@@ -44,7 +45,7 @@ from vlmscope.engine.similarity import PromptStates, prompt_states
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.sampling import SampledAnswer
 from vlmscope.schema import Capture, Failure, Sample
-from vlmscope.signals import ATTENTION_MAP, CROSS_ATTENTION, IMAGE_TOKENS
+from vlmscope.signals import ATTENTION_MAP, CROSS_ATTENTION, IMAGE_TOKENS, PREVIOUS
 
 MEMORY_SHARE = 0.5
 """Fraction of a GPU's free memory that slots may take; the rest is for prefills."""
@@ -159,6 +160,7 @@ def widths_of_answers(
     if imaged:
         keys = patches or length
         found |= {(ATTENTION_MAP, layer): keys for layer in signals.map_layers}
+    found |= {(PREVIOUS, layer): signals.attention_heads for layer in signals.attention_layers}
     return found
 
 
@@ -442,7 +444,8 @@ class Decoding:
         recorded = device_batch.recorder.tensors()
         tables = len(spec.signals.lens_layers), recorded.first_logits.shape[1]
         kept = dict.fromkeys(spec.signals.answer_state_layers, vlm.hidden_size)
-        more = 4 * math.prod(tables) + self._bytes_of_states(recorded, kept)
+        listed = self._limit, len(spec.signals.attention_layers), spec.signals.attention_heads
+        more = 4 * (math.prod(tables) + math.prod(listed)) + self._bytes_of_states(recorded, kept)
         space = rows_in_memory(vlm, layers, fixed, length, more=more)
         if IMAGE_TOKENS in spec.signals.names:
             space = min(space, HOST_BYTES // max(1, self._bytes_of_image(recorded)))
@@ -452,7 +455,7 @@ class Decoding:
         positions = recorded.positions
         observed = spec.signals.divisions or spec.signals.map_layers
         while self._slots is None:
-            states = AnswerStates(end_tokens(vlm), many) if spec.reads_answer else None
+            states = states_of_answers(vlm, spec, many)
             try:
                 if states is not None:
                     for state, width in widths.items():

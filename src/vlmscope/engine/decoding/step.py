@@ -36,7 +36,7 @@ from vlmscope.model.attention.switch import (
 from vlmscope.model.computing import removing_hooks
 from vlmscope.model.lengths import unscaled
 from vlmscope.shown_once import warn
-from vlmscope.signals import OBSERVED
+from vlmscope.signals import OF_WEIGHTS
 
 ROWS_OF_A_GRAPH = (16, 32, 64)
 """Graphs are recorded for these numbers of rows, and for multiples of the last: recording takes a
@@ -150,7 +150,7 @@ class Stepper:
             handles = stack.enter_context(removing_hooks())
             kept = [("", layer) for layer in slots.answer_tokens]
             for state in dict.fromkeys((*self._states, *kept)):
-                if state[0] not in OBSERVED:
+                if state[0] not in OF_WEIGHTS:
                     add = partial(self._add, state)
                     handles.append(
                         hook_state(vlm, state, add, self._layer_states, imaged=self._imaged)
@@ -178,9 +178,11 @@ class Stepper:
         """Record how the attention of this step's tokens is divided."""
         slots = self._slots
         if slots.states is not None and slots.members is not None:
-            members = slots.members[: len(weights)]
-            for state, values in self._divider.divide(layer, weights, members, slots.length):
-                slots.states.add(state, values.flatten(1))
+            rows = slice(len(weights))
+            members, previous = slots.members[rows], slots.cache_positions[rows] - 1
+            self._divider.add_token(
+                slots.states, layer, weights, members, previous, prompt=slots.length
+            )
 
     def _logits(self, rows: int) -> Float[Tensor, "rows vocabulary"]:
         slots = self._slots

@@ -169,3 +169,22 @@ def shares(
     tensor([[[0.2500, 0.2500, 0.0000, 0.5000]]])
     """
     return weights @ members[:, members.shape[1] - weights.shape[2] :]
+
+
+def weights_of_keys(
+    weights: Weights, keys: Int[Tensor, " batch"], length: int
+) -> Float[Tensor, "batch heads"]:
+    """Return the attention weights of one key of each row.
+
+    Args:
+        weights: The attention weights.
+        keys: The index of each row's key.
+        length: Number of all keys, of which ``weights`` may be of the last ones only, if a sliding
+            window keeps no others; a key that is not kept has no weight.
+
+    >>> weights_of_keys(torch.tensor([[[0.5, 0.25, 0.25]]]), torch.tensor([3]), length=5)
+    tensor([[0.2500]])
+    """
+    own = keys.to(weights.device) - (length - weights.shape[2])
+    index = own.clamp_min(0).view(-1, 1, 1).expand(-1, weights.shape[1], 1)
+    return weights.gather(2, index).squeeze(2) * (own >= 0).unsqueeze(1)

@@ -5,8 +5,7 @@ function prepareCards(cards) {
   cards.forEach((card, index) => {
     card.index = index;
     card.label = card.outcome ?? "unlabelled";
-    const texts = [card.id, card.question, card.truth, card.answer ?? ""];
-    card.searched = texts.join("\n").toLocaleLowerCase();
+    card.searched = [card.id, card.question, card.truth, card.answer].join("\n").toLocaleLowerCase();
   });
   return cards;
 }
@@ -28,8 +27,7 @@ const ORDERS = {
 };
 
 function inRange(risk, min, max) {
-  if (min === null && max === null) return true;
-  return risk !== null && risk >= (min ?? 0) && risk <= (max ?? 1);
+  return (min ?? max) === null || (risk !== null && risk >= (min ?? 0) && risk <= (max ?? 1));
 }
 
 /** Cards that match the filters, sorted; equal ones keep the order of the run. */

@@ -1,29 +1,20 @@
 // The dialog with all details of one card.
 
-function addFact(list, name, value) {
-  if (value === null || value === "") return;
-  const row = element("div");
-  const shown = element("dd", "", value);
-  shown.dir = "auto";
-  row.append(element("dt", "", name), shown);
-  list.append(row);
-}
-
 function showFacts(list, card) {
   const answer = card.answer === "" ? "(empty)" : card.answer;
-  list.replaceChildren();
-  addFact(list, "answer", answer ?? "none: the run stopped after the prefill");
-  addFact(list, "truth", card.truth);
-  addFact(list, "evidence", card.evidence);
-  addFact(list, "scorer", card.scorer);
-  addFact(list, "category", card.category);
-  addFact(list, "id", card.id);
-  addFact(list, card.num_images > 1 ? "images" : "image", card.image_id || "none");
-  addFact(list, "ended by", card.finish_reason);
-  addFact(list, "prompt", `${count(card.num_prompt_tokens)} tokens`);
-  for (const [name, position] of Object.entries(card.positions)) {
-    addFact(list, name.replaceAll("_", " "), `position ${count(position)}`);
-  }
+  const positions = Object.entries(card.positions);
+  const facts = [
+    ["answer", answer ?? "none: the run stopped after the prefill"], ["truth", card.truth],
+    ["evidence", card.evidence], ["scorer", card.scorer], ["category", card.category],
+    ["id", card.id], [card.num_images > 1 ? "images" : "image", card.image_id || "none"],
+    ["ended by", card.finish_reason], ["prompt", `${count(card.num_prompt_tokens)} tokens`],
+    ...positions.map(([name, at]) => [name.replaceAll("_", " "), `position ${count(at)}`]),
+  ];
+  list.replaceChildren(...facts.filter(([, value]) => value).map(([name, value]) => {
+    const row = element("div");
+    row.append(element("dt", "", name), Object.assign(element("dd", "", value), { dir: "auto" }));
+    return row;
+  }));
 }
 
 function tokenRow(cells) {
@@ -69,8 +60,30 @@ function showFirstTokens(root, card) {
   slot(root, "first-rows").replaceChildren(...rows);
 }
 
+/** The logit lens at the chosen position: of each layer the likeliest tokens. */
+function showLens(root, card, { layers, texts }) {
+  const choice = slot(root, "lens-position");
+  if (!choice) return;
+  const names = Object.keys(card.lens);
+  const kept = names.includes(choice.value) ? choice.value : names.at(-1);
+  choice.replaceChildren(...names.map((name) => new Option(name, name, false, name === kept)));
+  choice.onchange = () => slot(root, "lens-rows").replaceChildren(...layers.map((layer, index) => {
+    const [row, cell] = [element("tr"), element("td")];
+    for (const [text, probability] of card.lens[choice.value]?.[index] ?? []) {
+      const pair = element("span", "lens-pair");
+      pair.style.setProperty("--share", probability);
+      pair.append(element("bdi", "lens-token", texts[text]), ` ${number(probability, 2)}`);
+      cell.append(pair, " ");
+    }
+    row.append(element("th", "number", layer), cell);
+    return row;
+  }));
+  choice.onchange();
+  slot(root, "lens-part").hidden = names.length === 0;
+}
+
 /** Fill the dialog with the card at an index of the selected ones. */
-function fillDialog(dialog, chosen, place, images) {
+function fillDialog(dialog, chosen, place, { images, lens }) {
   const card = chosen[place];
   showImages(dialog, card, images);
   showVerdict(dialog, card);
@@ -79,6 +92,7 @@ function fillDialog(dialog, chosen, place, images) {
   showFacts(slot(dialog, "facts"), card);
   showAnswer(dialog, card);
   showFirstTokens(dialog, card);
+  showLens(dialog, card, lens);
   for (const button of dialog.querySelectorAll("[data-step]")) {
     const target = place + Number(button.dataset.step);
     button.setAttribute("aria-disabled", String(target < 0 || target >= chosen.length));
@@ -95,6 +109,7 @@ function startDialog(dialog, step, closed) {
   });
   dialog.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    if (event.target.matches("select")) return; // its own keys
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!by) return;
     event.preventDefault();

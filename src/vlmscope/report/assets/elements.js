@@ -1,18 +1,12 @@
 "use strict";
 // Helpers to fill the page. Data become text or attributes here, never markup.
 
-function byId(id) {
-  return document.getElementById(id);
-}
+const byId = (id) => document.getElementById(id);
 
 /** The part of a template or dialog that takes a value. */
-function slot(root, name) {
-  return root.querySelector(`[data-slot="${name}"]`);
-}
+const slot = (root, name) => root.querySelector(`[data-slot="${name}"]`);
 
-function setText(root, name, text) {
-  slot(root, name).textContent = text;
-}
+const setText = (root, name, text) => Object.assign(slot(root, name), { textContent: text });
 
 function element(name, className, text) {
   const made = document.createElement(name);
@@ -26,9 +20,7 @@ function number(value, digits) {
   return value === null ? "–" : (+value.toFixed(digits) || 0).toFixed(digits).replace("-", "−");
 }
 
-function count(value) {
-  return value.toLocaleString("en");
-}
+const count = (value) => value.toLocaleString("en");
 
 /** Set the images of a card or dialog; only images of the report, and only data. */
 function showImages(root, card, images) {

@@ -3,9 +3,9 @@
 const PAGE = 48;
 
 class Gallery {
-  constructor({ cards, images }) {
-    this.cards = prepareCards(cards);
-    this.images = images;
+  constructor(data) {
+    this.cards = prepareCards(data.cards);
+    this.data = data;
     this.form = byId("filters");
     this.dialog = byId("card-dialog");
     this.template = byId("card-template").content;
@@ -108,7 +108,7 @@ class Gallery {
 
   cardElement(card, place) {
     const root = this.template.cloneNode(true);
-    showImages(root, card, this.images);
+    showImages(root, card, this.data.images);
     showVerdict(root, card);
     setText(root, "question", card.question || card.id);
     setText(root, "answer", card.answer === "" ? "(empty)" : card.answer ?? "");
@@ -137,7 +137,7 @@ class Gallery {
   }
 
   open(place) {
-    fillDialog(this.dialog, this.chosen, place, this.images);
+    fillDialog(this.dialog, this.chosen, place, this.data);
     this.place = place;
     if (!this.dialog.open) this.dialog.showModal();
     remember({ card: this.chosen[place].id });

@@ -7,8 +7,9 @@ const NEXT = {
 const collator = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
 
 /** Compare two cells; cells without a value are always last. */
-function compareCells(a, b, kind, sign) {
+function compareCells(a, b, kind, direction) {
   if (a === "" || b === "") return (a === "") - (b === "");
+  const sign = direction === "ascending" ? 1 : -1;
   return sign * (kind === "number" ? Number(a) - Number(b) : collator.compare(a, b));
 }
 
@@ -16,13 +17,9 @@ function sortTable(table, heading, rows) {
   const direction = NEXT[heading.dataset.sort][heading.getAttribute("aria-sort") ?? "none"];
   for (const other of table.querySelectorAll("th[aria-sort]")) other.removeAttribute("aria-sort");
   if (direction !== "none") heading.setAttribute("aria-sort", direction);
-  const sign = direction === "ascending" ? 1 : -1;
   const value = (row) => row.cells[heading.cellIndex].dataset.value ?? "";
-  const sorted = [...rows];
-  if (direction !== "none") {
-    sorted.sort((a, b) => compareCells(value(a), value(b), heading.dataset.sort, sign));
-  }
-  table.tBodies[0].append(...sorted);
+  const order = (a, b) => compareCells(value(a), value(b), heading.dataset.sort, direction);
+  table.tBodies[0].append(...(direction === "none" ? rows : [...rows].sort(order)));
 }
 
 /** Mark boxes that are narrower than their table, so that a hint can be shown. */

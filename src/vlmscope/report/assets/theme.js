@@ -20,10 +20,8 @@ function startThemes() {
 }
 
 function startContents() {
-  const links = new Map();
-  for (const link of document.querySelectorAll(".contents a")) {
-    links.set(link.getAttribute("href").slice(1), link);
-  }
+  const all = [...document.querySelectorAll(".contents a")];
+  const links = new Map(all.map((link) => [link.getAttribute("href").slice(1), link]));
   const mark = (entries) => {
     for (const entry of entries.filter((seen) => seen.isIntersecting)) {
       links.forEach((link) => link.removeAttribute("aria-current"));

@@ -31,7 +31,14 @@ from vlmscope.sampling import (
     sample_arrays_match,
 )
 from vlmscope.schema import Capture, FinishReason, Sample
-from vlmscope.signals import ANSWER_TOKENS, INTEGERS, is_token_states, needs_image
+from vlmscope.signals import (
+    ANSWER_TOKENS,
+    INTEGERS,
+    PREVIOUS,
+    PREVIOUS_HEAD,
+    is_token_states,
+    needs_image,
+)
 from vlmscope.store.format.naming import (
     boundary_name,
     boundary_position,
@@ -122,6 +129,8 @@ def _check_signals(capture: Capture, signals: Shapes, tokens: Widths) -> None:
         for name, width in tokens.items()
         if capture.image_sha256 or not needs_image(name)
     }
+    if PREVIOUS in wanted:
+        wanted[PREVIOUS] = (_content_count(capture), *(signals.get(PREVIOUS_HEAD) or ()))
     found = {name: array.shape for name, array in capture.signals.items()}
     if found != wanted:
         wrong = sorted(n for n in found.keys() | wanted if found.get(n) != wanted.get(n))
@@ -185,7 +194,7 @@ class Block:
     of an image that a row does not have. Arrays of signals begin with ``signals/``."""
     ragged: Mapping[str, list[NDArray[Any]]]
     """Lists whose length differs from row to row: the tokens of the answer and of the samples, and
-    signals of each token; NaN for a signal of image tokens that a row does not have."""
+    signals of each token, flat; NaN for a signal of image tokens that a row does not have."""
     vectors: Mapping[str, NDArray[np.float32]]
     """Representations ``[n, D]``, by path; NaN for those of an image that a row does not have."""
     tokens: Mapping[str, TokenRows] = field(default_factory=dict)
@@ -317,10 +326,34 @@ def _signals_of(values: Mapping[str, Any], *, has_image: bool) -> dict[str, NDAr
     Raises:
         StoreError: Those of the samples do not match each other.
     """
-    found = {path.partition("/")[2]: array for path, array in values.items() if is_signal(path)}
+    found = {
+        path.partition("/")[2]: np.asarray(array)
+        for path, array in values.items()
+        if is_signal(path)
+    }
     if not sample_arrays_match(found):
         raise StoreError(f"a row's samples are damaged: their numbers differ; {_REMEDY}")
+    if PREVIOUS in found and PREVIOUS_HEAD in found:
+        found[PREVIOUS] = by_layer(found[PREVIOUS], len(found[PREVIOUS_HEAD]))
+    else:  # arrays of a fixed shape were not read
+        found.pop(PREVIOUS, None)
     return {name: array for name, array in found.items() if has_image or not needs_image(name)}
+
+
+def by_layer(values: NDArray[Any], layers: int) -> NDArray[Any]:
+    """Return the list of a row as ``[tokens, layers]``: its column has it flat.
+
+    Raises:
+        StoreError: It is of another number of layers.
+
+    >>> by_layer(np.arange(6), 3).tolist()
+    [[0, 1, 2], [3, 4, 5]]
+    """
+    if not layers or len(values) % layers:
+        raise StoreError(
+            f"a row's {PREVIOUS} is damaged: {len(values)} values of {layers} layers; {_REMEDY}"
+        )
+    return values.reshape(-1, layers)
 
 
 def _names(image_id: str, image_sha256: str) -> str | tuple[str, ...]:
@@ -467,10 +500,15 @@ def _count(capture: Capture) -> int:
     return 0 if capture.answer_token_ids is None else len(capture.answer_token_ids)
 
 
+def _content_count(capture: Capture) -> int:
+    """Return the number of tokens of the answer without the end of turn."""
+    return max(0, _count(capture) - (capture.finish_reason == "stop"))
+
+
 def _per_token(capture: Capture, name: str) -> NDArray[Any]:
     """Return an array with one value per token of the answer; NaN if the row has none."""
     found = capture.signals.get(name)
-    return _no_vector(_count(capture)) if found is None else found
+    return _no_vector(_count(capture)) if found is None else found.ravel()
 
 
 def _metadata_text(sample: Sample) -> str:

@@ -8,7 +8,7 @@ measured.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import h5py
@@ -88,7 +88,9 @@ def as_ragged(arrays: Sequence[NDArray[Any]]) -> NDArray[np.object_]:
     return data
 
 
-def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) -> Block:
+def read_columns(
+    file: Any, rows: slice = slice(None), *, vectors: bool = True, signals: Container[str] = ()
+) -> Block:
     """Read a range of rows. Vectors are returned as float32, whatever the type on disk.
 
     Args:
@@ -96,6 +98,7 @@ def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) 
         rows: The rows.
         vectors: Whether to read vectors, states of tokens, and the arrays of signals that have a
             fixed shape.
+        signals: Names of such arrays that are read in any case.
 
     Raises:
         StoreError: A column that is read is damaged.
@@ -113,12 +116,17 @@ def read_columns(file: Any, rows: slice = slice(None), *, vectors: bool = True) 
             texts[path] = read_column(column, rows)
         elif h5py.check_vlen_dtype(column.dtype):
             ragged[path] = read_column(column, rows)
-        elif vectors or not is_signal(path):
+        elif vectors or not _is_array(path, column) or path.partition("/")[2] in signals:
             values = read_column(column, rows)
             numbers[path] = values.astype(np.float32) if values.dtype == np.float16 else values
     count = columns[QUESTION_ID].shape[0]
     tokens = read_token_rows(file, count, rows) if vectors else {}
     return Block(texts, numbers, ragged, matrices, tokens)
+
+
+def _is_array(path: str, column: Any) -> bool:
+    """Return whether a column of numbers has an array of a signal in each row, not one number."""
+    return is_signal(path) and column.ndim > 1
 
 
 def damaged_columns(file: Any) -> list[str]:

@@ -18,8 +18,8 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
 from vlmscope.sampling import LENGTHS, is_of_samples
-from vlmscope.signals import needs_image
-from vlmscope.store.format.batch import HALP_TEXTS, NO_BOUNDARY, Block, texts_in
+from vlmscope.signals import PREVIOUS, PREVIOUS_HEAD, needs_image
+from vlmscope.store.format.batch import HALP_TEXTS, NO_BOUNDARY, Block, by_layer, texts_in
 from vlmscope.store.format.naming import (
     boundary_position,
     is_signal,
@@ -58,7 +58,8 @@ class RowWriter:
         self._plain.set_obj_track_times(False)
         self._group = h5p.create(h5p.GROUP_CREATE)
         self._group.set_attr_phase_change(*_COMPACT_ATTRIBUTES)
-        shown = {**block.vectors, **{p: a for p, a in block.numbers.items() if is_signal(p)}}
+        arrays = {p: a for p, a in block.numbers.items() if is_signal(p) and a.ndim > 1}
+        shown = {**block.vectors, **arrays}  # HDF5 has no virtual datasets of one number
         self._windows = {
             p: _Window(p, column.shape, column.dtype.kind) for p, column in shown.items() if virtual
         }
@@ -139,6 +140,9 @@ class RowWriter:
                 self._write_several(parent, leaf, texts_in(self._block.texts[path][i]), _OBJECT)
             elif path in self._block.ragged and is_of_samples(name):
                 self._write_samples(parent, name, i)
+            elif name == PREVIOUS:
+                layers = self._block.numbers[signal_path(PREVIOUS_HEAD)].shape[1]
+                self._write_array(parent, leaf, by_layer(self._block.ragged[path][i], layers))
             elif path in self._block.ragged:
                 self._write_array(parent, leaf, self._block.ragged[path][i])
             else:
@@ -192,7 +196,7 @@ class RowWriter:
 
     def _write_row(self, owner: Any, leaf: str, path: str, column: Any, i: int) -> Any:
         """Write row ``i`` of a column: as a virtual dataset, or as a copy."""
-        if self._virtual:
+        if self._virtual and path in self._windows:
             return self._windows[path].create(owner, leaf, i)
         return self._write_array(owner, leaf, column[i])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from vlmscope.sampling import is_of_samples
-from vlmscope.signals import BOXES, is_token_states, needs_image
+from vlmscope.signals import BOXES, PREVIOUS, is_token_states, needs_image
 from vlmscope.store.format.manifest import Manifest
 
 _PER_ROW = 10_400
@@ -52,6 +52,7 @@ def bytes_per_row(manifest: Manifest, image_tokens: float = 0, attended: float =
         + sum(size * (width if is_of_samples(name) else 4) for name, size in fixed.items())
         + (len(widths) + len(fixed)) * _PER_VECTOR
         + len(lists) * _PER_LIST
+        + _of_previous(manifest)
         + _of_samples(manifest)
         + round(_of_tokens(manifest, image_tokens, attended))
         + _PER_ROW
@@ -70,6 +71,14 @@ def _of_tokens(manifest: Manifest, image_tokens: float, attended: float) -> floa
             total += (4 if name == BOXES else 2) * width * attended
         total += _PER_TOKEN_ROWS
     return total
+
+
+def _of_previous(manifest: Manifest) -> int:
+    """Return the bytes of the attention to the previous token: in the column and in the row."""
+    if PREVIOUS not in manifest.signals():
+        return 0
+    tokens = min(_SAMPLED_TOKENS, manifest.capture.max_new_tokens)
+    return 2 * 4 * tokens * len(manifest.capture.attention_layers)
 
 
 def _of_samples(manifest: Manifest) -> int:

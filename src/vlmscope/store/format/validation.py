@@ -91,7 +91,7 @@ def _flaw(path: str, column: Any, rows: tuple[int, ...] | None) -> str:
     elif path in NUMBERS:
         valid = kind in "iuf" and dimensions == NUMBERS[path] and 0 not in column.shape[1:]
     elif is_signal(path) and kind in "iuf":
-        valid = dimensions > 1
+        valid = 0 not in column.shape[1:]
     elif lists := h5py.check_vlen_dtype(column.dtype):
         valid = lists.kind in "iuf" and dimensions == 1
     else:

@@ -1,0 +1,133 @@
+"""P(True) of answers: one more prefill for each, batched like any other (``model.p_true``).
+
+Rows are prepared again, with another question about the same images. Where a family's images are
+encoded separately, their encodings are still cached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from vlmscope.engine.answers import greedy_config
+from vlmscope.engine.batch import Batch, prepare
+from vlmscope.engine.device import Fetch, is_dead_device, is_out_of_memory
+from vlmscope.engine.image_cache import ImageEncoder
+from vlmscope.engine.prefill import make_device_batch, run
+from vlmscope.engine.row_errors import row_error
+from vlmscope.model import ResolvedSpec, VisionLanguageModel
+from vlmscope.model.p_true import log_odds, question_about, reply_tokens
+from vlmscope.schema import Capture, Failure, failure_of
+from vlmscope.signals import P_TRUE, P_TRUE_MASS, RecordedSignals
+
+
+class Asker:
+    """Asks a model whether its answers are true.
+
+    Args:
+        vlm: The model.
+        spec: What is recorded of the rows.
+    """
+
+    def __init__(self, vlm: VisionLanguageModel, spec: ResolvedSpec) -> None:
+        self._vlm = vlm
+        # Nothing is recorded of this prefill but the distribution of its first token.
+        self._spec = replace(
+            spec, layers=(), positions=(), max_new_tokens=0, signals=RecordedSignals()
+        )
+        self._tokens = reply_tokens(vlm.processor.tokenizer)
+        self._waiting: list[Capture] = []
+        self._asked: list[Capture | Failure] = []
+        self._at_once = 1
+
+    def asked(
+        self, rows: Sequence[Capture | Failure], images: ImageEncoder | None, at_once: int
+    ) -> list[Capture | Failure]:
+        """Return rows of this and of earlier calls, with P(True) of their answers.
+
+        Args:
+            rows: Rows that are finished otherwise.
+            images: Encodes the images, if that is done separately.
+            at_once: Number of rows that are asked about together; rows wait until there are as
+                many. 0 for all that wait.
+        """
+        self._asked += [row for row in rows if isinstance(row, Failure)]
+        self._waiting += [row for row in rows if isinstance(row, Capture)]
+        self._at_once = at_once or self._at_once
+        while self._waiting and (len(self._waiting) >= self._at_once or not at_once):
+            together = self._waiting[: self._at_once]
+            self._asked += self._ask(together, images)
+            del self._waiting[: len(together)]
+        found, self._asked = self._asked, []
+        return found
+
+    def _ask(self, rows: Sequence[Capture], images: ImageEncoder | None) -> list[Capture | Failure]:
+        """Return rows with P(True) of their answers, in order.
+
+        A row whose question cannot be asked has NaN. A row that fails alone is a ``Failure``.
+
+        Args:
+            rows: The rows, with answers.
+            images: Encodes the images, if that is done separately.
+        """
+        try:
+            return self._ask_together(rows, images)
+        except Exception as error:
+            if is_dead_device(error):
+                raise
+            if len(rows) == 1:
+                sample = rows[0].sample
+                return [failure_of(sample, "capture", str(row_error(sample, error)))]
+            if images is not None and is_out_of_memory(error):
+                images.forget()
+        half = len(rows) // 2  # outside of the handler, whose error keeps tensors alive
+        return [*self._ask(rows[:half], images), *self._ask(rows[half:], images)]
+
+    def _ask_together(
+        self, rows: Sequence[Capture], images: ImageEncoder | None
+    ) -> list[Capture | Failure]:
+        processor, asked = self._vlm.processor, []
+        for row in rows:
+            sample = row.sample
+            text = question_about(processor, sample.question, row.answer or "", len(sample.images))
+            if text is not None:
+                asked.append(replace(sample, question=text))
+        batches, failures = (
+            prepare(asked, self._vlm.preprocessing, self._spec) if asked else ([], [])
+        )
+        failed = {failure.id: failure for failure in failures}
+        values: dict[str, np.ndarray] = {}
+        hashes: dict[str, str] = {}
+        for batch in batches:
+            ids = [sample.id for sample in batch.samples]
+            values |= zip(ids, self._values(batch, images), strict=True)
+            hashes |= zip(ids, batch.image_hashes, strict=True)
+        return [self._finished(row, values, failed, hashes) for row in rows]
+
+    def _values(self, batch: Batch, images: ImageEncoder | None) -> np.ndarray:
+        """Return log-odds and mass of each row of a batch."""
+        device_batch, hooks = make_device_batch(batch, self._vlm, self._spec, images)
+        run(device_batch, hooks, self._vlm, greedy_config(self._vlm, 1))
+        found = log_odds(hooks.tensors().first_logits, self._tokens)
+        return Fetch({P_TRUE: found})[P_TRUE]
+
+    def _finished(
+        self,
+        row: Capture,
+        values: dict[str, np.ndarray],
+        failed: dict[str, Failure],
+        hashes: dict[str, str],
+    ) -> Capture | Failure:
+        """Return a row with its values; NaN without, unless its images cannot be read any more."""
+        id_ = row.sample.id
+        failure = failed.get(id_)
+        if failure is not None and failure.stage != "prompt":
+            return replace(failure, id=id_)
+        if hashes.get(id_, row.image_sha256) != row.image_sha256:
+            return failure_of(row.sample, "image", "the image changed while the row was processed")
+        nothing = np.full(2, np.nan, np.float32)
+        odds, mass = np.asarray(values.get(id_, nothing), np.float32)
+        arrays = {P_TRUE: np.array(odds), P_TRUE_MASS: np.array(mass)}
+        return replace(row, signals={**row.signals, **arrays})

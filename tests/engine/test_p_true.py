@@ -1,0 +1,203 @@
+"""P(True): the question whether an answer is true, against a straightforward second prompt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine.against_reference import assert_same, each_once, run_session
+from families.conformance import NONE, ONE_IMAGE, SEVERAL
+from vlmscope.engine import capture
+from vlmscope.engine import p_true as asking
+from vlmscope.errors import InputError
+from vlmscope.model import VisionLanguageModel, resolve_spec
+from vlmscope.model.p_true import log_odds, question_about, reply_tokens
+from vlmscope.reference import reference
+from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
+from vlmscope.signals import P_TRUE, P_TRUE_MASS
+
+SPEC = CaptureSpec(layers="0", max_new_tokens=4, signals="p_true")
+
+
+def is_nan(item: Capture) -> bool:
+    return math.isnan(item.signals[P_TRUE]) and math.isnan(item.signals[P_TRUE_MASS])
+
+
+def test_questions_about_one_image_several_and_none(vlm: VisionLanguageModel) -> None:
+    rows = (*ONE_IMAGE, *SEVERAL, *NONE)
+    for item in capture(rows, vlm, SPEC, batch_size=8):
+        assert not is_nan(item)
+        assert item.signals[P_TRUE].shape == ()
+        assert item.signals[P_TRUE].dtype == np.float32
+        assert_same(item, reference(item.sample, vlm, SPEC))
+
+
+def test_it_is_the_first_token_of_another_question(vlm: VisionLanguageModel) -> None:
+    """With plain transformers, and every text and token written out."""
+    image = Image.new("RGB", (60, 40), "teal")
+    [row] = capture([Sample("a", image, "What colour is it?")], vlm, SPEC)
+    text = (
+        f"What colour is it?\nProposed answer: {str(row.answer).strip()}\n"
+        "Is the proposed answer true? Answer yes or no."
+    )
+    content = [{"type": "image"}, {"type": "text", "text": text}]
+    chat = vlm.processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )
+    inputs = vlm.processor(text=chat, images=image, add_special_tokens=False, return_tensors="pt")
+    with torch.no_grad():
+        probs = vlm.model(**inputs).logits[0, -1].double().softmax(dim=0)
+    known = vlm.processor.tokenizer.convert_tokens_to_ids(["Yes", "ĠYes", "No"])
+    yes, no = probs[known[:2]].sum(), probs[known[2]]
+    assert float(row.signals[P_TRUE]) == pytest.approx(float((yes / no).log()), abs=3e-5)
+    assert float(row.signals[P_TRUE_MASS]) == pytest.approx(float(yes + no), rel=1e-4)
+
+
+def test_rows_are_asked_about_in_batches_and_images_are_encoded_once(
+    talkative_vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, encoded = [], []
+    original = asking.Asker._ask_together
+    handle = talkative_vlm.vision_encoder.register_forward_hook(
+        lambda _module, _args, output: encoded.append(len(output.last_hidden_state))
+    )
+
+    def spy(self: asking.Asker, rows: Sequence[Capture], images: Any) -> Any:
+        sizes.append(len(rows))
+        return original(self, rows, images)
+
+    monkeypatch.setattr(asking.Asker, "_ask_together", spy)
+    try:
+        pieces = run_session(samples, talkative_vlm, SPEC, rows=4, size=4)
+    finally:
+        handle.remove()
+    found = each_once([item for piece in pieces for item in piece], samples)
+    assert sum(sizes) == len(samples)
+    assert max(sizes) == 4
+    assert len(sizes) < len(samples) / 2
+    assert sum(encoded) == len({item.image_sha256 for item in found.values()})
+    for alone in capture(samples, talkative_vlm, SPEC, batch_size=1):
+        assert_same(found[alone.sample.id], alone)
+
+
+def test_a_question_that_cannot_be_asked_has_nan(
+    vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(processor: Any, question: str, answer: str, images: int) -> str | None:
+        text = question_about(processor, question, answer, images)
+        return None if question == samples[1].question else text
+
+    monkeypatch.setattr(asking, "question_about", refuse)
+    found = list(capture(samples[:3], vlm, SPEC, batch_size=3))
+    assert [is_nan(item) for item in found] == [False, True, False]
+    assert all(item.answer for item in found)
+
+
+def test_a_prompt_that_is_too_long_has_nan(
+    vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [row] = capture(samples[:1], vlm, SPEC)
+    config = vlm.model.config.get_text_config(decoder=True)
+    monkeypatch.setattr(config, "max_position_embeddings", row.num_prompt_tokens + 3)
+    [found] = capture(samples[:1], vlm, SPEC)
+    assert is_nan(found)
+    assert found.answer == row.answer
+    assert_same(found, reference(samples[0], vlm, SPEC))
+
+
+@pytest.mark.parametrize("answer", ["it is <image 1>", "<image_1>", "<|image|>", "no <|eot_id|>"])
+def test_answers_that_would_change_the_prompt(vlm: VisionLanguageModel, answer: str) -> None:
+    assert question_about(vlm.processor, "What is it?", answer, 1) is None
+    assert question_about(vlm.processor, "What is it?", " a cat\n", 1) == (
+        "What is it?\nProposed answer: a cat\nIs the proposed answer true? Answer yes or no."
+    )
+
+
+def test_memory_that_runs_out_halves_the_rows_and_one_row_is_recorded(
+    vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    original = asking.Asker._ask_together
+
+    def scarce(self: asking.Asker, rows: Sequence[Capture], images: Any) -> Any:
+        sizes.append(len(rows))
+        if len(rows) > 2 or rows[0].sample.id == samples[3].id:
+            raise torch.OutOfMemoryError("out of memory")
+        return original(self, rows, images)
+
+    monkeypatch.setattr(asking.Asker, "_ask_together", scarce)
+    pieces = run_session(samples[:5], vlm, SPEC, rows=5, size=5)
+    found = each_once([item for piece in pieces for item in piece], samples[:5])
+    assert sizes[0] == 5
+    failed = [item for item in found.values() if isinstance(item, Failure)]
+    assert [item.id for item in failed] == [samples[3].id]
+    assert failed[0].stage == "capture"
+    assert failed[0].error.startswith("out of memory on this row alone")
+
+
+def test_an_image_that_changes_meanwhile_is_a_failure(
+    vlm: VisionLanguageModel, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "image.png"
+    original = asking.Asker._ask_together
+
+    def change(self: asking.Asker, rows: Sequence[Capture], images: Any) -> Any:
+        if gone:
+            file.unlink()
+        else:
+            Image.new("RGB", (40, 30), "blue").save(file)
+        return original(self, rows, images)
+
+    monkeypatch.setattr(asking.Asker, "_ask_together", change)
+    for gone, stage in ((False, "image"), (True, "image")):
+        Image.new("RGB", (40, 30), "red").save(file)
+        [[], [found]] = run_session(
+            [Sample("a", str(file), "What is it?")], vlm, SPEC, rows=1, size=1
+        )
+        assert isinstance(found, Failure)
+        assert (found.id, found.stage) == ("a", stage)
+        assert gone or "the image changed" in found.error
+
+
+def test_it_is_refused_before_the_start(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="signals p_true: needs an answer, max_new_tokens"):
+        CaptureSpec(signals="p_true", max_new_tokens=0)
+
+    class Mute:
+        def get_vocab(self) -> dict[Any, int]:
+            return {"ĠYES": 3, b"no": 4, "nothing": 5, "▁yes": 6}
+
+    with pytest.raises(InputError, match="no token of this model's tokenizer is the word 'no'"):
+        reply_tokens(Mute())
+    monkeypatch.setattr("vlmscope.model.resolved_spec.reply_tokens", lambda _: reply_tokens(Mute()))
+    resolve_spec(replace(SPEC, signals=("entropy",)), vlm)
+    with pytest.raises(InputError, match="omit this signal"):
+        resolve_spec(SPEC, vlm)
+
+
+def test_log_odds_of_all_variants() -> None:
+    logits = torch.tensor([[0.0, 1.0, 2.0, 3.0], [5.0, 5.0, 5.0, 5.0]])
+    found = log_odds(logits, ([0, 2, 9], [1]))  # there is no logit of token 9
+    probs = logits.softmax(dim=1)
+    yes, no = probs[:, 0] + probs[:, 2], probs[:, 1]
+    np.testing.assert_allclose(found, torch.stack([(yes / no).log(), yes + no], dim=1), rtol=1e-5)
+
+
+def test_nothing_is_asked_without_the_signal(
+    vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the model was asked")
+
+    monkeypatch.setattr(asking.Asker, "__init__", refuse)
+    [found] = capture(samples[:1], vlm, replace(SPEC, signals=("entropy",)))
+    assert P_TRUE not in found.signals
