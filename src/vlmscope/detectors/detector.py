@@ -26,9 +26,9 @@ AFTER_SAMPLES: Known = "after k answers"
 KNOWN: tuple[Known, ...] = (BEFORE, WITH_FIRST, AFTER, AFTER_SAMPLES)
 """When the score of a detector is known, the earliest first."""
 
-Passes = Literal["none", "prefill", "answer", "answer and a prefill", "k answers"]
+Passes = Literal["no pass", "prefill", "answer", "answer and a prefill", "k answers"]
 
-PASSES: tuple[Passes, ...] = ("none", "prefill", "answer", "answer and a prefill", "k answers")
+PASSES: tuple[Passes, ...] = ("no pass", "prefill", "answer", "answer and a prefill", "k answers")
 """What a detector costs, the cheapest first: no pass through the model; the prompt; the prompt and
 the answer; another prompt about the answer; and k sampled answers besides the greedy one."""
 

@@ -65,30 +65,30 @@ DETECTORS = (
     Detector(
         "question_words", "the question's words", "no_model", None,
         "logistic regression on TF-IDF weights of the question's words",
-        ("column question",), BEFORE, "none", QUESTION, Baseline("question_words"),
+        ("column question",), BEFORE, "no pass", QUESTION, Baseline("question_words"),
     ),
     Detector(
         "category", "the question's category", "no_model", None,
         "share of hallucinations of the question's category in training",
-        ("column category",), BEFORE, "none", QUESTION, Baseline("category"),
+        ("column category",), BEFORE, "no pass", QUESTION, Baseline("category"),
     ),
     Detector(
         "answer_type", "the type of answer asked for", "no_model", None,
         "share of hallucinations of the type of answer in training: the table's, or by the "
         "question's first words",
-        ("column question",), BEFORE, "none", QUESTION, Baseline("answer_type"),
+        ("column question",), BEFORE, "no pass", QUESTION, Baseline("answer_type"),
     ),
     Detector(
         "image_statistics", "statistics of the image", "no_model", None,
         "logistic regression on brightness, contrast, edges, colours and number of the images",
-        ("column image_thumbnail",), BEFORE, "none",
+        ("column image_thumbnail",), BEFORE, "no pass",
         "Of a thumbnail of 24 × 24 cells.", Probe(image_features),
     ),
     Detector(
         "no_model_joint", "all that needs no model, together", "no_model", None,
         "the best, inside training, of the question's words, category, type of answer, lengths of "
         "question and prompt, columns of the table, and models of all of them",
-        ("column question",), BEFORE, "none", QUESTION, Baseline(JOINT),
+        ("column question",), BEFORE, "no pass", QUESTION, Baseline(JOINT),
     ),
     Detector(
         "answer_length", "length of the answer", "no_model", None,

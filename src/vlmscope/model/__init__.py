@@ -15,7 +15,8 @@
 - ``fingerprint``: the identity of a model, as hashes
 - ``halp``: how the HALP research code read its models
 - ``resolved_spec``: what to record of one model, with every option resolved
-- ``chat``: a chat model with text input and output
+- ``chat``: a chat model with text input and output; ``entailment``: a model of natural language
+  inference
 """
 
 from vlmscope.locking import model_lock

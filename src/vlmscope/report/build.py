@@ -20,6 +20,7 @@ from vlmscope.plots.canvas import CONSTANT_RISK
 from vlmscope.probes.baselines import JOINT
 from vlmscope.report.categories import categories
 from vlmscope.report.columns import columns
+from vlmscope.report.detectors import detectors
 from vlmscope.report.document import (
     CategoryRow,
     Document,
@@ -308,6 +309,7 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
     seen = gallery(run, captures, found.labels or {}, found.risks, spec, progress)
     progress("figures")
     drawn = tuple(plots(sweep, by_category, run.manifest.model.num_layers))
+    detected = detectors(run, spec.labels)
     verdict = sweep.verdict if sweep is not None else Verdict((), ())
     carried = transfers(run, spec.labels) if sweep is not None else Transfers()
     lacks = missing(run, found.labels, total, found.saved, spec.labels)
@@ -318,7 +320,7 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
         headline=verdict.main[0] if verdict.main else None,
         sentences=(*verdict.main[1:], *carried.sentences),
         details=verdict.details,
-        missing=(*lacks, *filter(None, [carried.missing])),
+        missing=(*lacks, *filter(None, [carried.missing, detected.missing])),
         numbers=tuple(numbers(rows, total, sweep, labels, len(failures))),
         figures=tuple(figure(plot) for plot in drawn),
         results=() if sweep is None else tuple(results(sweep)),
@@ -335,8 +337,9 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
         provenance=tuple(provenance(run, found.settings, sweep, spec.labels)),
         columns=tuple(columns(sweep)),
         held_out=held_out(sweep),
+        detectors=detected.section,
     )
-    return Gathered(document, seen.thumbnails, drawn)
+    return Gathered(document, seen.thumbnails, (*drawn, *detected.plots))
 
 
 def _find(run: Run, name: str) -> _Found:

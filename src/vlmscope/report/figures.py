@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmscope.detectors.figures import FIGURES
 from vlmscope.metrics import (
     Interval,
     coverage_band,
@@ -50,6 +51,7 @@ NAMES = (
     "reliability",
     "risk_histogram",
     "category_rates",
+    *FIGURES,
 )
 """Stems of the files of all figures."""
 
