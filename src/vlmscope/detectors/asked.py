@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from vlmscope.detectors.detector import AFTER, Detector, Paper
@@ -29,24 +31,32 @@ def p_true(rows: Rows) -> Floats:
     return -np.asarray(rows.signals[P_TRUE], np.float64).reshape(len(rows))
 
 
-def confidence_in(cell: object) -> float:
-    """Return a stated confidence as a number from 0 to 1; NaN if it is none.
+def confidences(cells: Sequence[object]) -> Floats:
+    """Return stated confidences as numbers from 0 to 1; NaN where a cell is none.
 
-    >>> confidence_in("85%"), confidence_in(0.85), confidence_in("fairly")
-    (0.85, 0.85, nan)
+    If a number of the column is above 1, all numbers without a sign are percent.
+
+    >>> confidences(["85%", 1, 40, "fairly"]).tolist(), confidences([0.85, "1", -1]).tolist()
+    ([0.85, 0.01, 0.4, nan], [0.85, 1.0, nan])
     """
-    text = str(cell).strip()
+    texts = [str(cell).strip() for cell in cells]
+    values = np.array([_number(text.removesuffix("%")) for text in texts])
+    signed = np.array([text.endswith("%") for text in texts], dtype=bool)
+    percent = signed | bool((values[~signed] > 1).any())
+    values = np.where(percent, values / 100, values)
+    return np.where((values >= 0) & (values <= 1), values, np.nan)
+
+
+def _number(text: str) -> float:
     try:
-        value = float(text.removesuffix("%"))
+        return float(text)
     except ValueError:
         return float("nan")
-    value = value / 100 if text.endswith("%") or value > 1 else value
-    return value if 0 <= value <= 1 else float("nan")
 
 
 def verbalised(rows: Rows) -> Floats:
     """Return one minus the stated confidence."""
-    return 1.0 - np.array([confidence_in(cell) for cell in rows.table[CONFIDENCE]])
+    return 1.0 - confidences(list(rows.table[CONFIDENCE]))
 
 
 DETECTORS = (
