@@ -80,8 +80,10 @@ def _above(kind: str, rival: DetectorResult, words: str, compared: Sequence[Dete
     """Return how many detectors are better than a rival, as a sentence."""
     better = [row.title for row in compared if row.better_than(kind)]
     names = f": {_named(better)}" if better else ""
+    verb = "is" if len(better) == 1 else "are"
     return (
-        f"{len(better)} of {count(len(compared), 'detector')} better than {words} ({rival.title}, "
+        f"{len(better)} of {count(len(compared), 'detector')} {verb} better than {words} "
+        f"({rival.title}, "
         f"AUROC {rival.auroc:.3f}) at p < {SIGNIFICANT}, corrected for all comparisons{names}."
     )
 
@@ -90,8 +92,8 @@ def _named(titles: Sequence[str]) -> str:
     """Return titles as a list, shortened if there are many.
 
     >>> _named(["a", "b"]), _named(list("abcdefgh"))
-    ('a, b', 'a, b, c, d, e, f and 2 more')
+    ('a; b', 'a; b; c; d; e; f; and 2 more')
     """
-    shown = ", ".join(titles[:MOST_NAMED])
+    shown = "; ".join(titles[:MOST_NAMED])
     more = len(titles) - MOST_NAMED
-    return f"{shown} and {more} more" if more > 0 else shown
+    return f"{shown}; and {more} more" if more > 0 else shown
