@@ -34,6 +34,7 @@ from vlmscope.detectors.methods import (
 from vlmscope.detectors.results import Detection, Unavailable
 from vlmscope.detectors.rows import Floats, Rows, rows_of
 from vlmscope.metrics import LabelledRisk, constant_pairs, resample_sides
+from vlmscope.probes.baselines import JOINT
 from vlmscope.schema import Progress
 from vlmscope.store import DEFAULT, AnyRun, as_run
 from vlmscope.sweeps import SweepSpec, probe_data
@@ -170,7 +171,7 @@ def _tested(pair: Pair, found: Detection, progress: Progress) -> DetectionTransf
     pair, kept = _defined(pair, usable.values())
     target = pair.target
     truth, groups = target.truth[kept], target.groups[kept]
-    baselines = _baselines(pair)
+    baselines = _baselines(pair, usable.values())
     risks: dict[str, Floats] = {}
     for name, detector in usable.items():
         progress(f"{detector.title}, on {target.run.path.name}")
@@ -256,9 +257,10 @@ def _results(
         )
 
 
-def _baselines(pair: Pair) -> dict[str, Floats]:
+def _baselines(pair: Pair, detectors: Iterable[Detector]) -> dict[str, Floats]:
     """Return the risks of the baselines that need no model, by name."""
-    if pair.rows.inputs is None or pair.other.inputs is None:
+    wanted = {each.method.name for each in detectors if isinstance(each.method, Baseline)}
+    if not wanted or pair.rows.inputs is None or pair.other.inputs is None:
         return {}
     inputs, _ = concatenate_inputs(
         without_model(pair.rows.inputs),
