@@ -271,7 +271,7 @@ def _baselines(pair: Pair, detectors: Iterable[Detector]) -> dict[str, Floats]:
         baseline.name: risk
         for baseline, risk in transfer_baselines(
             inputs, pair.truth, pair.groups, pair.parts,
-            folds=pair.spec.folds, seed=pair.spec.seed,
+            folds=pair.spec.folds, seed=pair.spec.seed, joint=JOINT in wanted,
         )
     }  # fmt: skip
 
