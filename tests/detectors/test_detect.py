@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from detected_runs import CATEGORIES, detected_run, label, truth_of
+from detected_runs import CATEGORIES, detected_run, label, truth_of, without_trees
 from store_support import make_manifest
 from vlmscope.detectors import (
     DETECTORS,
@@ -41,6 +42,12 @@ QUICK = ("answer", "halp_last_prompt_token_linear", "mahalanobis_last_prompt_tok
 """Detectors that take little time."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    with without_trees():
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return detected_run(tmp_path_factory.mktemp("detect") / "run", truth_of(COUNT), empty=EMPTY)
@@ -58,7 +65,7 @@ def copied(run: Run, tmp_path: Path) -> Run:
 
 
 def test_every_detector_is_described() -> None:
-    assert len(DETECTORS) >= 45
+    assert len(DETECTORS) >= 44
     assert {each.group for each in DETECTORS.values()} == set(GROUPS)
     assert {each.known for each in DETECTORS.values()} == set(KNOWN)
     assert {each.passes for each in DETECTORS.values()} == set(PASSES)

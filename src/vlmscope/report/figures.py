@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.detectors.figures import FIGURES
 from vlmscope.metrics import (
     Interval,
     coverage_band,
@@ -51,7 +50,6 @@ NAMES = (
     "reliability",
     "risk_histogram",
     "category_rates",
-    *FIGURES,
 )
 """Stems of the files of all figures."""
 
