@@ -1,4 +1,4 @@
-"""Every page of docs/recipes, and docs/signals.md, is run and prints what it shows."""
+"""Pages of docs that are run and print what they show: recipes, signals.md, detectors.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "docs" / "recipes"
 INDEX = FOLDER / "README.md"
 RECIPES = sorted(set(FOLDER.glob("*.md")) - {INDEX})
-PAGES = [*RECIPES, FOLDER.parent / "signals.md"]
+PAGES = [*RECIPES, FOLDER.parent / "signals.md", FOLDER.parent / "detectors.md"]
 NUMBER = r"[-+]?\d+(?:\.\d+)?"
 
 

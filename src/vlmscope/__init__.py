@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from vlmscope.api.extracting import FailedRowsWarning, extract
     from vlmscope.api.runs import Labelled, Run, StaleLabelsWarning, open_run
     from vlmscope.dataset import Share, read_samples
+    from vlmscope.detectors import (
+        Detection,
+        DetectionTransfer,
+        Detector,
+        detect,
+        read_detection,
+        save_detection,
+        transfer_detection,
+    )
     from vlmscope.errors import (
         InputError,
         ModelChangedError,
@@ -59,6 +68,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Capture",
     "CaptureSpec",
+    "Detection",
+    "DetectionTransfer",
+    "Detector",
     "FailedRowsWarning",
     "Failure",
     "FieldSpec",
@@ -98,6 +110,7 @@ __all__ = [
     "capture",
     "compare",
     "compare_labels",
+    "detect",
     "export_run",
     "extract",
     "inspect",
@@ -105,12 +118,15 @@ __all__ = [
     "load_model",
     "load_probe",
     "open_run",
+    "read_detection",
     "read_labels",
     "read_samples",
+    "save_detection",
     "save_sweep",
     "save_transfer",
     "sweep",
     "transfer",
+    "transfer_detection",
     "verify",
     "write_report",
 ]
@@ -118,6 +134,9 @@ __all__ = [
 _HOMES = {
     "Capture": "schema",
     "CaptureSpec": "schema",
+    "Detection": "detectors",
+    "DetectionTransfer": "detectors",
+    "Detector": "detectors",
     "FailedRowsWarning": "api.extracting",
     "Failure": "schema",
     "FieldSpec": "schema",
@@ -157,6 +176,7 @@ _HOMES = {
     "capture": "api.capturing",
     "compare": "sweeps",
     "compare_labels": "sweeps",
+    "detect": "detectors",
     "export_run": "store",
     "extract": "api.extracting",
     "inspect": "api.checking",
@@ -164,17 +184,20 @@ _HOMES = {
     "load_model": "model",
     "load_probe": "api.checking",
     "open_run": "api.runs",
+    "read_detection": "detectors",
     "read_labels": "store",
     "read_samples": "dataset",
+    "save_detection": "detectors",
     "save_sweep": "sweeps",
     "save_transfer": "sweeps",
     "sweep": "sweeps",
     "transfer": "sweeps",
+    "transfer_detection": "detectors",
     "verify": "api.checking",
     "write_report": "report",
 }
 
-_MODULES = ("errors", "model", "positions", "schema", "signals")
+_MODULES = ("detectors", "errors", "model", "positions", "schema", "signals")
 """Modules that are attributes without being imported first."""
 
 

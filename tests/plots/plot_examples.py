@@ -10,12 +10,14 @@ import numpy as np
 from vlmscope.plots import (
     CategoryRate,
     CoverageLine,
+    DetectorPoint,
     LayerLine,
     Plot,
     Reference,
     RocLine,
     auroc_by_layer,
     category_rates,
+    detector_quality,
     inline_svg,
     reliability_plot,
     risk_coverage_plot,
@@ -93,22 +95,41 @@ def category_plot(names: Sequence[str] = ("colour", "counting", "existence")) ->
     )
 
 
+def detector_plot(
+    titles: Sequence[str] = ("entropy", "probe of the last prompt token", "samples"),
+    groups: Sequence[str] = ("answer", "states", "samples"),
+) -> Plot:
+    """Three costs, of which nothing has the last."""
+    points = [
+        DetectorPoint(title, groups[place % len(groups)], ("none", "a pass")[place % 2],
+                      0.5 + (7 * place % 40) / 100, 0.45 + (7 * place % 40) / 100, 0.95)
+        for place, title in enumerate(titles)
+    ]  # fmt: skip
+    return detector_quality(
+        points, ("none", "a pass", "k answers"), name="detectors_by_cost",
+        title="Quality of detectors against their cost", baseline=0.7,
+    )  # fmt: skip
+
+
 def every_plot() -> list[Plot]:
     return [
         layers_plot(), roc_plot(), coverage_plot(), calibration_plot(), histogram_plot(),
-        category_plot(),
+        category_plot(), detector_plot(),
     ]  # fmt: skip
 
 
 def hostile_plots() -> list[Plot]:
-    return [layers_plot(HOSTILE), roc_plot(HOSTILE), coverage_plot(HOSTILE), category_plot(HOSTILE)]
+    return [
+        layers_plot(HOSTILE), roc_plot(HOSTILE), coverage_plot(HOSTILE),
+        detector_plot(HOSTILE, HOSTILE), category_plot(HOSTILE),
+    ]  # fmt: skip
 
 
 def empty_plots() -> list[Plot]:
     return [
         auroc_by_layer([], [], 0), roc_curves([]), risk_coverage_plot([], 0.2),
         reliability_plot([], [], [], [], [], 0), risk_histogram([], np.array([], bool), None),
-        category_rates([]),
+        category_rates([]), detector_quality([], [], name="none", title="None"),
     ]  # fmt: skip
 
 
@@ -123,12 +144,14 @@ def smallest_plots() -> list[Plot]:
         reliability_plot([0.0], [0.0], [1], [0.0], [0.0], 0),
         risk_histogram([0.5], [True], 0.5),
         category_rates([CategoryRate("one", 1, 0, 0, 0)]),
+        detector_quality([DetectorPoint("one", "answer", "a", nan, nan, nan)], ["a"],
+                         name="one", title="One"),
     ]  # fmt: skip
 
 
-EXAMPLES = 23
+EXAMPLES = 27
 """Number of examples: drawing them takes seconds, which collecting the tests shall not."""
-HOSTILE_EXAMPLES = range(6, 10)
+HOSTILE_EXAMPLES = range(7, 12)
 """Which of them have hostile names."""
 
 

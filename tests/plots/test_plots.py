@@ -15,6 +15,7 @@ from plot_examples import (
     calibration_plot,
     category_plot,
     coverage_plot,
+    detector_plot,
     example_svg,
     examples,
     histogram_plot,
@@ -29,11 +30,13 @@ from vlmscope.plots import (
     DARK_PALETTE,
     PALETTE,
     CoverageLine,
+    DetectorPoint,
     Plot,
     Reference,
     RocLine,
     auroc_by_layer,
     csv_text,
+    detector_quality,
     inline_svg,
     narrow_svg,
     risk_coverage_plot,
@@ -151,7 +154,8 @@ def test_what_finds_nothing_has_no_number_and_no_curve() -> None:
 
 
 @pytest.mark.parametrize(
-    "draw", [layers_plot, lambda: category_plot([f"category {i}" for i in range(45)])]
+    "draw",
+    [layers_plot, lambda: category_plot([f"category {i}" for i in range(45)]), detector_plot],
 )
 def test_a_wide_figure_has_a_narrow_one_with_all_its_texts(draw: Callable[[], Plot]) -> None:
     plot = draw()
@@ -304,6 +308,27 @@ def test_categories_are_ranked_and_all_of_them_kept_in_the_data() -> None:
     assert "category 14:" not in inline_svg(plot).split("</desc>")[1]
     assert plot.figure.get_figheight() > category_plot(names[:10]).figure.get_figheight() > 2.5
     assert "of 55" not in category_plot(names[:40]).caption
+
+
+def test_the_best_detector_of_each_cost_is_named() -> None:
+    plot = detector_plot([f"detector {i}" for i in range(30)])
+    assert "none: best of 15 is detector 28, AUROC 0.860 (0.810–0.950)." in plot.description
+    assert "a pass: best of 15 is detector 17, AUROC 0.890" in plot.description
+    assert "k answers" not in plot.description
+    assert plot.columns["detector"] == [f"detector {i}" for i in range(30)]
+    written = " ".join(text.get_text() for text in plot.figure.texts)
+    assert "detector 28" in written
+    assert "detector 27" not in written
+
+
+def test_a_constant_detector_is_kept_in_the_data_alone() -> None:
+    nan = float("nan")
+    points = [DetectorPoint("good", "answer", "a", 0.8, 0.7, 0.9),
+              DetectorPoint("constant", "answer", "a", nan, nan, nan)]  # fmt: skip
+    plot = detector_quality(points, ["a"], name="x", title="X")
+    assert plot.columns["detector"] == ["good", "constant"]
+    assert "best of 1 is good" in plot.description
+    assert "nan" not in inline_svg(plot)
 
 
 def test_the_share_of_all_weighs_by_answers() -> None:

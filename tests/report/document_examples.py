@@ -6,14 +6,17 @@ import base64
 import io
 import random
 from dataclasses import replace
+from typing import Any
 
 from PIL import Image
 
+from vlmscope.detectors.results import METRICS, DetectorResult, Unavailable
 from vlmscope.report.document import (
     Card,
     CategoryRow,
     ColumnTable,
     ColumnValue,
+    DetectorsSection,
     Document,
     FailureRow,
     Figure,
@@ -137,6 +140,40 @@ def full(cards: int = 120) -> Document:
             ("model", (("name", "models/tiny"), ("weights", "f05ae6041e7b0d6c" * 4))),
             ("environment", (("torch", "2.13.0"), ("device", "cpu"))),
         ),
+        detectors=detectors_section(),
+    )
+
+
+def detector(name: str, auroc: float = 0.7, **changes: Any) -> DetectorResult:
+    """Return the result of a detector; changes name fields of ``DetectorResult``."""
+    metrics = {
+        f"{metric}{end}": auroc + by
+        for metric in METRICS
+        for end, by in (("", 0.0), ("_low", -0.05), ("_high", 0.05))
+    }
+    kind: dict[str, Any] = {
+        "name": name, "title": name, "group": "answer", "paper": "Somebody et al. 2024",
+        "known": "after the answer", "passes": "answer", "learned": False,
+    }  # fmt: skip
+    return DetectorResult(**kind | metrics | changes)
+
+
+def detectors_section() -> DetectorsSection:
+    gaps = {f"above_model_free{end}": value for end, value in (
+        ("", 0.1), ("_low", 0.05), ("_high", 0.15), ("_p", 0.001), ("_p_holm", 0.01))}  # fmt: skip
+    best = detector("category", 0.75, group="no_model", paper="")
+    return DetectorsSection(
+        sentences=("Best detector: entropy, AUROC 0.850.", "1 of 2 detectors is better."),
+        figures=(figure("detectors_by_cost", "Quality of detectors against their cost"),),
+        results=(
+            best,
+            detector("entropy", 0.85, **gaps),
+            detector("reversed", 0.3, worse_than_chance=True),
+            detector("constant", 0.5, found_nothing=True),
+        ),
+        best_model_free=best,
+        unavailable=(Unavailable("samples", "samples", "the run has no signals/samples/texts"),),
+        rows=1998,
     )
 
 
@@ -159,6 +196,7 @@ def bare(document: Document) -> Document:
         best_baseline=None,
         categories=(),
         columns=(),
+        detectors=None,
         cards=tuple(cards),
         labels=None,
         failures=(),
@@ -219,6 +257,14 @@ def hostile() -> Document:
         figures=(replace(figure("roc_curves", bad), caption=bad, description=bad, csv=bad),),
         results=tuple(replace(row, title=bad) for row in RESULTS),
         categories=tuple(replace(row, name=bad) for row in CATEGORY_ROWS),
+        detectors=replace(
+            detectors_section(),
+            sentences=HOSTILE,
+            figures=(),
+            results=(detector(bad, paper=bad, known=bad, group=bad),),
+            best_model_free=detector(bad),
+            unavailable=(Unavailable(bad, bad, bad),),
+        ),
         columns=(
             replace(COLUMN, name=bad, values=tuple(replace(v, name=bad) for v in COLUMN.values)),
         ),

@@ -160,8 +160,8 @@ def test_an_image_is_stored_once(full: Outline) -> None:
 def test_sections_come_in_the_order_of_reading(full: Outline) -> None:
     sections = [s["id"] for s in full.all("section") if "id" in s]
     assert sections == [
-        "figures", "results", "categories", "columns", "gallery", "tokens", "labels", "failures",
-        "provenance",
+        "figures", "results", "detectors", "categories", "columns", "gallery", "tokens", "labels",
+        "failures", "provenance",
     ]  # fmt: skip
     links = [a["href"] for a in full.all("a") if a.get("href", "").startswith("#")]
     assert links == ["#main", "#findings", *(f"#{name}" for name in sections)]
@@ -176,6 +176,7 @@ def test_figures_come_with_their_words_and_data(full: Outline) -> None:
         "auroc_by_layer",
         "roc_curves",
         "reliability",
+        "detectors_by_cost",
     ]
     assert [f["class"] for f in full.all("figure")][:2] == ["figure figure-wide", "figure"]
     described = [d["aria-label"] for d in full.all("div") if d.get("role") == "img"]
@@ -210,6 +211,24 @@ def test_results_are_read_from_the_finding_down(full: Outline) -> None:
     ]  # fmt: skip
     assert "the answer length † (known only after the answer)" in full.text
     assert "the category best baseline" in full.text
+
+
+def test_detectors_are_compared_with_what_needs_no_model(full: Outline) -> None:
+    text = " ".join(full.text.split())
+    assert "on the same 1,998 answers and folds" in text
+    for shown in (
+        "Best detector: entropy, AUROC 0.850.", "entropy Somebody et al. 2024",
+        "0.850 0.800–0.900", "(significant) +0.050 to +0.150",
+        "category best without the model", "reversed Somebody et al. 2024 worse than chance",
+        "samples: the run has no signals/samples/texts",
+    ):  # fmt: skip
+        assert shown in text, shown
+    assert text.count("(significant)") == 1
+    rows = {h["data-value"]: h for h in full.all("th") if h.get("scope") == "row"
+            and "data-value" in h}  # fmt: skip
+    assert {"entropy", "reversed", "constant"} <= rows.keys()
+    assert not re.search(r"\b(nan|None)\b", text)
+    assert "Detectors" not in Outline(render(examples.bare(examples.full()))).text
 
 
 def test_numbers_have_the_digits_they_deserve(full: Outline) -> None:

@@ -5,7 +5,7 @@ disk; a traceback for a bug); 2 invalid usage or input, nothing was done; 3 fini
 failed; 130 and 143 stopped by Ctrl-C and SIGTERM, finished rows are saved.
 
 - A file for each command: ``extract``, ``inspect``, ``info``, ``verify``, ``export``, ``label``,
-  ``agreement``, ``probe``, ``compare``, ``report``, ``score``, ``demo``, ``models``
+  ``agreement``, ``probe``, ``detect``, ``compare``, ``report``, ``score``, ``demo``, ``models``
 - ``options``: the options that several commands share
 - ``output``, ``streams``: printing text, and streams that cannot be written
 - ``progress``, ``stopping``: the live bar, and Ctrl-C
@@ -29,6 +29,7 @@ import typer
 from vlmscope.cli.agreement import agreement
 from vlmscope.cli.compare import compare
 from vlmscope.cli.demo import demo
+from vlmscope.cli.detect import detect
 from vlmscope.cli.export import export
 from vlmscope.cli.extract import extract
 from vlmscope.cli.info import info
@@ -71,6 +72,7 @@ for command in (
     label,
     agreement,
     probe,
+    detect,
     compare,
     report,
     score,

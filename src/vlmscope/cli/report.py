@@ -88,7 +88,7 @@ def report(
         f"{count(len(document.cards), 'question')} in the gallery"
     )
     if written.plots:
-        figures = count(len(document.figures), "figure")
+        figures = count(len(written.plots) // 3, "figure")
         stdout.print(f"{figures} as SVG, PNG and CSV in {written.plots[0].parent}")
     for sentence in document.missing:
         stdout.print(f"missing: {sentence.replace('`', '')}")

@@ -191,7 +191,7 @@ def resample(
         folds: The fold of each answer, likewise; without it all answers are compared.
         draws: Resamples of the images, the same for all risks.
         seed: Seed of the draws; the same seed and images give the same draws.
-        metrics: Names from ``Metrics`` to compute.
+        metrics: Names from ``weighted.NAMES`` or ``weighted.SELECTIVE`` to compute.
         correct: For a small sample, compute intervals of the AUROC by leaving out images instead of
             by draws, which are too narrow there (``small_samples``).
 
@@ -225,7 +225,7 @@ def resample_sides(
             value means the same image on all sides.
         draws: Resamples of the images, the same for all sides.
         seed: Seed of the draws; the same seed and images give the same draws.
-        metrics: Names from ``Metrics`` to compute.
+        metrics: Names from ``weighted.NAMES`` or ``weighted.SELECTIVE`` to compute.
         correct: As for ``resample``; one small side makes all intervals those of small samples.
 
     Raises:

@@ -14,12 +14,26 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array  # type: ignore[import-untyped,unused-ignore]
 
-from vlmscope.metrics.answers import Flags, Floats, Numbers
+from vlmscope.metrics.answers import Flags, Floats, Numbers, integer_part
 from vlmscope.metrics.calibration import BINS
 from vlmscope.metrics.scores import FALSE_POSITIVE_RATE
 
 NAMES = ("auroc", "auprc", "brier", "ece", "recall_at_5", "prevalence")
 """The fields of ``Metrics`` that vary between resamples: all but the count."""
+
+SELECTIVE = ("aurc", "fpr_at_95", "accuracy_at_90")
+"""Further metrics, computed only on request: the area under the risk-coverage curve, the false
+positive rate at a recall of 95%, and the accuracy of the 90% of the answers with the lowest risk.
+"""
+
+RECALL = 0.95
+"""Recall of ``fpr_at_95``."""
+
+COVERAGE = 0.9
+"""Share answered of ``accuracy_at_90``."""
+
+CURVE_POINTS = 200
+"""Most points of a risk-coverage curve for ``aurc``, evenly spaced; fewer answers have one each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +102,7 @@ def tally(
 def measure_draw(
     counted: Tally, weights: Floats, names: Collection[str] = NAMES
 ) -> dict[str, float]:
-    """Return the metrics of one resample, by name of ``NAMES``.
+    """Return the metrics of one resample, by name of ``NAMES`` or ``SELECTIVE``.
 
     One resample at a time: its arrays stay in the processor's cache, which was measured to be three
     times as fast as many at once. Without a stratum of both classes the rank metrics are NaN.
@@ -106,6 +120,9 @@ def measure_draw(
         found["brier"] = float(counted.loss @ weights / (hits.sum() + alarms.sum()))
     if "ece" in names:
         found["ece"] = _calibration_error(counted, hits, alarms)
+    if "fpr_at_95" in names:
+        found["fpr_at_95"] = _false_positive_rate(counted, hits, alarms)
+    found |= _coverage_metrics(counted, hits, alarms, names)
     return {name: found[name] for name in names}
 
 
@@ -133,6 +150,52 @@ def _rank_metrics(
     enough = all_alarms - np.floor(FALSE_POSITIVE_RATE * all_alarms + 1e-9)
     above = alarms_below - alarms >= np.repeat(enough, counted.sizes)
     found["recall_at_5"] = float(kept @ above / kept.sum())
+    return found
+
+
+def _false_positive_rate(counted: Tally, hits: Floats, alarms: Floats) -> float:
+    """Return the false positive rate at which ``RECALL`` of the hallucinated answers are flagged.
+
+    Answers of equal risk are flagged together. Strata of both classes are averaged over their
+    faithful answers.
+    """
+    all_hits, all_alarms = (np.add.reduceat(each, counted.starts) for each in (hits, alarms))
+    both = (all_hits > 0) & (all_alarms > 0)
+    if not both.any():
+        return float("nan")
+    hit = np.repeat(all_hits, counted.sizes) - _running(counted, hits, all_hits) + hits
+    alarm = np.repeat(all_alarms, counted.sizes) - _running(counted, alarms, all_alarms) + alarms
+    # Fewer answers are flagged from level to level: the levels with enough hits come first.
+    enough = hit >= RECALL * np.repeat(all_hits, counted.sizes) - 1e-9
+    last = counted.starts + np.add.reduceat(enough.astype(np.intp), counted.starts) - 1
+    return float(alarm[last][both].sum() / all_alarms[both].sum())
+
+
+def _coverage_metrics(
+    counted: Tally, hits: Floats, alarms: Floats, names: Collection[str]
+) -> dict[str, float]:
+    """Return the metrics of the answers with the lowest risk, the same share of every stratum."""
+    total = hits.sum() + alarms.sum()
+    points: dict[str, Any] = {}
+    if "aurc" in names:
+        count = int(min(round(total), CURVE_POINTS))
+        points["aurc"] = np.arange(1, count + 1) / count
+    if "accuracy_at_90" in names:
+        kept = max(1.0, total - integer_part(1 - COVERAGE, total))
+        points["accuracy_at_90"] = np.array([kept / total])
+    if not points:
+        return {}
+    shares = np.concatenate(list(points.values()))
+    errors = np.zeros(shares.size)
+    for start, size in zip(counted.starts, counted.sizes, strict=True):
+        own = slice(start, start + size)
+        answered = np.concatenate([[0.0], np.cumsum(hits[own] + alarms[own])])
+        wrong = np.concatenate([[0.0], np.cumsum(hits[own])])
+        errors += np.interp(shares * answered[-1], answered, wrong)
+    rates = np.split(errors / (shares * total), np.cumsum([len(p) for p in points.values()])[:-1])
+    found = {name: float(each.mean()) for name, each in zip(points, rates, strict=True)}
+    if "accuracy_at_90" in found:
+        found["accuracy_at_90"] = 1 - found["accuracy_at_90"]
     return found
 
 

@@ -17,7 +17,8 @@
 - ``halp``: how the HALP research code read its models
 - ``resolved_spec``: what to record of one model, with every option resolved
 - ``p_true``: the question whether an answer is true, and how the reply is read
-- ``chat``: a chat model with text input and output
+- ``chat``: a chat model with text input and output; ``entailment``: a model of natural language
+  inference
 """
 
 from vlmscope.locking import model_lock

@@ -64,11 +64,11 @@ def identify_chat_model(folder: str | Path) -> str:
         ModelError: It is not the folder of a loadable checkpoint, or has no chat template.
     """
     name = str(folder)
-    _check_folder(name)
-    with without_library_bars(), _safetensors_only(), Fingerprinting(name, None) as fingerprint:
+    check_folder(name)
+    with without_library_bars(), safetensors_only(), Fingerprinting(name, None) as fingerprint:
         config, _ = load_config(name, None)
         chat_class(name, config)
-        template = _template(name, _load_tokenizer(name))
+        template = _template(name, load_tokenizer(name))
         fingerprint.begin(config, None, pickles=False)
         return hash_json([fingerprint.finish("").weights_hash, template])
 
@@ -84,11 +84,11 @@ def load_chat_model(folder: str | Path, *, dtype: str = "auto") -> ChatModel:
         ModelError: It cannot be loaded, or has no chat template that accepts plain text.
     """
     name = str(folder)
-    _check_folder(name)
-    with _safetensors_only(), Fingerprinting(name, None) as fingerprint:
+    check_folder(name)
+    with safetensors_only(), Fingerprinting(name, None) as fingerprint:
         config, _ = load_config(name, None)
         loader = chat_class(name, config)
-        tokenizer = _load_tokenizer(name)
+        tokenizer = load_tokenizer(name)
         template = _template(name, tokenizer)
         form = _find_form(name, tokenizer, template)
         fingerprint.begin(config, None, pickles=False)
@@ -97,7 +97,7 @@ def load_chat_model(folder: str | Path, *, dtype: str = "auto") -> ChatModel:
             start_clean()
             plain, attention = choose_attention(AUTO, name, config)
             model = load_weights(
-                name, plain, _device(), pickles=False, loader=loader, dtype=kind,
+                name, plain, local_device(), pickles=False, loader=loader, dtype=kind,
                 attn_implementation=attention,
             )  # fmt: skip
             prepare_thinker(model, tokenizer.eos_token_id)
@@ -266,13 +266,14 @@ def _is_batchable(chat: ChatModel) -> bool:
     return bool((gap < BATCH_TOLERANCE).all())
 
 
-def _check_folder(name: str) -> None:
+def check_folder(name: str) -> None:
+    """Raise ``ModelError`` for a path that is not the folder of a checkpoint."""
     if not (Path(name) / "config.json").is_file():
         raise ModelError(f"{name}: no folder with a config.json; give a complete checkpoint")
 
 
 @contextmanager
-def _safetensors_only() -> Iterator[None]:
+def safetensors_only() -> Iterator[None]:
     """Remove the option to read pickles from error messages: a judge does not have it."""
     try:
         yield
@@ -281,7 +282,8 @@ def _safetensors_only() -> Iterator[None]:
         raise (ModelError(text) if option else error) from error.__cause__
 
 
-def _load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str) -> Any:
+    """Return the tokenizer of a checkpoint, without running code of its own."""
     from transformers import AutoTokenizer
 
     try:
@@ -319,7 +321,8 @@ def _template(name: str, tokenizer: Any) -> str:
     return template
 
 
-def _device() -> str:
+def local_device() -> str:
+    """Return the device for a model that is loaded without options for it."""
     if torch.cuda.is_available():
         return "spread" if torch.cuda.device_count() > 1 else "cuda:0"
     return "mps" if torch.backends.mps.is_available() else "cpu"

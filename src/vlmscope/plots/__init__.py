@@ -9,6 +9,7 @@ layers       AUROC by layer
 curves       ROC curves; hallucination rate against the share answered
 calibration  reliability; the risks of both outcomes
 categories   hallucination rate by category
+detectors    quality of detectors against their cost, or against when they are known
 files        an ``<svg>`` element for a page; SVG, PNG and CSV on disk
 """
 
@@ -16,6 +17,7 @@ from vlmscope.plots.calibration import reliability_plot, risk_histogram
 from vlmscope.plots.canvas import Plot
 from vlmscope.plots.categories import CategoryRate, category_rates
 from vlmscope.plots.curves import CoverageLine, RocLine, risk_coverage_plot, roc_curves
+from vlmscope.plots.detectors import DetectorPoint, detector_quality
 from vlmscope.plots.files import csv_text, inline_svg, narrow_svg, plot_files
 from vlmscope.plots.layers import LayerLine, Reference, auroc_by_layer
 from vlmscope.plots.palette import DARK_PALETTE, PALETTE
@@ -25,6 +27,7 @@ __all__ = [
     "PALETTE",
     "CategoryRate",
     "CoverageLine",
+    "DetectorPoint",
     "LayerLine",
     "Plot",
     "Reference",
@@ -32,6 +35,7 @@ __all__ = [
     "auroc_by_layer",
     "category_rates",
     "csv_text",
+    "detector_quality",
     "inline_svg",
     "narrow_svg",
     "plot_files",

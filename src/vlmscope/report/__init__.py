@@ -3,7 +3,8 @@
 - ``document``: the options, and the content of a report as plain data
 - ``build``: from a run to a document; ``render``: from a document to HTML
 - ``write``: both, and the files
-- ``rows``, ``categories``, ``columns``, ``transfers``, ``provenance``: parts of the document
+- ``rows``, ``categories``, ``columns``, ``transfers``, ``detectors``, ``provenance``: parts of the
+  document
 - ``held_out``: the groups that folds do not split, for captions
 - ``figures``: its plots
 - ``gallery``: questions as cards; ``thumbnails``: their images; ``prompt_view``: a prompt's tokens

@@ -20,6 +20,7 @@ from vlmscope.plots.canvas import CONSTANT_RISK
 from vlmscope.probes.baselines import JOINT
 from vlmscope.report.categories import categories
 from vlmscope.report.columns import columns
+from vlmscope.report.detectors import detectors
 from vlmscope.report.document import (
     CategoryRow,
     Document,
@@ -277,6 +278,16 @@ class _Found:
         return self.saved if self.saved is not None and not self.saved.stale else None
 
     @property
+    def summary(self) -> LabelSummary | None:
+        """How the labels were made."""
+        return None if self.labels is None else label_summary(self.settings or {}, self.labels)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The findings of the probes."""
+        return self.sweep.verdict if self.sweep is not None else Verdict((), ())
+
+    @property
     def risks(self) -> dict[str, float]:
         """Out-of-fold risk of each row that has one."""
         if self.sweep is None:
@@ -303,22 +314,21 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
     sweep = found.sweep
     by_category = () if found.labels is None else categories(rows, found.labels, sweep)
     total = by_category[-1] if by_category else None
-    labels = None if found.labels is None else label_summary(found.settings or {}, found.labels)
     seen = gallery(run, captures, found.labels or {}, found.risks, spec, progress)
     progress("figures")
     drawn = tuple(plots(sweep, by_category, run.manifest.model.num_layers))
-    verdict = sweep.verdict if sweep is not None else Verdict((), ())
+    detected = detectors(run, spec.labels)
     carried = transfers(run, spec.labels) if sweep is not None else Transfers()
     lacks = missing(run, found.labels, total, found.saved, spec.labels)
     failures = run.failures.values()
     document = Document(
         title=title(run.manifest),
         made=_made(),
-        headline=verdict.main[0] if verdict.main else None,
-        sentences=(*verdict.main[1:], *carried.sentences),
-        details=verdict.details,
-        missing=(*lacks, *filter(None, [carried.missing])),
-        numbers=tuple(numbers(rows, total, sweep, labels, len(failures))),
+        headline=next(iter(found.verdict.main), None),
+        sentences=(*found.verdict.main[1:], *carried.sentences),
+        details=found.verdict.details,
+        missing=(*lacks, *filter(None, [carried.missing, detected.missing])),
+        numbers=tuple(numbers(rows, total, sweep, found.summary, len(failures))),
         figures=tuple(figure(plot) for plot in drawn),
         results=() if sweep is None else tuple(results(sweep)),
         best_baseline=None if sweep is None else sweep.summary["best_baseline"],
@@ -329,14 +339,15 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
         images_note=seen.thumbnails.note,
         token_view=seen.view,
         token_view_note=seen.view_note,
-        labels=labels,
+        labels=found.summary,
         failures=tuple(FailureRow(f.id, f.stage, f.error, f.attempt) for f in failures),
         provenance=tuple(provenance(run, found.settings, sweep, spec.labels)),
         columns=tuple(columns(sweep)),
         held_out=held_out(sweep),
         lens=lens_summary(run.manifest.capture.recorded, len(seen.cards)),
+        detectors=detected.section,
     )
-    return Gathered(document, seen.thumbnails, drawn)
+    return Gathered(document, seen.thumbnails, (*drawn, *detected.plots))
 
 
 def _find(run: Run, name: str) -> _Found:

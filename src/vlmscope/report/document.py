@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vlmscope.arguments import whole_number
+from vlmscope.detectors.results import DetectorResult, Unavailable
 from vlmscope.schema import Outcome
 from vlmscope.store import DEFAULT, labels_file
 from vlmscope.sweeps import ProbeResult
@@ -204,6 +205,23 @@ class FailureRow:
 
 
 @dataclass(frozen=True, slots=True)
+class DetectorsSection:
+    """The results of ``vlmscope detect``."""
+
+    sentences: tuple[str, ...]
+    """The findings, a sentence each."""
+    figures: tuple[Figure, ...]
+    """Quality against cost, and against when a detector is known."""
+    results: tuple[DetectorResult, ...]
+    best_model_free: DetectorResult | None
+    """The baseline that detectors are compared with."""
+    unavailable: tuple[Unavailable, ...]
+    """Detectors that were not evaluated, with the reason."""
+    rows: int
+    """Rows that all detectors were evaluated on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """A complete report."""
 
@@ -248,6 +266,8 @@ class Document:
     """Columns of the table besides the category; empty without probes."""
     lens: LensSummary = LensSummary()
     """What the logit lens of the cards is of."""
+    detectors: DetectorsSection | None = None
+    """None before ``vlmscope detect``."""
 
 
 MOST_BYTES = 15_000_000

@@ -85,6 +85,11 @@ def render(document: Document) -> str:
                 row.auroc_low for row in document.results if not row.found_nothing
             ),
             baseline=next((r for r in document.results if r.name == document.best_baseline), None),
+            detector_scale=_auroc_scale(
+                row.auroc_low
+                for row in (document.detectors.results if document.detectors else ())
+                if not row.found_nothing
+            ),
             category_scale=_auroc_scale(row.auroc_low for row in document.categories),
             share_scale=_share_scale(row.share_high for row in document.categories),
             style="".join(map(_asset, STYLES)) + _variables(PALETTE),

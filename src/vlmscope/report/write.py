@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmscope.arguments import listener
+from vlmscope.detectors.figures import FIGURES
 from vlmscope.errors import InputError
 from vlmscope.plots import plot_files
 from vlmscope.regular import open_regular
@@ -34,7 +35,9 @@ from vlmscope.store import (
 REPORT, PLOTS = "report.html", "plots"
 """The page in a run folder, and the folder of figures next to it."""
 
-_FIGURE_FILES = tuple(f"{name}{suffix}" for name in NAMES for suffix in (".svg", ".png", ".csv"))
+_FIGURE_FILES = tuple(
+    f"{name}{suffix}" for name in (*NAMES, *FIGURES) for suffix in (".svg", ".png", ".csv")
+)
 """Every file that a report may write into its folder of figures."""
 
 _MARK = b'<meta name="generator" content="vlmscope">'

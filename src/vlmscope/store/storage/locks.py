@@ -195,7 +195,7 @@ GATE = "writers"
 """Name of the lock under which writers start and end."""
 
 _TEAM = "_of_"
-_OTHER = frozenset({GATE, "manifest", "index", "failures", "probes", "report"})
+_OTHER = frozenset({GATE, "manifest", "index", "failures", "probes", "detectors", "report"})
 """Locks that are not those of writers: held briefly, or by commands that add no rows."""
 
 

@@ -198,15 +198,16 @@ OURS = frozenset(
 IN_PROGRESS = ".in-progress-"
 """Beginning of the names of the files that list the rows in progress of a session."""
 
-FOLDERS = frozenset({"shards", "probes", "plots", "damaged"})
+FOLDERS = frozenset({"shards", "probes", "detectors", "plots", "damaged"})
 """Folders whose content belongs to vlmscope. None may be a link, not even one within the run:
 removing or replacing a file in it would change another part of the run."""
 
 LABEL_SET = "[A-Za-z0-9_][A-Za-z0-9_-]{0,63}"
-"""Pattern of a label set's name; its files are ``labels-<name>.parquet``, ``probes-<name>``."""
+"""Pattern of a label set's name; its files are ``labels-<name>.parquet``, ``probes-<name>``,
+``detectors-<name>``."""
 
 _OF_SET = re.compile(rf"labels-{LABEL_SET}\.parquet", re.ASCII)
-_FOLDER_OF_SET = re.compile(rf"probes-{LABEL_SET}", re.ASCII)
+_FOLDER_OF_SET = re.compile(rf"(?:probes|detectors)-{LABEL_SET}", re.ASCII)
 
 
 def check_inside(run: Path) -> None:

@@ -98,6 +98,7 @@ def transfer_baselines(
     *,
     folds: int,
     seed: int,
+    joint: bool = True,
 ) -> Iterator[tuple[Baseline, NDArray[np.float64]]]:
     """Yield every baseline known before the answer with its test risks, the joint one last.
 
@@ -108,15 +109,17 @@ def transfer_baselines(
         parts: The training and test rows of each fit.
         folds: Number of inner folds to choose forms and penalties.
         seed: Of the inner folds.
+        joint: Whether to fit the joint one too, which takes longer than all others.
     """
     single = {
         baseline.name: (baseline, found)
         for baseline in BASELINES
         if baseline.known == "before" and (found := baseline.candidates(inputs)) is not None
     }
-    risks = {name: np.empty(len(inputs.question) - len(truth)) for name in (*single, JOINT)}
     forms = {name: found for name, (_, found) in single.items()}
-    forms[JOINT] = joint_candidates(inputs)
+    if joint:
+        forms[JOINT] = joint_candidates(inputs)
+    risks = {name: np.empty(len(inputs.question) - len(truth)) for name in forms}
     with config_context(assume_finite=True, skip_parameter_validation=True):
         for part in parts:
             splits = _inner_folds(truth, groups, part.train, folds, seed)
@@ -125,12 +128,14 @@ def transfer_baselines(
                 for name, candidates in forms.items()
             }
             # As in the sweep, the joint baseline may be one that uses a single fact.
-            choices[JOINT] = max(choices.values(), key=lambda choice: choice.auroc)
+            if joint:
+                choices[JOINT] = max(choices.values(), key=lambda choice: choice.auroc)
             for name, choice in choices.items():
                 risks[name][part.test] = choice.risk(truth, part, len(truth))
     for name, (baseline, _) in single.items():
         yield baseline, risks[name]
-    yield JOINT_BASELINE, risks[JOINT]
+    if joint:
+        yield JOINT_BASELINE, risks[JOINT]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,153 @@
+"""From the risks of detectors to metrics, intervals over images, and corrected comparisons.
+
+All detectors are compared on the same pairs: of answers that were tested in the same fold. Two
+comparisons are made for each: with the best baseline that needs no model, and with the best single
+number that needs no training. Both rivals are the best on the rows that evaluate them, which
+favours them, never the detector. The p-values of all comparisons are corrected together (Holm).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr  # type: ignore[import-untyped,unused-ignore]
+
+from vlmscope.detectors.detector import Detector
+from vlmscope.detectors.methods import Score
+from vlmscope.detectors.results import METRICS, DetectorResult, gap_fields, metric_fields
+from vlmscope.metrics import Difference, Resamples, constant_pairs, holm, resample
+from vlmscope.sweeps.results import constant_fields
+from vlmscope.sweeps.splitting import Stacked
+
+RIVALS = ("model_free", "single")
+"""What every detector is compared with."""
+
+
+def evaluate(
+    detectors: Mapping[str, Detector], rows: Stacked, *, draws: int, seed: int
+) -> tuple[tuple[DetectorResult, ...], dict[str, str]]:
+    """Return a result for each detector, and the name of each rival.
+
+    Args:
+        detectors: The detectors, by name.
+        rows: The rows of all splits with the risks of the detectors.
+        draws: Resamples of the images.
+        seed: Seed of the resamples.
+    """
+    drawn = _drawn(rows, detectors, draws, seed)
+    nothing = {
+        name: bool(constant_fields(constant_pairs(rows.truth, risk, rows.folds))["found_nothing"])
+        for name, risk in rows.risks.items()
+    }
+    rivals = _rivals(detectors, drawn, nothing)
+    gaps = {
+        (name, rival): difference(drawn, name, rivals[rival])
+        for name, detector in detectors.items()
+        for rival in RIVALS
+        if _is_compared(detector, name, rivals[rival], nothing)
+    }
+    finite = {pair: gap for pair, gap in gaps.items() if np.isfinite(gap.p_value)}
+    corrected = dict(zip(finite, holm([g.p_value for g in finite.values()]), strict=True))
+    results = tuple(
+        _result(
+            detector,
+            drawn,
+            {rival: gaps.get((name, rival)) for rival in RIVALS},
+            {rival: corrected.get((name, rival)) for rival in RIVALS},
+            nothing[name],
+        )
+        for name, detector in detectors.items()
+    )
+    return results, rivals
+
+
+def _drawn(rows: Stacked, detectors: Mapping[str, Detector], draws: int, seed: int) -> Resamples:
+    """Return all metrics on resamples of the images; the AUROC on more draws, as it is tested."""
+    args = rows.truth, rows.risks, rows.groups, rows.folds
+    ranked = resample(*args, draws=draws, seed=seed, metrics=("auroc",), correct=True)
+    rest = resample(*args, draws=max(1, draws // 4), seed=seed, metrics=METRICS[1:])
+    return replace(
+        ranked,
+        observed={name: {**rest.observed[name], **ranked.observed[name]} for name in rows.risks},
+        drawn={name: {**rest.drawn[name], **ranked.drawn[name]} for name in rows.risks},
+        # A score without a fit does not depend on the other folds.
+        crossfitted=frozenset(name for name, each in detectors.items() if each.learned),
+    )
+
+
+def _rivals(
+    detectors: Mapping[str, Detector], drawn: Resamples, nothing: Mapping[str, bool]
+) -> dict[str, str]:
+    """Return the best detector of each kind by AUROC; an empty name if there is none."""
+    kinds = {
+        "model_free": [name for name, each in detectors.items() if each.is_model_free],
+        "single": [name for name, each in detectors.items() if isinstance(each.method, Score)],
+    }
+    # A constant risk has an AUROC of 0.5, and is beaten as chance is.
+    return {
+        kind: max(
+            sorted(names, key=lambda name: nothing[name]),
+            key=lambda name: drawn.observed[name]["auroc"],
+            default="",
+        )
+        for kind, names in kinds.items()
+    }
+
+
+def _is_compared(detector: Detector, name: str, rival: str, nothing: Mapping[str, bool]) -> bool:
+    return bool(rival) and rival != name and not detector.is_model_free and not nothing[name]
+
+
+def difference(drawn: Resamples, one: str, other: str) -> Difference:
+    """Return the difference of two AUROCs, with a p-value that is not limited by the draws.
+
+    Corrected for many comparisons, the smallest p-value of a few thousand draws would never be
+    significant. If no draw is on the other side of 0, the p-value is that of a normal distribution
+    with the draws' deviation.
+    """
+    found = drawn.difference(one, other)
+    if drawn.jackknives:
+        return found
+    gap: NDArray[np.float64] = drawn.drawn[one]["auroc"] - drawn.drawn[other]["auroc"]
+    kept = gap[np.isfinite(gap)]
+    least = 2 / (kept.size + 1)
+    spread = float(kept.std()) * drawn.widening(one, other) if kept.size else 0.0
+    if found.p_value > least * (1 + 1e-9) or not spread > 0:
+        return found
+    tail = float(2 * ndtr(-abs(found.value) / spread))
+    return replace(found, p_value=min(found.p_value, tail))
+
+
+def _result(
+    detector: Detector,
+    drawn: Resamples,
+    gaps: Mapping[str, Difference | None],
+    corrected: Mapping[str, float | None],
+    nothing: bool,
+) -> DetectorResult:
+    values = {}
+    for metric in METRICS:
+        interval = drawn.interval(detector.name, metric)
+        values[metric] = (
+            float(drawn.observed[detector.name][metric]), interval.low, interval.high
+        )  # fmt: skip
+    compared: dict[str, Any] = {}
+    for rival in RIVALS:
+        compared |= gap_fields(rival, gaps[rival], corrected[rival])
+    return DetectorResult(
+        name=detector.name,
+        title=detector.title,
+        group=detector.group,
+        paper=detector.paper.citation if detector.paper else "",
+        known=detector.known,
+        passes=detector.passes,
+        learned=detector.learned,
+        **metric_fields(values),
+        found_nothing=nothing,
+        worse_than_chance=not nothing and values["auroc"][2] < 0.5,
+        **compared,
+    )

@@ -1,0 +1,46 @@
+"""The registry: every detector, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vlmscope.arguments import several_names
+from vlmscope.detectors import answer, asked, attention, lens, no_model, samples, states
+from vlmscope.detectors.detector import GROUPS, Detector
+from vlmscope.errors import InputError
+
+DETECTORS: dict[str, Detector] = {
+    each.name: each
+    for module in (no_model, answer, attention, states, lens, samples, asked)
+    for each in module.DETECTORS
+}
+"""Name → detector, by group."""
+
+
+def chosen(names: str | Iterable[str] | None) -> tuple[Detector, ...]:
+    """Return the detectors with some names, in the order of the registry; all for None.
+
+    The baselines that need no model are always included: others are compared with them.
+
+    Args:
+        names: Names of detectors or of groups; one, several, or a comma-separated text.
+
+    Raises:
+        InputError: A name is neither.
+
+    >>> [each.name for each in chosen("asked")][-2:]
+    ['p_true', 'verbalised']
+    """
+    if names is None:
+        return tuple(DETECTORS.values())
+    wanted = set(several_names(names))
+    if unknown := sorted(wanted - {*DETECTORS, *GROUPS}):
+        raise InputError(
+            f"--detectors: {unknown[0]!r} is not a detector; choose from {', '.join(GROUPS)}, or "
+            f"from {', '.join(DETECTORS)}"
+        )
+    return tuple(
+        each
+        for each in DETECTORS.values()
+        if each.name in wanted or each.group in wanted or each.is_model_free
+    )

@@ -1,0 +1,228 @@
+"""``detect``: every detector that a labelled run allows, on the same rows and the same folds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmscope.arguments import listener
+from vlmscope.detectors.detector import Detector
+from vlmscope.detectors.evaluate import evaluate
+from vlmscope.detectors.meaning import SameMeaning, by_rules
+from vlmscope.detectors.methods import Flags, Task
+from vlmscope.detectors.registry import chosen
+from vlmscope.detectors.results import Detection, Dropped, Unavailable
+from vlmscope.detectors.rows import Rows, rows_of
+from vlmscope.errors import InputError
+from vlmscope.probes.base import block_numbers
+from vlmscope.schema import Progress
+from vlmscope.store import DEFAULT, AnyRun, as_run
+from vlmscope.sweeps import ProbeData, SweepSpec, probe_data
+from vlmscope.sweeps.data import with_columns
+from vlmscope.sweeps.run import REPEATED_ROWS, REPEATS
+from vlmscope.sweeps.splitting import grouped_by, repeated_splits, stacked
+from vlmscope.sweeps.transfer.fits import take_rows
+
+MOST_UNDEFINED = 0.2
+"""Largest share of the rows without a value of a detector; with more, the detector is left out."""
+
+
+def detect(
+    run: AnyRun,
+    detectors: str | Iterable[str | Detector] | None = None,
+    spec: SweepSpec | None = None,
+    *,
+    labels: str = DEFAULT,
+    same_meaning: SameMeaning | None = None,
+    progress: Progress | bool | None = None,
+) -> Detection:
+    """Evaluate detectors of hallucinations on a labelled run.
+
+    Args:
+        run: The run, with labels (``vlmscope label``), or its folder.
+        detectors: Names of detectors or groups, or detectors of your own; by default all. The
+            baselines that need no model are always included.
+        spec: Folds, repeats, groups, draws and seed, as for the sweep; its estimators, permutations
+            and protocol are not used.
+        labels: The label set.
+        same_meaning: Whether two answers to a question mean the same; by default, rules for short
+            answers. See ``detectors.nli``.
+        progress: Called with a line of text about each step; True prints it.
+
+    Raises:
+        InputError: No labels, an unknown detector, or too few images of either class.
+    """
+    report, spec = listener("progress", progress), spec or SweepSpec()
+    opened = as_run(run)
+    wanted = _wanted(detectors)
+    data = grouped_by(probe_data(opened, spec.copies, labels=labels), opened, spec.group_by)
+    data = with_columns(data, spec.by)
+    rows = rows_of(opened, data, same_meaning or by_rules)
+    return detect_rows(data, rows, wanted, spec, progress=report)
+
+
+def _wanted(detectors: str | Iterable[str | Detector] | None) -> tuple[Detector, ...]:
+    """Return the detectors with some names, and those that are given."""
+    if detectors is None or isinstance(detectors, str):
+        return chosen(detectors)
+    given = list(detectors)
+    own = [each for each in given if isinstance(each, Detector)]
+    named = chosen([each for each in given if isinstance(each, str)])
+    taken = {each.name for each in named} & {each.name for each in own}
+    if taken:
+        raise InputError(f"detectors: {min(taken)!r} is the name of two; give one another name")
+    return (*named, *own)
+
+
+def detect_rows(
+    data: ProbeData,
+    rows: Rows,
+    detectors: Iterable[Detector],
+    spec: SweepSpec | None = None,
+    *,
+    progress: Progress = lambda _: None,
+) -> Detection:
+    """Evaluate detectors on some rows: what ``detect`` does, without a run.
+
+    Args:
+        data: Labels and groups of the rows.
+        rows: What the detectors read of them.
+        detectors: The detectors.
+        spec: Settings.
+        progress: Called with a line of text about each step.
+
+    Raises:
+        InputError: Too few groups have a class.
+    """
+    spec = spec or SweepSpec()
+    usable, unavailable = _usable(detectors, rows)
+    undefined = dict(_undefined(usable, rows, progress))
+    kept, found, dropped, left_out = _kept(undefined, usable)
+    if len(kept) < len(rows):
+        data, rows = rows_kept(data, kept), rows.take(kept)
+    splits = repeated_splits(data, spec.folds, spec.seed, _repeats(spec, data))
+    task = Task(rows, data.truth, data.groups, splits)
+    risks: dict[str, NDArray[np.float64]] = {}
+    for name, detector in found.items():
+        progress(detector.title)
+        risks[name] = detector.method.risks(task)
+    progress("intervals")
+    fold_of = np.stack([block_numbers(folds, len(data.truth)) for folds in splits])
+    stack = stacked(data.truth, data.groups, fold_of, risks)
+    results, rivals = evaluate(found, stack, draws=spec.draws, seed=spec.seed)
+    return Detection(
+        results=results,
+        unavailable=(*unavailable, *left_out),
+        dropped=dropped,
+        detectors=found,
+        risks=risks,
+        data=data,
+        fold_of=fold_of,
+        best_model_free=rivals["model_free"],
+        best_single=rivals["single"],
+        settings=_settings(spec, len(splits)),
+    )
+
+
+def _usable(
+    detectors: Iterable[Detector], rows: Rows
+) -> tuple[tuple[Detector, ...], tuple[Unavailable, ...]]:
+    """Return the detectors that the rows have everything for, and the others with the reason."""
+    usable, unavailable = [], []
+    for each in detectors:
+        if missing := rows.lacks(each.requires):
+            reason = f"the run has no {missing}"
+            unavailable.append(Unavailable(each.name, each.title, reason))
+        else:
+            usable.append(each)
+    return tuple(usable), tuple(unavailable)
+
+
+def _undefined(
+    detectors: Iterable[Detector], rows: Rows, progress: Progress
+) -> Iterator[tuple[str, Flags]]:
+    """Yield each detector's name with the rows that it has no value for."""
+    for each in detectors:
+        progress(f"{each.title}: rows with a value")
+        yield each.name, each.method.undefined(rows)
+
+
+def _kept(
+    undefined: Mapping[str, Flags], detectors: Iterable[Detector]
+) -> tuple[NDArray[np.int64], dict[str, Detector], tuple[Dropped, ...], tuple[Unavailable, ...]]:
+    """Return the rows that every detector has a value for.
+
+    Returns:
+        The rows; the detectors; the dropped rows; and the detectors that are left out because they
+        have no value for many rows.
+    """
+    found, left_out = {}, []
+    for each in detectors:
+        bad = undefined[each.name]
+        if bad.mean() > MOST_UNDEFINED:
+            reason = f"has no value for {int(bad.sum()):,} of {len(bad):,} rows"
+            left_out.append(Unavailable(each.name, each.title, reason))
+        else:
+            found[each.name] = each
+    bad = np.stack([undefined[name] for name in found], axis=1)
+    reasons = Counter(
+        ", ".join(name for name, one in zip(found, row, strict=True) if one)
+        for row in bad.tolist()
+        if any(row)
+    )
+    dropped = tuple(
+        Dropped(number, f"without a value of {names}") for names, number in reasons.most_common()
+    )
+    return np.flatnonzero(~bad.any(axis=1)), found, dropped, tuple(left_out)
+
+
+def rows_kept(data: ProbeData, kept: NDArray[np.int64]) -> ProbeData:
+    """Return the data of some of the rows.
+
+    Raises:
+        InputError: Their labels are all equal.
+    """
+    truth = data.truth[kept]
+    if not len(truth) or truth.all() or not truth.any():
+        raise InputError(
+            f"detect: of the {len(truth):,} rows that every detector has a value for, "
+            f"{int(truth.sum()):,} are hallucinated, expected some that are and some that are not; "
+            "select fewer --detectors"
+        )
+    exact = data.grouping.exact
+    return replace(
+        data,
+        rows=data.rows[kept],
+        ids=tuple(data.ids[row] for row in kept),
+        truth=truth,
+        grouping=replace(
+            data.grouping,
+            groups=data.grouping.groups[kept],
+            exact=None if exact is None else exact[kept],
+        ),
+        baseline_inputs=take_rows(data.baseline_inputs, kept),
+        categories=None if data.categories is None else _some(data.categories, kept),
+        metadata={name: _some(cells, kept) for name, cells in data.metadata.items()},
+        columns={name: _some(cells, kept) for name, cells in data.columns.items()},
+        split=None if data.split is None else data.split[kept],
+        without_value=None if data.without_value is None else data.without_value[kept],
+    )
+
+
+def _some(cells: Sequence[str], kept: NDArray[np.int64]) -> tuple[str, ...]:
+    return tuple(cells[row] for row in kept)
+
+
+def _repeats(spec: SweepSpec, data: ProbeData) -> int:
+    return spec.repeats or (REPEATS if len(data.truth) <= REPEATED_ROWS else 1)
+
+
+def _settings(spec: SweepSpec, repeats: int) -> dict[str, Any]:
+    """Return the settings that were used."""
+    names = ("folds", "group_by", "copies", "draws", "seed", "by")
+    return {name: getattr(spec, name) for name in names} | {"repeats": repeats}

@@ -1,0 +1,292 @@
+"""Detection on disk, in the run's folder ``detectors`` or another.
+
+detectors.json      everything: settings, results, what was left out and why, findings, transfer
+detectors.parquet   the results as a table, a row for each detector
+risks.parquet       a row for each question: label, image group, fold, and the risk of each detector
+detectors_by_*      the figures as SVG, PNG and CSV
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from vlmscope.detectors.figures import figures
+from vlmscope.detectors.results import Detection, DetectorResult, Dropped, Unavailable
+from vlmscope.detectors.transfer import DetectionTransfer
+from vlmscope.detectors.verdict import verdict
+from vlmscope.errors import InputError, StoreError, one_line, shortened
+from vlmscope.jsontext import load_json
+from vlmscope.plots import plot_files
+from vlmscope.store import (
+    DEFAULT,
+    AnyRun,
+    Run,
+    alone,
+    as_path,
+    as_run,
+    is_remote,
+    make_folder,
+    parquet_bytes,
+    publish_together,
+    read_document,
+    read_labels,
+)
+from vlmscope.sweeps.results import without_nan
+from vlmscope.sweeps.save import repeat_prefix
+from vlmscope.sweeps.source import LABEL_SET, is_run
+from vlmscope.version import __version__
+
+DETECTORS = "detectors"
+"""Folder in a run."""
+
+DOCUMENT, TABLE, RISKS = "detectors.json", "detectors.parquet", "risks.parquet"
+"""The files, of which the document is written last."""
+
+KIND = "vlmscope detectors"
+"""Kind of the document."""
+
+SCHEMA_VERSION = 1
+"""Increased when a reader of the older version would misread the document."""
+
+
+def detectors_folder(labels: str = DEFAULT) -> str:
+    """Return the name of a run's folder for the detectors of a label set.
+
+    >>> detectors_folder(), detectors_folder("human")
+    ('detectors', 'detectors-human')
+    """
+    return DETECTORS if labels == DEFAULT else f"{DETECTORS}-{labels}"
+
+
+def save_detection(
+    run: AnyRun,
+    found: Detection,
+    folder: str | PathLike[str] | None = None,
+    *,
+    transfers: Iterable[DetectionTransfer] = (),
+) -> Path:
+    """Write all files and return the folder; older ones are replaced.
+
+    Args:
+        run: The run, or its folder.
+        found: The results.
+        folder: The folder; by default ``detectors`` in the run, ``detectors-<name>`` for a named
+            label set.
+        transfers: Results on other runs.
+
+    Raises:
+        InputError: The folder is a part of a run, or contains files that no detection wrote.
+        StoreError: Writing fails.
+    """
+    opened = as_run(run)
+    labels = str(found.data.origin.get(LABEL_SET, DEFAULT))
+    own = opened.path / detectors_folder(labels)
+    target = own if folder is None else as_path(folder)
+    check_folder(target, opened.path, labels)
+    try:
+        make_folder(target, parents=True)
+    except OSError as error:
+        raise StoreError(
+            f"{target}: cannot be created: {error.strerror or error}; give another --out"
+        ) from error
+    document = detection_document(opened, found, transfers)
+    files = {
+        target / TABLE: parquet_bytes(_table(found)),
+        target / RISKS: parquet_bytes(_risks(found)),
+    }
+    for plot in figures(found.results, found.best_model_free):
+        files |= {target / name: data for name, data in plot_files(plot).items()}
+    text = json.dumps(without_nan(document), indent=2, allow_nan=False) + "\n"
+    with alone(target, "detectors", "saving detectors here"):
+        publish_together(files | {target / DOCUMENT: text.encode()})
+    return target
+
+
+def check_folder(folder: Path, run: Path, labels: str = DEFAULT) -> None:
+    """Raise for a folder that is used for something else.
+
+    Args:
+        folder: The folder to write to; it need not exist.
+        run: The run.
+        labels: The label set.
+
+    Raises:
+        InputError: It is a run, a part of one, or has files of these names that no detection wrote.
+        StoreError: It is a symbolic link in the run.
+    """
+    own = run / detectors_folder(labels)
+    if folder == own:
+        if not is_remote(folder) and folder.is_symlink():
+            raise StoreError(
+                f"{folder}: is a symbolic link, where a folder is expected; remove the link, or "
+                "give --out"
+            )
+        return
+    resolved = folder if is_remote(folder) else folder.resolve()
+    inside = next((each for each in (resolved, *resolved.parents) if is_run(each)), None)
+    if inside is not None:
+        what = "is a run" if inside == resolved else f"is a part of the run {inside}"
+        raise InputError(f"--out {folder}: {what}; give another folder")
+    if (folder / DOCUMENT).exists():
+        if not _is_ours(folder / DOCUMENT):
+            raise InputError(
+                f"{folder / DOCUMENT}: is not a result of vlmscope detect; give another --out"
+            )
+    elif taken := next((name for name in (TABLE, RISKS) if (folder / name).exists()), None):
+        raise InputError(
+            f"{folder / taken}: exists without a {DOCUMENT} in the same folder; give another --out"
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        found = load_json(read_document(path).decode())
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError:
+        return False
+    return isinstance(found, Mapping) and found.get("kind") == KIND
+
+
+def detection_document(
+    run: Run, found: Detection, transfers: Iterable[DetectionTransfer] = ()
+) -> dict[str, Any]:
+    """Return the document of a detection."""
+    data = found.data
+    labels = str(data.origin.get(LABEL_SET, DEFAULT))
+    return {
+        "kind": KIND,
+        "schema_version": SCHEMA_VERSION,
+        "vlmscope_version": __version__,
+        "run_id": run.manifest.run_id,
+        LABEL_SET: labels,
+        "labels_sha256": hash_labels(run, labels),
+        "rows": len(data.truth),
+        "hallucinated": int(data.truth.sum()),
+        "images": data.grouping.images,
+        "groups": len(set(data.groups.tolist())),
+        "settings": dict(found.settings),
+        "best_model_free": found.best_model_free,
+        "best_single": found.best_single,
+        "results": [asdict(row) for row in found.results],
+        "unavailable": [asdict(each) for each in found.unavailable],
+        "dropped": [asdict(each) for each in found.dropped],
+        "left_out": [asdict(each) for each in data.left_out],
+        "verdict": list(
+            verdict(found.results, found.best_model_free, found.best_single, found.dropped)
+        ),
+        "transfer": [each.document() for each in transfers],
+    }
+
+
+def hash_labels(run: Run, labels: str) -> str:
+    """Return the SHA-256 of the run's rows and their labels, to notice when they change."""
+    scores = read_labels(run.path, labels)
+    digest = hashlib.sha256()
+    for id_ in run.ids:
+        outcome = scores[id_].outcome if id_ in scores else ""
+        digest.update(f"{id_}\0{outcome}\0".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _table(found: Detection) -> dict[str, list[Any]]:
+    """Return the results as columns."""
+    flat = [asdict(row) for row in found.results]
+    return {name: [row[name] for row in flat] for name in flat[0]}
+
+
+def _risks(found: Detection) -> dict[str, list[Any]]:
+    """Return each question's label and risks as columns, with prefixes for further repeats."""
+    data = found.data
+    columns: dict[str, list[Any]] = {
+        "id": list(data.ids),
+        "hallucinated": data.truth.tolist(),
+        "image_group": data.grouping.groups.tolist(),
+        "group": data.groups.tolist(),
+    }
+    for repeat, fold_of in enumerate(found.fold_of):
+        start = repeat_prefix(repeat)
+        columns[f"{start}fold"] = fold_of.tolist()
+        for name, risk in found.risks.items():
+            columns[f"{start}risk/{name}"] = risk[repeat].tolist()
+    return columns
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedDetection:
+    """A detection written by ``save_detection``."""
+
+    summary: Mapping[str, Any]
+    """The document."""
+    results: tuple[DetectorResult, ...]
+    unavailable: tuple[Unavailable, ...]
+    dropped: tuple[Dropped, ...]
+    verdict: tuple[str, ...]
+    """The findings, a sentence each."""
+    stale: str
+    """Why it is stale, as a phrase; empty if it is current."""
+
+    @property
+    def best_model_free(self) -> str:
+        """Name of the best baseline that needs no model."""
+        return str(self.summary["best_model_free"])
+
+
+def read_detection(run: AnyRun, labels: str = DEFAULT) -> SavedDetection | None:
+    """Return the detection saved in a run, or None.
+
+    Args:
+        run: The run, or its folder.
+        labels: The label set.
+
+    Raises:
+        StoreError: The document is damaged.
+    """
+    opened = as_run(run)
+    path = opened.path / detectors_folder(labels) / DOCUMENT
+    try:
+        found = load_json(read_document(path).decode())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise _damaged(path, f"not JSON ({one_line(error)})", opened) from error
+    if not isinstance(found, dict) or found.get("kind") != KIND:
+        raise _damaged(path, "not a result of vlmscope detect", opened)
+    if found.get("schema_version") != SCHEMA_VERSION:
+        raise _damaged(path, "from another version of vlmscope", opened)
+    try:
+        return SavedDetection(
+            found,
+            tuple(map(DetectorResult.from_dict, found["results"])),
+            tuple(Unavailable(**each) for each in found["unavailable"]),
+            tuple(Dropped(**each) for each in found["dropped"]),
+            tuple(map(str, found["verdict"])),
+            _stale(found, opened, labels),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"it lacks something ({one_line(error)})", opened) from error
+
+
+def _stale(found: Mapping[str, Any], run: Run, labels: str) -> str:
+    """Return why a detection is stale, or an empty text."""
+    if found["run_id"] != run.manifest.run_id:
+        return f"they are of another run (run_id {shortened(str(found['run_id']))})"
+    if found[LABEL_SET] != labels:
+        return f"they are of the label set {shortened(str(found[LABEL_SET]))!r}, not {labels!r}"
+    try:
+        now = hash_labels(run, labels)
+    except InputError:
+        return "the labels that they were evaluated on no longer exist"
+    return "" if now == found["labels_sha256"] else "the rows or their labels have changed since"
+
+
+def _damaged(path: Path, finding: str, run: Run) -> StoreError:
+    return StoreError(f"{path}: damaged, {finding}; run 'vlmscope detect {run.path}' again")

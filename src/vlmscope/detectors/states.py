@@ -1,0 +1,261 @@
+"""Detectors that read hidden states: probes, attention heads, distances and subspaces.
+
+CCS (Burns et al. 2022, arXiv 2212.03827) needs the states of a statement and of its negation, which
+a run of questions and answers does not have; it is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.covariance import LedoitWolf  # type: ignore[import-untyped,unused-ignore]
+
+from vlmscope.detectors.detector import AFTER, BEFORE, Detector, Known, Paper, Passes
+from vlmscope.detectors.methods import BestHeads, Distance, Estimator, Features, Matrix, Probe
+from vlmscope.detectors.rows import Floats, Rows
+from vlmscope.positions import ANSWER_POSITIONS, REPRESENTATIONS, VISION_ONLY
+from vlmscope.positions import sublayer_representation as sublayer
+
+HALP = Paper(
+    "HALP: Detecting Hallucinations in Vision-Language Models without Generating a Single Token",
+    "Kogilathota et al.", 2026, "2603.05465",
+)  # fmt: skip
+SAPLMA = Paper(
+    "The Internal State of an LLM Knows When It's Lying", "Azaria and Mitchell", 2023, "2304.13734"
+)
+ITI = Paper(
+    "Inference-Time Intervention: Eliciting Truthful Answers from a Language Model",
+    "Li et al.", 2023, "2306.03341",
+)  # fmt: skip
+MEANS = Paper(
+    "The Geometry of Truth: Emergent Linear Structure in Large Language Model Representations of "
+    "True/False Datasets",
+    "Marks and Tegmark", 2023, "2310.06824",
+)  # fmt: skip
+MAHALANOBIS = Paper(
+    "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
+    "Lee et al.", 2018, "1807.03888",
+)  # fmt: skip
+HALOSCOPE = Paper(
+    "HaloScope: Harnessing Unlabeled LLM Generations for Hallucination Detection",
+    "Du et al.", 2024, "2409.17504",
+)  # fmt: skip
+
+DIRECTIONS = 10
+"""Number of singular directions of HaloScope."""
+
+WIDEST = 64
+"""Most principal components of which the Mahalanobis distance is taken."""
+
+LAST_ANSWER = REPRESENTATIONS["last_answer_token"]
+LAST_PROMPT = REPRESENTATIONS["last_prompt_token"]
+
+
+def states(group: str) -> Callable[[Rows], Features]:
+    """Return the layers of a representation as the candidates of a probe."""
+    return partial(_candidates, group)
+
+
+def _candidates(group: str, rows: Rows) -> Features:
+    return {path: partial(rows.vectors.__getitem__, path) for path in rows.paths(group)}
+
+
+def middle(group: str) -> Callable[[Rows], Matrix]:
+    """Return the vectors of the recorded layer that is nearest to the middle of the model."""
+    return partial(_middle, group)
+
+
+def _middle(group: str, rows: Rows) -> Matrix:
+    layers = rows.layers_of(dict.fromkeys(rows.paths(group)), group)
+    return np.asarray(rows.vectors[layers[middle_layer(layers, rows.num_layers)]])
+
+
+def middle_layer(layers: Mapping[int, Any], depth: int) -> int:
+    """Return the recorded layer that is nearest to the middle of the model, the lower in a tie.
+
+    >>> middle_layer({0: "", 10: "", 20: "", 31: ""}, 32)
+    20
+    """
+    return min(layers, key=lambda layer: (abs(layer - depth / 2), layer))
+
+
+class _Read:
+    """Reads a matrix once for all heads of a layer."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows, self._path = rows, ""
+        self._matrix: Matrix = np.empty(0)
+
+    def head(self, path: str, columns: slice) -> Matrix:
+        """Return some columns of a matrix."""
+        if path != self._path:
+            self._path, self._matrix = path, self._rows.vectors[path]
+        return np.asarray(self._matrix[:, columns])
+
+
+def heads(position: str) -> Callable[[Rows], Features]:
+    """Return the output of each head of each layer at a position."""
+    return partial(_heads, sublayer(position, "heads"))
+
+
+def _heads(group: str, rows: Rows) -> Features:
+    found: dict[str, Callable[[], Matrix]] = {}
+    reader = _Read(rows)
+    for path in rows.paths(group):
+        wide = rows.vectors[path].shape[1]
+        count = rows.attention_heads if wide % max(rows.attention_heads, 1) == 0 else 1
+        size = wide // max(count, 1)
+        for head in range(max(count, 1)):
+            columns = slice(head * size, (head + 1) * size)
+            found[f"{path}/head_{head}"] = partial(reader.head, path, columns)
+    return found
+
+
+def mahalanobis(
+    train: Matrix, truth: NDArray[np.bool_], test: Matrix, most: int = WIDEST
+) -> Floats:
+    """Return the squared Mahalanobis distance of vectors to the faithful training answers.
+
+    Args:
+        train: Training vectors, ``[N, D]``.
+        truth: True where their answer is a hallucination.
+        test: Vectors, ``[M, D]``.
+        most: Principal components of the training vectors that are used.
+
+    >>> train = np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1], [9, 9]])
+    >>> truth = np.array([False, False, False, False, True])
+    >>> far = mahalanobis(train, truth, np.array([[3.0, 3], [0, 0]]))
+    >>> bool(far[0] > far[1])
+    True
+    """
+    faithful = train[~truth]
+    centre = faithful.mean(axis=0)
+    _, _, directions = np.linalg.svd(faithful - centre, full_matrices=False)
+    kept = directions[:most].T
+    spread = LedoitWolf(assume_centered=True).fit((faithful - centre) @ kept)
+    return np.asarray(spread.mahalanobis((test - centre) @ kept))
+
+
+def haloscope(
+    train: Matrix,
+    truth: NDArray[np.bool_] | None,
+    test: Matrix,
+    directions: int = DIRECTIONS,
+) -> Floats:
+    """Return HaloScope's membership score: squared projections on the largest directions.
+
+    With the training vectors' mean subtracted and their singular values s and directions v, the
+    score of f is the mean over the largest ones of s (f · v)².
+
+    Args:
+        train: Training vectors, ``[N, D]``.
+        truth: Not used: no label is.
+        test: Vectors, ``[M, D]``.
+        directions: Number of directions.
+    """
+    del truth
+    centre = train.mean(axis=0)
+    _, values, found = np.linalg.svd(train - centre, full_matrices=False)
+    projected = (test - centre) @ found[:directions].T
+    return np.asarray((values[:directions] * projected**2).mean(axis=1))
+
+
+CHOSEN = "the layer is chosen inside training"
+READS_IMAGE = "May recognise images; folds keep those of one image together."
+
+
+def _timing(group: str) -> tuple[Known, Passes]:
+    """Return when the states of a group are known, and what they cost."""
+    answered = {REPRESENTATIONS[position] for position in ANSWER_POSITIONS}
+    return (AFTER, "answer") if group in answered else (BEFORE, "prefill")
+
+
+_SHORT = {
+    VISION_ONLY: ("vision_only", "vision encoder"),
+    **{
+        group: (position, position.replace("_", " ")) for position, group in REPRESENTATIONS.items()
+    },
+}
+"""Representation → the end of a detector's name, and its readable name."""
+
+
+def _halp(group: str, estimator: Estimator) -> Detector:
+    """Return the probe of a representation."""
+    end, title = _SHORT[group]
+    known, passes = _timing(group)
+    kind = "MLP" if estimator == "mlp" else "linear probe"
+    paper = SAPLMA if group == LAST_ANSWER else HALP
+    name = "saplma" if group == LAST_ANSWER else f"halp_{end}"
+    adaptation = "Standardised, regularised, and trained under grouped folds"
+    adaptation += "; the paper's network has no penalty." if estimator == "mlp" else (
+        ", as a logistic regression; the paper trains a network."
+    )  # fmt: skip
+    return Detector(
+        f"{name}_{'mlp' if estimator == 'mlp' else 'linear'}",
+        f"{kind}, {title}", "states", paper,
+        f"{kind} of the hidden state at the {title}; {CHOSEN}",
+        (group,), known, passes, READS_IMAGE,
+        Probe(states(group), estimator), adaptation,
+    )  # fmt: skip
+
+
+def _iti(position: str, known: Known, passes: Passes) -> Detector:
+    title = position.replace("_", " ")
+    return Detector(
+        f"iti_{position}", f"attention heads, {title}", "states", ITI,
+        f"mean log-odds of logistic probes of single heads' outputs at the {title}: of the 16 "
+        "heads that are best inside training",
+        (sublayer(position, "heads"),), known, passes,
+        "Without attention signals the number of heads is unknown, and a layer counts as one.",
+        BestHeads(heads(position)),
+        "The paper selects heads to steer the model; here the same probes predict.",
+    )  # fmt: skip
+
+
+def _distances(group: str) -> tuple[Detector, Detector, Detector]:
+    end, title = _SHORT[group]
+    known, passes = _timing(group)
+    where = f"hidden state at the {title}"
+    return (
+        Detector(
+            f"mean_difference_{end}", f"mean difference, {title}", "states", MEANS,
+            f"projection of the {where} on the difference of the class means of the training rows, "
+            f"standardised; {CHOSEN} by the linear probe",
+            (group,), known, passes, READS_IMAGE,
+            Probe(states(group), "mean-difference"),
+        ),
+        Detector(
+            f"mahalanobis_{end}", f"Mahalanobis distance, {title}", "states", MAHALANOBIS,
+            f"squared Mahalanobis distance of the {where} of the middle layer to the faithful "
+            f"training answers, in their {WIDEST} largest principal components, with a shrunk "
+            "covariance (Ledoit and Wolf)",
+            (group,), known, passes, "Unusual questions are far away too.",
+            Distance(True, middle(group), mahalanobis),
+            "One Gaussian, of the faithful answers, instead of one per class.",
+        ),
+        Detector(
+            f"haloscope_{end}", f"HaloScope, {title}", "states", HALOSCOPE,
+            f"{where} of the middle layer, centred: mean of s (f · v)² over the {DIRECTIONS} "
+            "largest singular values s and directions v of the unlabelled training rows",
+            (group,), known, passes,
+            "Large directions may be the kinds of questions rather than hallucinations.",
+            Distance(False, middle(group), haloscope),
+            "The membership score itself; the paper trains a classifier on its thresholded values, "
+            "and chooses layer, threshold and number of directions on labelled rows.",
+        ),
+    )  # fmt: skip
+
+
+DETECTORS: tuple[Detector, ...] = (
+    *(_halp(group, "logistic") for group in _SHORT),
+    *(_halp(group, "mlp") for group in (VISION_ONLY, LAST_PROMPT, LAST_ANSWER)),
+    _iti("last_prompt_token", BEFORE, "prefill"),
+    _iti("last_answer_token", AFTER, "answer"),
+    *_distances(LAST_PROMPT),
+    *_distances(LAST_ANSWER),
+)
+"""The detectors of this module."""

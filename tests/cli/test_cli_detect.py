@@ -1,0 +1,135 @@
+"""``vlmscope detect`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detected_runs import detected_run, label, truth_of, without_trees
+from vlmscope.store import open_run
+
+Command = Callable[..., Any]
+QUICK = (
+    "--draws",
+    100,
+    "--repeats",
+    1,
+    "--folds",
+    3,
+    "--detectors",
+    "answer,haloscope_last_prompt_token",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    with without_trees():
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return detected_run(tmp_path_factory.mktemp("detect") / "run", truth_of(90)).path
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    """A copy of it to write into."""
+    return shutil.copytree(made, tmp_path / "run")
+
+
+def test_it_shows_the_table_and_the_findings(vlmscope: Command, run: Path) -> None:
+    done = vlmscope("detect", run, *QUICK)
+    assert done.code == 0, done.err
+    text = " ".join(done.out.split())
+    for shown in ("Best detector:", "perplexity of the answer", "the question's category",
+                  "HaloScope, last prompt token", "corrected for all comparisons"):  # fmt: skip
+        assert shown in text, shown
+    assert (run / "detectors" / "detectors.json").is_file()
+    assert "next: " in done.err
+    assert "report" in done.err
+
+
+def test_it_prints_json(vlmscope: Command, run: Path) -> None:
+    done = vlmscope("detect", run, *QUICK, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found == json.loads((run / "detectors" / "detectors.json").read_text())
+    assert {row["name"] for row in found["results"]} >= {"perplexity", "category"}
+
+
+def test_the_report_has_a_section_until_it_is_stale(vlmscope: Command, run: Path) -> None:
+    page = run / "report.html"
+    assert vlmscope("report", run).code == 0
+    assert 'id="detectors"' not in page.read_text()
+    assert vlmscope("detect", run, *QUICK).code == 0
+    assert vlmscope("report", run).code == 0
+    text = page.read_text()
+    assert 'id="detectors"' in text
+    assert "perplexity of the answer" in text
+    assert "Ren et al. 2022" in text
+    assert (run / "plots" / "detectors_by_cost.svg").is_file()
+    label(run, open_run(run).ids, ~truth_of(90))
+    done = vlmscope("report", run)
+    assert "The saved detectors are left out" in " ".join(done.out.split())
+    assert 'id="detectors"' not in page.read_text()
+    assert not (run / "plots" / "detectors_by_cost.svg").exists()
+    (run / "detectors" / "detectors.json").write_text("{")
+    done = vlmscope("report", run)
+    assert done.code == 0
+    assert "not JSON" in done.out
+
+
+def test_it_tests_on_other_runs(vlmscope: Command, run: Path, tmp_path: Path) -> None:
+    detected_run(tmp_path / "other", truth_of(60, seed=3), first=500, prefix="o")
+    done = vlmscope("detect", run, *QUICK, "--test", tmp_path / "other")
+    assert done.code == 0, done.err
+    assert "test 1: " in done.out
+    assert "the same model, 60 answers" in " ".join(done.out.split())
+    document = json.loads((run / "detectors" / "detectors.json").read_text())
+    [there] = document["transfer"]
+    assert there["rows"] == 60
+    assert {row["name"] for row in there["results"]} >= {"perplexity", "question_words"}
+
+
+def test_categories_are_left_out(vlmscope: Command, run: Path) -> None:
+    done = vlmscope("detect", run, *QUICK, "--leave-category-out")
+    assert done.code == 0, done.err
+    document = json.loads((run / "detectors" / "detectors.json").read_text())
+    assert document["settings"]["group_by"] == "category"
+    assert document["groups"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--detectors", "nothing"), "'nothing' is not a detector"),
+        (("--leave-category-out", "--group-by", "question"), "give one of them"),
+        (("--labels", "human"), "no label set of that name"),
+        (("--nli", "missing"), "config.json"),
+        (("--test", "missing"), "missing"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    vlmscope: Command, run: Path, options: tuple[str, ...], words: str
+) -> None:
+    done = vlmscope("detect", run, *QUICK, *options)
+    assert done.code in (1, 2)
+    assert words in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert not (run / "detectors").exists()
+
+
+def test_it_writes_elsewhere(vlmscope: Command, run: Path, tmp_path: Path) -> None:
+    done = vlmscope("detect", run, *QUICK, "--out", tmp_path / "results")
+    assert done.code == 0, done.err
+    assert (tmp_path / "results" / "detectors.parquet").is_file()
+    assert not (run / "detectors").exists()
+    assert vlmscope("detect", run, *QUICK, "--out", run / "shards").code == 2
+    assert np.all([path.suffix == ".h5" for path in (run / "shards").glob("[!.]*")])

@@ -1,0 +1,353 @@
+"""``detect`` on runs: what is evaluated, on which rows, and what is kept on disk."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from detected_runs import CATEGORIES, detected_run, label, truth_of, without_trees
+from store_support import make_manifest
+from vlmscope.detectors import (
+    DETECTORS,
+    GROUPS,
+    KNOWN,
+    PASSES,
+    Detection,
+    Rows,
+    Score,
+    detect,
+    read_detection,
+    save_detection,
+    transfer_detection,
+)
+from vlmscope.detectors.registry import chosen
+from vlmscope.detectors.results import METRICS
+from vlmscope.errors import InputError, StoreError
+from vlmscope.schema import Score as Label
+from vlmscope.store import Run, RunWriter, open_run, write_labels
+from vlmscope.sweeps import SweepSpec
+
+SPEC = SweepSpec(folds=3, repeats=2, draws=24)
+COUNT = 120
+EMPTY = (5, 17)
+QUICK = ("answer", "halp_last_prompt_token_linear", "mahalanobis_last_prompt_token")
+"""Detectors that take little time."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    with without_trees():
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return detected_run(tmp_path_factory.mktemp("detect") / "run", truth_of(COUNT), empty=EMPTY)
+
+
+@pytest.fixture(scope="module")
+def found(run: Run) -> Detection:
+    return detect(run, QUICK, SPEC)
+
+
+@pytest.fixture
+def copied(run: Run, tmp_path: Path) -> Run:
+    """A run of its own to write into."""
+    return open_run(shutil.copytree(run.path, tmp_path / "run"))
+
+
+def test_every_detector_is_described() -> None:
+    assert len(DETECTORS) >= 44
+    assert {each.group for each in DETECTORS.values()} == set(GROUPS)
+    assert {each.known for each in DETECTORS.values()} == set(KNOWN)
+    assert {each.passes for each in DETECTORS.values()} == set(PASSES)
+    for each in DETECTORS.values():
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", each.name)
+        assert each.title
+        assert each.formula
+        assert each.pitfalls.endswith(".")
+        assert not each.adaptation or each.adaptation.endswith(".")
+        assert each.requires
+        assert each.paper is None or re.fullmatch(r"\d{4}\.\d{5}|", each.paper.arxiv)
+    assert len({each.title for each in DETECTORS.values()}) == len(DETECTORS)
+
+
+def test_groups_and_names_select_and_baselines_stay() -> None:
+    free = [name for name, each in DETECTORS.items() if each.is_model_free]
+    assert [each.name for each in chosen("perplexity")] == [*free, "perplexity"]
+    assert {each.group for each in chosen(["samples", "svar"])} == {
+        "no_model", "samples", "attention",
+    }  # fmt: skip
+    assert len(chosen(None)) == len(DETECTORS)
+    with pytest.raises(InputError, match="'perplexty' is not a detector; choose from"):
+        chosen("perplexity,perplexty")
+
+
+def test_the_table_has_every_metric_with_its_interval(found: Detection) -> None:
+    table = found.table
+    assert table.index.tolist() == list(found.detectors)
+    for metric in METRICS:
+        value, low, high = (table[f"{metric}{end}"] for end in ("", "_low", "_high"))
+        assert ((low <= high) & value.between(0, 1))[~table["found_nothing"]].all()
+    assert ((table["auroc_low"] < table["auroc"]) & (table["auroc"] <= table["auroc_high"])).all()
+    planted = table.loc["halp_last_prompt_token_linear"]
+    assert planted["auroc"] > 0.9
+    assert planted["learned"]
+    assert 0.6 < table.loc["perplexity", "auroc"] < 0.95
+    assert not table.loc["perplexity", "learned"]
+    assert table.loc["perplexity", "auroc"] == table.loc["mean_logprob", "auroc"]
+    assert repr(found).startswith("Detection(118 rows, ")
+
+
+def test_rows_without_a_value_are_left_out_for_all(found: Detection) -> None:
+    assert set(found.data.ids) == {f"q{i}" for i in range(COUNT)} - {f"q{i}" for i in EMPTY}
+    [dropped] = found.dropped
+    assert dropped.count == len(EMPTY)
+    assert dropped.reason.startswith("without a value of perplexity, mean_logprob")
+    assert all(risk.shape == (2, COUNT - 2) for risk in found.risks.values())
+    assert np.array_equal(found.data.truth, np.delete(truth_of(COUNT), EMPTY))
+
+
+def test_what_the_run_lacks_is_listed_with_the_reason(run: Run) -> None:
+    found = detect(run, "samples,svar,halp_image_mean_linear,p_true", SPEC)
+    reasons = {each.name: each.reason for each in found.unavailable}
+    assert reasons["svar"] == "the run has no signals/attention_answer"
+    assert reasons["semantic_entropy"] == (
+        "the run has no signals/samples/texts, signals/samples/logprobs"
+    )
+    assert reasons["halp_image_mean_linear"] == "the run has no image_mean_representation"
+    assert reasons["p_true"] == "the run has no signals/p_true"
+    assert not reasons.keys() & set(found.detectors)
+    assert len(found.data.ids) == COUNT, "no detector lacks the empty answers"
+
+
+def test_a_detector_without_many_values_is_left_out_instead_of_the_rows(run: Run) -> None:
+    def some(rows: Rows) -> np.ndarray:
+        return np.where(np.arange(len(rows)) % 3 == 0, np.nan, np.arange(len(rows)))
+
+    own = replace(DETECTORS["perplexity"], name="some", title="some", method=Score(some))
+    found = detect(run, ["max_entropy", own], SPEC)
+    reasons = {each.name: each.reason for each in found.unavailable}
+    assert reasons["some"] == "has no value for 40 of 120 rows"
+    assert len(found.data.ids) == COUNT - 2
+
+
+def test_a_detector_of_ones_own(run: Run) -> None:
+    def length(rows: Rows) -> np.ndarray:
+        return np.array([float(len(text)) for text in rows.text("answer")])
+
+    own = replace(DETECTORS["perplexity"], name="own", title="own", method=Score(length))
+    found = detect(run, [own], SPEC)
+    assert found["own"].above_model_free is not None
+    assert list(found.detectors)[-1] == "own"
+    with pytest.raises(InputError, match="'max_entropy' is the name of two"):
+        detect(run, ["max_entropy", replace(own, name="max_entropy")], SPEC)
+
+
+def test_only_what_is_trained_has_wider_intervals(run: Run) -> None:
+    """Scores do not depend on other folds: the same values, declared as trained, are wider."""
+    rng = np.random.default_rng(3)
+    noise = rng.standard_normal(COUNT)
+    score = replace(DETECTORS["perplexity"], name="noise", title="n", method=Score(lambda _: noise))
+
+    class Trained(Score):
+        learned = True
+
+    trained = replace(score, name="trained", method=Trained(lambda _: noise))
+    table = detect(run, [score, trained], SPEC).table
+    widths = table["auroc_high"] - table["auroc_low"]
+    assert table.loc["noise", "auroc"] == table.loc["trained", "auroc"]
+    assert widths["trained"] > 1.2 * widths["noise"]
+
+
+def test_the_same_seed_gives_the_same_numbers(run: Run) -> None:
+    again = [detect(run, "halp_last_prompt_token_linear,perplexity", SPEC).table for _ in range(2)]
+    pd.testing.assert_frame_equal(*again)
+
+
+def test_folds_can_leave_categories_out(run: Run) -> None:
+    spec = replace(SPEC, group_by="category")
+    found = detect(run, "perplexity,halp_last_prompt_token_linear", spec)
+    kinds = np.array(found.data.categories)
+    assert len(found.fold_of) == 1, "there is one way to leave each out"
+    for number in np.unique(found.fold_of[0]):
+        assert len(set(kinds[found.fold_of[0] == number])) == 1
+    assert set(kinds) == set(CATEGORIES)
+    assert found["halp_last_prompt_token_linear"].auroc > 0.85
+
+
+def test_too_few_rows_are_refused(tmp_path: Path) -> None:
+    truth = np.array([True] * 3 + [False] * 30)
+    run = detected_run(tmp_path / "run", truth, empty=(0, 1, 2))
+    with pytest.raises(InputError, match="0 are hallucinated, expected some"):
+        detect(run, "perplexity", SPEC)
+    assert detect(run, "category", SPEC).data.truth.sum() == 3
+
+
+def test_findings_are_sentences(copied: Run, found: Detection) -> None:
+    save_detection(copied, found)
+    saved = read_detection(copied)
+    assert saved is not None
+    text = " ".join(saved.verdict)
+    assert "Best detector: linear probe, last prompt token, AUROC" in text
+    assert "is better than the best single number" in text or "are better than" in text
+    assert "2 rows left out for all detectors, without a value of perplexity" in text
+
+
+# On disk.
+
+
+def test_what_is_saved_comes_back(copied: Run, found: Detection) -> None:
+    folder = save_detection(copied, found)
+    assert folder == copied.path / "detectors"
+    saved = read_detection(copied)
+    assert saved is not None
+    assert saved.stale == ""
+    assert [row.name for row in saved.results] == list(found.detectors)
+    for mine, theirs in zip(found.results, saved.results, strict=True):
+        for name in ("auroc", "auroc_low", "fpr_at_95", "above_single_p_holm"):
+            assert getattr(theirs, name) == pytest.approx(getattr(mine, name), nan_ok=True)
+    table = pd.read_parquet(folder / "detectors.parquet")
+    assert table["auroc"].tolist() == pytest.approx(found.table["auroc"].tolist())
+    risks = pd.read_parquet(folder / "risks.parquet")
+    assert risks["id"].tolist() == list(found.data.ids)
+    assert risks["repeat_2/risk/perplexity"].tolist() == found.risks["perplexity"][1].tolist()
+    names = {path.name for path in folder.iterdir()}
+    for end in (".svg", ".png", ".csv"):
+        assert {f"detectors_by_cost{end}", f"detectors_by_time{end}"} <= names
+    assert copied.check() == []
+
+
+def test_other_labels_or_rows_make_it_stale(copied: Run, found: Detection) -> None:
+    save_detection(copied, found)
+    truth = truth_of(COUNT)
+    truth[3] = ~truth[3]
+    label(copied.path, copied.ids, truth)
+    saved = read_detection(copied)
+    assert saved is not None
+    assert saved.stale == "the rows or their labels have changed since"
+    (copied.path / "labels.parquet").unlink()
+    saved = read_detection(copied)
+    assert saved is not None
+    assert "no longer exist" in saved.stale
+
+
+def test_a_named_label_set_has_its_own_folder(copied: Run) -> None:
+    flipped = [
+        Label(i, not t, "column", "") for i, t in zip(copied.ids, truth_of(COUNT), strict=True)
+    ]
+    write_labels(copied.path, flipped, {}, "human")
+    found = detect(copied, "perplexity", SPEC, labels="human")
+    assert save_detection(copied, found) == copied.path / "detectors-human"
+    assert read_detection(copied) is None
+    saved = read_detection(copied, "human")
+    assert saved is not None
+    assert saved.stale == ""
+    assert found["perplexity"].worse_than_chance
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "not JSON"),
+        ("[]", "not a result of vlmscope detect"),
+        ('{"kind": "vlmscope detectors", "schema_version": 2}', "another version"),
+        ('{"kind": "vlmscope detectors", "schema_version": 1}', "lacks something"),
+        ('{"kind": "vlmscope detectors", "schema_version": 1, "results": [{"name": 3}]}', "lacks"),
+    ],
+)
+def test_a_damaged_document_is_an_error_of_one_line(copied: Run, content: str, words: str) -> None:
+    folder = copied.path / "detectors"
+    folder.mkdir()
+    (folder / "detectors.json").write_text(content)
+    with pytest.raises(StoreError, match=words) as caught:
+        read_detection(copied)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_else_is_replaced(copied: Run, found: Detection, tmp_path: Path) -> None:
+    for folder in (copied.path, copied.path / "probes", copied.path / "detectors-other"):
+        with pytest.raises(InputError, match="give another folder"):
+            save_detection(copied, found, folder)
+    foreign = tmp_path / "mine"
+    foreign.mkdir()
+    (foreign / "risks.parquet").write_text("mine")
+    with pytest.raises(InputError, match=r"exists without a detectors\.json"):
+        save_detection(copied, found, foreign)
+    (foreign / "detectors.json").write_text("{}")
+    with pytest.raises(InputError, match="is not a result of vlmscope detect"):
+        save_detection(copied, found, foreign)
+    assert (foreign / "risks.parquet").read_text() == "mine"
+    elsewhere = tmp_path / "deep" / "results"
+    assert save_detection(copied, found, elsewhere) == elsewhere
+    assert save_detection(copied, found, elsewhere) == elsewhere, "our own are replaced"
+    (copied.path / "detectors").symlink_to(elsewhere)
+    with pytest.raises(StoreError, match="symbolic link"):
+        save_detection(copied, found)
+
+
+# On other runs.
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same model, another table: a third of its images are in the training run too."""
+    folder = tmp_path_factory.mktemp("detect") / "other"
+    return detected_run(folder, truth_of(60, seed=4), first=COUNT - 20, prefix="o", empty=(50,))
+
+
+def test_detectors_are_tested_on_another_run(run: Run, found: Detection, other: Run) -> None:
+    [there] = transfer_detection(run, found, other, SPEC)
+    assert not there.paired
+    assert there.rows == 39
+    assert there.left_out == 21, "20 about images of the training run, and an empty answer"
+    by_name = {row.name: row for row in there.results}
+    assert by_name["halp_last_prompt_token_linear"].auroc > 0.9
+    assert by_name["halp_last_prompt_token_linear"].source_auroc == (
+        found["halp_last_prompt_token_linear"].auroc
+    )
+    own = detect(other, "perplexity", SweepSpec(folds=3, repeats=1, draws=10))
+    kept = np.isin(own.data.ids, [f"o{i}" for i in range(COUNT, COUNT + 60)])
+    truth, risk = own.data.truth[kept], own.risks["perplexity"][0][kept]
+    pairs = risk[truth][:, None] - risk[~truth][None]
+    expected = ((pairs > 0) + 0.5 * (pairs == 0)).mean()
+    assert by_name["perplexity"].auroc == pytest.approx(expected), "it has no fit"
+    json.dumps(there.document())
+
+
+def test_what_the_other_run_lacks_is_listed(run: Run, found: Detection, tmp_path: Path) -> None:
+    """The same questions and images on a model without such a layer; folds of the training run."""
+
+    folder = tmp_path / "narrow"
+    truth = truth_of(COUNT, seed=8)
+    rows = [
+        replace(row, vectors={p: v for p, v in row.vectors.items() if not p.endswith("_3")})
+        for row in run
+    ]
+    record = make_manifest(
+        run_id="n" * 32, model={"weights_hash": "v" * 64, "name": "other"},
+        capture={"signals": ("entropy",), "layers": (0, 2)},
+    )  # fmt: skip
+    with RunWriter(folder, record) as writer:
+        writer.add(rows)
+    label(folder, [row.sample.id for row in rows], truth)
+    [there] = transfer_detection(run, found, [folder], SPEC)
+    assert there.paired
+    assert there.relation == "another model (other)"
+    assert there.rows == COUNT - 2
+    by_name = {row.name: row for row in there.results}
+    assert set(by_name) | {each.name for each in there.unavailable} == set(found.detectors)
+    assert abs(by_name["halp_last_prompt_token_linear"].auroc - 0.5) < 0.2, "layers 0 and 2 alone"
+
+
+def test_the_training_run_is_no_test(run: Run, found: Detection) -> None:
+    with pytest.raises(InputError, match="is the training run"):
+        transfer_detection(run, found, run, SPEC)

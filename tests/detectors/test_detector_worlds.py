@@ -1,0 +1,234 @@
+"""Planted worlds: what a detector should find, and that none finds what is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import binom, rankdata
+
+from detector_worlds import data_of, noise_rows, with_signal
+from vlmscope.detectors import DETECTORS, Detection, Detector, Probe, Rows, Score, detect_rows
+from vlmscope.detectors.evaluate import difference
+from vlmscope.metrics import Resamples
+from vlmscope.sweeps import SweepSpec
+
+SPEC = SweepSpec(repeats=1, draws=40)
+ROWS = 200
+
+Flags = NDArray[np.bool_]
+
+
+def labels(seed: int = 5, count: int = ROWS) -> Flags:
+    return np.random.default_rng(seed).random(count) < 0.4
+
+
+def shifted(values: list[Any], truth: Flags, by: float) -> list[Any]:
+    """Add to the values of the hallucinated rows."""
+    return [each + by * flag for each, flag in zip(values, truth, strict=True)]
+
+
+def uncertain(rows: Rows, truth: Flags) -> Rows:
+    return with_signal(rows, entropy=shifted(rows.signals["entropy"], truth, 2.0))
+
+
+def blind(rows: Rows, truth: Flags) -> Rows:
+    """Hallucinated answers attend less to the image, in the layers of SVAR."""
+    shares = rows.signals["attention_answer"].copy()
+    shares[truth, :, 1, :, 0] *= 0.3
+    shares[truth, :, 1, :, 2] *= 3
+    return with_signal(rows, attention_answer=shares)
+
+
+def stateful(rows: Rows, truth: Flags) -> Rows:
+    path = "query_token_representation/layer_2"
+    vectors = rows.vectors[path] + 2 * truth[:, None] * np.eye(6, dtype=np.float32)[1]
+    return replace(rows, vectors={**rows.vectors, path: vectors})
+
+
+def scattered(rows: Rows, truth: Flags) -> Rows:
+    texts = [list("abcd") if flag else ["a", "a", "a", "b"] for flag in truth]
+    return with_signal(rows, samples__texts=texts)
+
+
+def doubtful(rows: Rows, truth: Flags) -> Rows:
+    return with_signal(rows, p_true=rows.signals["p_true"] - 2.5 * truth)
+
+
+def revealing(rows: Rows, truth: Flags) -> Rows:
+    """The question's category is the outcome, nine times in ten."""
+    right = np.random.default_rng(2).random(len(rows)) < 0.9
+    kinds = np.where(truth == right, "hard", "easy").tolist()
+    assert rows.inputs is not None
+    inputs = replace(rows.inputs, category=kinds)
+    return replace(rows, inputs=inputs, table=rows.table.assign(category=kinds))
+
+
+PLANTED: dict[str, tuple[Callable[[Rows, Flags], Rows], set[str]]] = {
+    "entropies": (uncertain, {"mean_entropy", "max_entropy"}),
+    "attention": (blind, {"svar", "lookback"}),
+    "states": (stateful, {"halp_last_prompt_token_linear", "mean_difference_last_prompt_token"}),
+    "samples": (scattered, {"lexical_similarity", "exact_match", "semantic_sets",
+                            "semantic_entropy_discrete", "semantic_entropy"}),
+    "asked": (doubtful, {"p_true"}),
+    "category": (revealing, {"category"}),
+}  # fmt: skip
+"""What is planted, and the detectors that read it."""
+
+WATCHED = (
+    "category", "perplexity", "mean_entropy", "max_entropy", "first_token_entropy",
+    "svar", "lookback", "rauq", "halp_last_prompt_token_linear", "saplma_linear",
+    "mean_difference_last_prompt_token", "internal_confidence", "lexical_similarity",
+    "exact_match", "semantic_sets", "semantic_entropy_discrete", "semantic_entropy", "eigenscore",
+    "p_true", "verbalised",
+)  # fmt: skip
+
+
+@cache
+def found_in(name: str) -> Detection:
+    truth = labels()
+    plant, _ = PLANTED[name]
+    rows = plant(noise_rows(1, ROWS), truth)
+    return detect_rows(data_of(rows, truth), rows, [DETECTORS[each] for each in WATCHED], SPEC)
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_signal_is_found_by_those_that_read_it_and_by_no_other(name: str) -> None:
+    found, (_, readers) = found_in(name), PLANTED[name]
+    assert readers < set(WATCHED)
+    for row in found.results:
+        if row.name in readers:
+            assert row.auroc_low > 0.6, row.name
+            assert row.above_model_free is None or row.better_than("model_free"), row.name
+        else:
+            assert row.found_nothing or row.auroc < 0.65, row.name
+            assert not row.better_than("model_free"), row.name
+            assert not row.better_than("single"), row.name
+    best = max((row for row in found.results if not row.found_nothing), key=lambda r: r.auroc)
+    assert best.name in readers
+
+
+def test_a_wrong_direction_is_kept_and_reported() -> None:
+    """Labels are never used to turn a score around."""
+    truth = labels()
+    rows = noise_rows(1, ROWS)
+    sure = with_signal(rows, p_true=rows.signals["p_true"] + 2.5 * truth)
+    found = detect_rows(
+        data_of(sure, truth), sure, [DETECTORS["category"], DETECTORS["p_true"]], SPEC
+    )
+    row = found["p_true"]
+    assert row.worse_than_chance
+    assert row.auroc < 0.1
+    assert row.auroc == pytest.approx(1 - found_in("asked")["p_true"].auroc, abs=0.1)
+    assert not row.better_than("model_free")
+
+
+def test_a_trained_detector_does_not_learn_the_images() -> None:
+    """States that only identify images, whose rows share their label, predict nothing."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(50), 4)
+    truth = np.repeat(rng.random(50) < 0.4, 4)
+    rows = noise_rows(1, ROWS)
+    faces = rng.standard_normal((50, 6))[groups].astype(np.float32)
+    rows = replace(rows, vectors={"query_token_representation/layer_2": faces})
+    kinds = ("halp_last_prompt_token_linear", "halp_last_prompt_token_mlp",
+             "mean_difference_last_prompt_token", "mahalanobis_last_prompt_token")  # fmt: skip
+    wanted = [DETECTORS[name] for name in ("category", *kinds)]
+    found = detect_rows(data_of(rows, truth, groups), rows, wanted, SPEC)
+    for name in kinds:
+        row = found[name]
+        assert row.found_nothing or row.auroc_low < 0.5, name
+
+
+@cache
+def null_worlds(count: int = 30, detectors: int = 7, rows: int = 150) -> tuple[Detection, ...]:
+    """Return detections of scores that are noise, most of them without a fit."""
+    return tuple(null_world(seed, detectors, rows) for seed in range(count))
+
+
+def null_world(seed: int, detectors: int, rows: int, draws: int = 8) -> Detection:
+    """With this few images, intervals of the AUROC are from leaving images out, not from draws."""
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((rows, detectors))
+    made = noise_rows(seed, rows)
+    made = replace(
+        made, table=made.table.assign(**{f"n{i}": noise[:, i] for i in range(detectors)})
+    )
+    own = [_noise(i, trained=i % 4 == 0) for i in range(detectors)]
+    groups = rng.integers(0, rows // 2, rows)
+    truth = rng.random(rows) < 0.4
+    return detect_rows(
+        data_of(made, truth, groups), made, [DETECTORS["category"], *own],
+        SweepSpec(repeats=1, draws=draws, seed=seed),
+    )  # fmt: skip
+
+
+def _noise(number: int, *, trained: bool) -> Detector:
+    template = DETECTORS["halp_last_prompt_token_linear" if trained else "max_entropy"]
+    name = f"n{number}"
+
+    def column(rows: Rows) -> NDArray[np.float64]:
+        return rows.table[name].to_numpy(np.float64)
+
+    method = Probe(lambda rows: {name: lambda: column(rows)[:, None]}) if trained else Score(column)
+    return replace(template, name=name, requires=(f"column {name}",), method=method)
+
+
+def test_without_a_signal_none_is_called_better() -> None:
+    """In at most 5% of data sets any of seven detectors is, up to what chance allows."""
+    worlds = null_worlds()
+    assert all(len(found.results) == 8 for found in worlds)
+    compared = sum(row.above_model_free_p_holm is not None for f in worlds for row in f.results)
+    assert compared > 150
+    wrong = sum(
+        any(row.better_than(rival) for row in found.results for rival in ("model_free", "single"))
+        for found in worlds
+    )
+    assert wrong <= binom.ppf(0.995, len(worlds), 0.05)
+
+
+def test_without_a_signal_intervals_cover_chance() -> None:
+    rows = [row for found in null_worlds() for row in found.results if not row.learned]
+    covered = [row.auroc_low <= 0.5 <= row.auroc_high for row in rows]
+    assert np.mean(covered) > 0.9
+    assert np.mean([row.auroc for row in rows]) == pytest.approx(0.5, abs=0.015)
+    assert np.mean([row.worse_than_chance for row in rows]) < 0.06
+
+
+def test_shuffled_labels_leave_nothing() -> None:
+    truth = np.random.default_rng(9).permutation(labels())
+    rows = stateful(uncertain(noise_rows(1, ROWS), labels()), labels())
+    found = detect_rows(data_of(rows, truth), rows, [DETECTORS[each] for each in WATCHED], SPEC)
+    for row in found.results:
+        assert row.found_nothing or abs(row.auroc - 0.5) < 0.13, row.name
+        assert not row.better_than("model_free")
+
+
+def test_a_p_value_is_not_limited_by_the_draws() -> None:
+    """Of a hundred draws the smallest is 0.02, which no correction for 40 detectors leaves."""
+    rng = np.random.default_rng(0)
+    high, low = 0.9 + 0.01 * rng.standard_normal(100), 0.5 + 0.01 * rng.standard_normal(100)
+    drawn = Resamples(
+        {"a": {"auroc": 0.9}, "b": {"auroc": 0.5}}, {"a": {"auroc": high}, "b": {"auroc": low}}
+    )
+    assert drawn.difference("a", "b").p_value == pytest.approx(2 / 101)
+    assert difference(drawn, "a", "b").p_value < 1e-6
+    near = Resamples(
+        {"a": {"auroc": 0.5}, "b": {"auroc": 0.5}}, {"a": {"auroc": low}, "b": {"auroc": low[::-1]}}
+    )
+    assert difference(near, "a", "b") == near.difference("a", "b")
+
+
+def test_scores_keep_their_order_and_their_ties() -> None:
+    truth = labels()
+    rows = scattered(noise_rows(1, ROWS), truth)
+    wanted = [DETECTORS["category"], DETECTORS["semantic_sets"]]
+    found = detect_rows(data_of(rows, truth), rows, wanted, SPEC)
+    raw = DETECTORS["semantic_sets"].method
+    assert isinstance(raw, Score)
+    assert np.array_equal(rankdata(found.risks["semantic_sets"][0]), rankdata(raw.compute(rows)))
