@@ -5,6 +5,7 @@
 - ``size``: the approximate size of a run
 - ``batch``: a batch of captures as columns, checked before it is written
 - ``columns``: the columns of a shard under ``/_columns``
+- ``low_level``: datasets and attributes by the quicker API of h5py
 - ``row_groups``: the HALP layout, one group per question
 - ``shard``: an immutable HDF5 shard, built in memory and published at once
 - ``validation``: checks of the columns before a row of them is read
