@@ -67,6 +67,7 @@ def write_csv(path: Path, ids: tuple[str, ...], step: int) -> Path:
     return path
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("name", ["default", "human"])
 def test_label_says_whether_the_probes_fit_the_labels(
     vlmscope: Command, tmp_path: Path, name: str
