@@ -19,6 +19,7 @@ from vlmscope.cli.output import command_line
 from vlmscope.store import RunWriter, open_run
 from vlmscope.sweeps import SweepSpec, save_sweep, sweep
 
+pytestmark = pytest.mark.usefixtures("columns_only")
 Command = Callable[..., Any]
 
 
