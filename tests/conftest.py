@@ -89,6 +89,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """From here on garbage is looked for among the objects of tests, not in all of torch."""
+    """From here on garbage is looked for among the objects of tests, not in all of torch.
+
+    And more seldom than Python does: a parsed file alone is many times 700 objects.
+    """
     gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
     gc.enable()

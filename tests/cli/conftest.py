@@ -24,6 +24,7 @@ from vlmscope.model import VisionLanguageModel, load_with
 from vlmscope.model_options import ModelOptions
 from vlmscope.shown_once import forget_shown
 from vlmscope.sweeps import SweepSpec
+from without_row_groups import without_row_groups
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,13 @@ def extract(vlmscope: Command, table: Path, checkpoint: Path, tmp_path: Path) ->
         )
 
     return run
+
+
+@pytest.fixture(scope="module")
+def columns_only() -> Iterator[None]:
+    """For the tests of a module that read columns alone: runs are written sooner."""
+    with without_row_groups():
+        yield
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from vlmscope.sweeps.compare import Comparison, PairSummary, RunSummary
 
 ROWS = 60
 BAD_NAME = {**OTHER_MODEL, "name": "other\x1b[2J"}
+pytestmark = pytest.mark.usefixtures("columns_only")
 Command = Callable[..., Any]
 
 

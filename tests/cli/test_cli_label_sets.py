@@ -25,6 +25,7 @@ from vlmscope.score import LabelFile, YesNo
 from vlmscope.store import Run, RunWriter, label_settings, open_run, read_labels, write_labels
 from vlmscope.sweeps import compare_labels, compare_runs, read_sweep
 
+pytestmark = pytest.mark.usefixtures("columns_only")
 Command = Callable[..., Any]
 ROWS = 36
 FAST = ("--draws", 100, "--folds", 3, "--repeats", 1, "--permutations", 100)

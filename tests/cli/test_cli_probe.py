@@ -19,6 +19,7 @@ from vlmscope.store import RunWriter, write_labels
 
 ROWS = 150
 QUICK = ("--draws", 100, "--repeats", 1, "--permutations", 100, "--folds", 3)
+pytestmark = pytest.mark.usefixtures("columns_only")
 Command = Callable[..., Any]
 
 

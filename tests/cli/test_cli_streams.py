@@ -152,6 +152,7 @@ def test_a_full_stderr_leaves_the_exit_code_as_it_is(
     assert code_of(*arguments, stdout=io.StringIO(), stderr=full) == code
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize(
     ("redirection", "code"),
     [

@@ -17,6 +17,7 @@ from vlmscope.cli.transfer import show_transfer
 
 ROWS = 75
 FEW = ("--draws", 100, "--folds", 3, "--repeats", 1, "--permutations", 100)
+pytestmark = pytest.mark.usefixtures("columns_only")
 Command = Callable[..., Any]
 
 

@@ -19,6 +19,7 @@ from vlmscope.cli.output import command_line
 from vlmscope.store import RunWriter, open_run
 from vlmscope.sweeps import SweepSpec, save_sweep, sweep
 
+pytestmark = pytest.mark.usefixtures("columns_only")
 Command = Callable[..., Any]
 
 
@@ -67,6 +68,7 @@ def write_csv(path: Path, ids: tuple[str, ...], step: int) -> Path:
     return path
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("name", ["default", "human"])
 def test_label_says_whether_the_probes_fit_the_labels(
     vlmscope: Command, tmp_path: Path, name: str

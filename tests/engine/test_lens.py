@@ -97,6 +97,7 @@ def assert_same(found: Capture, expected: Capture) -> None:
         assert (found.signals[name] == expected.signals[name]).mean() > 0.99, name
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_lens_equals_the_reference(
     family: str, models: Any, monkeypatch: pytest.MonkeyPatch

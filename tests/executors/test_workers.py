@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from subprocess import PIPE, Popen
 from types import SimpleNamespace
@@ -262,15 +263,14 @@ def test_no_descriptor_is_left(workers: Workers) -> None:
 
 
 def test_messages_of_workers_are_shown_once(
-    workers: Workers,
-    vlm: VisionLanguageModel,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    workers: Workers, vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forget_shown()
     logger = logging.getLogger("transformers")
     monkeypatch.setattr(logger, "propagate", False)  # true where CI is set
-    caplog.set_level(logging.INFO, "transformers")
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    records = BufferingHandler(100)
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         workers.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
@@ -280,13 +280,14 @@ def test_messages_of_workers_are_shown_once(
                 Doing(logger.info, f"an image has {number} sides"),
                 Doing(logger.debug, "nothing"),
             ]
-            logger.addHandler(caplog.handler)
+            logger.addHandler(records)
             try:
                 workers.prepare([row(images)])
             finally:
-                logger.removeHandler(caplog.handler)
+                logger.removeHandler(records)
+    logger.setLevel(before)
     assert [str(each.message) for each in shown] == ["pixel 1 is odd"]
-    assert caplog.messages == ["an image has 1 sides"]
+    assert [record.getMessage() for record in records.buffer] == ["an image has 1 sides"]
 
 
 class OfAScript:

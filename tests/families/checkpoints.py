@@ -7,6 +7,7 @@ all differ, so that pooling over a wrong axis cannot go unseen.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -56,7 +57,29 @@ from families.tile_checkpoints import (
     build_smolvlm,
 )
 
-BUILDERS: Mapping[str, Callable[[Path], Path]] = {
+Builder = Callable[[Path], Path]
+
+
+def _once(build: Builder) -> Builder:
+    """Return a function that builds a checkpoint the first time, and then writes the same files."""
+    files: dict[str, bytes] = {}
+
+    @functools.wraps(build)
+    def write(folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            return build(folder)
+        if not files:
+            build(folder)
+            files.update((path.name, path.read_bytes()) for path in folder.iterdir())
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        return folder
+
+    return write
+
+
+_BUILDERS: Mapping[str, Builder] = {
     "llava": build_llava,
     "llava_next": build_llava_next,
     "llava_onevision": build_llava_onevision,
@@ -103,4 +126,6 @@ BUILDERS: Mapping[str, Callable[[Path], Path]] = {
     "phi4_multimodal": build_phi4_multimodal,
     "molmo2": build_molmo2,
 }
+
+BUILDERS: Mapping[str, Builder] = {name: _once(build) for name, build in _BUILDERS.items()}
 """Family → function that writes its checkpoint into a folder and returns the folder."""

@@ -8,6 +8,8 @@ import pytest
 from families.conformance import WANTS_TIMM, WANTS_TORCHVISION
 
 COSTLY = (
+    "test_the_other_rows_equal_three",
+    "test_questions_about_one_image_share_its_prompt",
     "test_several_images_in_one_question",
     "test_images_where_placeholders_stand",
     "test_no_image_in_the_question",

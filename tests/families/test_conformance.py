@@ -156,20 +156,35 @@ def assert_same(found: Capture, expected: Capture) -> None:
 
 
 def test_one_pass_equals_three(endless: VisionLanguageModel) -> None:
-    """Every representation and signal at every layer, of a padded batch of four, and answers."""
+    """Every representation and signal at every layer, of a padded batch of four, and answers.
+
+    Two of its rows here: the slow method takes most of the time.
+    """
+    assert_rows_equal_three(endless, {"tall", "third"})
+
+
+def test_the_other_rows_equal_three(endless: VisionLanguageModel) -> None:
+    """Those with the same image."""
+    assert_rows_equal_three(endless, {"wide", "shared"})
+
+
+def assert_rows_equal_three(vlm: VisionLanguageModel, compared: set[str]) -> None:
     spec = CaptureSpec(
-        layers="all", positions=positions(endless), max_new_tokens=4, signals=tuple(SIGNALS),
+        layers="all", positions=positions(vlm), max_new_tokens=4, signals=tuple(SIGNALS),
         samples=2,
         seed=2,  # no sample has an image token, for which Phi-4's class expects an image in a step
     )  # fmt: skip
-    found = list(capture(ONE_IMAGE, endless, spec, batch_size=4))
-    for item, sample in zip(found, ONE_IMAGE, strict=True):
+    found = list(capture(ONE_IMAGE, vlm, spec, batch_size=4))
+    assert [item.sample for item in found] == list(ONE_IMAGE)
+    assert compared < {item.sample.id for item in found}
+    for item in found:
         assert set(item.boundaries) == {p for p in spec.positions if not p.endswith("_mean")}
         assert np.isfinite(item.signals[P_TRUE])
-        given = [answer.token_ids for answer in item.samples]
-        expected = reference(sample, endless, spec, sample_token_ids=given)
-        assert_same(item, expected)
-        assert_same_samples(item, expected)
+        if item.sample.id in compared:
+            given = [answer.token_ids for answer in item.samples]
+            expected = reference(item.sample, vlm, spec, sample_token_ids=given)
+            assert_same(item, expected)
+            assert_same_samples(item, expected)
 
 
 @pytest.fixture
@@ -196,7 +211,7 @@ def test_questions_about_one_image_share_its_prompt(
 ) -> None:
     """Two passes for a batch that repeats images, beginnings and ends; the numbers are the same.
 
-    They equal those of each row alone; those of two rows are compared with the slow method too.
+    They equal those of each row alone; a row with two images is compared with the slow method too.
     """
     spec = CaptureSpec(
         layers="all", positions=positions(endless), max_new_tokens=3, signals="attention,mlp"
@@ -216,8 +231,7 @@ def test_questions_about_one_image_share_its_prompt(
     together = list(capture(rows, endless, spec, batch_size=6))
     for item, alone in zip(together, capture(rows, endless, spec, batch_size=1), strict=True):
         assert_same(item, alone)
-    for item in together[4:]:
-        assert_same(item, reference(item.sample, endless, spec))
+    assert_same(together[5], reference(together[5].sample, endless, spec))
     assert not generated or not shared
 
 

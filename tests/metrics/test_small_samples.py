@@ -30,6 +30,7 @@ def test_the_jackknife_is_that_of_images_left_out(decimals: int) -> None:
         assert found.without[left] == pytest.approx(expected, nan_ok=True)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("images", "each", "gap"), [(40, 15, 1.0), (30, 1, 1.0), (30, 1, 3.0), (20, 5, 2.0)]
 )

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from families.conformance import ONE_IMAGE
 from vlmscope.engine import capture
 from vlmscope.engine.decoding.support import AS_GRAPH, why_not_as_graph, why_not_in_slots
 from vlmscope.executors import Request, make_plan, plan
-from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model import FAMILIES, VisionLanguageModel, load_model
 from vlmscope.model.lengths import LengthBands
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
@@ -172,6 +173,30 @@ def test_a_family_that_says_so(
 def test_a_description_of_the_users_own(talkative_vlm: VisionLanguageModel) -> None:
     described = dataclasses.replace(talkative_vlm, description={"title": "Mine"})
     assert "not verified step by step" in why_not_in_slots(described)
+
+
+def made_of(where: dict[str, str], device: str, *parts: str) -> VisionLanguageModel:
+    """A model with an embedding on ``device`` and other parts elsewhere; nothing is allocated."""
+    embeddings = SimpleNamespace(weight=SimpleNamespace(device=torch.device(device)))
+    every = [embeddings.weight, *(SimpleNamespace(device=torch.device(part)) for part in parts)]
+    model = SimpleNamespace(
+        hf_device_map=where,
+        parameters=lambda: iter(every),
+        get_input_embeddings=lambda: embeddings,
+    )
+    return VisionLanguageModel(model, None, FAMILIES["llava"], "tiny")
+
+
+def test_the_gpus_of_a_model() -> None:
+    first, second = torch.device("cuda:0"), torch.device("cuda:1")
+    assert made_of({"": "cpu"}, "cpu", "cpu").cuda_devices == ()
+    assert made_of({}, "cuda:1", "cuda:1").cuda_devices == (second,)
+    assert made_of({"": "cpu"}, "cuda:1").cuda_devices == (second,), "it was moved after loading"
+    spread = made_of({"eyes": "1", "mind": "0", "rest": "cpu"}, "cpu", "cuda:1", "cuda:0", "cpu")
+    assert spread.cuda_devices == (first, second)
+    walked = made_of({"": "cpu"}, "cpu")
+    object.__setattr__(walked.model, "parameters", None)
+    assert walked.cuda_devices == (), "no parameter is looked at"
 
 
 def test_a_model_on_several_gpus(

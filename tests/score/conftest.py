@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,15 @@ from vlmscope.score import Auto
 from vlmscope.score.judge import Judge, JudgeSettings
 
 next(Auto()([Answered("q", "What is it?", "a sofa", "couch")]))  # reads the table of words once
+
+
+@pytest.fixture(scope="module", autouse=True)
+def certificates_once() -> Iterator[None]:
+    """A client reads all certificates, which takes longer than a test; no endpoint here has one."""
+    with pytest.MonkeyPatch.context() as patch:
+        once = functools.cache(ssl.create_default_context)
+        patch.setattr(ssl, "create_default_context", once)
+        yield
 
 
 @pytest.fixture

@@ -76,10 +76,17 @@ HARMS = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def shard(tmp_path: Path) -> Path:
-    with RunWriter(tmp_path / "run", make_manifest()) as writer:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "run"
+    with RunWriter(folder, make_manifest()) as writer:
         writer.add(make_captures(range(3)))
+    return folder
+
+
+@pytest.fixture
+def shard(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "run")
     return next((tmp_path / "run" / "shards").iterdir())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,10 +53,17 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     hdf5_screening._end()
 
 
-@pytest.fixture
-def pack(tmp_path: Path) -> Path:
-    with RunWriter(tmp_path / "run", make_manifest()) as writer:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "run"
+    with RunWriter(folder, make_manifest()) as writer:
         writer.add(make_captures(range(3)))
+    return folder
+
+
+@pytest.fixture
+def pack(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "run")
     return next((tmp_path / "run" / "shards").iterdir())
 
 
@@ -65,7 +73,7 @@ def read_run(run: Path) -> None:
     opened.matrix("query_token_representation", 2)
 
 
-@pytest.mark.first(4)
+@pytest.mark.first(2)
 @pytest.mark.parametrize(("harm", "found"), CASES)
 def test_a_shard_is_refused_by_every_reader(pack: Path, harm: Patch, found: str) -> None:
     harm(pack)
@@ -79,7 +87,7 @@ def test_a_shard_is_refused_by_every_reader(pack: Path, harm: Patch, found: str)
     assert damage.path == pack
 
 
-@pytest.mark.first(4)
+@pytest.mark.first(2)
 @pytest.mark.parametrize(("harm", "found"), CASES)
 def test_a_file_in_the_halp_layout_is_refused(tmp_path: Path, harm: Patch, found: str) -> None:
     path = write_part(tmp_path / "x_part_001.h5", [research_row(i) for i in range(3)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import h5py
@@ -16,11 +17,17 @@ from vlmscope.store.format.checksums import SEAL_SIZE
 ROWS = 10
 
 
-@pytest.fixture
-def written(tmp_path: Path) -> Path:
-    with RunWriter(tmp_path, make_manifest()) as writer:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "run"
+    with RunWriter(folder, make_manifest()) as writer:
         writer.add(make_captures(range(ROWS)))
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def written(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path, dirs_exist_ok=True)
 
 
 def shard_of(run: Path) -> Path:

@@ -89,6 +89,7 @@ def sampled(rng: np.random.Generator) -> dict[str, Any]:
     return arrays_of([SampledAnswer("word " * 50, ids, logprobs, "stop", states)] * 5)
 
 
+@pytest.mark.first(5)
 @pytest.mark.parametrize(
     "signals", [{}, SIGNALS, LENS, SAMPLED], ids=["no signals", "signals", "lens", "samples"]
 )

@@ -39,6 +39,41 @@ def test_parts_become_one_pack(run: Path) -> None:
         assert_same(capture, make_capture(i))
 
 
+def test_a_single_part_becomes_the_pack_as_it_is(tmp_path: Path) -> None:
+    """Merging it alone would read and write every row again."""
+    run = tmp_path / "run"
+    with RunWriter(run, make_manifest()) as writer:
+        writer.add(make_captures(range(3)))
+        [part] = (run / "shards").iterdir()
+        written = part.read_bytes()
+    [pack] = (run / "shards").iterdir()
+    assert (part.name, pack.name) == ("part-000-000000.h5", "pack-000-000001.h5")
+    assert pack.read_bytes() == written
+    with RunWriter(run, make_manifest()) as writer:
+        writer.add(make_captures([3]))
+    assert shard_names(run) == ["pack-000-000001.h5", "pack-000-000003.h5"]
+    assert [capture.sample.id for capture in open_run(run)] == [
+        f"question_comb_{i}" for i in range(4)
+    ]
+    assert open_run(run).check() == []
+
+
+def test_a_part_of_an_earlier_session_is_read_before_it_is_a_pack(tmp_path: Path) -> None:
+    """So that its damage is found."""
+    run = tmp_path / "run"
+    with RunWriter(run, make_manifest()) as writer:
+        writer.add(make_captures(range(3)))
+        writer.release()
+    [part] = (run / "shards").iterdir()
+    data = bytearray(part.read_bytes())
+    with h5py.File(part) as file:
+        data[file["_columns/query_token_representation/layer_2"].id.get_offset() + 5] ^= 1
+    part.write_bytes(data)
+    with pytest.raises(StoreError, match="damaged"), RunWriter(run, make_manifest()):
+        pass
+    assert shard_names(run) == [part.name]
+
+
 @pytest.mark.parametrize("limits", [{"pack_rows": 4}, {"pack_bytes": 100}])
 def test_packs_are_made_on_the_way(tmp_path: Path, limits: dict[str, int]) -> None:
     with RunWriter(tmp_path, make_manifest(), **limits) as writer:

@@ -352,15 +352,15 @@ def spoiled(file: Path, out: Path, spoil: Callable[[Any], None]) -> ProbeData:
     return research_data(open_halp_files(out), read_label_table(file.with_name("labels.csv")))
 
 
-@pytest.mark.first(4)
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("spoil", "unknown"),
     [
         (lambda row: row.attrs.pop("first_token_entropy"), "the entropy of the first token"),
+        (lambda row: row.pop("first_token_logprobs"), "the first token's probabilities"),
         (lambda row: row.attrs.create("first_token_entropy", np.nan), "the entropy of the"),
         (lambda row: row.attrs.create("first_token_entropy", "0.5"), "the entropy of the first"),
         (lambda row: row.attrs.create("first_token_entropy", [0.5, 1]), "the entropy of the"),
-        (lambda row: row.pop("first_token_logprobs"), "the first token's probabilities"),
         (lambda row: replaced(row, "first_token_logprobs", "no numbers"), "the first token's"),
         (lambda row: replaced(row, "first_token_logprobs", [[0.5]]), "the first token's"),
         (lambda row: replaced(row, "first_token_logprobs", [np.nan]), "the first token's"),

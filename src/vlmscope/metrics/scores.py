@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn import config_context  # type: ignore[import-untyped,unused-ignore]
 from sklearn.metrics import (  # type: ignore[import-untyped,unused-ignore]
     average_precision_score,
     brier_score_loss,
@@ -110,7 +111,9 @@ def _ranks(truth: Flags, risk: Floats, stratum: Numbers) -> tuple[float, float, 
         if not 0 < hits < flags.size:
             continue
         recall = (risks[flags] > threshold_at(flags, risks)).mean()
-        found.append((roc_auc_score(flags, risks), average_precision_score(flags, risks), recall))
+        with config_context(assume_finite=True, skip_parameter_validation=True):  # both checked
+            auroc, auprc = roc_auc_score(flags, risks), average_precision_score(flags, risks)
+        found.append((auroc, auprc, recall))
         weights.append((hits * (flags.size - hits), hits, hits))
     if not found:
         return (float("nan"),) * 3

@@ -144,7 +144,14 @@ class VisionLanguageModel:
 
     @property
     def cuda_devices(self) -> tuple[torch.device, ...]:
-        """The GPUs that contain a part of the model."""
+        """The GPUs that contain a part of the model.
+
+        Only of a model on several devices are all parameters looked at: it is asked for every
+        batch.
+        """
+        placed = {str(part) for part in getattr(self.model, "hf_device_map", {}).values()}
+        if len(placed) < 2:
+            return (self.device,) if self.device.type == "cuda" else ()
         devices = {parameter.device for parameter in self.model.parameters()}
         return tuple(sorted((d for d in devices if d.type == "cuda"), key=str))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import combinations, permutations
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from sklearn import config_context  # type: ignore[import-untyped,unused-ignore]
 from sklearn.linear_model import (  # type: ignore[import-untyped,unused-ignore]
     LogisticRegression,
 )
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped,unused-ignore]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped,unused-ignore]
 
 from vlmscope.probes.base import block_numbers
 from vlmscope.probes.blocks import block_rows, pose
@@ -131,9 +131,15 @@ def crossfit_candidates(
     threads = 1 if len(truth) < FEW_ROWS else None
     with (
         config_context(assume_finite=True, skip_parameter_validation=True),
-        threadpool_limits(threads),
+        _thread_pools().limit(limits=threads),
     ):
         return _choose(candidates, truth, folds)
+
+
+@cache
+def _thread_pools() -> Any:
+    """Return the thread pools of the libraries that are loaded; finding them takes milliseconds."""
+    return ThreadpoolController()
 
 
 def _choose(

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from vlmscope.errors import StoreError
 from vlmscope.store.catalog import SHARDS, Shard, read_rows, scan
 from vlmscope.store.format.checksums import SEAL_SIZE, digest, seal_of, seal_on
-from vlmscope.store.format.columns import TEXT, as_ragged, as_texts
+from vlmscope.store.format.columns import as_ragged, as_texts
+from vlmscope.store.format.low_level import TEXT, write_attribute
 from vlmscope.store.format.manifest import read_manifest
 from vlmscope.store.format.naming import link_name
 from vlmscope.store.format.shard import LIBVER, hdf5_file, opened, root_attributes
@@ -45,8 +46,10 @@ def rebuild_index(run: Path) -> None:
             if packs:
                 _map_columns(file[COLUMNS], packs)
                 _copy_texts(file[COLUMNS], packs)
-            file.attrs.update(root_attributes(read_manifest(run), rows=rows))
-            file.attrs["packs_sha256"] = _digest_of(run, {pack.path.name for pack in packs})
+            identity = _digest_of(run, {pack.path.name for pack in packs})
+            root = root_attributes(read_manifest(run), rows=rows) | {"packs_sha256": identity}
+            for name, value in root.items():
+                write_attribute(file.id, name, value)
         # Sealed and published without a copy, which would be gigabytes for a million rows.
         with (
             image.getbuffer()[SEAL_SIZE:] as rest,
@@ -110,7 +113,7 @@ def _map_columns(group: Any, packs: list[Shard]) -> None:
     for path, parts in sources.items():
         column = group.create_virtual_dataset(path, _stacked(parts), fillvalue=_fill(parts))
         if path in final_norm:
-            column.attrs["final_norm"] = final_norm[path]
+            write_attribute(column.id, "final_norm", np.bool_(final_norm[path]))
 
 
 def _stacked(parts: list[Any]) -> Any:

@@ -37,7 +37,7 @@ from vlmscope.store.format.manifest import (
 from vlmscope.store.format.naming import link_name
 from vlmscope.store.format.shard import build_shard
 from vlmscope.store.index import is_indexed, rebuild_index
-from vlmscope.store.storage.atomic import cannot_write, publish, sync
+from vlmscope.store.storage.atomic import cannot_write, publish, rename, sync
 from vlmscope.store.storage.locks import (
     ALONE,
     GATE,
@@ -47,7 +47,7 @@ from vlmscope.store.storage.locks import (
     waiting,
     writers_at_work,
 )
-from vlmscope.store.storage.paths import as_path, make_folder
+from vlmscope.store.storage.paths import as_path, is_remote, make_folder
 from vlmscope.store.storage.removal import remove_file
 
 PACK_ROWS = 1_000
@@ -68,6 +68,8 @@ class _Part:
     path: Path
     rows: int
     size: int
+    just_written: bool = False
+    """Whether this session wrote it."""
 
 
 class OpenRun:
@@ -165,7 +167,7 @@ class RunWriter(OpenRun):
         block = block_of(captures, manifest.widths(), manifest.signals(), tokens)
         path = self._publish("part", block)
         self.done_ids.update(block.ids)
-        self._parts.append(_part(path, len(block)))
+        self._parts.append(_part(path, len(block), just_written=True))
         self._pack(least=self._rows_of_a_pack(), least_bytes=self._pack_bytes)
 
     def _rows_of_a_pack(self) -> int:
@@ -239,12 +241,26 @@ class RunWriter(OpenRun):
         size = sum(part.size for part in self._parts)
         if rows < least and size < least_bytes:
             return
+        if len(self._parts) == 1 and self._parts[0].just_written and not is_remote(self.run):
+            self._rename_part()
+            return
         paths = [part.path for part in self._parts]
         block = concatenate([read_shard(path) for path in paths])
         self._publish("pack", block, supersedes=[path.name for path in paths])
         self._parts.clear()
         _clear(paths)
         forget(paths)
+
+    def _rename_part(self) -> None:
+        """Make the only part the pack: it has the rows already, and needs no second copy of them.
+
+        Only of this session: an older one is read first, which shows damage.
+        """
+        [part] = self._parts
+        rename(part.path, part.path.with_name(shard_name("pack", self.writer, self._next)))
+        self._next += 1
+        self._parts.clear()
+        forget([part.path])
 
     def _find_rows(self) -> None:
         """Read the published shards: the ids that are done and the next number."""
@@ -322,8 +338,8 @@ def _data_of_both(stored: DataRecord, wanted: DataRecord) -> DataRecord:
     )
 
 
-def _part(path: Path, rows: int) -> _Part:
-    return _Part(path, rows, path.stat().st_size)
+def _part(path: Path, rows: int, *, just_written: bool = False) -> _Part:
+    return _Part(path, rows, path.stat().st_size, just_written)
 
 
 def _make_folders(run: Path) -> None:

@@ -6,6 +6,7 @@
 - ``batch``: a batch of captures as columns, checked before it is written
 - ``columns``: the columns of a shard under ``/_columns``
 - ``token_rows``: arrays of several tokens of each row, under ``/_tokens``
+- ``low_level``: datasets and attributes by the quicker API of h5py
 - ``row_groups``: the HALP layout, one group per question
 - ``shard``: an immutable HDF5 shard, built in memory and published at once
 - ``validation``: checks of the columns before a row of them is read

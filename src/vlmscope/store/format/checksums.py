@@ -21,11 +21,15 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5a, h5s
 from numpy.typing import NDArray
 
 from vlmscope.errors import StoreError
 from vlmscope.store.format.hdf5_links import file_name, remote_of
 from vlmscope.store.storage.object_store import reading
+
+_DIGEST = b"sha256"
+"""Name of the attribute."""
 
 _Identity = tuple[str | int, ...]
 _INTACT: dict[str, tuple[_Identity, set[str]]] = {}
@@ -69,21 +73,24 @@ def read_column(column: Any, rows: slice = slice(None)) -> Any:
         values = _values(column, slice(None))
     except (OSError, ValueError, RuntimeError) as error:
         raise _damaged(column) from error
-    confirm(column, values)
+    _confirm(column, values)
     return values[rows]
 
 
 def confirm(column: Any, values: Any) -> None:
     """Raise ``StoreError`` if the values of a complete column differ from what was written."""
-    if _is_known(column):
-        return
-    if digest(values) != column.attrs.get("sha256"):
+    if not _is_known(column):
+        _confirm(column, values)
+
+
+def _confirm(column: Any, values: Any) -> None:
+    if digest(values) != _digest_on(column):
         raise _damaged(column)
-    now = _identity(column)
+    name = _file_of(column)
+    now = _identity(column, name)
     if now is None:
         return
     with _LOCK:
-        name = _file_of(column)
         identity, intact = _INTACT.get(name, (None, set()))
         known = intact if identity == now else set()
         _INTACT[name] = (now, known | {column.name})
@@ -109,25 +116,47 @@ def is_intact(column: Any) -> bool:
         return False
 
 
+def _digest_on(column: Any) -> Any:
+    """Return the digest that is stored with a column, by the low-level API: a fifth of the time."""
+    if not h5a.exists(column.id, _DIGEST):
+        return None
+    attribute = h5a.open(column.id, _DIGEST)
+    kind = h5py.check_string_dtype(attribute.dtype)
+    if attribute.shape != () or kind is None or kind.length is not None:
+        return column.attrs.get("sha256")  # vlmscope writes none of these
+    text = np.empty((), attribute.dtype)
+    attribute.read(text)
+    return text.item().decode("utf-8", "surrogateescape")
+
+
 def _values(column: Any, rows: slice) -> Any:
-    if h5py.check_string_dtype(column.dtype):
+    dtype = column.dtype
+    texts, lists = h5py.check_string_dtype(dtype), h5py.check_vlen_dtype(dtype)
+    if rows == slice(None) and (texts is None or texts.length is None):
+        # The complete column, by the low-level API: h5py's takes several times as long.
+        values = np.empty(column.shape, dtype)
+        if values.size:
+            column.id.read(h5s.ALL, h5s.ALL, values)
+        if texts:
+            return [text.decode(texts.encoding) for text in values.tolist()]
+        return list(values) if lists else values
+    if texts:
         return column.asstr()[rows].tolist()
-    if h5py.check_vlen_dtype(column.dtype):
-        return list(column[rows])
-    return column[rows]
+    return list(column[rows]) if lists else column[rows]
 
 
 def _is_known(column: Any) -> bool:
-    identity, intact = _INTACT.get(_file_of(column), (None, frozenset[str]()))
-    return column.name in intact and identity == _identity(column)
+    file = _file_of(column)
+    identity, intact = _INTACT.get(file, (None, frozenset[str]()))
+    return bool(intact) and column.name in intact and identity == _identity(column, file)
 
 
-def _identity(column: Any) -> _Identity | None:
+def _identity(column: Any, file: str) -> _Identity | None:
     """Return a value that changes when the file is replaced or written; None without a file."""
     if remote := remote_of(column.id):
         return remote.identity
     try:
-        found = os.stat(_file_of(column))  # noqa: PTH116 - a hot path
+        found = os.stat(file)  # noqa: PTH116 - a hot path
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

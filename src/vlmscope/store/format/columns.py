@@ -19,6 +19,7 @@ from vlmscope.sampling import is_of_samples
 from vlmscope.signals import BOXES, is_token_states
 from vlmscope.store.format.batch import QUESTION_ID, Block
 from vlmscope.store.format.checksums import digest, is_intact, read_column
+from vlmscope.store.format.low_level import TEXT, group_at, write_attribute, write_dataset
 from vlmscope.store.format.manifest import Manifest
 from vlmscope.store.format.naming import is_signal, is_vector, vector_path
 from vlmscope.store.format.token_rows import (
@@ -30,27 +31,30 @@ from vlmscope.store.format.token_rows import (
 )
 from vlmscope.store.format.validation import COLUMNS, columns_of
 
-TEXT = h5py.string_dtype()
-"""The type of a column of strings."""
-
 
 def write_columns(file: Any, block: Block, manifest: Manifest) -> None:
     """Write every column of the block under ``/_columns``."""
-    group = file.create_group(COLUMNS, track_order=True)
+    groups: dict[str, Any] = {"": file.create_group(COLUMNS, track_order=True).id}
+
+    def write(path: str, data: NDArray[Any], sha256: str) -> Any:
+        parent, _, name = path.rpartition("/")
+        dataset = write_dataset(group_at(groups, parent), name, data)
+        write_attribute(dataset, "sha256", sha256)
+        return dataset
+
     for name, texts in block.texts.items():
-        write_texts(group, name, texts).attrs["sha256"] = digest(texts)
+        write(name, as_texts(texts), digest(texts))
     for name, numbers in block.numbers.items():
         narrowed = manifest.store_dtype == "float16" and is_of_samples(name.partition("/")[2])
         stored = narrow(numbers) if narrowed else numbers
-        group.create_dataset(name, data=stored).attrs["sha256"] = digest(stored)
+        write(name, stored, digest(stored))
     for name, arrays in block.ragged.items():
-        write_ragged(group, name, arrays).attrs["sha256"] = digest(arrays)
+        write(name, as_ragged(arrays), digest(arrays))
     normed = final_norm_leaves(manifest)
     for path, matrix in block.vectors.items():
         stored = narrow(matrix) if manifest.store_dtype == "float16" else matrix
-        column = group.create_dataset(path, data=stored)
-        column.attrs["sha256"] = digest(stored)
-        column.attrs["final_norm"] = path.endswith(normed)
+        column = write(path, stored, digest(stored))
+        write_attribute(column, "final_norm", np.bool_(path.endswith(normed)))
     write_token_rows(file, _stored_tokens(block, manifest))
 
 
@@ -63,17 +67,6 @@ def _stored_tokens(block: Block, manifest: Manifest) -> dict[str, TokenRows]:
         narrowed = half if is_token_states(name) else name != BOXES
         stored[path] = TokenRows(narrow(found.values), found.offsets) if narrowed else found
     return stored
-
-
-def write_texts(group: Any, name: str, texts: Sequence[str]) -> Any:
-    """Write a column of strings and return it."""
-    return group.create_dataset(name, data=as_texts(texts), dtype=TEXT)
-
-
-def write_ragged(group: Any, name: str, arrays: Sequence[NDArray[Any]]) -> Any:
-    """Write a column of lists of different length and return it."""
-    data = as_ragged(arrays)
-    return group.create_dataset(name, data=data, dtype=data.dtype)
 
 
 def as_texts(texts: Sequence[str]) -> NDArray[np.object_]:
@@ -112,9 +105,9 @@ def read_columns(
         if is_vector(path):
             if vectors:
                 matrices[path] = read_column(column, rows).astype(np.float32, copy=False)
-        elif h5py.check_string_dtype(column.dtype):
+        elif h5py.check_string_dtype(dtype := column.dtype):
             texts[path] = read_column(column, rows)
-        elif h5py.check_vlen_dtype(column.dtype):
+        elif h5py.check_vlen_dtype(dtype):
             ragged[path] = read_column(column, rows)
         elif vectors or not _is_array(path, column) or path.partition("/")[2] in signals:
             values = read_column(column, rows)

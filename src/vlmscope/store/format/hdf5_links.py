@@ -188,9 +188,9 @@ def _check_storage(dataset: Any, name: str) -> None:
     if created.get_layout() == h5d.VIRTUAL:
         _check_sources(dataset, created, name)
         return
-    count, stored = _count(dataset), dataset.get_storage_size()
-    declared = count * dataset.get_type().get_size()
-    if _is_listed(dataset, name):
+    count, stored, kind = _count(dataset), dataset.get_storage_size(), dataset.get_type()
+    declared = count * kind.get_size()
+    if _is_listed(dataset, kind, name):
         if count and (dataset.get_offset() is None or stored != 16 * count):
             raise _never_written(dataset, name)
     elif declared > MOST_EXPANSION * stored:
@@ -202,12 +202,12 @@ def _check_storage(dataset: Any, name: str) -> None:
 
 def _count(dataset: Any) -> int:
     """Return the number of values: one without dimensions, none without a dataspace."""
-    return 0 if dataset.shape is None else math.prod(dataset.shape)
+    shape = dataset.shape
+    return 0 if shape is None else math.prod(shape)
 
 
-def _is_listed(dataset: Any, name: str) -> bool:
+def _is_listed(dataset: Any, kind: Any, name: str) -> bool:
     """Return whether the values have variable length (texts or lists); refuse nested lists."""
-    kind = dataset.get_type()
     if isinstance(kind, h5t.TypeStringID):
         return bool(kind.is_variable_str())
     if not kind.detect_class(h5t.VLEN):

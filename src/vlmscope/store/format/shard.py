@@ -23,6 +23,7 @@ from vlmscope.store.format.batch import Block
 from vlmscope.store.format.checksums import SEAL_SIZE, seal_of
 from vlmscope.store.format.columns import final_norm_leaves, write_columns
 from vlmscope.store.format.hdf5_screening import Depth, screen, screen_remote
+from vlmscope.store.format.low_level import write_attribute
 from vlmscope.store.format.manifest import Manifest, check_version
 from vlmscope.store.format.row_groups import RowWriter
 from vlmscope.store.storage.object_store import identity_of, remote_file
@@ -33,30 +34,38 @@ LIBVER = ("v110", "v110")
 """HDF5 1.10 and later read it. ``latest`` under HDF5 2.0 writes what HDF5 1.x cannot read."""
 
 _COUNT = count()
-_GROWTH = 16 * 2**20  # growth step of the in-memory file; h5py's 64 KB would copy it repeatedly
+_GROWTH = 16 * 2**20
+"""Growth step of a large in-memory file: h5py's 64 KB would copy it repeatedly. HDF5 clears all of
+it first, so that a few rows get less."""
+
+_SMALLEST = 2**18
 
 
 def build_shard(
     block: Block, manifest: Manifest, *, writer: str, supersedes: Sequence[str] = ()
 ) -> tuple[bytes, bytes]:
     """Return the bytes of a shard with these rows, in two pieces as ``image_of`` does."""
-    with memory_file() as file:
+    with memory_file(sum(matrix.nbytes for matrix in block.vectors.values())) as file:
         write_columns(file, block, manifest)
         rows = RowWriter(file, block, final_norm=final_norm_leaves(manifest), virtual=True)
         for _ in rows.write():
             pass
-        file.attrs.update(root_attributes(manifest, rows=len(block)))
-        file.attrs["writer"] = writer
+        root = {**root_attributes(manifest, rows=len(block)), "writer": writer}
+        for name, value in root.items():
+            write_attribute(file.id, name, value)
         if supersedes:
             file.attrs.create("supersedes", list(supersedes), dtype=h5py.string_dtype())
         return image_of(file)
 
 
 @contextmanager
-def memory_file() -> Iterator[Any]:
+def memory_file(size: int) -> Iterator[Any]:
     """Open a new HDF5 file in memory.
 
     HDF5 identifies files by name even here: two threads must not have the same name open.
+
+    Args:
+        size: Approximate number of bytes that will be written.
     """
     name = f"vlmscope-memory-{next(_COUNT)}"
     file = h5py.File(
@@ -64,7 +73,7 @@ def memory_file() -> Iterator[Any]:
         "w",
         driver="core",
         backing_store=False,
-        block_size=_GROWTH,
+        block_size=min(_GROWTH, max(_SMALLEST, size)),
         libver=LIBVER,
         userblock_size=SEAL_SIZE,
     )

@@ -79,21 +79,23 @@ def text_column(file: Any, name: str) -> list[str]:
 
 def _flaw(path: str, column: Any, rows: tuple[int, ...] | None) -> str:
     """Return the problem of a column, or an empty text."""
-    if not isinstance(column, h5py.Dataset) or column.shape is None:
+    shape = column.shape if isinstance(column, h5py.Dataset) else None
+    if shape is None:
         return "is not a dataset"
-    if rows is None or len(rows) != 1 or column.shape[:1] != rows:
-        return f"has the shape {list(column.shape)}, expected {list(rows or ())} rows"
-    kind, dimensions = column.dtype.kind, len(column.shape)
+    if rows is None or len(rows) != 1 or shape[:1] != rows:
+        return f"has the shape {list(shape)}, expected {list(rows or ())} rows"
+    dtype = column.dtype
+    kind, dimensions = dtype.kind, len(shape)
     if is_vector(path):
         valid = kind == "f" and dimensions == 2
-    elif path in TEXTS or h5py.check_string_dtype(column.dtype):
-        valid = h5py.check_string_dtype(column.dtype) is not None and dimensions == 1
+    elif path in TEXTS or h5py.check_string_dtype(dtype):
+        valid = h5py.check_string_dtype(dtype) is not None and dimensions == 1
     elif path in NUMBERS:
-        valid = kind in "iuf" and dimensions == NUMBERS[path] and 0 not in column.shape[1:]
+        valid = kind in "iuf" and dimensions == NUMBERS[path] and 0 not in shape[1:]
     elif is_signal(path) and kind in "iuf":
-        valid = 0 not in column.shape[1:]
-    elif lists := h5py.check_vlen_dtype(column.dtype):
+        valid = 0 not in shape[1:]
+    elif lists := h5py.check_vlen_dtype(dtype):
         valid = lists.kind in "iuf" and dimensions == 1
     else:
         valid = kind in "iufb" and dimensions in (1, 2)
-    return "" if valid else f"has the type {column.dtype} and {dimensions} dimensions"
+    return "" if valid else f"has the type {dtype} and {dimensions} dimensions"

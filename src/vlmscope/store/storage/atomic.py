@@ -133,6 +133,22 @@ def publishing(path: Path, *, clear_leftovers: bool = True) -> Iterator[Path]:
         remove_leftovers(path)
 
 
+def rename(path: Path, target: Path) -> None:
+    """Give a published local file another name in its folder, atomically and durably.
+
+    Args:
+        path: The file.
+        target: A name that no file has; a lock ensures it.
+
+    Raises:
+        StoreError: The disk refuses it.
+    """
+    with _saying_what(target):
+        path.replace(target)
+        sync(target.parent)
+    _note(target)
+
+
 def is_published_here(identity: Identity) -> bool:
     """Return whether this process published a file that has not been changed since."""
     return identity in _PUBLISHED
