@@ -328,3 +328,33 @@ def test_rows_are_joined_and_taken() -> None:
     taken = both.take([2, 1])
     assert taken.offsets.tolist() == [0, 3, 3]
     np.testing.assert_array_equal(taken.row(0), arrays[2])
+
+
+def test_the_size_of_a_row_with_maps_is_about_right() -> None:
+    """The attention to 200 to 230 image tokens in ten layers, and their boxes."""
+    layers = tuple(range(10))
+    maps = {f"attention_map/layer_{k}": 1 for k in layers}
+    manifest = make_manifest(
+        capture={"signals": ("entropy", "attention_map"), "signal_widths": maps, "layers": layers},
+        model={"num_layers": 10, "hidden_size": 512, "vision_size": 768},
+    )
+    assert manifest.token_widths() == {**dict.fromkeys(maps, 2), "attention_map/boxes": 5}
+    rng = np.random.default_rng(0)
+    captures = [
+        make_capture(
+            i,
+            vectors={path: rng.random(d, np.float32) for path, d in manifest.widths().items()},
+            answer="word " * 50,
+            answer_token_ids=np.arange(60),
+            answer_logprobs=np.zeros(60, np.float32),
+            signals={name: rng.random(60, np.float32) for name in TOKEN_STATISTICS}
+            | {
+                name: rng.random((200 + i, width), np.float32)
+                for name, width in manifest.token_widths().items()
+            },
+        )
+        for i in range(31)
+    ]
+    block = block_of(captures, manifest.widths(), manifest.signals(), manifest.token_widths())
+    found = sum(map(len, build_shard(block, manifest, writer="000"))) / len(captures)
+    assert bytes_per_row(manifest, 0, 215) == pytest.approx(found, rel=0.05)

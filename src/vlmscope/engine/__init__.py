@@ -9,6 +9,7 @@
 - ``shared_prefix``, ``shared_prefill``: questions about one image share the prompt's beginning
 - ``answers``: the recorded answer; ``answer_states``: what is recorded of its tokens
 - ``generated_samples``: sampled answers where ``generate`` decodes them
+- ``attention_maps``: the attention to each image token, to be drawn over the image
 - ``attention``: how attention is divided among image, text and answer
 - ``token_states``: states of all image tokens and of all tokens of an answer; ``similarity``: their
   cosines
