@@ -281,6 +281,23 @@ def test_a_manifest_with_an_impossible_type_is_refused(tmp_path: Path) -> None:
         open_run(tmp_path)
 
 
+def test_a_large_batch_is_not_written_twice(rows: list[Capture], tmp_path: Path) -> None:
+    """It becomes a pack at once, after the parts before it, so that the rows keep their order."""
+    with RunWriter(tmp_path / "run", manifest_of(), pack_bytes=60_000) as writer:
+        writer.add(rows[:1])
+        writer.add([with_tokens(make_capture(i)) for i in range(10, 20)])
+        names = [path.name for path in files_of(tmp_path / "run")]
+        assert names == ["pack-000-000001.h5", "pack-000-000002.h5"]
+        writer.add(rows[1:2])
+    wanted = [0, *range(10, 20), 1]
+    opened = open_run(tmp_path / "run")
+    assert opened.ids == tuple(f"question_comb_{i}" for i in wanted)
+    assert not opened.check()
+    with h5py.File(tmp_path / "run" / "shards" / names[1]) as file:
+        assert "supersedes" not in file.attrs
+        assert file.userblock_size == 512
+
+
 def test_nothing_is_added_without_them(tmp_path: Path) -> None:
     with RunWriter(tmp_path / "run", make_manifest()) as writer:
         writer.add([make_capture(0)])
