@@ -202,6 +202,28 @@ def test_offsets_of_others_are_refused(
         open_run(path)[rows[0].sample.id]
 
 
+def test_values_in_another_file_are_refused(rows: list[Capture], tmp_path: Path) -> None:
+    path, secret = tmp_path / "run", tmp_path / "secret"
+    secret.write_bytes(bytes(2 * 22 * HIDDEN))
+    with RunWriter(path, manifest_of()) as writer:
+        writer.add(rows)
+    [pack] = files_of(path)
+    with h5py.File(pack, "r+") as file:
+        group = file["_tokens/signals/image_tokens"]
+        shape = group["layer_0"].shape
+        del group["layer_0"]
+        external = [(str(secret), 0, 2 * shape[0] * HIDDEN)]
+        group.create_dataset("layer_0", shape, np.float16, external=external)
+    with pytest.raises(StoreError, match="keeps its values in other files"):
+        open_run(path)[rows[0].sample.id]
+    with h5py.File(pack, "r+") as file:
+        del file["_tokens"]
+        file["_tokens"] = h5py.ExternalLink("secret", "/")
+    with pytest.raises(StoreError, match="has no signals/image_tokens/layer_0"):
+        open_run(path).signal("image_tokens/layer_0")
+    assert open_run(path).check()
+
+
 def test_values_that_do_not_fit_into_half_precision(tmp_path: Path) -> None:
     large = with_tokens(make_capture(9), scale=1e5)
     rows = [with_tokens(make_capture(8)), large]
