@@ -30,7 +30,7 @@ from vlmscope.errors import RowError
 from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.model.computing import computing
 from vlmscope.model.halp import halp_model_for, position_in_prompt, states_of, with_encoder_of
-from vlmscope.model.image_grids import SIZES, UNKNOWN, boxes_of_row
+from vlmscope.model.image_grids import SIZES, TILES, boxes_of_patches, boxes_of_row
 from vlmscope.positions import (
     IMAGE_POSITIONS,
     REPRESENTATIONS,
@@ -106,9 +106,7 @@ def reference(
             more, indices = _answer_states_pass(vlm, inputs, tokens, spec, signals)
             states |= more
             boundaries |= indices
-        arrays |= _signal_passes(
-            vlm, inputs, tokens, signals, boundaries, len(images), previous_heads
-        )
+        arrays |= _signal_passes(vlm, inputs, tokens, signals, boundaries, shown, previous_heads)
         run_answer = partial(run_with_answer, vlm, inputs)
         arrays |= sampled_answers(vlm, signals, sample_token_ids, run_answer)
         if signals.asks and tokens is not None:
@@ -328,7 +326,7 @@ def _signal_passes(
     answer_token_ids: np.ndarray | None,
     signals: RecordedSignals,
     boundaries: Mapping[str, int],
-    images: int,
+    images: Sequence[Any],
     previous_heads: np.ndarray | None,
 ) -> dict[str, np.ndarray]:
     """Return the arrays of signals of the prompt and of a given answer, a pass for each kind."""
@@ -342,13 +340,16 @@ def _signal_passes(
     return found
 
 
-def _boxes(vlm: VisionLanguageModel, inputs: Inputs, images: int, count: int) -> np.ndarray:
-    """Return the part of an image that each image token covers; unknown for all patches."""
+def _boxes(
+    vlm: VisionLanguageModel, inputs: Inputs, images: Sequence[Any], count: int
+) -> np.ndarray:
+    """Return the part of an image that each image token, or each patch, covers."""
     if vlm.skipped_without_image:
-        return np.full((count, 5), UNKNOWN, np.float32)
-    sizes = {name: each.cpu() for name, each in inputs.items() if name in SIZES}
+        sizes = [(image.height, image.width) for image in images]
+        return boxes_of_patches(vlm, count, sizes, inputs[TILES][0])
+    given = {name: each.cpu() for name, each in inputs.items() if name in SIZES}
     ids, mask = (inputs[name][0].cpu().numpy() for name in ("input_ids", "attention_mask"))
-    return boxes_of_row(vlm, ids, mask, images, sizes)
+    return boxes_of_row(vlm, ids, mask, len(images), given)
 
 
 def _attention_pass(

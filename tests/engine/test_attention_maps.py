@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import vlmscope
@@ -193,14 +194,54 @@ def test_maps_of_several_images_and_of_none(models: Any) -> None:
 
 
 def test_an_unknown_layout_has_values_and_no_map(models: Any) -> None:
-    for family, layer in (("mllama", -1), ("pixtral", 0)):
-        vlm = models(family)
-        layer = layer % vlm.num_layers if family != "mllama" else min(vlm.skipped_without_image)
-        [item] = capture(ONE_IMAGE[:1], vlm, SPEC)
-        assert (item.signals[BOXES] == -1).all()
-        assert np.isfinite(item.signals[f"attention_map/layer_{layer}"]).all()
-        with pytest.raises(InputError, match="it is not known which part of the image"):
-            item.attention_map(layer)
+    vlm = models("pixtral")
+    [item] = capture(ONE_IMAGE[:1], vlm, SPEC)
+    assert (item.signals[BOXES] == -1).all()
+    assert np.isfinite(item.signals["attention_map/layer_0"]).all()
+    with pytest.raises(InputError, match="it is not known which part of the image"):
+        item.attention_map(0)
+
+
+@pytest.mark.parametrize(("width", "height"), [(90, 60), (20, 70), (16, 16)])
+def test_patches_of_tiles_are_where_the_encoder_changes(
+    width: int, height: int, models: Any
+) -> None:
+    """Of layers of cross-attention: the image is in the top left of a canvas of tiles."""
+    vlm, image = models("mllama"), make_image(width, height, 2)
+    layer = min(vlm.skipped_without_image)
+    spec = replace(SPEC, max_new_tokens=0)
+    [plain] = capture([Sample("plain", image, "What?")], vlm, spec)
+    boxes = plain.signals[BOXES]
+    own = np.flatnonzero(boxes[:, 0] == 0)
+    encoded = features(vlm, image)
+    right = 0
+    for i in own[:: max(1, len(own) // 6)]:
+        other = features(vlm, changed(image, boxes[i, 1:].clip(0, 1)))
+        most = boxes[np.linalg.norm(other - encoded, axis=1).argmax(), 1:]
+        middle = (boxes[i, 1:3] + boxes[i, 3:5].clip(0, 1)) / 2
+        right += bool((most[:2] < middle).all() and (middle < most[2:]).all())
+    assert right > len(own[:: max(1, len(own) // 6)]) / 2
+    drawn = plain.attention_map(layer)
+    total = plain.signals[f"attention_map/layer_{layer}"][own, 0].sum()
+    assert 0 < drawn.sum() <= total + 1e-6  # type: ignore[union-attr]
+    tall, wide = drawn.shape  # type: ignore[union-attr]
+    assert (wide > tall) == (width > height)
+
+
+def features(vlm: VisionLanguageModel, image: Image.Image) -> np.ndarray:
+    """Return the projected patches of an image, ``[patches, hidden]``."""
+    found: list[torch.Tensor] = []
+
+    def keep(_module: Any, _args: Any, output: torch.Tensor) -> None:
+        found.append(output)
+
+    assert vlm.projector is not None
+    handle = vlm.projector.register_forward_hook(keep)
+    try:
+        list(capture([Sample("q", image, "What?")], vlm, replace(SPEC, max_new_tokens=0)))
+    finally:
+        handle.remove()
+    return found[0].flatten(0, -2).numpy()
 
 
 @pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])

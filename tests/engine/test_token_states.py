@@ -17,8 +17,9 @@ from families.conformance import NONE, ONE_IMAGE, SEVERAL, build
 from vlmscope.cli.extract import confirm_size
 from vlmscope.dataset import in_memory
 from vlmscope.engine import CaptureSession, capture, prepare
+from vlmscope.engine.decoding import scheduler
 from vlmscope.errors import InputError, RunMismatchError
-from vlmscope.executors import Request, make_plan
+from vlmscope.executors import Request, make_plan, runner
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Sample
@@ -156,6 +157,20 @@ def test_slots_that_are_taken_again(models: Any, monkeypatch: pytest.MonkeyPatch
     for item in found:
         [alone] = capture([item.sample], vlm, spec)
         assert_same(item, alone)
+
+
+def test_slots_are_fewer_if_the_states_fill_the_memory(
+    models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vlm = models("qwen2_5_vl")
+    monkeypatch.setattr(scheduler, "HOST_BYTES", 1)
+    for signals, rows in (("image_tokens", 2), ("answer_tokens", 8)):
+        resolved = resolve_spec(replace(SPEC, signals=signals), vlm)
+        session = CaptureSession(vlm, resolved, 8)
+        [batch], _ = prepare(ONE_IMAGE[:2], vlm, resolved)
+        found = [*session.submit(batch)]
+        assert session._decoding.capacity == rows
+        assert len([*found, *session.drain()]) == 2
 
 
 def test_prompts_that_share_beginnings(models: Any) -> None:
@@ -312,3 +327,41 @@ def test_settings_that_delay_the_end_are_refused(
     with pytest.raises(InputError, match=r"signals answer_tokens: .* min_new_tokens"):
         resolve_spec(SPEC, vlm)
     resolve_spec(replace(SPEC, signals="image_tokens"), vlm)
+
+
+class PowerCut(BaseException):
+    """The process dies; nothing may catch it."""
+
+
+def test_a_run_that_was_killed_continues_to_equal_rows(
+    models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every signal of tokens; what was published before is kept as it is."""
+    vlm, calls = models("qwen2_5_vl"), 0
+    signals = (*TOKEN_STATES, "similarity", "lens", "attention_map")
+    options: Any = {"layers": "0,n-1", "max_new_tokens": 4, "signals": signals, "progress": False}
+    original = runner.capture_batch
+
+    def dying(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise PowerCut
+        return original(*arguments)
+
+    rows = [replace(row, id=f"{row.id} {i}") for i in range(2) for row in ONE_IMAGE[1:]]
+    monkeypatch.setattr(runner, "capture_batch", dying)
+    with pytest.raises(PowerCut):
+        vlmscope.extract(rows, vlm, tmp_path / "run", batch_size=1, **options)
+    monkeypatch.setattr(runner, "capture_batch", original)
+    before = len(vlmscope.open_run(tmp_path / "run"))
+    assert 0 < before < len(rows)
+    found = vlmscope.extract(rows, vlm, tmp_path / "run", batch_size=3, **options)
+    assert len(found) == len(rows)
+    assert not found.check()
+    whole = vlmscope.extract(rows, vlm, tmp_path / "whole", batch_size=6, **options)
+    for id_ in whole.ids:
+        one, other = found[id_].signals, whole[id_].signals
+        assert one.keys() == other.keys()
+        for name, array in other.items():
+            np.testing.assert_allclose(one[name], array, rtol=2e-3, atol=3e-5, err_msg=name)

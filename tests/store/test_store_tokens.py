@@ -202,6 +202,28 @@ def test_offsets_of_others_are_refused(
         open_run(path)[rows[0].sample.id]
 
 
+def test_values_in_another_file_are_refused(rows: list[Capture], tmp_path: Path) -> None:
+    path, secret = tmp_path / "run", tmp_path / "secret"
+    secret.write_bytes(bytes(2 * 22 * HIDDEN))
+    with RunWriter(path, manifest_of()) as writer:
+        writer.add(rows)
+    [pack] = files_of(path)
+    with h5py.File(pack, "r+") as file:
+        group = file["_tokens/signals/image_tokens"]
+        shape = group["layer_0"].shape
+        del group["layer_0"]
+        external = [(str(secret), 0, 2 * shape[0] * HIDDEN)]
+        group.create_dataset("layer_0", shape, np.float16, external=external)
+    with pytest.raises(StoreError, match="keeps its values in other files"):
+        open_run(path)[rows[0].sample.id]
+    with h5py.File(pack, "r+") as file:
+        del file["_tokens"]
+        file["_tokens"] = h5py.ExternalLink("secret", "/")
+    with pytest.raises(StoreError, match="has no signals/image_tokens/layer_0"):
+        open_run(path).signal("image_tokens/layer_0")
+    assert open_run(path).check()
+
+
 def test_values_that_do_not_fit_into_half_precision(tmp_path: Path) -> None:
     large = with_tokens(make_capture(9), scale=1e5)
     rows = [with_tokens(make_capture(8)), large]
@@ -281,6 +303,23 @@ def test_a_manifest_with_an_impossible_type_is_refused(tmp_path: Path) -> None:
         open_run(tmp_path)
 
 
+def test_a_large_batch_is_not_written_twice(rows: list[Capture], tmp_path: Path) -> None:
+    """It becomes a pack at once, after the parts before it, so that the rows keep their order."""
+    with RunWriter(tmp_path / "run", manifest_of(), pack_bytes=60_000) as writer:
+        writer.add(rows[:1])
+        writer.add([with_tokens(make_capture(i)) for i in range(10, 20)])
+        names = [path.name for path in files_of(tmp_path / "run")]
+        assert names == ["pack-000-000001.h5", "pack-000-000002.h5"]
+        writer.add(rows[1:2])
+    wanted = [0, *range(10, 20), 1]
+    opened = open_run(tmp_path / "run")
+    assert opened.ids == tuple(f"question_comb_{i}" for i in wanted)
+    assert not opened.check()
+    with h5py.File(tmp_path / "run" / "shards" / names[1]) as file:
+        assert "supersedes" not in file.attrs
+        assert file.userblock_size == 512
+
+
 def test_nothing_is_added_without_them(tmp_path: Path) -> None:
     with RunWriter(tmp_path / "run", make_manifest()) as writer:
         writer.add([make_capture(0)])
@@ -328,3 +367,33 @@ def test_rows_are_joined_and_taken() -> None:
     taken = both.take([2, 1])
     assert taken.offsets.tolist() == [0, 3, 3]
     np.testing.assert_array_equal(taken.row(0), arrays[2])
+
+
+def test_the_size_of_a_row_with_maps_is_about_right() -> None:
+    """The attention to 200 to 230 image tokens in ten layers, and their boxes."""
+    layers = tuple(range(10))
+    maps = {f"attention_map/layer_{k}": 1 for k in layers}
+    manifest = make_manifest(
+        capture={"signals": ("entropy", "attention_map"), "signal_widths": maps, "layers": layers},
+        model={"num_layers": 10, "hidden_size": 512, "vision_size": 768},
+    )
+    assert manifest.token_widths() == {**dict.fromkeys(maps, 2), "attention_map/boxes": 5}
+    rng = np.random.default_rng(0)
+    captures = [
+        make_capture(
+            i,
+            vectors={path: rng.random(d, np.float32) for path, d in manifest.widths().items()},
+            answer="word " * 50,
+            answer_token_ids=np.arange(60),
+            answer_logprobs=np.zeros(60, np.float32),
+            signals={name: rng.random(60, np.float32) for name in TOKEN_STATISTICS}
+            | {
+                name: rng.random((200 + i, width), np.float32)
+                for name, width in manifest.token_widths().items()
+            },
+        )
+        for i in range(31)
+    ]
+    block = block_of(captures, manifest.widths(), manifest.signals(), manifest.token_widths())
+    found = sum(map(len, build_shard(block, manifest, writer="000"))) / len(captures)
+    assert bytes_per_row(manifest, 0, 215) == pytest.approx(found, rel=0.05)

@@ -10,6 +10,7 @@
 - ``p_true``: the question whether an answer is true, for finished rows
 - ``answers``: the recorded answer; ``answer_states``: what is recorded of its tokens
 - ``generated_samples``: sampled answers where ``generate`` decodes them
+- ``attention_maps``: the attention to each image token, to be drawn over the image
 - ``attention``: how attention is divided among image, text and answer
 - ``token_states``: states of all image tokens and of all tokens of an answer; ``similarity``: their
   cosines

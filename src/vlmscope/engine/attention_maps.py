@@ -17,7 +17,7 @@ from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.batch import Batch
 from vlmscope.engine.device import Fetch
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.image_grids import boxes_of_row
+from vlmscope.model.image_grids import TILES, boxes_of_patches, boxes_of_row
 from vlmscope.signals import ATTENTION_MAP, BOXES, RecordedSignals, token_states_name
 
 MAPS = "maps/"
@@ -52,7 +52,8 @@ def image_keys(
             continue
         if vlm.skipped_without_image:
             columns = np.arange(next(iter(maps.values())).shape[1])
-            boxes = np.full((len(columns), 5), -1, np.float32)
+            tiles = batch.inputs_of(row).get(TILES)
+            boxes = boxes_of_patches(vlm, len(columns), batch.shown_sizes[row], tiles)
         else:
             ids, mask = batch.input_ids[row], batch.attention_mask[row].astype(bool)
             columns = np.flatnonzero(mask & (ids == vlm.image_token_id))

@@ -32,7 +32,7 @@ from vlmscope.engine.shared_prefix import (
 )
 from vlmscope.errors import InputError, RowError
 from vlmscope.model import Preprocessing, ResolvedSpec, VisionLanguageModel, resolve_spec
-from vlmscope.model.image_grids import SIZES
+from vlmscope.model.image_grids import SIZES, TILES
 from vlmscope.model.lengths import ALONE
 from vlmscope.prompt import (
     DistinctImages,
@@ -75,6 +75,8 @@ class Batch:
     shown_hashes: tuple[str, ...]
     """SHA-256 of the images in the order in which the prompt shows them, joined by ``+``; rows
     with equal ones may share a pass of the vision encoder."""
+    shown_sizes: tuple[tuple[tuple[int, int], ...], ...] = ()
+    """Height and width of these images."""
     after_question: tuple[int, ...] = ()
     """Number of tokens of each prompt after the question, if a position needs it."""
     deduplicated: tuple[str, ...] = ()
@@ -117,7 +119,10 @@ class Batch:
             source, entry = dict(self.prefix.inputs), self.prefix.entries[row]
         rows = len(source["input_ids"])
         found = {name: source[name] for name in SIZES if name in source}
-        return {name: each.reshape(rows, -1, each.shape[-1])[entry] for name, each in found.items()}
+        sizes = {n: each.reshape(rows, -1, each.shape[-1])[entry] for n, each in found.items()}
+        if TILES in source:
+            sizes[TILES] = source[TILES][self.entry(row)]
+        return sizes
 
     @property
     def nbytes(self) -> int:
@@ -345,6 +350,7 @@ def _encode(rows: Sequence[_Row], vlm: Preprocessing) -> Batch:
         image_thumbnails=tuple("+".join(thumbnails[id(image)] for image in own) for own in images),
         images=tuple(map(len, shown)),
         shown_hashes=names,
+        shown_sizes=tuple(tuple((i.height, i.width) for i in own) for own in shown),
         after_question=tuple(row.after_question for row in rows),
         deduplicated=deduplicated,
         entries=entries if deduplicated else (),

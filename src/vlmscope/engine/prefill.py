@@ -27,10 +27,8 @@ from vlmscope.engine.image_cache import Encodings, ImageEncoder
 from vlmscope.engine.lens import ImageLens, image_lens_for, lens_arrays
 from vlmscope.engine.pooling import TokenChoice, entropy_of
 from vlmscope.engine.token_states import (
-    TOKENS,
     AnswerTokenSteps,
     ImageTokenRecorder,
-    Span,
     image_token_arrays,
     image_tokens_for,
 )
@@ -98,8 +96,8 @@ class Prefilled:
     """The batch's vectors and statistics of the first token, being copied to the host."""
     index: int
     """Index of this row in them."""
-    span: Span | None = None
-    """Its image tokens among those of the batch, if their states are recorded."""
+    image_tokens: Fetch | None = None
+    """The states of its image tokens, if they are recorded, being copied to the host."""
     keys: ImageKeys | None = None
     """What is drawn of its attention, if that is recorded."""
     signals: RecordedSignals = field(default_factory=RecordedSignals)
@@ -131,10 +129,10 @@ class Prefilled:
             vectors={
                 name: numbers[name][row].copy()
                 for name in numbers
-                if name not in _STATISTICS and not name.startswith((ARRAYS, TOKENS, MAPS))
+                if name not in _STATISTICS and not name.startswith((ARRAYS, MAPS))
             },
             signals=arrays_in(numbers, row)
-            | image_token_arrays(numbers, self.span)
+            | image_token_arrays(self.image_tokens)
             | self.map_arrays(),
             first_token_entropy=float(numbers[_ENTROPY][row]),
             first_token_ids=numbers[_IDS][row].copy(),
@@ -251,8 +249,9 @@ def start_copies(
         first = recorded.first_logits.argmax(dim=1)
     arrays = recorded.arrays | lens_arrays(vlm, signals, recorded.states, first)
     numbers |= {ARRAYS + name: values for name, values in arrays.items()}
-    states = recorded.image_tokens
-    numbers |= states.copied(signals.layers(IMAGE_TOKENS)) | copied_maps(recorded.maps)
+    numbers |= copied_maps(recorded.maps)
+    layers = signals.layers(IMAGE_TOKENS) if any(batch.images) else ()
+    states = recorded.image_tokens.copied(layers, len(batch.samples))
     keys = image_keys(batch, vlm, recorded.maps)
     statistics = first_token_statistics(recorded.first_logits)
     fetch = Fetch(numbers | dict(zip(_STATISTICS, statistics, strict=True)))
@@ -266,7 +265,7 @@ def start_copies(
             image_thumbnail=batch.image_thumbnails[row],
             numbers=fetch,
             index=row,
-            span=states.spans[row] if states.spans and batch.images[row] else None,
+            image_tokens=states[row],
             keys=keys[row],
             signals=signals,
         )

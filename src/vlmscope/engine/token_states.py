@@ -43,13 +43,27 @@ class ImageTokenStates:
         """Return the states of some rows, in the given order; nothing is copied."""
         return replace(self, spans=[self.spans[row] for row in rows] if self.spans else ())
 
-    def copied(self, wanted: Sequence[int]) -> dict[str, Tensor]:
-        """Return what is copied to the host of some layers, by name."""
-        return {
-            TOKENS + token_states_name(IMAGE_TOKENS, layer): self.layers[layer]
-            for layer in wanted
-            if layer in self.layers
+    def copied(self, wanted: Sequence[int], rows: int) -> list[Fetch | None]:
+        """Return the states of each row at some layers, being copied to the host.
+
+        One copy for each row, which is freed with it; rows with the same image tokens share it.
+
+        Args:
+            wanted: The layers.
+            rows: Number of rows.
+        """
+        if not (wanted and self.spans):
+            return [None] * rows
+        known = {
+            span: Fetch(
+                {
+                    token_states_name(IMAGE_TOKENS, layer): self.layers[layer][slice(*span)]
+                    for layer in wanted
+                }
+            )
+            for span in dict.fromkeys(self.spans)
         }
+        return [known[span] for span in self.spans]
 
 
 class ImageTokenRecorder:
@@ -145,16 +159,9 @@ def copied_answer_tokens(
     }
 
 
-def image_token_arrays(numbers: Fetch, span: Span | None) -> dict[str, np.ndarray]:
+def image_token_arrays(copies: Fetch | None) -> dict[str, np.ndarray]:
     """Return the arrays of the image tokens of a row, from what was copied to the host."""
-    if span is None:
-        return {}
-    start, stop = span
-    return {
-        name.removeprefix(TOKENS): in_float32(numbers.tensor(name)[start:stop])
-        for name in numbers
-        if name.startswith(TOKENS + IMAGE_TOKENS)
-    }
+    return {} if copies is None else {name: in_float32(copies.tensor(name)) for name in copies}
 
 
 def answer_token_arrays(numbers: Fetch, row: int, length: int) -> dict[str, np.ndarray]:
@@ -162,7 +169,7 @@ def answer_token_arrays(numbers: Fetch, row: int, length: int) -> dict[str, np.n
     return {
         name.removeprefix(TOKENS): in_float32(numbers.tensor(name)[row, :length])
         for name in numbers
-        if name.startswith(TOKENS + ANSWER_TOKENS)
+        if name.startswith(TOKENS)
     }
 
 

@@ -28,6 +28,9 @@ UNKNOWN = -1.0
 SIZES = ("image_grid_thw", "image_sizes")
 """Inputs with the sizes of the images."""
 
+TILES = "aspect_ratio_ids"
+"""Input with the number of the layout of each image's tiles."""
+
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 """The box of a complete image."""
 
@@ -73,6 +76,48 @@ def boxes_of_row(
     boxes[:, 1:] = np.concatenate(found)
     numbers = np.repeat(np.arange(len(found)), [len(each) for each in found])
     boxes[:, 0] = np.where(boxes[:, 1] >= 0, numbers, UNKNOWN)
+    return boxes
+
+
+def boxes_of_patches(
+    vlm: VisionLanguageModel,
+    count: int,
+    sizes: Sequence[tuple[int, int]],
+    layouts: Tensor | None,
+) -> NDArray[np.float32]:
+    """Return image number and box of each patch that layers of cross-attention attend to.
+
+    An image is fitted into the top left of a canvas of tiles (Llama-3.2-Vision), whose last patches
+    may extend beyond the image. The first patch of a tile is no part of the image.
+
+    Args:
+        vlm: The model.
+        count: Number of patches.
+        sizes: Height and width of each image.
+        layouts: Number of the layout of each image's tiles, from 1.
+    """
+    boxes = np.full((count, 5), UNKNOWN, np.float32)
+    config: Any = vlm.model.config.vision_config
+    encoder: Any = vlm.vision_encoder
+    side = config.image_size // config.patch_size
+    shape = len(sizes), int(config.max_num_tiles), int(encoder.num_patches)
+    if layouts is None or math.prod(shape) != count or shape[2] != side * side + 1:
+        return boxes
+    patches = boxes.reshape(*shape, 5)
+    for number, ((height, width), layout) in enumerate(zip(sizes, layouts.tolist(), strict=False)):
+        rows, columns = config.supported_aspect_ratios[int(layout) - 1]
+        tile = config.image_size
+        scale = min(
+            min(max(height, tile), rows * tile) / height,
+            min(max(width, tile), columns * tile) / width,
+        )
+        down, across = tile / (height * scale), tile / (width * scale)
+        for i in range(rows * columns):
+            top, left = i // columns * down, i % columns * across
+            cells = grid(side, side, (top, left, top + down, left + across))
+            cells[(cells[:, :2] >= 1).any(axis=1)] = UNKNOWN
+            patches[number, i, 1:, 1:] = cells
+            patches[number, i, 1:, 0] = np.where(cells[:, 0] >= 0, number, UNKNOWN)
     return boxes
 
 

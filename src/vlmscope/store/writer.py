@@ -24,7 +24,7 @@ from vlmscope.store.catalog import (
     writer_of,
 )
 from vlmscope.store.failures import FailureLog
-from vlmscope.store.format.batch import Block, block_of, concatenate
+from vlmscope.store.format.batch import block_of, concatenate
 from vlmscope.store.format.checksums import forget
 from vlmscope.store.format.manifest import (
     MANIFEST,
@@ -150,6 +150,8 @@ class RunWriter(OpenRun):
     def add(self, results: Sequence[Capture | Failure]) -> None:
         """Record a batch. When this returns, the batch survives a kill or a power cut.
 
+        A batch with so many states of tokens that it is as large as a pack is published as one.
+
         Raises:
             StoreError: A file cannot be written, or a row does not match this run.
         """
@@ -165,7 +167,13 @@ class RunWriter(OpenRun):
         manifest = self.manifest
         tokens = manifest.token_widths()
         block = block_of(captures, manifest.widths(), manifest.signals(), tokens)
-        path = self._publish("part", block)
+        pieces = build_shard(block, manifest, writer=self.writer)
+        if block.tokens and sum(map(len, pieces)) >= self._pack_bytes:
+            self._pack()  # first, so that the rows stay in their order
+            self._publish_pieces("pack", pieces)
+            self.done_ids.update(block.ids)
+            return
+        path = self._publish_pieces("part", pieces)
         self.done_ids.update(block.ids)
         self._parts.append(_part(path, len(block), just_written=True))
         self._pack(least=self._rows_of_a_pack(), least_bytes=self._pack_bytes)
@@ -227,10 +235,9 @@ class RunWriter(OpenRun):
         self._pack()
         forget_locks(self.run, besides=self.writer)
 
-    def _publish(self, kind: str, block: Block, supersedes: Sequence[str] = ()) -> Path:
-        """Publish one shard under the next unused number."""
+    def _publish_pieces(self, kind: str, pieces: tuple[bytes, bytes]) -> Path:
+        """Publish the bytes of one shard under the next unused number."""
         path = self.run / SHARDS / shard_name(kind, self.writer, self._next)
-        pieces = build_shard(block, self.manifest, writer=self.writer, supersedes=supersedes)
         publish(path, *pieces, exclusive=True)
         self._next += 1
         return path
@@ -246,7 +253,9 @@ class RunWriter(OpenRun):
             return
         paths = [part.path for part in self._parts]
         block = concatenate([read_shard(path) for path in paths])
-        self._publish("pack", block, supersedes=[path.name for path in paths])
+        names = [path.name for path in paths]
+        pieces = build_shard(block, self.manifest, writer=self.writer, supersedes=names)
+        self._publish_pieces("pack", pieces)
         self._parts.clear()
         _clear(paths)
         forget(paths)

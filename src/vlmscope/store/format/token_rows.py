@@ -77,11 +77,12 @@ def concatenated(parts: Sequence[TokenRows]) -> TokenRows:
 
 def narrow(matrix: NDArray[Any]) -> NDArray[Any]:
     """Return a matrix as float16, or unchanged if a value would overflow; NaN is ignored."""
-    if matrix.dtype == np.float16 or np.fmax.reduce(np.abs(matrix), axis=None, initial=0) > (
-        FLOAT16_MAX
-    ):
+    if matrix.dtype == np.float16:
         return matrix
-    return matrix.astype(np.float16)
+    largest = np.fmax.reduce(matrix, axis=None, initial=0)
+    smallest = np.fmin.reduce(matrix, axis=None, initial=0)
+    fits = max(largest, -smallest) <= FLOAT16_MAX
+    return matrix.astype(np.float16) if fits else matrix
 
 
 def write_token_rows(file: Any, tokens: Mapping[str, TokenRows]) -> None:
