@@ -153,9 +153,11 @@ def test_inspect_draws_the_images_of_the_seed(
     assert "question_comb_99" in missing.err
 
 
-def test_inspect_shows_the_logit_lens(vlmscope: Command, table: Path, checkpoint: Path) -> None:
+def test_inspect_shows_the_logit_lens_and_numbers(
+    vlmscope: Command, table: Path, checkpoint: Path
+) -> None:
     arguments = ("inspect", table, "--model", checkpoint, "--device", "cpu", "--layers", "0,7")
-    arguments = (*arguments, "--signals", "lens", "--max-new-tokens", 0)
+    arguments = (*arguments, "--signals", "lens,p_true", "--max-new-tokens", 2)
     record = json.loads(vlmscope(*arguments, "--json").out)
     places = [(line["position"], line["layer"]) for line in record["lens"]]
     assert places == [
@@ -167,6 +169,10 @@ def test_inspect_shows_the_logit_lens(vlmscope: Command, table: Path, checkpoint
     assert len(more) == 4
     seen = vlmscope(*arguments)
     assert seen.code == 0, seen.err
+    assert re.search(
+        rf"^p_true +{record['numbers']['p_true']:.3f}".replace("-", "."), seen.out, re.M
+    )
+    assert record["signals"]["p_true"] == []
     [_, shown] = seen.out.split("Logit lens at last_prompt_token")
     assert re.search(rf"^ +7 +{re.escape(repr(text))} {prob:.2f}", shown, re.M)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -149,6 +150,11 @@ def as_record(seen: Any, lens: Sequence[LensLine] = ()) -> dict[str, Any]:
             for name, vector in capture.vectors.items()
         },
         "signals": {name: list(array.shape) for name, array in capture.signals.items()},
+        "numbers": {
+            name: float(array) if math.isfinite(array) else None
+            for name, array in capture.signals.items()
+            if not array.ndim
+        },
         "lens": [asdict(line) for line in lens],
         "first_token_entropy": capture.first_token_entropy,
         "finish_reason": capture.finish_reason,
@@ -271,7 +277,7 @@ def _show_signals(arrays: Mapping[str, Any], lens: Sequence[LensLine]) -> None:
     The lens is a table for each position: one row per layer with its likeliest tokens.
     """
     if shown := [name for name in arrays if name not in TOKEN_STATISTICS]:
-        _show_pairs("Signals", {name: shape_text(arrays[name].shape) for name in shown})
+        _show_pairs("Signals", {name: _shape_or_number(arrays[name]) for name in shown})
     for position, lines in groupby(lens, key=lambda line: line.position):
         table = Table(title=f"Logit lens at {position}", title_justify="left", box=None,
                       pad_edge=False)  # fmt: skip
@@ -282,6 +288,11 @@ def _show_signals(arrays: Mapping[str, Any], lens: Sequence[LensLine]) -> None:
             tokens = (f"{text!r} {plain(prob, 2)}" for text, prob in line.tokens)
             table.add_row(str(line.layer), Text("  ".join(tokens)))
         show(table)
+
+
+def _shape_or_number(array: Any) -> str:
+    """Return the shape of an array, or its value if it is one number."""
+    return shape_text(array.shape) if array.ndim else plain(float(array), 3)
 
 
 def _headings(positions: list[str], width: int) -> list[str]:
