@@ -126,6 +126,18 @@ def test_what_cannot_work_is_refused(
     assert not (run / "detectors").exists()
 
 
+@pytest.mark.exhaustive
+def test_the_demo_evaluates_detectors(vlmscope: Command, tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    done = vlmscope("demo", "--out", out, "--limit", 80, "--detectors")
+    assert done.code == 0, done.err
+    assert "Best detector:" in " ".join(done.out.split())
+    document = json.loads((out / "detectors" / "detectors.json").read_text())
+    names = {row["name"] for row in document["results"]}
+    assert {"semantic_entropy", "eigenscore", "svar", "internal_confidence", "saplma_mlp"} <= names
+    assert 'id="detectors"' in (out / "report.html").read_text()
+
+
 def test_it_writes_elsewhere(vlmscope: Command, run: Path, tmp_path: Path) -> None:
     done = vlmscope("detect", run, *QUICK, "--out", tmp_path / "results")
     assert done.code == 0, done.err

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from vlmscope.cli.extract import run_extract
 from vlmscope.cli.output import command_line, quiet_libraries, show, stderr, stdout
 from vlmscope.cli.verdict import show_verdict
 from vlmscope.errors import InputError
 from vlmscope.model_options import ModelOptions
-from vlmscope.schema import CaptureSpec
+from vlmscope.schema import CaptureSpec, Progress
+
+if TYPE_CHECKING:
+    from vlmscope.store import Run
+
+DETECTED = CaptureSpec(
+    positions=("last_image_token", "last_prompt_token", "last_answer_token"),
+    signals="detectors",
+    samples=3,
+)
+"""What detectors read."""
 
 SHOWN = 1
 """Number of answers shown per category."""
@@ -32,6 +43,14 @@ def demo(
         int | None,
         typer.Option("--limit", help="Only the first N of 2,000 questions.", show_default=False),
     ] = None,
+    detectors: Annotated[
+        bool,
+        typer.Option(
+            "--detectors",
+            help="Also record what detectors of hallucinations read, with 3 sampled answers to "
+            "each question, and evaluate them as vlmscope detect does. Takes three times as long.",
+        ),
+    ] = False,
 ) -> None:
     """Extract, label, probe and report the bundled questions.
 
@@ -47,13 +66,13 @@ def demo(
             "images": str(images),
             "model": str(model),
             "out": out,
-            "spec": CaptureSpec(),
+            "spec": DETECTED if detectors else CaptureSpec(),
             "loading": ModelOptions(device="cpu"),
             "limit": limit,
         })  # fmt: skip
     if code not in (0, 3):  # stopped: there may be no results
         raise typer.Exit(code)
-    probed = _evaluate(out)
+    probed = _evaluate(out, detectors=detectors)
     _show_answers(out)
     stdout.print(f"\nThe run is in {out}, its report in {out / 'report.html'}. Next:")
     source = [str(table), "--images", str(images), "--model", str(model)]
@@ -70,8 +89,13 @@ def demo(
         raise typer.Exit(code)
 
 
-def _evaluate(folder: Path) -> bool:
-    """Label, probe and report; print the verdict. Return whether there were rows to probe."""
+def _evaluate(folder: Path, *, detectors: bool) -> bool:
+    """Label, probe and report; print the verdict. Return whether there were rows to probe.
+
+    Args:
+        folder: The run.
+        detectors: Whether to evaluate detectors too.
+    """
     from vlmscope.labelling import label
     from vlmscope.report import write_report
     from vlmscope.store import open_run
@@ -87,10 +111,25 @@ def _evaluate(folder: Path) -> bool:
             save_sweep(run, result)
         except InputError as error:  # too few questions for a limit this low
             stderr.print(f"not probed: {error}")
+        findings: tuple[str, ...] = ()
+        if detectors and result is not None:
+            findings = _detect(run, lambda doing: status.update(f"detectors: {doing}"))
         write_report(run, progress=lambda doing: status.update(f"report: {doing}"))
     if result is not None:
         show_verdict(verdict_of(result))
+    for line in findings:
+        show(Text(line))
     return result is not None
+
+
+def _detect(run: Run, progress: Progress) -> tuple[str, ...]:
+    """Evaluate and save the detectors; return the findings."""
+    from vlmscope.detectors import detect, save_detection
+    from vlmscope.detectors.verdict import verdict
+
+    found = detect(run, progress=progress)
+    save_detection(run, found)
+    return verdict(found.results, found.best_model_free, found.best_single, found.dropped)
 
 
 def _show_answers(folder: Path) -> None:
