@@ -106,6 +106,7 @@ def reference(
             more, indices = _answer_states_pass(vlm, inputs, tokens, spec, signals)
             states |= more
             boundaries |= indices
+        shown = [images[index] for index in image_order(sample.question, len(images))]
         arrays |= _signal_passes(vlm, inputs, tokens, signals, boundaries, shown, previous_heads)
         run_answer = partial(run_with_answer, vlm, inputs)
         arrays |= sampled_answers(vlm, signals, sample_token_ids, run_answer)

@@ -82,8 +82,10 @@ SIGNALS: Mapping[str, str] = {
 }
 """Name → what it is."""
 
-PRESETS: Mapping[str, tuple[str, ...]] = {"detectors": (ENTROPY, ATTENTION, "heads", LENS)}
-"""Names that stand for several signals: ``detectors`` for those that detectors use."""
+PRESETS: Mapping[str, tuple[str, ...]] = {
+    "detectors": (ENTROPY, ATTENTION, "heads", LENS, SIMILARITY)
+}
+"""Names that stand for several signals: ``detectors`` for those that detectors use in one answer."""
 
 DEFAULT_SIGNALS = (ENTROPY,)
 """The signals that are recorded if no others are selected."""

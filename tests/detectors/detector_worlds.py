@@ -51,6 +51,12 @@ def noise_rows(seed: int = 0, count: int = 30, *, samples: int = 4) -> Rows:
            for layer in (1, 2)},
         "p_true": rng.standard_normal(count),
     }  # fmt: skip
+    own = np.random.default_rng([seed, 1])  # the draws of the others do not depend on these
+    signals |= {
+        f"similarity/{kind}/layer_{layer}": [own.uniform(-1, 1, length) for length in lengths]
+        for kind in ("last_prompt_token", "image_lens_top", "image_max")
+        for layer in (1, 2)
+    }
     vectors = {
         f"{position}_representation/layer_{layer}": rng.standard_normal((count, WIDTH))
         for position in POSITIONS

@@ -90,6 +90,20 @@ def naive_confidence(rows: Rows, row: int) -> float:
     return 1 - sum(each) / len(each)
 
 
+def naive_glsim(rows: Rows, row: int) -> float:
+    near, local = (
+        rows.signals[f"similarity/{kind}/layer_2"][row]  # the last recorded layer
+        for kind in ("last_prompt_token", "image_lens_top")
+    )
+    each = [0.6 * a + 0.4 * b for a, b in zip(near, local, strict=True)]
+    return -sum(each) / len(each)
+
+
+def naive_contextual(rows: Rows, row: int) -> float:
+    largest = rows.signals["similarity/image_max/layer_2"][row]  # the middle of four
+    return -sum(largest) / len(largest)
+
+
 def naive_eigenscore(rows: Rows, row: int) -> float:
     states = rows.signals["samples/last_token/layer_2"][row]
     k, d = states.shape
@@ -149,6 +163,8 @@ FORMULAS: dict[str, Naive] = {
     "svar": lambda r, i: naive_svar(r.signals["attention_answer"][i][0]),
     "rauq": naive_rauq,
     "internal_confidence": naive_confidence,
+    "glsim": naive_glsim,
+    "contextual_lens": naive_contextual,
     "lexical_similarity": naive_lexical,
     "exact_match": exact,
     "semantic_sets": lambda r, i: len(set(sets_of(r, i))),
@@ -325,7 +341,13 @@ def test_what_is_undefined_is_nan_and_nothing_else() -> None:
     """An answer without tokens, a question without an image, a sample without a token."""
     empty = {
         name: [np.empty(0), *ROWS.signals[name][1:]]
-        for name in ("answer_logprobs", "entropy", "internal_confidence/layer_1")
+        for name in (
+            "answer_logprobs",
+            "entropy",
+            "internal_confidence/layer_1",
+            "similarity/image_max/layer_2",
+            "similarity/image_lens_top/layer_2",
+        )
     }
     states = ROWS.signals["samples/last_token/layer_2"].copy()
     states[0, 1:] = np.nan  # one sample is left
@@ -335,7 +357,8 @@ def test_what_is_undefined_is_nan_and_nothing_else() -> None:
     rows = replace(rows, table=rows.table.assign(verbalised_confidence=["unsure", *[0.5] * 29]))
     missing = {
         "perplexity", "mean_logprob", "min_logprob", "sequence_probability", "mean_entropy",
-        "max_entropy", "rauq", "internal_confidence", "eigenscore", "verbalised",
+        "max_entropy", "rauq", "internal_confidence", "glsim", "contextual_lens", "eigenscore",
+        "verbalised",
     }  # fmt: skip
     for name in FORMULAS:
         bad = DETECTORS[name].method.undefined(rows)

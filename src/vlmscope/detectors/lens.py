@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from vlmscope.detectors.detector import AFTER, Detector, Paper
 from vlmscope.detectors.methods import Score
 from vlmscope.detectors.rows import ANSWER_LOGPROBS, Floats, Rows
-from vlmscope.signals import INTERNAL_CONFIDENCE
+from vlmscope.detectors.states import middle_layer
+from vlmscope.signals import (
+    IMAGE_LENS,
+    IMAGE_MAX,
+    INTERNAL_CONFIDENCE,
+    LAST_PROMPT,
+    SIMILARITY,
+    similarity_name,
+)
 
 CONFIDENCE = Paper(
     "Interpreting and Editing Vision-Language Representations to Mitigate Hallucinations",
@@ -104,6 +112,36 @@ def _confidence(layers: Sequence[Floats]) -> float:
     return 1.0 - float(np.max(np.stack(layers), axis=0).mean())
 
 
+def glsims(rows: Rows) -> Floats:
+    """Return minus GLSim at the last recorded layer, mean over the answer's tokens.
+
+    NaN without an image or a token.
+    """
+    layer = max(_similarity_layers(rows, IMAGE_LENS))
+    near = _mean_over_tokens(rows, LAST_PROMPT, layer)
+    local = _mean_over_tokens(rows, IMAGE_LENS, layer)
+    return -(GLOBAL_WEIGHT * near + (1 - GLOBAL_WEIGHT) * local)
+
+
+def contextual_lenses(rows: Rows) -> Floats:
+    """Return minus the largest cosine with an image token at the middle layer, mean over tokens.
+
+    NaN without an image or a token.
+    """
+    layers = _similarity_layers(rows, IMAGE_MAX)
+    return -_mean_over_tokens(rows, IMAGE_MAX, middle_layer(layers, rows.num_layers))
+
+
+def _similarity_layers(rows: Rows, kind: str) -> dict[int, str]:
+    return rows.layers_of(rows.signals, f"{SIMILARITY}/{kind}")
+
+
+def _mean_over_tokens(rows: Rows, kind: str, layer: int) -> Floats:
+    """Return the mean of a cosine over the tokens of each answer; NaN for none."""
+    each = rows.per_token(similarity_name(kind, layer))
+    return np.array([float(values.mean()) if len(values) else np.nan for values in each])
+
+
 DETECTORS = (
     Detector(
         "internal_confidence", "internal confidence", "lens", CONFIDENCE,
@@ -114,6 +152,28 @@ DETECTORS = (
         Score(internal_confidence),
         "The paper scores an object's tokens; an answer to a question is scored as a whole, its "
         "end-of-turn token included.",
+    ),
+    Detector(
+        "glsim", "GLSim", "lens", GLSIM,
+        "minus the mean over the answer's tokens of 0.6 times the cosine of the token's state with "
+        "that of the last prompt token, plus 0.4 times its mean cosine with the 32 image tokens "
+        "whose logit lens gives it the highest probability; at the last recorded layer",
+        tuple(f"signals/{SIMILARITY}/{kind}" for kind in (LAST_PROMPT, IMAGE_LENS)),
+        AFTER, "answer",
+        "Words such as yes and no are not in the image. Depends on which layers were recorded.",
+        Score(glsims),
+        "The paper scores an object's tokens, with a layer for each of the two parts that is "
+        "chosen on labelled rows.",
+    ),
+    Detector(
+        "contextual_lens", "contextual lens", "lens", CONTEXTUAL,
+        "minus the largest cosine of a token's state with that of an image token at the middle "
+        "layer, mean over the answer's tokens",
+        (f"signals/{SIMILARITY}/{IMAGE_MAX}",), AFTER, "answer",
+        "Words such as yes and no are not in the image.",
+        Score(contextual_lenses),
+        "The paper compares image tokens with the mean of an answer's tokens, each at a layer that "
+        "is chosen on labelled rows.",
     ),
 )  # fmt: skip
 """The detectors of this module."""
