@@ -85,7 +85,7 @@ SIGNALS: Mapping[str, str] = {
 PRESETS: Mapping[str, tuple[str, ...]] = {
     "detectors": (ENTROPY, ATTENTION, "heads", LENS, SIMILARITY)
 }
-"""Names that stand for several signals: ``detectors`` for those that detectors read of an answer."""
+"""Names that stand for several signals: ``detectors`` for those that detectors read of a row."""
 
 DEFAULT_SIGNALS = (ENTROPY,)
 """The signals that are recorded if no others are selected."""

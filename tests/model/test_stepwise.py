@@ -27,7 +27,6 @@ from vlmscope.engine import capture
 from vlmscope.engine.decoding.support import AS_GRAPH, why_not_as_graph, why_not_in_slots
 from vlmscope.executors import Request, make_plan, plan
 from vlmscope.model import FAMILIES, VisionLanguageModel, load_model
-from vlmscope.model.lengths import LengthBands
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
 
@@ -240,12 +239,17 @@ def test_what_keeps_a_step_from_being_recorded(
     reasons = [why_not_as_graph(talkative_vlm)]
     monkeypatch.setattr(VisionLanguageModel, "device", torch.device("cuda"))
     assert why_not_as_graph(talkative_vlm) == ""
-    reasons += [
-        why_not_as_graph(dataclasses.replace(talkative_vlm, quantization="4bit")),
-        why_not_as_graph(dataclasses.replace(talkative_vlm, lengths=LengthBands(alone_beyond=9))),
-    ]
+    reasons.append(why_not_as_graph(dataclasses.replace(talkative_vlm, quantization="4bit")))
+
+    class Experts(torch.nn.Module):
+        config = SimpleNamespace(_experts_implementation="grouped_mm")
+
+    monkeypatch.setattr(VisionLanguageModel, "decoder", torch.nn.Sequential(Experts()))
+    reasons.append(why_not_as_graph(talkative_vlm))
     assert all(reasons)
     assert len(set(reasons)) == len(AS_GRAPH)
+    monkeypatch.setattr(VisionLanguageModel, "dtype", torch.bfloat16)
+    assert why_not_as_graph(talkative_vlm) == ""
 
 
 def test_rows_that_go_one_at_a_time(talkative_vlm: VisionLanguageModel) -> None:

@@ -76,6 +76,19 @@ def _changes_logits(vlm: VisionLanguageModel) -> str:
     return f"the checkpoint's generation settings ask for {settings}" if settings else ""
 
 
+def _groups_experts_on_host(vlm: VisionLanguageModel) -> str:
+    """Torch's grouped product of experts has a kernel for bfloat16 alone; else the host loops."""
+    if vlm.dtype == torch.bfloat16:
+        return ""
+    grouped = any(
+        type(module).__name__.endswith("Experts")
+        and getattr(module.config, "_experts_implementation", None) == "grouped_mm"
+        for module in vlm.decoder.modules()
+        if hasattr(module, "config")
+    )
+    return f"its experts wait for the host in {vlm.dtype}".replace("torch.", "") if grouped else ""
+
+
 IN_SLOTS: tuple[Condition, ...] = (
     Condition(
         "questions are run one at a time: 8-bit weights, or an architecture whose results depend "
@@ -101,6 +114,7 @@ IN_SLOTS: tuple[Condition, ...] = (
 AS_GRAPH: tuple[Condition, ...] = (
     Condition("no GPU", lambda vlm: "" if vlm.device.type == "cuda" else "there is no GPU"),
     Condition("quantized weights", lambda vlm: vlm.quantization or ""),
+    Condition("a mixture of experts in another type than bfloat16", _groups_experts_on_host),
 )
 """Conditions for recording a step as a CUDA graph. One whose code waits for the device cannot be
 recorded all the same, which is found out by trying."""
