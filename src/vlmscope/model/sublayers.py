@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeGuard
@@ -131,14 +131,11 @@ def resolve_signals(
             widths |= {f"{name}/layer_{layer}": width for layer, width in found.items()}
     lens = _lens_positions(spec, vlm) if LENS in names else ()
     read = tuple(layers) if LENS in names else ()
+    if not {ATTENTION, ATTENTION_MAP}.intersection(names):
+        return RecordedSignals(names, widths, lens_positions=lens, lens_layers=read)
     tiles = _tiles(vlm)
     cross = vlm.skipped_without_image if tiles else frozenset()
-    attentions = {
-        layer: attention
-        for layer, part in enumerate(parts)
-        if _has_weights(attention := part.attention)
-        and (layer in cross or not _attends_to_images(attention))
-    }
+    attentions = _attentions(parts, cross)
     if ATTENTION_MAP in names:
         mapped = [k for k in layers if k in attentions and (k in cross or not cross)]
         if not mapped:
@@ -158,6 +155,21 @@ def resolve_signals(
         lens,
         read,
     )
+
+
+def _attentions(parts: Sequence[Sublayers], cross: Container[int]) -> dict[int, nn.Module]:
+    """Return decoder layer → attention of the layers with weights that can be recorded.
+
+    Args:
+        parts: The parts of each layer.
+        cross: The layers of cross-attention, if they are known.
+    """
+    return {
+        layer: attention
+        for layer, part in enumerate(parts)
+        if _has_weights(attention := part.attention)
+        and (layer in cross or not _attends_to_images(attention))
+    }
 
 
 def _lens_positions(spec: CaptureSpec, vlm: VisionLanguageModel) -> tuple[str, ...]:
@@ -189,8 +201,11 @@ def check_ends(names: Sequence[str], vlm: VisionLanguageModel) -> None:
     Raises:
         InputError: One of the signals cannot be recorded.
     """
+    found = [name for name in names if name in NEED_ANSWER]
+    if not found:
+        return
     settings = [n for n in _ABOUT_ENDS if getattr(vlm.model.generation_config, n, None)]
-    if settings and (found := [name for name in names if name in NEED_ANSWER]):
+    if settings:
         raise InputError(
             f"--signals {found[0]}: the checkpoint's generation settings have {settings[0]}, with "
             "which it is not available; omit this signal"
