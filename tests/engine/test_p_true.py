@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import vlmscope
 from engine.against_reference import assert_same, each_once, run_session
 from families.conformance import NONE, ONE_IMAGE, SEVERAL
 from vlmscope.engine import capture
@@ -21,7 +23,8 @@ from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.model.p_true import log_odds, question_about, reply_tokens
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
-from vlmscope.signals import P_TRUE, P_TRUE_MASS
+from vlmscope.signals import P_TRUE, P_TRUE_MASS, PREVIOUS, PREVIOUS_HEAD
+from vlmscope.verification import check_rows, compare
 
 SPEC = CaptureSpec(layers="0", max_new_tokens=4, signals="p_true")
 
@@ -172,13 +175,19 @@ def test_it_is_refused_before_the_start(
     with pytest.raises(InputError, match="signals p_true: needs an answer, max_new_tokens"):
         CaptureSpec(signals="p_true", max_new_tokens=0)
 
-    class Mute:
-        def get_vocab(self) -> dict[Any, int]:
-            return {"ĠYES": 3, b"no": 4, "nothing": 5, "▁yes": 6}
+    speaks = True
 
+    class Vocabulary:
+        def get_vocab(self) -> dict[Any, int]:
+            return {"ĠYES": 3, b" nO": 4, "nothing": 5, "▁yes": 6} if speaks else {"yes": 1}
+
+    assert reply_tokens(Vocabulary()) == ([3, 6], [4])
+    speaks = False
     with pytest.raises(InputError, match="no token of this model's tokenizer is the word 'no'"):
-        reply_tokens(Mute())
-    monkeypatch.setattr("vlmscope.model.resolved_spec.reply_tokens", lambda _: reply_tokens(Mute()))
+        reply_tokens(Vocabulary())
+    monkeypatch.setattr(
+        "vlmscope.model.resolved_spec.reply_tokens", lambda _: reply_tokens(Vocabulary())
+    )
     resolve_spec(replace(SPEC, signals=("entropy",)), vlm)
     with pytest.raises(InputError, match="omit this signal"):
         resolve_spec(SPEC, vlm)
@@ -201,3 +210,31 @@ def test_nothing_is_asked_without_the_signal(
     monkeypatch.setattr(asking.Asker, "__init__", refuse)
     [found] = capture(samples[:1], vlm, replace(SPEC, signals=("entropy",)))
     assert P_TRUE not in found.signals
+
+
+def test_a_run_that_was_stopped_is_continued_and_verified(
+    talkative_vlm: VisionLanguageModel, samples: Sequence[Sample], tmp_path: Path
+) -> None:
+    """With another batch size, two ranks, attention and samples beside it."""
+    rows = samples[:4]
+    spec = replace(SPEC, signals="p_true,attention", samples=1)
+    options: dict[str, Any] = {"spec": spec, "progress": False}
+    out = tmp_path / "run"
+    vlmscope.extract(rows, talkative_vlm, out, limit=1, batch_size=1, **options)
+    for shard, size in (("0/2", 4), ("1/2", 1)):
+        vlmscope.extract(rows, talkative_vlm, out, shard=shard, batch_size=size, **options)
+    run = vlmscope.open_run(out)
+    assert sorted(run.ids) == sorted(row.id for row in rows)
+    for row in capture(rows, talkative_vlm, spec, batch_size=4):
+        assert not is_nan(row)
+        for name in (P_TRUE, P_TRUE_MASS, PREVIOUS, PREVIOUS_HEAD):
+            np.testing.assert_allclose(
+                run[row.sample.id].signals[name], row.signals[name], atol=3e-5
+            )
+    [check] = check_rows(run, rows[:1], talkative_vlm)
+    assert {f"signals/{name}" for name in (P_TRUE, P_TRUE_MASS, PREVIOUS)} <= check.errors.keys()
+    assert not check.faults(3e-5, "float32")
+    stored = run[rows[0].id]
+    for name in (P_TRUE, P_TRUE_MASS):
+        wrong = replace(stored, signals={**stored.signals, name: stored.signals[name] + 0.01})
+        assert compare(wrong, stored).faults(3e-5, "float32")

@@ -10,7 +10,7 @@ import pytest
 import vlmscope.store
 from store_support import LAYERS, make_capture, make_manifest
 from vlmscope.sampling import SampledAnswer, arrays_of, is_of_samples
-from vlmscope.signals import INTEGERS
+from vlmscope.signals import INTEGERS, PREVIOUS
 from vlmscope.store import bytes_per_row
 from vlmscope.store.format.batch import block_of
 from vlmscope.store.format.shard import build_shard
@@ -65,7 +65,7 @@ def test_all_is_sorted_and_true() -> None:
 
 
 SIGNALS = {
-    "signals": ("entropy", "attention", "heads"),
+    "signals": ("entropy", "attention", "heads", "p_true"),
     "signal_widths": {f"heads/layer_{layer}": 512 for layer in range(10)},
     "attention_layers": tuple(range(10)),
     "attention_heads": 8,
@@ -89,6 +89,13 @@ def sampled(rng: np.random.Generator) -> dict[str, Any]:
     return arrays_of([SampledAnswer("word " * 50, ids, logprobs, "stop", states)] * 5)
 
 
+def shape_of(name: str, shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Return the shape of an array of an answer of 60 tokens, of which one ends the turn."""
+    if name == PREVIOUS:
+        return 59, 10
+    return (60,) if shape is None else shape
+
+
 @pytest.mark.first(5)
 @pytest.mark.parametrize(
     "signals", [{}, SIGNALS, LENS, SAMPLED], ids=["no signals", "signals", "lens", "samples"]
@@ -110,7 +117,7 @@ def test_the_size_of_a_row_is_about_right(store_dtype: Any, signals: dict[str, A
             answer_token_ids=np.arange(60),
             answer_logprobs=np.zeros(60, np.float32),
             signals={
-                name: rng.random(shape or 60, np.float32).astype(
+                name: np.asarray(rng.random(shape_of(name, shape), np.float32)).astype(
                     np.int32 if name in INTEGERS else np.float32
                 )
                 for name, shape in manifest.signals().items()

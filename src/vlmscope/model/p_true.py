@@ -59,11 +59,7 @@ def reply_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     Raises:
         InputError: The tokenizer has no such token for one of the words.
     """
-    words = {
-        number: text.lstrip(_SPACES).lower()
-        for text, number in tokenizer.get_vocab().items()
-        if isinstance(text, str)  # tokens of a few tokenizers are bytes
-    }
+    words = {number: _word(token) for token, number in tokenizer.get_vocab().items()}
     found = tuple(sorted(n for n, text in words.items() if text == word) for word in WORDS)
     for word, numbers in zip(WORDS, found, strict=True):
         if not numbers:
@@ -72,6 +68,16 @@ def reply_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
                 "its reply cannot be read from one token; omit this signal"
             )
     return found[0], found[1]
+
+
+def _word(token: str | bytes) -> str:
+    """Return the text of a token without a space before it, in lower case.
+
+    >>> _word("\u2581Yes"), _word(b" NO")
+    ('yes', 'no')
+    """
+    text = token.decode("utf-8", "replace") if isinstance(token, bytes) else token
+    return text.lstrip(_SPACES).lower()
 
 
 def log_odds(
