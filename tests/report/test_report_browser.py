@@ -89,7 +89,15 @@ def test_paper_is_white_and_has_no_controls(open_page: OpenPage) -> None:
     assert colour(page, "body") == "rgb(255, 255, 255)"
     for control in (".contents", ".filters", ".pager >> nth=0", ".reset", ".download >> nth=0"):
         expect(page.locator(control)).to_be_hidden()
-    for part in ("h1", ".headline", "#auroc_by_layer", "#results .results", "#cards", ".tokens", "#labels"):
+    for part in (
+        "h1",
+        ".headline",
+        "#auroc_by_layer",
+        "#results .results",
+        "#cards",
+        ".tokens",
+        "#labels",
+    ):
         expect(page.locator(part)).to_be_visible()
     assert ids(page) == shown
     assert colour(page, ".card", "break-inside") == "avoid"
