@@ -260,8 +260,11 @@ def test_a_named_label_set_has_its_own_folder(copied: Run) -> None:
         ("{", "not JSON"),
         ("[]", "not a result of vlmscope detect"),
         ('{"kind": "vlmscope detectors", "schema_version": 2}', "another version"),
-        ('{"kind": "vlmscope detectors", "schema_version": 1}', "lacks something"),
-        ('{"kind": "vlmscope detectors", "schema_version": 1, "results": [{"name": 3}]}', "lacks"),
+        ('{"kind": "vlmscope detectors", "schema_version": 1}', "unreadable"),
+        (
+            '{"kind": "vlmscope detectors", "schema_version": 1, "results": [{"name": 3}]}',
+            "unreadable",
+        ),
     ],
 )
 def test_a_damaged_document_is_an_error_of_one_line(copied: Run, content: str, words: str) -> None:
@@ -271,6 +274,44 @@ def test_a_damaged_document_is_an_error_of_one_line(copied: Run, content: str, w
     with pytest.raises(StoreError, match=words) as caught:
         read_detection(copied)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rows", None), ("best_model_free", None), ("results", 3), ("results", [3]),
+        ("unavailable", [{"name": "x"}]), ("dropped", [{}]), ("run_id", 7),
+    ],
+)  # fmt: skip
+def test_a_document_of_other_content_is_damaged_or_stale(
+    copied: Run, found: Detection, name: str, value: object
+) -> None:
+    path = save_detection(copied, found) / "detectors.json"
+    document = json.loads(path.read_text())
+    changed = {key: each for key, each in document.items() if key != name or value is not None}
+    path.write_text(json.dumps(changed | ({} if value is None else {name: value})))
+    if name == "run_id":
+        saved = read_detection(copied)
+        assert saved is not None
+        assert "of another run" in saved.stale
+        return
+    with pytest.raises(StoreError, match="run 'vlmscope detect"):
+        read_detection(copied)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("auroc", 1e300), ("auroc_low", -1), ("title", ["x"]), ("learned", 1), ("auprc", "high")],
+)
+def test_a_result_out_of_range_is_damaged(
+    copied: Run, found: Detection, field: str, value: object
+) -> None:
+    path = save_detection(copied, found) / "detectors.json"
+    document = json.loads(path.read_text())
+    document["results"][0][field] = value
+    path.write_text(json.dumps(document))
+    with pytest.raises(StoreError, match=f"unreadable.*{field}"):
+        read_detection(copied)
 
 
 def test_nothing_else_is_replaced(copied: Run, found: Detection, tmp_path: Path) -> None:

@@ -271,6 +271,14 @@ def test_statistics_of_an_image_with_known_pixels() -> None:
     assert np.isnan(found[3]).all()
 
 
+def test_attention_to_the_previous_token_may_be_flat() -> None:
+    flat = [each.ravel() for each in ROWS.signals["attention_previous"]]
+    rauq_of = DETECTORS["rauq"].method
+    assert isinstance(rauq_of, Score)
+    found = rauq_of.compute(with_signal(ROWS, attention_previous=flat))
+    assert np.array_equal(found, rauq_of.compute(ROWS))
+
+
 # Worked by hand.
 
 

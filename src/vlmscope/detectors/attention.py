@@ -188,7 +188,7 @@ def rauq_of(rows: Rows) -> Floats:
     for number, (logprobs, previous) in enumerate(pairs):
         if previous is None or not len(logprobs) or not np.size(previous):
             continue
-        weights = np.asarray(previous, np.float64)
+        weights = np.asarray(previous, np.float64).reshape(-1, len(rows.attention_layers))
         count = min(len(weights), len(logprobs))  # without the end-of-turn token
         found[number] = rauq(logprobs[:count], weights[:count], rauq_layers(weights.shape[1]))
     return found

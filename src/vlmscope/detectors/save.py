@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from vlmscope.detectors.figures import figures
-from vlmscope.detectors.results import Detection, DetectorResult, Dropped, Unavailable
+from vlmscope.detectors.results import (
+    METRICS,
+    Detection,
+    DetectorResult,
+    Dropped,
+    Unavailable,
+)
 from vlmscope.detectors.transfer import DetectionTransfer
 from vlmscope.detectors.verdict import verdict
 from vlmscope.errors import InputError, StoreError, one_line, shortened
@@ -229,13 +235,12 @@ class SavedDetection:
     dropped: tuple[Dropped, ...]
     verdict: tuple[str, ...]
     """The findings, a sentence each."""
+    best_model_free: str
+    """Name of the best baseline that needs no model."""
+    rows: int
+    """Rows that all detectors were evaluated on."""
     stale: str
     """Why it is stale, as a phrase; empty if it is current."""
-
-    @property
-    def best_model_free(self) -> str:
-        """Name of the best baseline that needs no model."""
-        return str(self.summary["best_model_free"])
 
 
 def read_detection(run: AnyRun, labels: str = DEFAULT) -> SavedDetection | None:
@@ -265,14 +270,37 @@ def read_detection(run: AnyRun, labels: str = DEFAULT) -> SavedDetection | None:
     try:
         return SavedDetection(
             found,
-            tuple(map(DetectorResult.from_dict, found["results"])),
-            tuple(Unavailable(**each) for each in found["unavailable"]),
-            tuple(Dropped(**each) for each in found["dropped"]),
+            tuple(map(_result_in, found["results"])),
+            tuple(Unavailable(**_texts(each)) for each in found["unavailable"]),
+            tuple(Dropped(int(each["count"]), str(each["reason"])) for each in found["dropped"]),
             tuple(map(str, found["verdict"])),
+            str(found["best_model_free"]),
+            int(found["rows"]),
             _stale(found, opened, labels),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, f"it lacks something ({one_line(error)})", opened) from error
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise _damaged(path, f"it has something unreadable ({one_line(error)})", opened) from error
+
+
+def _result_in(saved: Any) -> DetectorResult:
+    """Return a result of a document.
+
+    Raises:
+        ValueError: A value is missing, of another type, or out of range.
+    """
+    if not isinstance(saved, Mapping):
+        raise ValueError("a result is not an object")
+    row = DetectorResult.from_dict(saved)
+    for name in METRICS:
+        for end in ("", "_low", "_high"):
+            value = getattr(row, f"{name}{end}")
+            if not (value != value or 0 <= value <= 1):
+                raise ValueError(f"{name}{end} is {value:g}, expected 0 to 1")
+    return row
+
+
+def _texts(saved: Mapping[str, Any]) -> dict[str, str]:
+    return {str(name): str(text) for name, text in saved.items()}
 
 
 def _stale(found: Mapping[str, Any], run: Run, labels: str) -> str:

@@ -51,6 +51,6 @@ def detectors(run: Run, labels: str) -> Detectors:
         results=saved.results,
         best_model_free=best,
         unavailable=saved.unavailable,
-        rows=int(saved.summary["rows"]),
+        rows=saved.rows,
     )
     return Detectors(section, drawn)
