@@ -44,6 +44,9 @@ LONG = pytest.mark.exhaustive
             "| SmolVLM2-2.2B | attention |", marks=LONG,
         ),
         pytest.param(
+            "attention_on_objects.py", ["--rows", "12"], "layer 8, the object", marks=LONG
+        ),
+        pytest.param(
             "throughput.py",
             ["--size", "tiny", "--rows", "4", "--tokens", "3", "--batch-size", "2",
              "--seed-rows", "1", "--verify", "2", "--hf-sizes", "2",
