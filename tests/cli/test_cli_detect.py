@@ -96,6 +96,8 @@ def test_it_tests_on_other_runs(vlmscope: Command, run: Path, tmp_path: Path) ->
     [there] = document["transfer"]
     assert there["rows"] == 60
     assert {row["name"] for row in there["results"]} >= {"perplexity", "question_words"}
+    assert vlmscope("report", run).code == 0
+    assert "the same model, 60 answers" in (run / "report.html").read_text()
 
 
 def test_categories_are_left_out(vlmscope: Command, run: Path) -> None:

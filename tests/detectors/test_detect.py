@@ -38,7 +38,10 @@ from vlmscope.sweeps import SweepSpec
 SPEC = SweepSpec(folds=3, repeats=2, draws=24)
 COUNT = 120
 EMPTY = (5, 17)
-QUICK = ("answer", "halp_last_prompt_token_linear", "mahalanobis_last_prompt_token")
+QUICK = (
+    "perplexity", "mean_logprob", "max_entropy", "halp_last_prompt_token_linear",
+    "mahalanobis_last_prompt_token",
+)  # fmt: skip
 """Detectors that take little time."""
 
 

@@ -17,6 +17,7 @@ from vlmscope.report.document import (
     ColumnTable,
     ColumnValue,
     DetectorsSection,
+    DetectorTransfer,
     Document,
     FailureRow,
     Figure,
@@ -174,6 +175,11 @@ def detectors_section() -> DetectorsSection:
         best_model_free=best,
         unavailable=(Unavailable("samples", "samples", "the run has no signals/samples/texts"),),
         rows=1998,
+        transfers=(
+            DetectorTransfer(
+                "runs/other", "the same model", 400, {"entropy": 0.66, "constant": None}
+            ),
+        ),
     )
 
 
@@ -264,6 +270,7 @@ def hostile() -> Document:
             results=(detector(bad, paper=bad, known=bad, group=bad),),
             best_model_free=detector(bad),
             unavailable=(Unavailable(bad, bad, bad),),
+            transfers=(DetectorTransfer(bad, bad, 1, {bad: 0.5}),),
         ),
         columns=(
             replace(COLUMN, name=bad, values=tuple(replace(v, name=bad) for v in COLUMN.values)),

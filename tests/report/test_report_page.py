@@ -221,6 +221,7 @@ def test_detectors_are_compared_with_what_needs_no_model(full: Outline) -> None:
         "0.850 0.800–0.900", "(significant) +0.050 to +0.150",
         "category best without the model", "reversed Somebody et al. 2024 worse than chance",
         "samples: the run has no signals/samples/texts",
+        "runs/other the same model, 400 answers", "entropy 0.850 0.660", "constant – –",
     ):  # fmt: skip
         assert shown in text, shown
     assert text.count("(significant)") == 1

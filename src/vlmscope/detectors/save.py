@@ -225,6 +225,19 @@ def _risks(found: Detection) -> dict[str, list[Any]]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SavedTransfer:
+    """The AUROCs on another run."""
+
+    run: str
+    """Its folder."""
+    relation: str
+    """How its model is related to that of the training run, as text."""
+    rows: int
+    auroc: Mapping[str, float | None]
+    """Name of each tested detector → its AUROC; None if its risk is constant."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class SavedDetection:
     """A detection written by ``save_detection``."""
 
@@ -239,6 +252,8 @@ class SavedDetection:
     """Name of the best baseline that needs no model."""
     rows: int
     """Rows that all detectors were evaluated on."""
+    transfers: tuple[SavedTransfer, ...]
+    """The results on other runs."""
     stale: str
     """Why it is stale, as a phrase; empty if it is current."""
 
@@ -276,6 +291,7 @@ def read_detection(run: AnyRun, labels: str = DEFAULT) -> SavedDetection | None:
             tuple(map(str, found["verdict"])),
             str(found["best_model_free"]),
             int(found["rows"]),
+            tuple(map(_transfer_in, found["transfer"])),
             _stale(found, opened, labels),
         )
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
@@ -297,6 +313,15 @@ def _result_in(saved: Any) -> DetectorResult:
             if not (value != value or 0 <= value <= 1):
                 raise ValueError(f"{name}{end} is {value:g}, expected 0 to 1")
     return row
+
+
+def _transfer_in(saved: Mapping[str, Any]) -> SavedTransfer:
+    """Return the results on another run in a document."""
+    auroc = {
+        str(row["name"]): None if row["found_nothing"] else float(row["auroc"])
+        for row in saved["results"]
+    }
+    return SavedTransfer(str(saved["run"]), str(saved["relation"]), int(saved["rows"]), auroc)
 
 
 def _texts(saved: Mapping[str, Any]) -> dict[str, str]:

@@ -9,8 +9,9 @@ from vlmscope.detectors.figures import figures
 from vlmscope.detectors.save import read_detection
 from vlmscope.errors import StoreError
 from vlmscope.plots import Plot
-from vlmscope.report.document import DetectorsSection
+from vlmscope.report.document import DetectorsSection, DetectorTransfer
 from vlmscope.report.figures import figure
+from vlmscope.shown import distinct_names
 from vlmscope.store import Run
 from vlmscope.sweeps.source import option_of_set
 
@@ -45,6 +46,7 @@ def detectors(run: Run, labels: str) -> Detectors:
         )
     drawn = tuple(figures(saved.results, saved.best_model_free))
     best = next((row for row in saved.results if row.name == saved.best_model_free), None)
+    names = distinct_names([each.run for each in saved.transfers])
     section = DetectorsSection(
         sentences=saved.verdict,
         figures=tuple(map(figure, drawn)),
@@ -52,5 +54,9 @@ def detectors(run: Run, labels: str) -> Detectors:
         best_model_free=best,
         unavailable=saved.unavailable,
         rows=saved.rows,
+        transfers=tuple(
+            DetectorTransfer(name, each.relation, each.rows, each.auroc)
+            for name, each in zip(names, saved.transfers, strict=True)
+        ),
     )
     return Detectors(section, drawn)

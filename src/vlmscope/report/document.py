@@ -205,6 +205,20 @@ class FailureRow:
 
 
 @dataclass(frozen=True, slots=True)
+class DetectorTransfer:
+    """Detectors of this run on another one."""
+
+    name: str
+    """A short name of the other run."""
+    relation: str
+    """How its model is related to that of this run."""
+    rows: int
+    """Tested answers."""
+    auroc: Mapping[str, float | None]
+    """Name of a detector → its AUROC there; None if its risk is constant."""
+
+
+@dataclass(frozen=True, slots=True)
 class DetectorsSection:
     """The results of ``vlmscope detect``."""
 
@@ -219,6 +233,8 @@ class DetectorsSection:
     """Detectors that were not evaluated, with the reason."""
     rows: int
     """Rows that all detectors were evaluated on."""
+    transfers: tuple[DetectorTransfer, ...] = ()
+    """The results on other runs."""
 
 
 @dataclass(frozen=True, slots=True)
