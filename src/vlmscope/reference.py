@@ -234,8 +234,7 @@ def _decoder_pass(
     original = halp_model_for(vlm.family.model_type, spec)
     with sublayers_recorded(vlm, signals) as parts:
         layers, logits = run_decoder(vlm, inputs, states_of(original), imaged=bool(sample.images))
-    input_ids = inputs["input_ids"][0]
-    image_tokens = [i for i, token in enumerate(input_ids) if token == vlm.image_token_id]
+    image_tokens = _image_tokens(vlm, inputs)
     last_idx = int(inputs["attention_mask"][0].sum()) - 1
     wanted = {
         "last_image_token": image_tokens[-1:],
@@ -262,6 +261,12 @@ def _decoder_pass(
         p: wanted[position_in_prompt(original, p)] for p in positions if not p.endswith("_mean")
     }
     return states, {p: index[0] for p, index in indices.items()}, logits[0, last_idx]
+
+
+def _image_tokens(vlm: VisionLanguageModel, inputs: Inputs) -> list[int]:
+    """Return the positions of the image tokens in the prompt."""
+    image_token = vlm.image_token_id
+    return [i for i, token in enumerate(inputs["input_ids"][0].tolist()) if token == image_token]
 
 
 def _count_after(vlm: VisionLanguageModel, sample: Sample) -> int:
@@ -382,7 +387,7 @@ def _lens_pass(
 ) -> dict[str, np.ndarray]:
     """Run the prompt, and prompt and answer; return the lens at positions and of image tokens."""
     ids = inputs["input_ids"][0].tolist()
-    image_tokens = [i for i, token in enumerate(ids) if token == vlm.image_token_id]
+    image_tokens = _image_tokens(vlm, inputs)
     prompt, logits = run_decoder(vlm, inputs, "hidden_states[k+1]", imaged=bool(image_tokens))
     answer = [] if answer_token_ids is None else answer_token_ids.tolist()
     layers, positions = prompt, [p for p in signals.lens_positions if p in boundaries]
