@@ -21,6 +21,7 @@ from vlmscope.detectors import (
     KNOWN,
     PASSES,
     Detection,
+    Probe,
     Rows,
     Score,
     detect,
@@ -153,6 +154,21 @@ def test_a_detector_of_ones_own(run: Run) -> None:
     assert list(found.detectors)[-1] == "own"
     with pytest.raises(InputError, match="'max_entropy' is the name of two"):
         detect(run, ["max_entropy", replace(own, name="max_entropy")], SPEC)
+
+
+def test_features_of_the_same_name_are_not_shared(run: Run) -> None:
+    """Two detectors of a user may call their features alike; vectors are shared by their path."""
+    known = np.array([i in EMPTY for i in range(COUNT)]) | truth_of(COUNT)
+    template = DETECTORS["halp_last_prompt_token_linear"]
+    noise = np.random.default_rng(0).standard_normal(COUNT)
+    own = [
+        replace(template, name=name, title=name, method=Probe(lambda _, v=values: {
+            "x": lambda: v[:, None]}))
+        for name, values in (("nothing", noise), ("everything", known + 0.01 * noise))
+    ]  # fmt: skip
+    found = detect(run, own, SPEC)
+    assert found["everything"].auroc > 0.9
+    assert found["nothing"].found_nothing or found["nothing"].auroc < 0.7
 
 
 def test_only_what_is_trained_has_wider_intervals(run: Run) -> None:
