@@ -110,8 +110,8 @@ def test_violations_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     ["vlmscope", *(f"vlmscope.{each}" for each in (
-        "dataset", "engine", "executors", "labelling", "metrics", "model", "plots", "probes",
-        "report", "risk", "score", "store", "sweeps",
+        "dataset", "detectors", "engine", "executors", "labelling", "metrics", "model", "plots",
+        "probes", "report", "risk", "score", "store", "sweeps",
     ))],
 )  # fmt: skip
 def test_all_is_sorted_and_complete(name: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from detected_runs import CATEGORIES, detected_run, label, truth_of, without_trees
+from detected_runs import CATEGORIES, detected_run, label, row_of, truth_of, without_trees
 from store_support import make_manifest
 from vlmscope.detectors import (
     DETECTORS,
@@ -21,6 +21,7 @@ from vlmscope.detectors import (
     KNOWN,
     PASSES,
     Detection,
+    Probe,
     Rows,
     Score,
     detect,
@@ -31,6 +32,7 @@ from vlmscope.detectors import (
 from vlmscope.detectors.registry import chosen
 from vlmscope.detectors.results import METRICS
 from vlmscope.errors import InputError, StoreError
+from vlmscope.schema import Capture
 from vlmscope.schema import Score as Label
 from vlmscope.store import Run, RunWriter, open_run, write_labels
 from vlmscope.sweeps import SweepSpec
@@ -155,6 +157,21 @@ def test_a_detector_of_ones_own(run: Run) -> None:
         detect(run, ["max_entropy", replace(own, name="max_entropy")], SPEC)
 
 
+def test_features_of_the_same_name_are_not_shared(run: Run) -> None:
+    """Two detectors of a user may call their features alike; vectors are shared by their path."""
+    known = np.array([i in EMPTY for i in range(COUNT)]) | truth_of(COUNT)
+    template = DETECTORS["halp_last_prompt_token_linear"]
+    noise = np.random.default_rng(0).standard_normal(COUNT)
+    own = [
+        replace(template, name=name, title=name, method=Probe(lambda _, v=values: {
+            "x": lambda: v[:, None]}))
+        for name, values in (("nothing", noise), ("everything", known + 0.01 * noise))
+    ]  # fmt: skip
+    found = detect(run, own, SPEC)
+    assert found["everything"].auroc > 0.9
+    assert found["nothing"].found_nothing or found["nothing"].auroc < 0.7
+
+
 def test_only_what_is_trained_has_wider_intervals(run: Run) -> None:
     """Scores do not depend on other folds: the same values, declared as trained, are wider."""
     rng = np.random.default_rng(3)
@@ -193,6 +210,50 @@ def test_too_few_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="0 are hallucinated, expected some"):
         detect(run, "perplexity", SPEC)
     assert detect(run, "category", SPEC).data.truth.sum() == 3
+
+
+def test_questions_without_an_image_have_no_detectors_of_images(tmp_path: Path) -> None:
+    """A run of text alone: what reads the image is listed, the rest is evaluated on all rows."""
+
+    def bare(row: Capture) -> Capture:
+        kept = {p: v for p, v in row.vectors.items() if not p.startswith("vision")}
+        return replace(
+            row, sample=replace(row.sample, image=None, image_id=""), vectors=kept,
+            boundaries={"last_prompt_token": row.boundaries["last_prompt_token"]},
+            image_sha256="", image_dhash="", image_thumbnail="",
+        )  # fmt: skip
+
+    run = detected_run(tmp_path / "run", truth_of(60), change=bare)
+    found = detect(run, "perplexity,halp_last_prompt_token_linear,states", SPEC)
+    reasons = {each.name: each.reason for each in found.unavailable}
+    assert reasons["image_statistics"] == "has no value for 60 of 60 rows"
+    assert reasons["halp_vision_only_linear"] == "the run has no vision_only_representation"
+    assert len(found.data.ids) == 60
+    assert found["halp_last_prompt_token_linear"].auroc > 0.85
+
+
+def test_a_run_without_answers_has_those_before_them(tmp_path: Path) -> None:
+    truth = truth_of(60)
+    rows = [
+        replace(
+            row_of(i, bool(wrong)), finish_reason="prefill", answer=None, answer_logprobs=None,
+            answer_token_ids=None, signals={},
+        )
+        for i, wrong in enumerate(truth)
+    ]  # fmt: skip
+    record = make_manifest(run_id="a" * 32, capture={"max_new_tokens": 0})
+    with RunWriter(tmp_path / "run", record) as writer:
+        writer.add(rows)
+    label(tmp_path / "run", [row.sample.id for row in rows], truth)
+    found = detect(
+        tmp_path / "run", "answer,samples,answer_length,halp_last_prompt_token_linear", SPEC
+    )
+    assert {row.known for row in found.results} == {
+        "before the first token",
+        "with the first token",
+    }
+    assert {"perplexity", "answer_length", "selfcheck"} <= {each.name for each in found.unavailable}
+    assert found["halp_last_prompt_token_linear"].auroc > 0.85
 
 
 def test_findings_are_sentences(copied: Run, found: Detection) -> None:

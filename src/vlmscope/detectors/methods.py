@@ -35,7 +35,11 @@ Flags = NDArray[np.bool_]
 Matrix = NDArray[Any]
 
 Features = Mapping[str, Callable[[], Matrix]]
-"""Candidates by name, of which the best is chosen inside training: each returns ``[N, D]``."""
+"""Candidates by name, of which the best is chosen inside training: each returns ``[N, D]``.
+
+One that is named like a path of ``Rows.vectors`` must return those vectors unchanged, as detectors
+share its fits.
+"""
 
 Splits = Sequence[Sequence[Fold]]
 
@@ -56,10 +60,15 @@ class Task:
 
     def crossfits(self, features: Features) -> dict[str, tuple[CrossFit, ...]]:
         """Return the logistic probe of each candidate, one cross-fit for each split."""
+        found = {}
         for name, read in features.items():
+            if name not in self.rows.vectors:
+                found[name] = self.crossfit(read())
+                continue
             if name not in self.fits:
                 self.fits[name] = self.crossfit(read())
-        return {name: self.fits[name] for name in features}
+            found[name] = self.fits[name]
+        return found
 
     def crossfit(self, matrix: Matrix) -> tuple[CrossFit, ...]:
         """Return the logistic probe of a matrix, one calibrated cross-fit for each split."""
@@ -136,7 +145,7 @@ class Probe:
 
     def undefined(self, rows: Rows) -> Flags:
         """Return the rows that it has no value for."""
-        return undefined_features(self.features(rows), len(rows))
+        return undefined_features(self.features(rows), rows)
 
     def risks(self, task: Task) -> Floats:
         """Return the out-of-fold risk of each row in each split."""
@@ -170,11 +179,17 @@ def _by_candidate(
             yield name, number, fold
 
 
-def undefined_features(features: Features, count: int) -> Flags:
+def undefined_features(features: Features, rows: Rows) -> Flags:
     """Return the rows for which a candidate has a value that is not finite."""
-    bad = np.zeros(count, dtype=bool)
-    for read in features.values():
-        bad |= ~np.isfinite(read()).all(axis=1)
+    bad = np.zeros(len(rows), dtype=bool)
+    for name, read in features.items():
+        if name not in rows.undefined:
+            found = np.asarray(~np.isfinite(read()).all(axis=1))
+            if name not in rows.vectors:
+                bad |= found
+                continue
+            rows.undefined[name] = found
+        bad |= rows.undefined[name]
     return bad
 
 
@@ -190,7 +205,7 @@ class BestHeads:
 
     def undefined(self, rows: Rows) -> Flags:
         """Return the rows that it has no value for."""
-        return undefined_features(self.features(rows), len(rows))
+        return undefined_features(self.features(rows), rows)
 
     def risks(self, task: Task) -> Floats:
         """Return the out-of-fold risk of each row in each split."""

@@ -78,6 +78,8 @@ class Rows:
     """Decoder layers of the model."""
     same_meaning: SameMeaning = by_rules
     """Whether two answers to a question mean the same."""
+    undefined: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """Rows without a finite vector, by path: what was found already, as several detectors ask."""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -131,6 +133,7 @@ class Rows:
             signals=_some(self.signals, rows),
             vectors=_some(self.vectors, rows),
             inputs=None if self.inputs is None else take_rows(self.inputs, rows),
+            undefined={},
         )
 
 

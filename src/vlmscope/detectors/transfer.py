@@ -305,14 +305,17 @@ def _probes(features: Callable[[Rows], Features], pair: Pair) -> dict[str, Trans
     for name, read in features(pair.rows).items():
         if name not in there:
             continue
-        if name not in pair.probes:
+        if name in pair.probes:
+            found[name] = pair.probes[name]
+        else:
             matrix, test = (np.asarray(each(), np.float32) for each in (read, there[name]))
             if matrix.shape[1] != test.shape[1]:
                 continue
-            pair.probes[name] = transfer_probe(
+            found[name] = transfer_probe(
                 matrix, pair.truth, pair.groups, pair.parts, test, folds=pair.spec.folds
             )
-        found[name] = pair.probes[name]
+            if name in pair.rows.vectors:
+                pair.probes[name] = found[name]
     if not found:
         raise _OtherShapeError
     return found
