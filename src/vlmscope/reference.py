@@ -38,6 +38,7 @@ from vlmscope.positions import (
     sublayer_representation,
 )
 from vlmscope.prompt import build_messages, image_order, template_settings, with_tokenizer_lock
+from vlmscope.reference_attention import divided_attention
 from vlmscope.reference_passes import (
     Inputs,
     content_of,
@@ -47,7 +48,6 @@ from vlmscope.reference_passes import (
 )
 from vlmscope.reference_signals import (
     asked_about,
-    divided_attention,
     internal_confidence,
     joined,
     logit_lens,

@@ -2,7 +2,7 @@
 
 - ``batch``: from samples to tensors on the CPU; ``device``: copies to and from the GPU
 - ``inputs``: what a Python user gives, as rows and images
-- ``session``: prefills batches and decodes their answers; ``capture`` runs one
+- ``session``: prefills batches and decodes their answers; ``captures``: captures of samples by one
 - ``prefill``: one pass of a batch's prompts; ``hooks``: what is copied out of it
 - ``image_cache``: each image through the vision encoder once; ``pooling``: many vectors to one
 - ``decoding/``: answers of many rows at a time
@@ -19,8 +19,9 @@
 """
 
 from vlmscope.engine.batch import Batch, prepare
+from vlmscope.engine.captures import capture, capture_batch
 from vlmscope.engine.inputs import Rows, open_image, rows_of, until_error
-from vlmscope.engine.session import CaptureSession, capture, capture_batch
+from vlmscope.engine.session import CaptureSession
 from vlmscope.engine.shared_prefix import preprocessing_of
 
 __all__ = [

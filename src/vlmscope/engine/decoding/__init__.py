@@ -1,6 +1,7 @@
 """Answers, many rows at a time (continuous batching).
 
 - ``drawing``: how the tokens of sampled answers are drawn
+- ``memory``: how many rows are decoded at once, by what they take
 - ``scheduler``: rows are admitted as slots become free and leave when their answer ends
 - ``slots``: tensors of a fixed size for the rows that are being answered
 - ``support``: whether a model's answers can be decoded in slots, else ``generate`` decodes them

@@ -3,7 +3,7 @@
 - ``naming``: question id ↔ HDF5 link, position ↔ group and attribute
 - ``manifest``: ``run.json``, and the differences between two manifests
 - ``size``: the approximate size of a run
-- ``batch``: a batch of captures as columns, checked before it is written
+- ``batch``: a batch of captures as columns; ``capture_checks``: checks before it is written
 - ``columns``: the columns of a shard under ``/_columns``
 - ``token_rows``: arrays of several tokens of each row, under ``/_tokens``
 - ``low_level``: datasets and attributes by the quicker API of h5py
