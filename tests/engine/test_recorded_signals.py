@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from engine.against_reference import assert_same
 from families.conformance import NONE, ONE_IMAGE, SEVERAL, build
 from families.llava_checkpoints import build_llava
-from vlmscope import reference_signals
+from vlmscope import reference_attention
 from vlmscope.engine import capture, prepare
 from vlmscope.engine.answer_states import most_attentive
 from vlmscope.errors import InputError
@@ -191,7 +191,7 @@ def test_of_heads_that_attend_equally_either_may_be_stored(
     others = (found.signals[PREVIOUS_HEAD] + 1) % 4
     clear = reference(samples[0], vlm, spec, previous_heads=others)
     assert_same(found, clear)
-    monkeypatch.setitem(reference_signals.NEAR, torch.float32, 1.0)
+    monkeypatch.setitem(reference_attention.NEAR, torch.float32, 1.0)
     equal = reference(samples[0], vlm, spec, previous_heads=others)
     np.testing.assert_array_equal(equal.signals[PREVIOUS_HEAD], others)
     assert (equal.signals[PREVIOUS] != clear.signals[PREVIOUS]).any()

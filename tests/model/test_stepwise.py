@@ -242,9 +242,12 @@ def test_what_keeps_a_step_from_being_recorded(
     reasons.append(why_not_as_graph(dataclasses.replace(talkative_vlm, quantization="4bit")))
 
     class Experts(torch.nn.Module):
-        config = SimpleNamespace(_experts_implementation="grouped_mm")
+        """Those of a mixture."""
 
     monkeypatch.setattr(VisionLanguageModel, "decoder", torch.nn.Sequential(Experts()))
+    monkeypatch.setattr(
+        talkative_vlm.model, "get_experts_implementation", lambda: {"": "grouped_mm"}
+    )
     reasons.append(why_not_as_graph(talkative_vlm))
     assert all(reasons)
     assert len(set(reasons)) == len(AS_GRAPH)

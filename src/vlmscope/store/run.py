@@ -472,8 +472,7 @@ class Run:
     @property
     def failures(self) -> dict[str, Failure]:
         """The questions that failed and have no row."""
-        failed = read_failures(self.path)
-        return {id_: failure for id_, failure in failed.items() if id_ not in self}
+        return {id_: f for id_, f in read_failures(self.path).items() if id_ not in self}
 
     def check(self) -> list[str]:
         """Recompute every checksum; return one line for each problem."""
@@ -482,10 +481,10 @@ class Run:
 
 def _subscript(key: Any) -> str:
     """Return a key as the text between the brackets."""
-    if isinstance(key, slice):
-        parts = ["" if part is None else repr(part) for part in (key.start, key.stop, key.step)]
-        return ":".join(parts if parts[2] else parts[:2])
-    return shortened(repr(key))
+    if not isinstance(key, slice):
+        return shortened(repr(key))
+    parts = ["" if part is None else repr(part) for part in (key.start, key.stop, key.step)]
+    return ":".join(parts if parts[2] else parts[:2])
 
 
 def _damage(shard: Shard) -> Iterator[str]:

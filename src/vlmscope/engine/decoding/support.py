@@ -80,13 +80,10 @@ def _groups_experts_on_host(vlm: VisionLanguageModel) -> str:
     """Torch's grouped product of experts has a kernel for bfloat16 alone; else the host loops."""
     if vlm.dtype == torch.bfloat16:
         return ""
-    grouped = any(
-        type(module).__name__.endswith("Experts")
-        and getattr(module.config, "_experts_implementation", None) == "grouped_mm"
-        for module in vlm.decoder.modules()
-        if hasattr(module, "config")
-    )
-    return f"its experts wait for the host in {vlm.dtype}".replace("torch.", "") if grouped else ""
+    mixed = any(type(module).__name__.endswith("Experts") for module in vlm.decoder.modules())
+    if not mixed or "grouped_mm" not in vlm.model.get_experts_implementation().values():
+        return ""
+    return f"its experts wait for the host in {vlm.dtype}".replace("torch.", "")
 
 
 IN_SLOTS: tuple[Condition, ...] = (
