@@ -224,7 +224,7 @@ def test_questions_without_an_image_have_no_detectors_of_images(tmp_path: Path) 
         )  # fmt: skip
 
     run = detected_run(tmp_path / "run", truth_of(60), change=bare)
-    found = detect(run, "perplexity,halp_last_prompt_token_linear,states", SPEC)
+    found = detect(run, "perplexity,halp_last_prompt_token_linear,halp_vision_only_linear", SPEC)
     reasons = {each.name: each.reason for each in found.unavailable}
     assert reasons["image_statistics"] == "has no value for 60 of 60 rows"
     assert reasons["halp_vision_only_linear"] == "the run has no vision_only_representation"

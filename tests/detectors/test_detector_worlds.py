@@ -146,7 +146,7 @@ def test_a_trained_detector_does_not_learn_the_images() -> None:
 
 
 @cache
-def null_worlds(count: int = 30, detectors: int = 7, rows: int = 150) -> tuple[Detection, ...]:
+def null_worlds(count: int = 20, detectors: int = 7, rows: int = 150) -> tuple[Detection, ...]:
     """Return detections of scores that are noise, most of them without a fit."""
     return tuple(null_world(seed, detectors, rows) for seed in range(count))
 
@@ -184,7 +184,7 @@ def test_without_a_signal_none_is_called_better() -> None:
     worlds = null_worlds()
     assert all(len(found.results) == 8 for found in worlds)
     compared = sum(row.above_model_free_p_holm is not None for f in worlds for row in f.results)
-    assert compared > 150
+    assert compared > 100
     wrong = sum(
         any(row.better_than(rival) for row in found.results for rival in ("model_free", "single"))
         for found in worlds
@@ -196,7 +196,7 @@ def test_without_a_signal_intervals_cover_chance() -> None:
     rows = [row for found in null_worlds() for row in found.results if not row.learned]
     covered = [row.auroc_low <= 0.5 <= row.auroc_high for row in rows]
     assert np.mean(covered) > 0.9
-    assert np.mean([row.auroc for row in rows]) == pytest.approx(0.5, abs=0.015)
+    assert np.mean([row.auroc for row in rows]) == pytest.approx(0.5, abs=0.02)
     assert np.mean([row.worse_than_chance for row in rows]) < 0.06
 
 

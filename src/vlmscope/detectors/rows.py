@@ -163,7 +163,7 @@ def rows_of(run: Run, data: ProbeData, same_meaning: SameMeaning = by_rules) -> 
     keys = {vector_path(*key): key for key in (*data.layer_keys, *sublayers)}
     return Rows(
         table=run.to_pandas().iloc[data.rows].reset_index(drop=True),
-        signals=Columns(names, lambda name: _signal(run, name), data.rows),
+        signals=Columns(names, _reader(run), data.rows),
         vectors=Columns(tuple(keys), lambda path: run.matrix(*keys[path]), data.rows),
         inputs=data.baseline_inputs,
         attention_layers=capture.attention_layers,
@@ -171,6 +171,21 @@ def rows_of(run: Run, data: ProbeData, same_meaning: SameMeaning = by_rules) -> 
         num_layers=run.manifest.model.num_layers,
         same_meaning=same_meaning,
     )
+
+
+def _reader(run: Run) -> Callable[[str], Any]:
+    """Return a function that reads a signal; lists, which are small and slow to read, only once."""
+    lists: dict[str, Any] = {}
+
+    def read(name: str) -> Any:
+        if name in lists:
+            return lists[name]
+        found = _signal(run, name)
+        if isinstance(found, list):
+            lists[name] = found
+        return found
+
+    return read
 
 
 def _signal(run: Run, name: str) -> Any:
