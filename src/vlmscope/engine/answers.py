@@ -69,6 +69,8 @@ def greedy_config(vlm: VisionLanguageModel, max_new_tokens: int) -> Any:
     """Return the model's ``GenerationConfig``, which ``load_model`` made greedy, with a limit."""
     config = copy.deepcopy(vlm.model.generation_config)
     config.max_new_tokens = max_new_tokens
+    if config.min_new_tokens:  # the library warns of a minimum above the maximum
+        config.min_new_tokens = min(config.min_new_tokens, max_new_tokens)
     return config
 
 
