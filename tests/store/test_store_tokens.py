@@ -125,6 +125,20 @@ def test_plain_h5py_reads_them(run: Path, rows: list[Capture], tmp_path: Path) -
                 assert ("image_tokens" in group) == bool(row.image_sha256)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_part_that_becomes_the_pack_shows_the_type_that_is_stored(
+    rows: list[Capture], tmp_path: Path, dtype: str
+) -> None:
+    with RunWriter(tmp_path / "run", manifest_of(dtype)) as writer:
+        writer.add(rows)
+    for path in (*files_of(tmp_path / "run"), tmp_path / "run" / "index.h5"):
+        with h5py.File(path) as file:
+            for name in NAMES:
+                shown = file[rows[1].sample.id][f"signals/{name}"]
+                assert shown.dtype == dtype
+                np.testing.assert_array_equal(shown[()], rows[1].signals[name].astype(dtype))
+
+
 def test_exports_have_them(run: Path, rows: list[Capture], tmp_path: Path) -> None:
     export_run(run, tmp_path / "run.parquet")
     table = pq.read_table(tmp_path / "run.parquet")  # type: ignore[no-untyped-call]
