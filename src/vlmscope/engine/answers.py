@@ -106,6 +106,26 @@ def config_feeding_end(vlm: VisionLanguageModel, max_new_tokens: int) -> Any:
     return config
 
 
+def forcing_end(config: Any, tokens: int, vlm: VisionLanguageModel) -> Any:
+    """Return what forces the end of answers at their last token, if the checkpoint asks for it.
+
+    The library forces it at the last token that is decoded, which may be one more than is kept.
+
+    Args:
+        config: Settings of ``generate``, which are changed.
+        tokens: Maximum number of tokens of a padded prompt and its answer.
+        vlm: The model.
+    """
+    from transformers.generation.logits_process import (
+        ForcedEOSTokenLogitsProcessor,
+        LogitsProcessorList,
+    )
+
+    end, config.forced_eos_token_id = config.forced_eos_token_id, None
+    forced = [] if end is None else [ForcedEOSTokenLogitsProcessor(tokens, end, str(vlm.device))]
+    return LogitsProcessorList(forced)
+
+
 class StepLogprobs:
     """A stopping criterion that records numbers of each new token.
 
