@@ -35,8 +35,11 @@ P_TRUE, P_TRUE_MASS = "p_true", "p_true_mass"
 """Numbers of the signal ``p_true``: the log-odds of "yes" over "no" when the model is asked whether
 its answer is true, and the probability of both together; NaN if it cannot be asked."""
 
-NEED_ANSWER = (ANSWER_TOKENS, SIMILARITY, P_TRUE)
-"""Signals that consist of what is recorded of an answer's tokens."""
+OF_END = (ANSWER_TOKENS, SIMILARITY)
+"""Signals of the states of all tokens of an answer: its end-of-turn token is processed for them."""
+
+NEED_ANSWER = (*OF_END, P_TRUE)
+"""Signals that only runs with answers have."""
 
 ATTENTION_MAP = "attention_map"
 """The attention to each image token, or to each patch of an image in layers of cross-attention."""

@@ -55,6 +55,10 @@ ONE_NAT = 1.0
 """Log-probabilities and entropies near zero are compared on this scale: they are differences of
 logits, so for a model that is nearly certain they consist of rounding errors."""
 
+EVENLY = 0.1
+"""The attention to image tokens is compared on this scale: the norm of that of a token that attends
+to a hundred others evenly. On a scale of 1, a map of the wrong tokens would be no error."""
+
 LOGITS = 10.0
 """Size of logits, to which their rounding errors are relative."""
 
@@ -253,6 +257,8 @@ def _error_of_signal(
         return _error_of_selected(own, array)
     if is_token_states(name):
         return _relative_error(own, array)
+    if is_token_rows(name):
+        return _relative_error(own, array, EVENLY)
     if name == PREVIOUS_HEAD:
         return 0.0 if np.array_equal(own, array) else math.inf
     if name == LENS_TOKENS:

@@ -21,7 +21,12 @@ from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Sample
 from vlmscope.signals import ATTENTION_MAP, BOXES, token_states_name
-from vlmscope.verification import check_rows
+from vlmscope.verification import (
+    HALF_STORAGE_TOLERANCE,
+    TOLERANCES,
+    check_rows,
+    signal_errors,
+)
 
 # Some processors turn tensors into arrays in a way that NumPy 2 warns about.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -273,6 +278,17 @@ def test_stored_maps(family: str, models: Any, tmp_path: Path) -> None:
     for id_, expected in ((rows[0].id, one), (rows[2].id, other)):
         np.testing.assert_allclose(run[id_].signals[name], expected[name], atol=1e-3)
         np.testing.assert_array_equal(run[id_].signals[BOXES], expected[BOXES])
+
+
+def test_attention_to_the_wrong_tokens_is_an_error() -> None:
+    """In every precision, though each value of a map is small."""
+    weights = np.random.default_rng(0).lognormal(0, 1.5, (576, 1)).astype(np.float32)
+    expected = np.repeat(0.3 * weights / weights.sum(), 2, axis=1)
+    name = "attention_map/layer_2"
+    for found, wrong in ((expected[::-1], True), (expected.astype(np.float16), False)):
+        error = signal_errors({name: found.astype(np.float32)}, {name: expected})[name]
+        for tolerance in TOLERANCES.values():
+            assert (error > max(tolerance, HALF_STORAGE_TOLERANCE)) == wrong
 
 
 def test_layers_without_weights_are_left_out(models: Any) -> None:

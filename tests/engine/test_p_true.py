@@ -90,6 +90,24 @@ def test_rows_are_asked_about_in_batches_and_images_are_encoded_once(
         assert_same(found[alone.sample.id], alone)
 
 
+def test_rows_with_the_same_id_have_their_own(vlm: VisionLanguageModel) -> None:
+    teal, red = (Image.new("RGB", (60, 40), colour) for colour in ("teal", "red"))
+    for other in (Sample("a", teal, "Is it red?"), Sample("a", red, "What colour is it?")):
+        rows = [Sample("a", teal, "What colour is it?"), other]
+        for item in capture(rows, vlm, SPEC, batch_size=2):
+            [alone] = capture([item.sample], vlm, SPEC)
+            assert_same(item, alone)
+
+
+def test_settings_about_the_end_of_an_answer_make_no_difference(
+    vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vlm.model.generation_config, "min_new_tokens", 3)
+    [item] = capture(samples[:1], vlm, SPEC)
+    expected = reference(item.sample, vlm, SPEC, answer_token_ids=item.answer_token_ids)
+    assert float(item.signals[P_TRUE]) == pytest.approx(float(expected.signals[P_TRUE]), abs=3e-5)
+
+
 def test_a_question_that_cannot_be_asked_has_nan(
     vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,7 +190,7 @@ def test_an_image_that_changes_meanwhile_is_a_failure(
 def test_it_is_refused_before_the_start(
     vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="signals p_true: needs an answer, max_new_tokens"):
+    with pytest.raises(InputError, match="signals p_true: needs max_new_tokens above 0"):
         CaptureSpec(signals="p_true", max_new_tokens=0)
 
     speaks = True

@@ -87,6 +87,27 @@ def test_an_answer_without_a_token_has_no_attention(
     assert_same(found, reference(samples[0], vlm, spec))
 
 
+def test_the_end_that_a_checkpoint_forces_is_the_same_with_signals(
+    vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``generate`` decodes one token more for them."""
+    end = vlm.model.generation_config.eos_token_id[0]
+    monkeypatch.setattr(vlm.model.generation_config, "forced_eos_token_id", end)
+    spec = CaptureSpec(layers="0", max_new_tokens=3)
+    plain = list(capture(samples[:2], vlm, spec))
+    assert {int(item.answer_token_ids[-1]) for item in plain} == {end}
+    for signals in ("attention", "answer_tokens"):
+        more = replace(spec, signals=signals)
+        for item, expected in zip(capture(samples[:2], vlm, more), plain, strict=True):
+            np.testing.assert_array_equal(item.answer_token_ids, expected.answer_token_ids)
+            assert_same(
+                item, reference(item.sample, vlm, more, answer_token_ids=item.answer_token_ids)
+            )
+    [sampled] = capture(samples[:1], vlm, replace(spec, samples=2, temperature=9.0))
+    assert [answer.token_ids[-1] for answer in sampled.samples] == [end, end]
+    assert [len(answer.token_ids) for answer in sampled.samples] == [3, 3]
+
+
 def test_a_prefill_alone_has_the_signals_of_its_prompt(
     vlm: VisionLanguageModel, samples: Sequence[Sample]
 ) -> None:

@@ -25,6 +25,7 @@ from vlmscope.signals import (
 )
 from vlmscope.store import RunWriter, describe, export_run, open_run, write_manifest
 from vlmscope.store.format.batch import by_layer
+from vlmscope.store.format.checksums import digest
 
 RECORD: dict[str, Any] = {
     "signals": ("entropy", "attention", "heads", "lens", "p_true"),
@@ -233,6 +234,32 @@ def test_attention_to_the_previous_token_of_another_number_of_layers_is_refused(
     for count, layers in ((4, 3), (4, 0)):
         with pytest.raises(StoreError, match=f"is damaged: {count} values of {layers} layers"):
             by_layer(np.zeros(count, np.float32), layers)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("attention_previous_head", (2,)),
+        ("attention_prompt", (2,)),
+        ("attention_previous", (2, 3)),
+        ("entropy", (2, 3)),
+        ("p_true", (2, 3)),
+    ],
+)
+def test_columns_of_another_number_of_dimensions_are_refused(
+    rows: list[Capture], tmp_path: Path, name: str, shape: tuple[int, ...]
+) -> None:
+    path = tmp_path / "run"
+    with RunWriter(path, make_manifest(capture=RECORD)) as writer:
+        writer.add(rows[:2])
+    [pack] = (path / "shards").iterdir()
+    with h5py.File(pack, "r+") as file:
+        column = f"_columns/signals/{name}"
+        data = np.zeros(shape, np.int32 if name in INTEGERS else np.float32)
+        del file[column]
+        file.create_dataset(column, data=data).attrs["sha256"] = digest(data)
+    with pytest.raises(StoreError, match=f"column signals/{name} has the type"):
+        open_run(path)[rows[0].sample.id]
 
 
 def test_a_run_continues_with_the_same_signals_only(run: Path) -> None:

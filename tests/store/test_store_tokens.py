@@ -125,6 +125,20 @@ def test_plain_h5py_reads_them(run: Path, rows: list[Capture], tmp_path: Path) -
                 assert ("image_tokens" in group) == bool(row.image_sha256)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_part_that_becomes_the_pack_shows_the_type_that_is_stored(
+    rows: list[Capture], tmp_path: Path, dtype: str
+) -> None:
+    with RunWriter(tmp_path / "run", manifest_of(dtype)) as writer:
+        writer.add(rows)
+    for path in (*files_of(tmp_path / "run"), tmp_path / "run" / "index.h5"):
+        with h5py.File(path) as file:
+            for name in NAMES:
+                shown = file[rows[1].sample.id][f"signals/{name}"]
+                assert shown.dtype == dtype
+                np.testing.assert_array_equal(shown[()], rows[1].signals[name].astype(dtype))
+
+
 def test_exports_have_them(run: Path, rows: list[Capture], tmp_path: Path) -> None:
     export_run(run, tmp_path / "run.parquet")
     table = pq.read_table(tmp_path / "run.parquet")  # type: ignore[no-untyped-call]
@@ -181,7 +195,16 @@ def test_a_changed_byte_is_found(rows: list[Capture], tmp_path: Path, which: str
 
 
 @pytest.mark.parametrize(
-    "offsets", [[0, 2], [1, 2, 3, 4, 5, 6, 27], [0, 9, 3, 12, 15, 18, 22], [0] * 7, [0.0] * 7, None]
+    "offsets",
+    [
+        [0, 2],
+        [1, 2, 3, 4, 5, 6, 27],
+        [0, 9, 3, 12, 15, 18, 22],
+        [0, 2**63 - 1, -2, -2, -2, -2, 25],  # their differences overflow to positive numbers
+        [0] * 7,
+        [0.0] * 7,
+        None,
+    ],
 )
 def test_offsets_of_others_are_refused(
     rows: list[Capture], tmp_path: Path, offsets: list[Any] | None
@@ -200,6 +223,42 @@ def test_offsets_of_others_are_refused(
             group.create_dataset("offsets", data=data).attrs["sha256"] = digest(data)
     with pytest.raises(StoreError, match="damaged"):
         open_run(path)[rows[0].sample.id]
+
+
+@pytest.mark.parametrize("which", ["_tokens", "_columns"])
+def test_a_dataset_in_place_of_the_group_is_refused(
+    rows: list[Capture], tmp_path: Path, which: str
+) -> None:
+    with RunWriter(tmp_path / "run", manifest_of()) as writer:
+        writer.add(rows)
+    [pack] = files_of(tmp_path / "run")
+    with h5py.File(pack, "r+") as file:
+        del file[which]
+        file[which] = np.zeros(3)
+    with pytest.raises(StoreError, match=r"damaged"):
+        list(open_run(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("which", ["_tokens", "_columns/query_token_representation"])
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_shards_that_lack_a_column_are_not_merged(
+    rows: list[Capture], tmp_path: Path, which: str, damaged: int
+) -> None:
+    path = tmp_path / "run"
+    killed = RunWriter(path, manifest_of())
+    writer = killed.__enter__()  # and nothing packs or closes it
+    writer.add(rows[:2])
+    writer.add(rows[2:4])
+    killed.release()
+    with h5py.File(sorted(files_of(path))[damaged], "r+") as file:
+        del file[which]
+    with pytest.raises(StoreError, match=r"is not in all of them.*redo.damaged"):
+        list(open_run(path))
+    with pytest.raises(StoreError, match="is not in all of them"):
+        export_run(path, tmp_path / "run.parquet")
+    with pytest.raises(StoreError, match="is not in all of them"), RunWriter(path, manifest_of()):
+        pass  # packs what is left
+    assert len(list(files_of(path))) == 2
 
 
 def test_values_in_another_file_are_refused(rows: list[Capture], tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ def greedy_config(vlm: VisionLanguageModel, max_new_tokens: int) -> Any:
     """Return the model's ``GenerationConfig``, which ``load_model`` made greedy, with a limit."""
     config = copy.deepcopy(vlm.model.generation_config)
     config.max_new_tokens = max_new_tokens
+    if config.min_new_tokens:  # the library warns of a minimum above the maximum
+        config.min_new_tokens = min(config.min_new_tokens, max_new_tokens)
     return config
 
 
@@ -102,6 +104,26 @@ def config_feeding_end(vlm: VisionLanguageModel, max_new_tokens: int) -> Any:
         config.pad_token_id = (end_tokens(vlm) or [0])[0]
     config.eos_token_id = [NO_END]
     return config
+
+
+def forcing_end(config: Any, tokens: int, vlm: VisionLanguageModel) -> Any:
+    """Return what forces the end of answers at their last token, if the checkpoint asks for it.
+
+    The library forces it at the last token that is decoded, which may be one more than is kept.
+
+    Args:
+        config: Settings of ``generate``, which are changed.
+        tokens: Maximum number of tokens of a padded prompt and its answer.
+        vlm: The model.
+    """
+    from transformers.generation.logits_process import (
+        ForcedEOSTokenLogitsProcessor,
+        LogitsProcessorList,
+    )
+
+    end, config.forced_eos_token_id = config.forced_eos_token_id, None
+    forced = [] if end is None else [ForcedEOSTokenLogitsProcessor(tokens, end, str(vlm.device))]
+    return LogitsProcessorList(forced)
 
 
 class StepLogprobs:

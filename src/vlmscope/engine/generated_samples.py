@@ -23,6 +23,7 @@ from vlmscope.engine.answers import (
     StepLogprobs,
     end_tokens,
     finished_sample,
+    forcing_end,
     greedy_config,
     last_states,
 )
@@ -121,15 +122,16 @@ def _generated(
     )
     steps = StepLogprobs(hooks, states)
     chosen = DrawnTokens(to_device(torch.from_numpy(integers), vlm.device), sampling.temperature)
+    prompt, config = batch.inputs["input_ids"].shape[1], greedy_config(vlm, spec.decoded_tokens)
+    forced = forcing_end(config, prompt + new, vlm)
     output = run(
         device_batch,
         hooks,
         vlm,
-        greedy_config(vlm, spec.decoded_tokens),
+        config,
         stopping_criteria=[steps],
-        logits_processor=LogitsProcessorList([chosen]),
+        logits_processor=LogitsProcessorList([*forced, chosen]),
     )
-    prompt = batch.inputs["input_ids"].shape[1]
     tokens = output[:, prompt : prompt + new]
     copies = Fetch(
         {
@@ -170,6 +172,7 @@ def repeated(batch: Batch, count: int, *, packs_pixels: bool = False) -> Batch:
         image_thumbnails=batch.image_thumbnails * count,
         images=batch.images * count,
         shown_hashes=batch.shown_hashes * count,
+        shown_sizes=batch.shown_sizes * count,
         after_question=batch.after_question * count,
         entries=batch.entries * count,
     )

@@ -89,11 +89,11 @@ class Asker:
         self, rows: Sequence[Capture], images: ImageEncoder | None
     ) -> list[Capture | Failure]:
         processor, asked = self._vlm.processor, []
-        for row in rows:
+        for number, row in enumerate(rows):
             sample = row.sample
             text = question_about(processor, sample.question, row.answer or "", len(sample.images))
-            if text is not None:
-                asked.append(replace(sample, question=text))
+            if text is not None:  # numbered: without a table, several rows may have the same id
+                asked.append(replace(sample, id=str(number), question=text))
         batches, failures = (
             prepare(asked, self._vlm.preprocessing, self._spec) if asked else ([], [])
         )
@@ -104,7 +104,10 @@ class Asker:
             ids = [sample.id for sample in batch.samples]
             values |= zip(ids, self._values(batch, images), strict=True)
             hashes |= zip(ids, batch.image_hashes, strict=True)
-        return [self._finished(row, values, failed, hashes) for row in rows]
+        return [
+            self._finished(row, values.get(name), failed.get(name), hashes.get(name))
+            for row, name in zip(rows, map(str, range(len(rows))), strict=True)
+        ]
 
     def _values(self, batch: Batch, images: ImageEncoder | None) -> np.ndarray:
         """Return log-odds and mass of each row of a batch."""
@@ -116,18 +119,16 @@ class Asker:
     def _finished(
         self,
         row: Capture,
-        values: dict[str, np.ndarray],
-        failed: dict[str, Failure],
-        hashes: dict[str, str],
+        values: np.ndarray | None,
+        failure: Failure | None,
+        image_sha256: str | None,
     ) -> Capture | Failure:
         """Return a row with its values; NaN without, unless its images cannot be read any more."""
-        id_ = row.sample.id
-        failure = failed.get(id_)
         if failure is not None and failure.stage != "prompt":
-            return replace(failure, id=id_)
-        if hashes.get(id_, row.image_sha256) != row.image_sha256:
+            return replace(failure, id=row.sample.id)
+        if image_sha256 not in (None, row.image_sha256):
             return failure_of(row.sample, "image", "the image changed while the row was processed")
         nothing = np.full(2, np.nan, np.float32)
-        odds, mass = np.asarray(values.get(id_, nothing), np.float32)
+        odds, mass = np.asarray(nothing if values is None else values, np.float32)
         arrays = {P_TRUE: np.array(odds), P_TRUE_MASS: np.array(mass)}
         return replace(row, signals={**row.signals, **arrays})

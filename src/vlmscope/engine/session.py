@@ -27,6 +27,7 @@ from vlmscope.engine.answers import (
     config_feeding_end,
     end_tokens,
     finished,
+    forcing_end,
     greedy_config,
     of_answers,
     states_of_answers,
@@ -327,9 +328,12 @@ class CaptureSession:
         device_batch, hooks = self._device_batch(batch, states, answer_tokens)
         steps = StepLogprobs(hooks, states, end_tokens(vlm) if feeds_end else ())
         config = (config_feeding_end if feeds_end else greedy_config)(vlm, spec.decoded_tokens)
-        output = run(device_batch, hooks, vlm, config, stopping_criteria=[steps])
-        self.shapes_ = device_batch.recorder.shapes_
         prompt = batch.inputs["input_ids"].shape[1]
+        output = run(
+            device_batch, hooks, vlm, config, stopping_criteria=[steps],
+            logits_processor=forcing_end(config, prompt + spec.max_new_tokens, vlm),
+        )  # fmt: skip
+        self.shapes_ = device_batch.recorder.shapes_
         new, chosen = spec.max_new_tokens, output[:, prompt : prompt + spec.max_new_tokens]
         tokens = {
             CHOSEN: chosen,

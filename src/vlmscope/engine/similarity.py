@@ -86,17 +86,18 @@ def similarities(
     vlm: VisionLanguageModel,
     signals: RecordedSignals,
     prompts: Sequence[PromptStates],
-    answers: Mapping[int, Float[Tensor, "chosen steps hidden"]],
+    answers: Mapping[int, Float[Tensor, "chosen processed hidden"]],
     tokens: Int[Tensor, "chosen steps"],
-) -> Float[Tensor, "chosen names steps"]:
+) -> Float[Tensor, "chosen names _both"]:
     """Return the cosines of the tokens of some answers, in the order of the signals' names.
 
     Args:
         vlm: The model.
         signals: The signals.
         prompts: The prompt of each answer.
-        answers: Decoder layer → states of the answers' tokens.
-        tokens: The tokens; states and tokens after the end of an answer may be anything.
+        answers: Decoder layer → states of the answers' tokens, as far as they were processed.
+        tokens: The tokens; states and tokens after the end of an answer may be anything. If all
+            answers have ended, ``generate`` does not process the last one.
     """
     unembedding = unembedding_of(vlm) if signals.lens_layers else None
     names = signals.similarity_names

@@ -24,7 +24,7 @@ from vlmscope.signals import (
     ATTENTION,
     ATTENTION_MAP,
     LENS,
-    NEED_ANSWER,
+    OF_END,
     SUBLAYERS,
     RecordedSignals,
     single_positions,
@@ -201,7 +201,7 @@ def check_ends(names: Sequence[str], vlm: VisionLanguageModel) -> None:
     Raises:
         InputError: One of the signals cannot be recorded.
     """
-    found = [name for name in names if name in NEED_ANSWER]
+    found = [name for name in names if name in OF_END]
     if not found:
         return
     settings = [n for n in _ABOUT_ENDS if getattr(vlm.model.generation_config, n, None)]

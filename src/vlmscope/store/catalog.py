@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.errors import StoreError
-from vlmscope.store.format.batch import QUESTION_ID, Block, take
+from vlmscope.store.format.batch import QUESTION_ID, Block, check_columns, take
 from vlmscope.store.format.checksums import confirm, read_column
 from vlmscope.store.format.columns import read_columns
 from vlmscope.store.format.hdf5_links import member
@@ -162,6 +162,22 @@ def read_rows(shard: Shard, *, vectors: bool = True, signals: Container[str] = (
     """Return the rows of a shard that are used, as columns."""
     block = read_shard(shard.path, vectors=vectors, signals=signals)
     return block if shard.complete else take(block, shard.rows)
+
+
+def read_blocks(
+    shards: Iterable[Shard], *, vectors: bool = True, signals: Container[str] = ()
+) -> Iterator[Block]:
+    """Yield the rows of some shards of a run that are used, as columns, shard by shard.
+
+    Raises:
+        StoreError: One of them lacks a column that another one has.
+    """
+    columns: frozenset[str] = frozenset()
+    for shard in shards:
+        block = read_rows(shard, vectors=vectors, signals=signals)
+        columns = columns or block.columns
+        check_columns(block, columns)
+        yield block
 
 
 def read_texts(shard: Shard, names: Sequence[str]) -> list[tuple[str, ...]]:

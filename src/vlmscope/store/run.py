@@ -36,6 +36,7 @@ from vlmscope.schema import Answered, Capture, Failure, Outcome, Score
 from vlmscope.signals import INTEGERS, LENS_TOKENS
 from vlmscope.store.catalog import (
     Shard,
+    read_blocks,
     read_column_into,
     read_rows,
     read_shard,
@@ -230,8 +231,7 @@ class Run:
     def blocks(self, *, vectors: bool = True, signals: Container[str] = ()) -> Iterator[Block]:
         """Yield the rows as columns, shard by shard; without vectors only some ``signals``."""
         self._screen_ahead()
-        for shard in self._shards:
-            block = read_rows(shard, vectors=vectors, signals=signals)
+        for block in read_blocks(self._shards, vectors=vectors, signals=signals):
             yield with_ground_truths(block, self.changed_ground_truths)
 
     def _screen_ahead(self, depth: str = "columns") -> None:

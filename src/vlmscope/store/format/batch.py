@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -74,6 +75,12 @@ class Block:
     tokens: Mapping[str, TokenRows] = field(default_factory=dict)
     """Arrays of signals with a vector for each of several tokens, by path; without a token in a row
     that lacks them."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The names of all columns, and of the arrays of several tokens."""
+        columns = (self.texts, self.numbers, self.ragged, self.vectors, self.tokens)
+        return frozenset(chain.from_iterable(columns))
 
     @property
     def has_image(self) -> list[bool]:
@@ -245,8 +252,14 @@ def _names(image_id: str, image_sha256: str) -> str | tuple[str, ...]:
 
 
 def concatenate(blocks: Sequence[Block]) -> Block:
-    """Return the rows of all blocks, in order."""
+    """Return the rows of all blocks, in order.
+
+    Raises:
+        StoreError: One has a column that another one lacks.
+    """
     first = blocks[0]
+    for block in blocks[1:]:
+        check_columns(block, first.columns)
     return Block(
         {name: [text for block in blocks for text in block.texts[name]] for name in first.texts},
         {name: np.concatenate([block.numbers[name] for block in blocks]) for name in first.numbers},
@@ -254,6 +267,24 @@ def concatenate(blocks: Sequence[Block]) -> Block:
         {path: np.concatenate([block.vectors[path] for block in blocks]) for path in first.vectors},
         {path: concatenated([block.tokens[path] for block in blocks]) for path in first.tokens},
     )
+
+
+def check_columns(block: Block, columns: Set[str]) -> None:
+    """Refuse a block that does not have the columns of another one of its run.
+
+    Args:
+        block: The block.
+        columns: Those of the other one.
+
+    Raises:
+        StoreError: One of the two lacks a column.
+    """
+    if differing := block.columns ^ columns:
+        raise StoreError(
+            f"a shard of this run is damaged: {min(differing)} is not in all of them; 'vlmscope "
+            "verify RUN --files' lists all damage, the same extract command with --redo-damaged "
+            "captures its rows again"
+        )
 
 
 def take(block: Block, rows: Sequence[int]) -> Block:

@@ -9,6 +9,7 @@ measured.)
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from dataclasses import replace
 from typing import Any
 
 import h5py
@@ -33,7 +34,13 @@ from vlmscope.store.format.validation import COLUMNS, columns_of
 
 
 def write_columns(file: Any, block: Block, manifest: Manifest) -> None:
-    """Write every column of the block under ``/_columns``."""
+    """Write every column of the block under ``/_columns``, and its tokens under ``/_tokens``.
+
+    Args:
+        file: The open file.
+        block: The rows, from ``with_stored_tokens``.
+        manifest: The manifest of the run.
+    """
     groups: dict[str, Any] = {"": file.create_group(COLUMNS, track_order=True).id}
 
     def write(path: str, data: NDArray[Any], sha256: str) -> Any:
@@ -55,18 +62,18 @@ def write_columns(file: Any, block: Block, manifest: Manifest) -> None:
         stored = narrow(matrix) if manifest.store_dtype == "float16" else matrix
         column = write(path, stored, digest(stored))
         write_attribute(column, "final_norm", np.bool_(path.endswith(normed)))
-    write_token_rows(file, _stored_tokens(block, manifest))
+    write_token_rows(file, block.tokens)
 
 
-def _stored_tokens(block: Block, manifest: Manifest) -> dict[str, TokenRows]:
-    """Return the states of tokens in the type that they are stored in."""
+def with_stored_tokens(block: Block, manifest: Manifest) -> Block:
+    """Return a block with the arrays of several tokens in the type that they are stored in."""
     half = manifest.states_dtype == "float16"
     stored = {}
     for path, found in block.tokens.items():
         name = path.partition("/")[2]
         narrowed = half if is_token_states(name) else name != BOXES
         stored[path] = TokenRows(narrow(found.values), found.offsets) if narrowed else found
-    return stored
+    return replace(block, tokens=stored)
 
 
 def as_texts(texts: Sequence[str]) -> NDArray[np.object_]:

@@ -86,8 +86,13 @@ def walk(group: Any, *, values: bool = True) -> Iterator[tuple[str, Any]]:
         values: Whether the values will be read; if not, they may be in another file.
 
     Raises:
-        StoreError: As ``member``; or a group occurs twice, or within itself.
+        StoreError: As ``member``; or a group occurs twice, or within itself, or it is no group.
     """
+    if not isinstance(group, h5py.Group):
+        raise StoreError(
+            f"{file_name(group.id)}: {group.name} is not a group; the file is damaged, get a "
+            "complete copy"
+        )
     for name, dataset in walk_links(group.id, set(), values=values):
         yield name, h5py.Dataset(dataset)
 

@@ -21,7 +21,7 @@ from vlmscope.regular import PointerError, check_regular
 from vlmscope.schema import FORMAT_VERSION
 from vlmscope.store.format.batch import Block
 from vlmscope.store.format.checksums import SEAL_SIZE, seal_of
-from vlmscope.store.format.columns import final_norm_leaves, write_columns
+from vlmscope.store.format.columns import final_norm_leaves, with_stored_tokens, write_columns
 from vlmscope.store.format.hdf5_screening import Depth, screen, screen_remote
 from vlmscope.store.format.low_level import write_attribute
 from vlmscope.store.format.manifest import Manifest, check_version
@@ -45,6 +45,7 @@ def build_shard(
     block: Block, manifest: Manifest, *, writer: str, supersedes: Sequence[str] = ()
 ) -> tuple[bytes, bytes]:
     """Return the bytes of a shard with these rows, in two pieces as ``image_of`` does."""
+    block = with_stored_tokens(block, manifest)  # the row groups show the types that are stored
     with memory_file(sum(matrix.nbytes for matrix in block.vectors.values())) as file:
         write_columns(file, block, manifest)
         rows = RowWriter(file, block, final_norm=final_norm_leaves(manifest), virtual=True)

@@ -157,7 +157,8 @@ def _checked_offsets(offsets: Any, values: Any, count: int) -> NDArray[np.int64]
     """
     found: NDArray[np.int64] = read_column(offsets)
     ends = len(found) == count + 1 and (found[0], found[-1]) == (0, values.shape[0])
-    if not ends or (np.diff(found) < 0).any():
+    # Compared and not subtracted: the difference of two of them may overflow.
+    if not ends or (found[1:] < found[:-1]).any():
         raise _damaged(offsets, offsets.name)
     return found
 

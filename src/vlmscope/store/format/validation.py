@@ -12,6 +12,7 @@ import h5py
 
 from vlmscope.errors import StoreError
 from vlmscope.sampling import SAMPLE_LISTS, SAMPLE_TEXTS
+from vlmscope.signals import P_TRUE, P_TRUE_MASS, PREVIOUS, is_per_token
 from vlmscope.store.format.batch import QUESTION_ID
 from vlmscope.store.format.checksums import read_column
 from vlmscope.store.format.hdf5_links import file_name, member, walk
@@ -93,7 +94,10 @@ def _flaw(path: str, column: Any, rows: tuple[int, ...] | None) -> str:
     elif path in NUMBERS:
         valid = kind in "iuf" and dimensions == NUMBERS[path] and 0 not in shape[1:]
     elif is_signal(path) and kind in "iuf":
-        valid = 0 not in shape[1:]
+        name = path.partition("/")[2]
+        listed = name == PREVIOUS or name in SAMPLE_LISTS or is_per_token(name)
+        one = name in (P_TRUE, P_TRUE_MASS)
+        valid = not listed and (dimensions == 1) == one and 0 not in shape[1:]
     elif lists := h5py.check_vlen_dtype(dtype):
         valid = lists.kind in "iuf" and dimensions == 1
     else:
