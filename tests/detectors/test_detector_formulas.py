@@ -208,9 +208,11 @@ def test_a_row_does_not_depend_on_the_others(name: str) -> None:
 def test_lookback_features_are_the_ratio_of_mean_weights() -> None:
     [read] = lookback(ROWS).values()
     found = read().reshape(len(ROWS), LAYERS, HEADS)
-    for row, layer, head in itertools.product((0, 11), range(LAYERS), range(HEADS)):
+    ends = [reason == "stop" for reason in ROWS.table["finish_reason"]]
+    picked = (ends.index(False), ends.index(True))
+    for row, layer, head in itertools.product(picked, range(LAYERS), range(HEADS)):
         image, text, answer, first = ROWS.signals["attention_answer"][row][0][layer][head]
-        count = len(ROWS.signals["answer_logprobs"][row])
+        count = len(ROWS.signals["answer_logprobs"][row]) - ends[row]  # without the end of turn
         attended = sum(range(1, count + 1)) / count  # tokens up to the one that attends
         context = (image + text + first) / ROWS.table["num_prompt_tokens"][row]
         new = answer / attended
