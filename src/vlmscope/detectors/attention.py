@@ -159,7 +159,7 @@ def lookback(rows: Rows) -> Features:
 
     def read() -> Floats:
         shares = rows.signals[ANSWER_SHARES][:, MEAN]
-        # The shares are of the tokens without the end of turn, which is among the log-probabilities.
+        # Shares are of the tokens without the end of turn, log-probabilities of all.
         ended = np.array([reason == STOP for reason in rows.text("finish_reason")])
         tokens = np.array([len(each) for each in rows.per_token(ANSWER_LOGPROBS)]) - ended
         found = lookback_ratio(
