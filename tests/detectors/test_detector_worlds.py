@@ -14,7 +14,7 @@ from scipy.stats import binom, rankdata
 
 from detector_worlds import data_of, noise_rows, with_signal
 from vlmscope.detectors import DETECTORS, Detection, Detector, Probe, Rows, Score, detect_rows
-from vlmscope.detectors.evaluate import difference
+from vlmscope.detectors.evaluate import difference, worse_than_chance
 from vlmscope.metrics import Resamples
 from vlmscope.sweeps import SweepSpec
 
@@ -126,6 +126,53 @@ def test_a_wrong_direction_is_kept_and_reported() -> None:
     assert row.auroc < 0.1
     assert row.auroc == pytest.approx(1 - found_in("asked")["p_true"].auroc, abs=0.1)
     assert not row.better_than("model_free")
+    assert row.above_model_free_high is not None
+    assert row.above_model_free_high < 0
+    assert row.above_model_free_p_holm == 1, "of several rivals the best exceeds it by chance"
+
+
+def test_only_what_is_not_trained_has_a_wrong_direction() -> None:
+    truth = labels()
+    rows = noise_rows(1, ROWS)
+    rows = replace(rows, table=rows.table.assign(n0=-2.5 * truth + rows.signals["p_true"]))
+    scored = _noise(0, trained=False)
+
+    class Trained(Score):
+        learned = True
+
+    assert isinstance(scored.method, Score)
+    trained = replace(scored, name="trained", method=Trained(scored.method.compute))
+    found = detect_rows(data_of(rows, truth), rows, [DETECTORS["category"], scored, trained], SPEC)
+    assert found["n0"].auroc == found["trained"].auroc < 0.1
+    assert found["n0"].worse_than_chance
+    assert not found["trained"].worse_than_chance
+
+
+def test_worse_than_chance_is_corrected_for_the_number_of_detectors() -> None:
+    """2.5 standard errors below chance: rare for one detector, not for the lowest of fifty."""
+    error = 0.02 * np.random.default_rng(0).standard_normal(200)
+    names = [f"n{i}" for i in range(50)]
+    below = dict.fromkeys(names, 0.45)
+    drawn = Resamples(
+        {name: {"auroc": value} for name, value in below.items()},
+        {name: {"auroc": value + error} for name, value in below.items()},
+    )
+    assert worse_than_chance(drawn, names[:1]) == {"n0"}
+    assert worse_than_chance(drawn, names) == frozenset()
+    sure = replace(drawn, observed=drawn.observed | {"n0": {"auroc": 0.3}},
+                   drawn=drawn.drawn | {"n0": {"auroc": 0.3 + error}})  # fmt: skip
+    assert worse_than_chance(sure, names) == {"n0"}
+    assert worse_than_chance(sure, []) == frozenset()
+
+
+def test_intervals_of_small_folds_are_not_above_their_value() -> None:
+    """An image drawn twice ties with itself, which raises the AUPRC of a resample."""
+    found = null_world(3, 8, 150, draws=400)
+    rows = [row for row in found.results if not row.found_nothing]
+    middle = np.array([(row.auprc_low + row.auprc_high) / 2 - row.auprc for row in rows])
+    assert len(rows) > 5
+    assert np.mean(middle) == pytest.approx(0, abs=0.02)
+    assert all(row.fpr_at_95_low <= row.fpr_at_95 <= row.fpr_at_95_high for row in rows)
 
 
 def test_a_trained_detector_does_not_learn_the_images() -> None:
