@@ -28,7 +28,7 @@ from vlmscope.detectors.samples import (
     rouge_l,
     semantic_entropy,
 )
-from vlmscope.detectors.states import haloscope, mahalanobis
+from vlmscope.detectors.states import haloscope, mahalanobis, principal
 
 ROWS = noise_rows(3)
 MIDDLE = range(1, 2)
@@ -257,6 +257,21 @@ def test_haloscope_is_the_weighted_squared_projection() -> None:
         for row in test
     ]
     assert haloscope(train, None, test, directions=3) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(50, 9), (9, 50), (20, 20)])
+def test_principal_directions_are_those_of_the_complete_decomposition(
+    rows: int, columns: int
+) -> None:
+    matrix = np.random.default_rng(3).standard_normal((rows, columns))
+    matrix -= matrix.mean(axis=0)
+    _, values, directions = np.linalg.svd(matrix, full_matrices=False)
+    found, shown = principal(matrix, 4)
+    assert found == pytest.approx(values[:4])
+    assert np.abs((shown * directions[:4]).sum(axis=1)) == pytest.approx(np.ones(4))
+    complete, _ = principal(matrix, 64)
+    assert len(complete) == min(rows - 1, columns), "a centred matrix has one direction less"
+    assert len(principal(np.zeros((5, 3)), 2)[0]) == 1, "of a matrix of zeros"
 
 
 def test_statistics_of_an_image_with_known_pixels() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -15,6 +16,7 @@ from scipy.stats import binom, rankdata
 from detector_worlds import data_of, noise_rows, with_signal
 from vlmscope.detectors import DETECTORS, Detection, Detector, Probe, Rows, Score, detect_rows
 from vlmscope.detectors.evaluate import difference, worse_than_chance
+from vlmscope.detectors.rows import Columns
 from vlmscope.metrics import Resamples
 from vlmscope.sweeps import SweepSpec
 
@@ -269,6 +271,49 @@ def test_a_p_value_is_not_limited_by_the_draws() -> None:
         {"a": {"auroc": 0.5}, "b": {"auroc": 0.5}}, {"a": {"auroc": low}, "b": {"auroc": low[::-1]}}
     )
     assert difference(near, "a", "b") == near.difference("a", "b")
+
+
+def test_answers_are_compared_and_columns_are_read_only_once() -> None:
+    """Several detectors read the same sets of answers; a model may decide on their meaning."""
+    counts: Counter[str] = Counter()
+    noise = noise_rows(1, ROWS)
+    noise = with_signal(  # a row without a token is left out, so that all are taken again
+        noise, answer_logprobs=[np.empty(0), *noise.signals["answer_logprobs"][1:]]
+    )
+
+    def same(_: str, one: str, other: str) -> bool:
+        counts["compared"] += 1
+        return one == other
+
+    def read(name: str) -> Any:
+        counts[name] += 1
+        return noise.signals[name]
+
+    def compared(names: Sequence[str]) -> int:
+        counts.clear()
+        columns = Columns(tuple(noise.signals), read, np.arange(ROWS))
+        rows = replace(noise, signals=columns, same_meaning=same)
+        wanted = ["category", "perplexity", "min_logprob", "sequence_probability", *names]
+        found = detect_rows(data_of(rows, labels()), rows, [DETECTORS[n] for n in wanted], SPEC)
+        assert len(found.data.ids) == ROWS - 1
+        assert counts["answer_logprobs"] == 1
+        return counts["compared"]
+
+    one = compared(["semantic_sets"])
+    assert one > ROWS
+    all_three = ["semantic_sets", "semantic_entropy", "semantic_entropy_discrete"]
+    assert compared(all_three) == one
+    assert counts["samples/logprobs"] == 1
+
+
+def test_what_is_computed_once_is_not_kept_for_other_rows() -> None:
+    rows = noise_rows(1, 9)
+    method = DETECTORS["p_true"].method
+    assert isinstance(method, Score)
+    before = method.values(rows)
+    assert np.array_equal(method.values(rows.take(np.array([4, 2]))), before[[4, 2]])
+    changed = with_signal(rows, p_true=rows.signals["p_true"] + 1)
+    assert np.array_equal(method.values(changed), before - 1)
 
 
 def test_scores_keep_their_order_and_their_ties() -> None:

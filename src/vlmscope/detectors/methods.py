@@ -117,11 +117,16 @@ class Score:
 
     def undefined(self, rows: Rows) -> Flags:
         """Return the rows that it has no value for."""
-        return ~np.isfinite(self.compute(rows))
+        return ~np.isfinite(self.values(rows))
 
     def risks(self, task: Task) -> Floats:
         """Return the rank of each row's score, the same in every split."""
-        return np.tile(ranks(self.compute(task.rows)), (len(task.splits), 1))
+        return np.tile(ranks(self.values(task.rows)), (len(task.splits), 1))
+
+    def values(self, rows: Rows) -> Floats:
+        """Return the score, computed once for these rows and any of them."""
+        found: Floats = rows.once(self.compute)
+        return found
 
 
 Estimator = Literal["logistic", "mean-difference", "mlp"]

@@ -304,7 +304,7 @@ def _risk(detector: Detector, pair: Pair, baselines: Mapping[str, Floats]) -> Fl
     """
     method = detector.method
     if isinstance(method, Score):
-        return ranks(method.compute(pair.other))
+        return ranks(method.values(pair.other))
     if isinstance(method, Baseline):
         if method.name not in baselines:
             raise _OtherShapeError
