@@ -202,6 +202,8 @@ def test_a_detector_of_ones_own(run: Run) -> None:
     assert list(found.detectors)[-1] == "own"
     with pytest.raises(InputError, match="'max_entropy' is the name of two"):
         detect(run, ["max_entropy", replace(own, name="max_entropy")], SPEC)
+    with pytest.raises(InputError, match="'own' is the name of two"):
+        detect(run, [own, replace(own)], SPEC)
 
 
 def test_features_of_the_same_name_are_not_shared(run: Run) -> None:

@@ -288,6 +288,20 @@ def test_statistics_of_an_image_with_known_pixels() -> None:
     assert np.isnan(found[3]).all()
 
 
+def test_a_baseline_of_images_leaves_no_question_out() -> None:
+    shades = [image_thumbnail(Image.new("RGB", (48, 48), (v, v, v))) for v in (50, 150)]
+    few = ROWS.take(np.arange(4))
+    some = replace(few, table=few.table.assign(image_thumbnail=[*shades, "", None]))
+    method = DETECTORS["image_statistics"].method
+    assert isinstance(method, Probe)
+    assert not method.undefined(some).any()
+    [read] = method.features(some).values()
+    named = dict(zip(STATISTICS, read().T, strict=True))
+    assert named["mean"] == pytest.approx([50, 150, 100, 100], abs=1)
+    assert named["images"].tolist() == [1, 1, 0, 0]
+    assert method.undefined(few).all(), "no row has an image"
+
+
 def test_attention_to_the_previous_token_may_be_flat() -> None:
     flat = [each.ravel() for each in ROWS.signals["attention_previous"]]
     rauq_of = DETECTORS["rauq"].method

@@ -16,6 +16,7 @@ from scipy.stats import binom, rankdata
 from detector_worlds import data_of, noise_rows, with_signal
 from vlmscope.detectors import DETECTORS, Detection, Detector, Probe, Rows, Score, detect_rows
 from vlmscope.detectors.evaluate import difference, worse_than_chance
+from vlmscope.detectors.methods import is_fitted
 from vlmscope.detectors.rows import Columns
 from vlmscope.metrics import Resamples
 from vlmscope.sweeps import SweepSpec
@@ -249,6 +250,14 @@ def test_without_a_signal_intervals_cover_chance() -> None:
     assert np.mean([row.worse_than_chance for row in rows]) < 0.06
 
 
+def test_scores_alone_do_not_depend_on_other_folds() -> None:
+    """An unlearned method may be fitted to training rows too, which makes folds dependent."""
+    fitted = {name for name, each in DETECTORS.items() if is_fitted(each.method)}
+    assert {name for name, each in DETECTORS.items() if each.learned} < fitted
+    assert "haloscope_last_prompt_token" in fitted
+    assert not {"perplexity", "eigenscore", "p_true"} & fitted
+
+
 def test_shuffled_labels_leave_nothing() -> None:
     truth = np.random.default_rng(9).permutation(labels())
     rows = stateful(uncertain(noise_rows(1, ROWS), labels()), labels())
@@ -273,7 +282,7 @@ def test_a_p_value_is_not_limited_by_the_draws() -> None:
     assert difference(near, "a", "b") == near.difference("a", "b")
 
 
-def test_answers_are_compared_and_columns_are_read_only_once() -> None:
+def test_answers_are_compared_and_scores_are_computed_only_once() -> None:
     """Several detectors read the same sets of answers; a model may decide on their meaning."""
     counts: Counter[str] = Counter()
     noise = noise_rows(1, ROWS)
@@ -296,7 +305,7 @@ def test_answers_are_compared_and_columns_are_read_only_once() -> None:
         wanted = ["category", "perplexity", "min_logprob", "sequence_probability", *names]
         found = detect_rows(data_of(rows, labels()), rows, [DETECTORS[n] for n in wanted], SPEC)
         assert len(found.data.ids) == ROWS - 1
-        assert counts["answer_logprobs"] == 1
+        assert counts["answer_logprobs"] == 3, "once for each detector"
         return counts["compared"]
 
     one = compared(["semantic_sets"])

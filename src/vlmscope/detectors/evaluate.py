@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri  # type: ignore[import-untyped,unused-ignore]
 
 from vlmscope.detectors.detector import Detector
-from vlmscope.detectors.methods import Score
+from vlmscope.detectors.methods import Score, is_fitted
 from vlmscope.detectors.results import (
     METRICS,
     SIGNIFICANT,
@@ -108,11 +108,7 @@ def _drawn(rows: Stacked, detectors: Mapping[str, Detector], draws: int, seed: i
         observed={name: {**rest.observed[name], **ranked.observed[name]} for name in rows.risks},
         drawn={name: {**_centred(rest, name), **ranked.drawn[name]} for name in rows.risks},
         # A score without a fit does not depend on the other folds.
-        crossfitted=frozenset(
-            name
-            for name, each in detectors.items()
-            if not isinstance(each.method, Score) or each.learned
-        ),
+        crossfitted=frozenset(n for n, each in detectors.items() if is_fitted(each.method)),
     )
 
 

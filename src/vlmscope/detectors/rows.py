@@ -122,10 +122,10 @@ class Rows:
 
     def per_token(self, name: str) -> list[Floats]:
         """Return a signal with one value per token of the answer, as float64; missing is empty."""
-        if name == ANSWER_LOGPROBS:  # read once, as many detectors need them
-            found: list[Floats] = self.once(_answer_logprobs)
-            return found
-        return _flat(self.signals[name])
+        return [
+            np.empty(0) if values is None else np.asarray(values, np.float64).ravel()
+            for values in self.signals[name]
+        ]
 
     def once(self, compute: Callable[[Rows], Any]) -> Any:
         """Return what a function computes of these rows: a value for each, computed only once.
@@ -150,17 +150,6 @@ class Rows:
         for key, (compute, values) in self.known.items():
             found.known[key] = compute, taken(values, rows)
         return found
-
-
-def _answer_logprobs(rows: Rows) -> list[Floats]:
-    return _flat(rows.signals[ANSWER_LOGPROBS])
-
-
-def _flat(column: Sequence[Any]) -> list[Floats]:
-    return [
-        np.empty(0) if values is None else np.asarray(values, np.float64).ravel()
-        for values in column
-    ]
 
 
 def _some(columns: Mapping[str, Any], rows: NDArray[np.int64]) -> Mapping[str, Any]:

@@ -73,8 +73,8 @@ def _wanted(detectors: str | Iterable[str | Detector] | None) -> tuple[Detector,
     given = list(detectors)
     own = [each for each in given if isinstance(each, Detector)]
     named = chosen([each for each in given if isinstance(each, str)])
-    taken = {each.name for each in named} & {each.name for each in own}
-    if taken:
+    names = Counter(each.name for each in (*named, *own))
+    if taken := [name for name, number in names.items() if number > 1]:
         raise InputError(f"detectors: {min(taken)!r} is the name of two; give one another name")
     return (*named, *own)
 

@@ -236,8 +236,9 @@ DETECTORS = (
         (*TEXT, f"signals/{LOGPROBS}"), AFTER_SAMPLES, "k answers",
         "A sample that was drawn twice counts twice.",
         Score(weighted),
-        f"The paper weighs a sample by its probability, which favours short ones; its authors' "
-        f"later code by the mean per token, as here. {RULES}",
+        f"The paper weighs a sample by its probability, which favours short ones, and takes the "
+        f"mean of the sets' negative log-probabilities; its authors' later code weighs by the mean "
+        f"per token and takes the entropy, as here. {RULES}",
     ),
     Detector(
         "selfcheck", "disagreement with samples", "samples", SELFCHECK,

@@ -138,8 +138,9 @@ def mahalanobis(
     """
     faithful = train[~truth]
     centre = faithful.mean(axis=0)
-    kept = principal(faithful - centre, most)[1].T
-    spread = LedoitWolf(assume_centered=True).fit((faithful - centre) @ kept)
+    faithful = faithful - centre
+    kept = principal(faithful, most)[1].T
+    spread = LedoitWolf(assume_centered=True).fit(faithful @ kept)
     return np.asarray(spread.mahalanobis((test - centre) @ kept))
 
 
@@ -215,12 +216,14 @@ def _halp(group: str, estimator: Estimator) -> Detector:
     end, title = _SHORT[group]
     known, passes = _timing(group)
     kind = "MLP" if estimator == "mlp" else "linear probe"
-    paper = SAPLMA if group == LAST_ANSWER else HALP
+    paper = HALP if known == BEFORE else SAPLMA  # HALP reads no token of the answer
     name = "saplma" if group == LAST_ANSWER else f"halp_{end}"
     adaptation = "Standardised, regularised, and trained under grouped folds"
     adaptation += "; the paper's network has no penalty." if estimator == "mlp" else (
         ", as a logistic regression; the paper trains a network."
     )  # fmt: skip
+    if known != BEFORE and group != LAST_ANSWER:
+        adaptation += " The paper reads the last token."
     return Detector(
         f"{name}_{'mlp' if estimator == 'mlp' else 'linear'}",
         f"{kind}, {title}", "states", paper,
@@ -254,6 +257,7 @@ def _distances(group: str) -> tuple[Detector, Detector, Detector]:
             f"standardised; {CHOSEN} by the linear probe",
             (group,), known, passes, READS_IMAGE,
             Probe(states(group), "mean-difference"),
+            "Standardised, which the paper's mass-mean probe is not.",
         ),
         Detector(
             f"mahalanobis_{end}", f"Mahalanobis distance, {title}", "states", MAHALANOBIS,
@@ -271,8 +275,10 @@ def _distances(group: str) -> tuple[Detector, Detector, Detector]:
             (group,), known, passes,
             "Large directions may be the kinds of questions rather than hallucinations.",
             Distance(False, middle(group), haloscope),
-            "The membership score itself; the paper trains a classifier on its thresholded values, "
-            "and chooses layer, threshold and number of directions on labelled rows.",
+            "The membership score itself, higher for a hallucination as in the paper; the paper "
+            "trains a classifier on its thresholded values. Its public code averages projections "
+            "before they are squared, and chooses layer, threshold, number of directions and the "
+            "sign of the score on labelled rows.",
         ),
     )  # fmt: skip
 

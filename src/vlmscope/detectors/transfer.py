@@ -28,6 +28,7 @@ from vlmscope.detectors.methods import (
     Flags,
     Probe,
     Score,
+    is_fitted,
     ranks,
     without_model,
 )
@@ -260,8 +261,8 @@ def _results(
     drawn = resample_sides(
         sides, groups, draws=pair.spec.draws, seed=pair.spec.seed, metrics=("auroc",), correct=True
     )
-    learned = frozenset(name for name in risks if found.detectors[name].learned)
-    drawn = replace(drawn, crossfitted=drawn.crossfitted & learned)
+    fitted = frozenset(name for name in risks if is_fitted(found.detectors[name].method))
+    drawn = replace(drawn, crossfitted=drawn.crossfitted & fitted)
     for name, risk in risks.items():
         interval = drawn.interval(name)
         constant = constant_fields(constant_pairs(truth, risk, part_of))["found_nothing"]
