@@ -74,6 +74,7 @@ def noise_rows(seed: int = 0, count: int = 30, *, samples: int = 4) -> Rows:
         "first_token_logprob": first[:, 0],
         "num_prompt_tokens": rng.integers(20, 40, count),
         "num_answer_tokens": lengths,
+        "finish_reason": np.where((np.arange(count) % 3 > 0) & (lengths > 1), "stop", "length"),
         "verbalised_confidence": rng.integers(0, 101, count),
     })  # fmt: skip
     return Rows(

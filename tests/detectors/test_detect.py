@@ -25,12 +25,14 @@ from vlmscope.detectors import (
     Rows,
     Score,
     detect,
+    detect_rows,
     read_detection,
     save_detection,
     transfer_detection,
 )
 from vlmscope.detectors.registry import chosen
 from vlmscope.detectors.results import METRICS
+from vlmscope.detectors.run import incomplete
 from vlmscope.errors import InputError, StoreError
 from vlmscope.schema import Capture
 from vlmscope.schema import Score as Label
@@ -145,6 +147,51 @@ def test_a_detector_without_many_values_is_left_out_instead_of_the_rows(run: Run
     assert len(found.data.ids) == COUNT - 2
 
 
+@pytest.mark.parametrize("parts", [2, 5, 8])
+def test_detectors_together_leave_out_few_rows(run: Run, parts: int) -> None:
+    """Each lacks other rows, few by itself; together they would lack almost all."""
+
+    def lacking(part: int) -> Score:
+        def score(rows: Rows) -> np.ndarray:
+            row = np.arange(len(rows))
+            return np.where((len(rows) == COUNT) & (row % 8 == part), np.nan, row)
+
+        return Score(score)
+
+    own = [
+        replace(DETECTORS["max_entropy"], name=f"some{part}", title=f"some {part}",
+                method=lacking(part))
+        for part in range(parts)
+    ]  # fmt: skip
+    found = detect(run, own, SPEC)
+    assert len(found.data.ids) == COUNT - COUNT // 8
+    evaluated = [name for name in found.detectors if name.startswith("some")]
+    assert len(evaluated) == 1
+    reasons = {e.name: e.reason for e in found.unavailable if e.name.startswith("some")}
+    assert len(reasons) == parts - 1
+    assert set(reasons.values()) == {
+        "has no value for 15 of 120 rows, which with those of other detectors are more than a fifth"
+    }
+
+
+def test_detectors_that_lack_the_same_rows_stay_together() -> None:
+    one, other = np.arange(20) < 3, np.arange(20) > 15
+    found = incomplete({"a": one, "b": other, "c": one, "d": np.zeros(20, bool)})
+    assert set(found) == {"b"}, "as its 4 rows are the most"
+    other = np.arange(20) > 16
+    assert set(incomplete({"b": other, "a": one, "c": one})) == {"b"}, "of as many rows, one"
+    assert incomplete({"a": one}) == {}
+
+
+def test_without_any_detector_it_says_so(run: Run) -> None:
+    data, spec = detect(run, "max_entropy", SPEC).data, SPEC
+    rows = Rows(pd.DataFrame({"answer": ["x"] * len(data.truth)}))
+    with pytest.raises(
+        InputError, match="perplexity of the answer: the run has no answer_logprobs"
+    ):
+        detect_rows(data, rows, [DETECTORS["perplexity"]], spec)
+
+
 def test_a_detector_of_ones_own(run: Run) -> None:
     def length(rows: Rows) -> np.ndarray:
         return np.array([float(len(text)) for text in rows.text("answer")])
@@ -155,6 +202,8 @@ def test_a_detector_of_ones_own(run: Run) -> None:
     assert list(found.detectors)[-1] == "own"
     with pytest.raises(InputError, match="'max_entropy' is the name of two"):
         detect(run, ["max_entropy", replace(own, name="max_entropy")], SPEC)
+    with pytest.raises(InputError, match="'own' is the name of two"):
+        detect(run, [own, replace(own)], SPEC)
 
 
 def test_features_of_the_same_name_are_not_shared(run: Run) -> None:
@@ -451,6 +500,22 @@ def test_what_the_other_run_lacks_is_listed(run: Run, found: Detection, tmp_path
     by_name = {row.name: row for row in there.results}
     assert set(by_name) | {each.name for each in there.unavailable} == set(found.detectors)
     assert abs(by_name["halp_last_prompt_token_linear"].auroc - 0.5) < 0.2, "layers 0 and 2 alone"
+
+
+@pytest.mark.parametrize("empty", [20, 40])
+def test_a_test_run_without_many_values_keeps_its_rows(
+    run: Run, found: Detection, tmp_path: Path, empty: int
+) -> None:
+    truth = truth_of(40, seed=5)
+    other = detected_run(tmp_path / "other", truth, first=300, prefix="o", empty=range(empty))
+    [there] = transfer_detection(run, found, other, SPEC)
+    assert there.rows == 40
+    reasons = {each.name: each.reason for each in there.unavailable}
+    assert (
+        reasons["perplexity"] == reasons["max_entropy"] == (f"has no value for {empty} of 40 rows")
+    )
+    by_name = {row.name: row for row in there.results}
+    assert by_name["halp_last_prompt_token_linear"].auroc > 0.9
 
 
 def test_the_training_run_is_no_test(run: Run, found: Detection) -> None:

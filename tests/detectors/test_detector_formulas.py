@@ -28,7 +28,7 @@ from vlmscope.detectors.samples import (
     rouge_l,
     semantic_entropy,
 )
-from vlmscope.detectors.states import haloscope, mahalanobis
+from vlmscope.detectors.states import haloscope, mahalanobis, principal
 
 ROWS = noise_rows(3)
 MIDDLE = range(1, 2)
@@ -208,9 +208,11 @@ def test_a_row_does_not_depend_on_the_others(name: str) -> None:
 def test_lookback_features_are_the_ratio_of_mean_weights() -> None:
     [read] = lookback(ROWS).values()
     found = read().reshape(len(ROWS), LAYERS, HEADS)
-    for row, layer, head in itertools.product((0, 11), range(LAYERS), range(HEADS)):
+    ends = [reason == "stop" for reason in ROWS.table["finish_reason"]]
+    picked = (ends.index(False), ends.index(True))
+    for row, layer, head in itertools.product(picked, range(LAYERS), range(HEADS)):
         image, text, answer, first = ROWS.signals["attention_answer"][row][0][layer][head]
-        count = len(ROWS.signals["answer_logprobs"][row])
+        count = len(ROWS.signals["answer_logprobs"][row]) - ends[row]  # without the end of turn
         attended = sum(range(1, count + 1)) / count  # tokens up to the one that attends
         context = (image + text + first) / ROWS.table["num_prompt_tokens"][row]
         new = answer / attended
@@ -257,6 +259,21 @@ def test_haloscope_is_the_weighted_squared_projection() -> None:
     assert haloscope(train, None, test, directions=3) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(50, 9), (9, 50), (20, 20)])
+def test_principal_directions_are_those_of_the_complete_decomposition(
+    rows: int, columns: int
+) -> None:
+    matrix = np.random.default_rng(3).standard_normal((rows, columns))
+    matrix -= matrix.mean(axis=0)
+    _, values, directions = np.linalg.svd(matrix, full_matrices=False)
+    found, shown = principal(matrix, 4)
+    assert found == pytest.approx(values[:4])
+    assert np.abs((shown * directions[:4]).sum(axis=1)) == pytest.approx(np.ones(4))
+    complete, _ = principal(matrix, 64)
+    assert len(complete) == min(rows - 1, columns), "a centred matrix has one direction less"
+    assert len(principal(np.zeros((5, 3)), 2)[0]) == 1, "of a matrix of zeros"
+
+
 def test_statistics_of_an_image_with_known_pixels() -> None:
     grey = image_thumbnail(Image.new("RGB", (48, 48), (100, 100, 100)))
     half = Image.new("RGB", (48, 48), (0, 0, 0))
@@ -269,6 +286,20 @@ def test_statistics_of_an_image_with_known_pixels() -> None:
     assert named["images"][:3].tolist() == [1, 1, 2]
     assert np.array_equal(found[0, :-1], found[2, :-1])
     assert np.isnan(found[3]).all()
+
+
+def test_a_baseline_of_images_leaves_no_question_out() -> None:
+    shades = [image_thumbnail(Image.new("RGB", (48, 48), (v, v, v))) for v in (50, 150)]
+    few = ROWS.take(np.arange(4))
+    some = replace(few, table=few.table.assign(image_thumbnail=[*shades, "", None]))
+    method = DETECTORS["image_statistics"].method
+    assert isinstance(method, Probe)
+    assert not method.undefined(some).any()
+    [read] = method.features(some).values()
+    named = dict(zip(STATISTICS, read().T, strict=True))
+    assert named["mean"] == pytest.approx([50, 150, 100, 100], abs=1)
+    assert named["images"].tolist() == [1, 1, 0, 0]
+    assert method.undefined(few).all(), "no row has an image"
 
 
 def test_attention_to_the_previous_token_may_be_flat() -> None:

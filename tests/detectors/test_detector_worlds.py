@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -14,7 +15,9 @@ from scipy.stats import binom, rankdata
 
 from detector_worlds import data_of, noise_rows, with_signal
 from vlmscope.detectors import DETECTORS, Detection, Detector, Probe, Rows, Score, detect_rows
-from vlmscope.detectors.evaluate import difference
+from vlmscope.detectors.evaluate import difference, worse_than_chance
+from vlmscope.detectors.methods import is_fitted
+from vlmscope.detectors.rows import Columns
 from vlmscope.metrics import Resamples
 from vlmscope.sweeps import SweepSpec
 
@@ -126,6 +129,53 @@ def test_a_wrong_direction_is_kept_and_reported() -> None:
     assert row.auroc < 0.1
     assert row.auroc == pytest.approx(1 - found_in("asked")["p_true"].auroc, abs=0.1)
     assert not row.better_than("model_free")
+    assert row.above_model_free_high is not None
+    assert row.above_model_free_high < 0
+    assert row.above_model_free_p_holm == 1, "of several rivals the best exceeds it by chance"
+
+
+def test_only_what_is_not_trained_has_a_wrong_direction() -> None:
+    truth = labels()
+    rows = noise_rows(1, ROWS)
+    rows = replace(rows, table=rows.table.assign(n0=-2.5 * truth + rows.signals["p_true"]))
+    scored = _noise(0, trained=False)
+
+    class Trained(Score):
+        learned = True
+
+    assert isinstance(scored.method, Score)
+    trained = replace(scored, name="trained", method=Trained(scored.method.compute))
+    found = detect_rows(data_of(rows, truth), rows, [DETECTORS["category"], scored, trained], SPEC)
+    assert found["n0"].auroc == found["trained"].auroc < 0.1
+    assert found["n0"].worse_than_chance
+    assert not found["trained"].worse_than_chance
+
+
+def test_worse_than_chance_is_corrected_for_the_number_of_detectors() -> None:
+    """2.5 standard errors below chance: rare for one detector, not for the lowest of fifty."""
+    error = 0.02 * np.random.default_rng(0).standard_normal(200)
+    names = [f"n{i}" for i in range(50)]
+    below = dict.fromkeys(names, 0.45)
+    drawn = Resamples(
+        {name: {"auroc": value} for name, value in below.items()},
+        {name: {"auroc": value + error} for name, value in below.items()},
+    )
+    assert worse_than_chance(drawn, names[:1]) == {"n0"}
+    assert worse_than_chance(drawn, names) == frozenset()
+    sure = replace(drawn, observed=drawn.observed | {"n0": {"auroc": 0.3}},
+                   drawn=drawn.drawn | {"n0": {"auroc": 0.3 + error}})  # fmt: skip
+    assert worse_than_chance(sure, names) == {"n0"}
+    assert worse_than_chance(sure, []) == frozenset()
+
+
+def test_intervals_of_small_folds_are_not_above_their_value() -> None:
+    """An image drawn twice ties with itself, which raises the AUPRC of a resample."""
+    found = null_world(3, 8, 150, draws=400)
+    rows = [row for row in found.results if not row.found_nothing]
+    middle = np.array([(row.auprc_low + row.auprc_high) / 2 - row.auprc for row in rows])
+    assert len(rows) > 5
+    assert np.mean(middle) == pytest.approx(0, abs=0.02)
+    assert all(row.fpr_at_95_low <= row.fpr_at_95 <= row.fpr_at_95_high for row in rows)
 
 
 def test_a_trained_detector_does_not_learn_the_images() -> None:
@@ -200,6 +250,14 @@ def test_without_a_signal_intervals_cover_chance() -> None:
     assert np.mean([row.worse_than_chance for row in rows]) < 0.06
 
 
+def test_scores_alone_do_not_depend_on_other_folds() -> None:
+    """An unlearned method may be fitted to training rows too, which makes folds dependent."""
+    fitted = {name for name, each in DETECTORS.items() if is_fitted(each.method)}
+    assert {name for name, each in DETECTORS.items() if each.learned} < fitted
+    assert "haloscope_last_prompt_token" in fitted
+    assert not {"perplexity", "eigenscore", "p_true"} & fitted
+
+
 def test_shuffled_labels_leave_nothing() -> None:
     truth = np.random.default_rng(9).permutation(labels())
     rows = stateful(uncertain(noise_rows(1, ROWS), labels()), labels())
@@ -222,6 +280,49 @@ def test_a_p_value_is_not_limited_by_the_draws() -> None:
         {"a": {"auroc": 0.5}, "b": {"auroc": 0.5}}, {"a": {"auroc": low}, "b": {"auroc": low[::-1]}}
     )
     assert difference(near, "a", "b") == near.difference("a", "b")
+
+
+def test_answers_are_compared_and_scores_are_computed_only_once() -> None:
+    """Several detectors read the same sets of answers; a model may decide on their meaning."""
+    counts: Counter[str] = Counter()
+    noise = noise_rows(1, ROWS)
+    noise = with_signal(  # a row without a token is left out, so that all are taken again
+        noise, answer_logprobs=[np.empty(0), *noise.signals["answer_logprobs"][1:]]
+    )
+
+    def same(_: str, one: str, other: str) -> bool:
+        counts["compared"] += 1
+        return one == other
+
+    def read(name: str) -> Any:
+        counts[name] += 1
+        return noise.signals[name]
+
+    def compared(names: Sequence[str]) -> int:
+        counts.clear()
+        columns = Columns(tuple(noise.signals), read, np.arange(ROWS))
+        rows = replace(noise, signals=columns, same_meaning=same)
+        wanted = ["category", "perplexity", "min_logprob", "sequence_probability", *names]
+        found = detect_rows(data_of(rows, labels()), rows, [DETECTORS[n] for n in wanted], SPEC)
+        assert len(found.data.ids) == ROWS - 1
+        assert counts["answer_logprobs"] == 3, "once for each detector"
+        return counts["compared"]
+
+    one = compared(["semantic_sets"])
+    assert one > ROWS
+    all_three = ["semantic_sets", "semantic_entropy", "semantic_entropy_discrete"]
+    assert compared(all_three) == one
+    assert counts["samples/logprobs"] == 1
+
+
+def test_what_is_computed_once_is_not_kept_for_other_rows() -> None:
+    rows = noise_rows(1, 9)
+    method = DETECTORS["p_true"].method
+    assert isinstance(method, Score)
+    before = method.values(rows)
+    assert np.array_equal(method.values(rows.take(np.array([4, 2]))), before[[4, 2]])
+    changed = with_signal(rows, p_true=rows.signals["p_true"] + 1)
+    assert np.array_equal(method.values(changed), before - 1)
 
 
 def test_scores_keep_their_order_and_their_ties() -> None:

@@ -212,7 +212,7 @@ def _show(found: Detection, verdict: Sequence[str]) -> None:
     show(table)
     show(
         Text(
-            "* p < 0.05, corrected for all comparisons (Holm)   – constant risk   "
+            "* better, p < 0.05, corrected for all comparisons (Holm)   – constant risk   "
             "↓ worse than chance",
             style="dim",
         )
@@ -237,14 +237,14 @@ def _cells(row: DetectorResult) -> list[str | Text]:
 
 
 def _gap(value: float | None, p: float | None) -> str:
-    """Return a difference, with a star if it is significant.
+    """Return a difference, with a star if it is significantly above 0.
 
-    >>> _gap(0.05, 0.01), _gap(-0.1, 0.2), _gap(None, None)
+    >>> _gap(0.05, 0.01), _gap(-0.1, 0.01), _gap(None, None)
     ('+0.050*', '-0.100 ', '')
     """
     if value is None:
         return ""
-    return f"{value:+.3f}{'*' if p is not None and p < 0.05 else ' '}"
+    return f"{value:+.3f}{'*' if p is not None and p < 0.05 and value > 0 else ' '}"
 
 
 def show_transfers(found: Detection, transfers: Sequence[DetectionTransfer]) -> None:

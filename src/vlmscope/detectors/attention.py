@@ -33,6 +33,9 @@ RAUQ = Paper(
     "Vazhentsev et al.", 2025, "2505.20045",
 )  # fmt: skip
 
+STOP = "stop"
+"""Reason to finish of an answer whose last token is the end of turn."""
+
 IMAGE, TEXT, ANSWER, FIRST = range(len(ATTENDED))
 MEAN = OF_ANSWER.index("mean")
 
@@ -156,7 +159,9 @@ def lookback(rows: Rows) -> Features:
 
     def read() -> Floats:
         shares = rows.signals[ANSWER_SHARES][:, MEAN]
-        tokens = np.array([len(each) for each in rows.per_token(ANSWER_LOGPROBS)], np.float64)
+        # Shares are of the tokens without the end of turn, log-probabilities of all.
+        ended = np.array([reason == STOP for reason in rows.text("finish_reason")])
+        tokens = np.array([len(each) for each in rows.per_token(ANSWER_LOGPROBS)]) - ended
         found = lookback_ratio(
             shares[..., [IMAGE, TEXT, FIRST]].sum(axis=-1),
             shares[..., ANSWER],
@@ -224,7 +229,11 @@ DETECTORS = (
         "lookback", "lookback ratio, every head", "attention", LOOKBACK,
         "logistic probe of every head's lookback ratio: mean attention weight on a token of the "
         "prompt, over the sum with the mean weight on a token of the answer",
-        ("signals/attention_answer", ANSWER_LOGPROBS, "column num_prompt_tokens"), AFTER, "answer",
+        (
+            "signals/attention_answer", ANSWER_LOGPROBS, "column num_prompt_tokens",
+            "column finish_reason",
+        ),
+        AFTER, "answer",
         "The first token of the prompt, to which many heads attend by default, is in the prompt.",
         Probe(lookback),
         "A run stores the mean share over the answer's tokens: the ratio is of the means, where "

@@ -117,11 +117,21 @@ class Score:
 
     def undefined(self, rows: Rows) -> Flags:
         """Return the rows that it has no value for."""
-        return ~np.isfinite(self.compute(rows))
+        return ~np.isfinite(self.values(rows))
 
     def risks(self, task: Task) -> Floats:
         """Return the rank of each row's score, the same in every split."""
-        return np.tile(ranks(self.compute(task.rows)), (len(task.splits), 1))
+        return np.tile(ranks(self.values(task.rows)), (len(task.splits), 1))
+
+    def values(self, rows: Rows) -> Floats:
+        """Return the score, computed once for these rows and any of them."""
+        found: Floats = rows.once(self.compute)
+        return found
+
+
+def is_fitted(method: Method) -> bool:
+    """Return whether a method is fitted to training rows, with their labels or without."""
+    return method.learned or not isinstance(method, Score)
 
 
 Estimator = Literal["logistic", "mean-difference", "mlp"]
@@ -209,11 +219,15 @@ class BestHeads:
 
     def risks(self, task: Task) -> Floats:
         """Return the out-of-fold risk of each row in each split."""
-        fits = [task.crossfit(read()) for read in self.features(task.rows).values()]
+        # Of a thousand heads, only what is used: log-odds inside training are far more.
+        fits = [
+            [(fit.inner_auroc, fit.logit) for fit in task.crossfit(read())]
+            for read in self.features(task.rows).values()
+        ]
         found = np.empty((len(task.splits), len(task.truth)))
         for number, folds in enumerate(task.splits):
-            inner = np.stack([fit[number].inner_auroc for fit in fits])
-            logits = np.stack([fit[number].logit for fit in fits])
+            inner = np.stack([each[number][0] for each in fits])
+            logits = np.stack([each[number][1] for each in fits])
             for index, fold in enumerate(folds):
                 best = np.argsort(-inner[:, index], kind="stable")[: self.most]
                 found[number, fold.test] = expit(logits[best][:, fold.test].mean(axis=0))
@@ -240,11 +254,12 @@ class Distance:
 
     def risks(self, task: Task) -> Floats:
         """Return the rank of each row's score among the test rows of its fold, in each split."""
-        matrix = np.asarray(self.vectors(task.rows), dtype=np.float64)
+        matrix = self.vectors(task.rows)
         found = np.empty((len(task.splits), len(task.truth)))
         for number, folds in enumerate(task.splits):
             for fold in folds:
-                score = self.score(matrix[fold.train], task.truth[fold.train], matrix[fold.test])
+                train, test = (matrix[part].astype(np.float64) for part in (fold.train, fold.test))
+                score = self.score(train, task.truth[fold.train], test)
                 found[number, fold.test] = ranks(score)
         return found
 

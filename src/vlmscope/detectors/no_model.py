@@ -54,8 +54,22 @@ def image_statistics(texts: list[str]) -> Floats:
 
 
 def image_features(rows: Rows) -> Features:
-    """Return the statistics of each row's image."""
-    return {"image statistics": lambda: image_statistics(rows.text("image_thumbnail"))}
+    """Return the statistics of each row's image.
+
+    If only some rows have one, the others have no images and otherwise the mean of those that do:
+    a baseline is no reason to leave rows out.
+    """
+
+    def read() -> Floats:
+        found = image_statistics(rows.text("image_thumbnail"))
+        missing = np.isnan(found).any(axis=1)
+        if missing.all() or not missing.any():
+            return found
+        found[missing] = found[~missing].mean(axis=0)
+        found[missing, STATISTICS.index("images")] = 0
+        return found
+
+    return {"image statistics": read}
 
 
 QUESTION = "Beats many detectors where kinds of questions differ in how often they are answered "

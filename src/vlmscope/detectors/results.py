@@ -66,14 +66,16 @@ class DetectorResult:
     found_nothing: bool = False
     """Whether its risk is constant in folds with most of the compared pairs."""
     worse_than_chance: bool = False
-    """Whether its interval is below 0.5: here, the direction of its paper is the wrong one."""
+    """Whether it is not trained and its AUROC is below 0.5, corrected for the number of those:
+    here, the direction of its paper is the wrong one."""
     above_model_free: float | None = None
     """AUROC minus that of the best baseline that needs no model; None for those."""
     above_model_free_low: float | None = None
     above_model_free_high: float | None = None
     above_model_free_p: float | None = None
     above_model_free_p_holm: float | None = None
-    """Its p-value, corrected for the number of all comparisons of the table (Holm)."""
+    """Its p-value, corrected for the number of all comparisons of the table (Holm); 1 if the
+    difference is not above 0, as the rival is the best of several."""
     above_single: float | None = None
     """AUROC minus that of the best detector that is a single number without training."""
     above_single_low: float | None = None

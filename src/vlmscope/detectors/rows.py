@@ -78,8 +78,10 @@ class Rows:
     """Decoder layers of the model."""
     same_meaning: SameMeaning = by_rules
     """Whether two answers to a question mean the same."""
-    undefined: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    undefined: dict[str, NDArray[np.bool_]] = field(default_factory=dict, init=False)
     """Rows without a finite vector, by path: what was found already, as several detectors ask."""
+    known: dict[int, tuple[Callable[[Rows], Any], Any]] = field(default_factory=dict, init=False)
+    """What ``once`` has computed, by the identity of the function, which is kept alive."""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -125,16 +127,29 @@ class Rows:
             for values in self.signals[name]
         ]
 
+    def once(self, compute: Callable[[Rows], Any]) -> Any:
+        """Return what a function computes of these rows: a value for each, computed only once.
+
+        Args:
+            compute: Rows → an array or a list whose first axis is the row; it must not depend on
+                the other rows, as some of the values are returned for some of the rows.
+        """
+        if id(compute) not in self.known:
+            self.known[id(compute)] = compute, compute(self)
+        return self.known[id(compute)][1]
+
     def take(self, rows: NDArray[np.int64]) -> Rows:
         """Return some of the rows."""
-        return replace(
+        found = replace(
             self,
             table=self.table.iloc[rows].reset_index(drop=True),
             signals=_some(self.signals, rows),
             vectors=_some(self.vectors, rows),
             inputs=None if self.inputs is None else take_rows(self.inputs, rows),
-            undefined={},
         )
+        for key, (compute, values) in self.known.items():
+            found.known[key] = compute, taken(values, rows)
+        return found
 
 
 def _some(columns: Mapping[str, Any], rows: NDArray[np.int64]) -> Mapping[str, Any]:

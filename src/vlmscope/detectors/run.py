@@ -29,7 +29,7 @@ from vlmscope.sweeps.splitting import grouped_by, repeated_splits, stacked
 from vlmscope.sweeps.transfer.fits import take_rows
 
 MOST_UNDEFINED = 0.2
-"""Largest share of the rows without a value of a detector; with more, the detector is left out."""
+"""Largest share of the rows without a value of some detector; with more, detectors are left out."""
 
 
 def detect(
@@ -73,8 +73,8 @@ def _wanted(detectors: str | Iterable[str | Detector] | None) -> tuple[Detector,
     given = list(detectors)
     own = [each for each in given if isinstance(each, Detector)]
     named = chosen([each for each in given if isinstance(each, str)])
-    taken = {each.name for each in named} & {each.name for each in own}
-    if taken:
+    names = Counter(each.name for each in (*named, *own))
+    if taken := [name for name, number in names.items() if number > 1]:
         raise InputError(f"detectors: {min(taken)!r} is the name of two; give one another name")
     return (*named, *own)
 
@@ -97,10 +97,16 @@ def detect_rows(
         progress: Called with a line of text about each step.
 
     Raises:
-        InputError: Too few groups have a class.
+        InputError: Too few groups have a class, or no detector can be evaluated.
     """
     spec = spec or SweepSpec()
     usable, unavailable = _usable(detectors, rows)
+    if not usable:
+        raise InputError(
+            "detect: found no detector that the rows have everything for"
+            + "".join(f"; {each.title}: {each.reason}" for each in unavailable[:1])
+            + ", expected one or more; select others"
+        )
     undefined = dict(_undefined(usable, rows, progress))
     kept, found, dropped, left_out = _kept(undefined, usable)
     if len(kept) < len(rows):
@@ -159,16 +165,14 @@ def _kept(
 
     Returns:
         The rows; the detectors; the dropped rows; and the detectors that are left out because they
-        have no value for many rows.
+        have no value for many rows (``incomplete``).
     """
-    found, left_out = {}, []
-    for each in detectors:
-        bad = undefined[each.name]
-        if bad.mean() > MOST_UNDEFINED:
-            reason = f"has no value for {int(bad.sum()):,} of {len(bad):,} rows"
-            left_out.append(Unavailable(each.name, each.title, reason))
-        else:
-            found[each.name] = each
+    every = {each.name: each for each in detectors}
+    reasons_of = incomplete(undefined)
+    found = {name: each for name, each in every.items() if name not in reasons_of}
+    left_out = tuple(
+        Unavailable(name, every[name].title, reason) for name, reason in reasons_of.items()
+    )
     bad = np.stack([undefined[name] for name in found], axis=1)
     reasons = Counter(
         ", ".join(name for name, one in zip(found, row, strict=True) if one)
@@ -178,7 +182,38 @@ def _kept(
     dropped = tuple(
         Dropped(number, f"without a value of {names}") for names, number in reasons.most_common()
     )
-    return np.flatnonzero(~bad.any(axis=1)), found, dropped, tuple(left_out)
+    return np.flatnonzero(~bad.any(axis=1)), found, dropped, left_out
+
+
+def incomplete(undefined: Mapping[str, Flags]) -> dict[str, str]:
+    """Return the detectors to leave out so that few rows are, with the reason.
+
+    A detector without a value for more than ``MOST_UNDEFINED`` of the rows is one. If those of all
+    others together are more than that, the ones that lack the most rows are left out until they are
+    not; detectors that lack the same rows stay or go together.
+
+    Args:
+        undefined: Name → the rows that a detector has no value for, ``[N]``.
+    """
+    alike: dict[bytes, list[str]] = {}
+    for name, bad in undefined.items():
+        alike.setdefault(np.packbits(bad).tobytes(), []).append(name)
+    # The fewest rows last; of as many, the rows of fewer detectors are given up first.
+    order = sorted(
+        alike.values(), key=lambda names: (int(undefined[names[0]].sum()), -len(names)),
+        reverse=True,
+    )  # fmt: skip
+    found: dict[str, str] = {}
+    while order and np.any([undefined[names[0]] for names in order], axis=0).mean() > (
+        MOST_UNDEFINED
+    ):
+        names = order.pop(0)
+        bad = undefined[names[0]]
+        reason = f"has no value for {int(bad.sum()):,} of {len(bad):,} rows"
+        if bad.mean() <= MOST_UNDEFINED:
+            reason += ", which with those of other detectors are more than a fifth"
+        found |= dict.fromkeys(names, reason)
+    return {name: found[name] for name in undefined if name in found}
 
 
 def rows_kept(data: ProbeData, kept: NDArray[np.int64]) -> ProbeData:

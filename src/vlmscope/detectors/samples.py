@@ -163,14 +163,14 @@ def _of_sets(statistic: Callable[[Sequence[int]], float]) -> Callable[[Rows], Fl
     """Return a score that is a statistic of the sets; NaN with fewer than two samples."""
 
     def score(rows: Rows) -> Floats:
-        return np.array([statistic(each) if len(each) > 1 else np.nan for each in _sets(rows)])
+        return np.array([statistic(each) if len(each) > 1 else np.nan for each in rows.once(_sets)])
 
     return score
 
 
 def weighted(rows: Rows) -> Floats:
     """Return the weighted semantic entropy of every row."""
-    pairs = zip(_sets(rows), rows.signals[LOGPROBS], strict=True)
+    pairs = zip(rows.once(_sets), rows.signals[LOGPROBS], strict=True)
     return np.array([semantic_entropy(*pair) if len(pair[0]) > 1 else np.nan for pair in pairs])
 
 
@@ -236,8 +236,9 @@ DETECTORS = (
         (*TEXT, f"signals/{LOGPROBS}"), AFTER_SAMPLES, "k answers",
         "A sample that was drawn twice counts twice.",
         Score(weighted),
-        f"The paper weighs a sample by its probability, which favours short ones; its authors' "
-        f"later code by the mean per token, as here. {RULES}",
+        f"The paper weighs a sample by its probability, which favours short ones, and takes the "
+        f"mean of the sets' negative log-probabilities; its authors' later code weighs by the mean "
+        f"per token and takes the entropy, as here. {RULES}",
     ),
     Detector(
         "selfcheck", "disagreement with samples", "samples", SELFCHECK,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import eigh  # type: ignore[import-untyped,unused-ignore]
 from sklearn.covariance import LedoitWolf  # type: ignore[import-untyped,unused-ignore]
 
 from vlmscope.detectors.detector import AFTER, BEFORE, Detector, Known, Paper, Passes
@@ -50,6 +51,9 @@ DIRECTIONS = 10
 
 WIDEST = 64
 """Most principal components of which the Mahalanobis distance is taken."""
+
+LEAST_VARIANCE = 1e-12
+"""Variance of a direction, relative to the largest, below which it is rounding."""
 
 LAST_ANSWER = REPRESENTATIONS["last_answer_token"]
 LAST_PROMPT = REPRESENTATIONS["last_prompt_token"]
@@ -134,9 +138,9 @@ def mahalanobis(
     """
     faithful = train[~truth]
     centre = faithful.mean(axis=0)
-    _, _, directions = np.linalg.svd(faithful - centre, full_matrices=False)
-    kept = directions[:most].T
-    spread = LedoitWolf(assume_centered=True).fit((faithful - centre) @ kept)
+    faithful = faithful - centre
+    kept = principal(faithful, most)[1].T
+    spread = LedoitWolf(assume_centered=True).fit(faithful @ kept)
     return np.asarray(spread.mahalanobis((test - centre) @ kept))
 
 
@@ -159,9 +163,33 @@ def haloscope(
     """
     del truth
     centre = train.mean(axis=0)
-    _, values, found = np.linalg.svd(train - centre, full_matrices=False)
-    projected = (test - centre) @ found[:directions].T
-    return np.asarray((values[:directions] * projected**2).mean(axis=1))
+    values, found = principal(train - centre, directions)
+    projected = (test - centre) @ found.T
+    return np.asarray((values * projected**2).mean(axis=1))
+
+
+def principal(centred: Matrix, most: int) -> tuple[Floats, Matrix]:
+    """Return the largest singular values of a matrix and their directions, ``[K]`` and ``[K, D]``.
+
+    From the eigenvectors of the smaller of its two products with itself, as a complete
+    decomposition of thousands of states takes several times as long. Directions without variance
+    are left out; of a matrix of zeros one is returned.
+
+    >>> values, directions = principal(np.array([[3.0, 0], [-3, 0], [0, 1], [0, -1]]), 1)
+    >>> values.round(3).tolist(), abs(directions).round(3).tolist()
+    ([4.243], [[1.0, 0.0]])
+    """
+    wide = centred.shape[1] > len(centred)
+    product = centred @ centred.T if wide else centred.T @ centred
+    size = len(product)
+    squares, vectors = eigh(product, subset_by_index=(max(size - most, 0), size - 1))
+    squares, vectors = squares[::-1], vectors[:, ::-1]
+    kept = squares > LEAST_VARIANCE * squares[0]
+    kept[0] = True
+    values, found = np.sqrt(np.maximum(squares[kept], 0)), vectors[:, kept].T
+    if wide:
+        found = found @ centred / np.maximum(values, np.finfo(np.float64).tiny)[:, None]
+    return values, found
 
 
 CHOSEN = "the layer is chosen inside training"
@@ -188,12 +216,14 @@ def _halp(group: str, estimator: Estimator) -> Detector:
     end, title = _SHORT[group]
     known, passes = _timing(group)
     kind = "MLP" if estimator == "mlp" else "linear probe"
-    paper = SAPLMA if group == LAST_ANSWER else HALP
+    paper = HALP if known == BEFORE else SAPLMA  # HALP reads no token of the answer
     name = "saplma" if group == LAST_ANSWER else f"halp_{end}"
     adaptation = "Standardised, regularised, and trained under grouped folds"
     adaptation += "; the paper's network has no penalty." if estimator == "mlp" else (
         ", as a logistic regression; the paper trains a network."
     )  # fmt: skip
+    if known != BEFORE and group != LAST_ANSWER:
+        adaptation += " The paper reads the last token."
     return Detector(
         f"{name}_{'mlp' if estimator == 'mlp' else 'linear'}",
         f"{kind}, {title}", "states", paper,
@@ -227,6 +257,7 @@ def _distances(group: str) -> tuple[Detector, Detector, Detector]:
             f"standardised; {CHOSEN} by the linear probe",
             (group,), known, passes, READS_IMAGE,
             Probe(states(group), "mean-difference"),
+            "Standardised, which the paper's mass-mean probe is not.",
         ),
         Detector(
             f"mahalanobis_{end}", f"Mahalanobis distance, {title}", "states", MAHALANOBIS,
@@ -244,8 +275,10 @@ def _distances(group: str) -> tuple[Detector, Detector, Detector]:
             (group,), known, passes,
             "Large directions may be the kinds of questions rather than hallucinations.",
             Distance(False, middle(group), haloscope),
-            "The membership score itself; the paper trains a classifier on its thresholded values, "
-            "and chooses layer, threshold and number of directions on labelled rows.",
+            "The membership score itself, higher for a hallucination as in the paper; the paper "
+            "trains a classifier on its thresholded values. Its public code averages projections "
+            "before they are squared, and chooses layer, threshold, number of directions and the "
+            "sign of the score on labelled rows.",
         ),
     )  # fmt: skip
 

@@ -28,11 +28,14 @@ from vlmscope.detectors.methods import (
     Flags,
     Probe,
     Score,
+    is_fitted,
     ranks,
     without_model,
 )
 from vlmscope.detectors.results import Detection, Unavailable
 from vlmscope.detectors.rows import Floats, Rows, rows_of
+from vlmscope.detectors.run import incomplete
+from vlmscope.errors import InputError
 from vlmscope.metrics import LabelledRisk, constant_pairs, resample_sides
 from vlmscope.probes.baselines import JOINT
 from vlmscope.schema import Progress
@@ -168,9 +171,18 @@ class _OtherShapeError(Exception):
 def _tested(pair: Pair, found: Detection, progress: Progress) -> DetectionTransfer:
     """Return the results on a test run, on the rows that every detector has a value for."""
     usable, unavailable = _usable(pair, found)
-    pair, kept = _defined(pair, usable.values())
+    undefined = {name: each.method.undefined(pair.other) for name, each in usable.items()}
+    for name, reason in incomplete(undefined).items():
+        unavailable.append(Unavailable(name, usable.pop(name).title, reason))
+    pair, kept = _defined(pair, usable.values(), [undefined[name] for name in usable])
     target = pair.target
     truth, groups = target.truth[kept], target.groups[kept]
+    if truth.all() or not truth.any():
+        raise InputError(
+            f"--test {target.run.path}: of the {len(truth):,} rows that every detector has a value "
+            f"for, {int(truth.sum()):,} are hallucinated, expected some that are and some that are "
+            "not; select fewer --detectors"
+        )
     baselines = _baselines(pair, usable.values())
     risks: dict[str, Floats] = {}
     for name, detector in usable.items():
@@ -208,12 +220,21 @@ def _usable(pair: Pair, found: Detection) -> tuple[dict[str, Detector], list[Una
     return usable, unavailable
 
 
-def _defined(pair: Pair, detectors: Iterable[Detector]) -> tuple[Pair, NDArray[np.int64]]:
-    """Return the pair without rows that a detector has no value for, and the tested rows."""
+def _defined(
+    pair: Pair, detectors: Iterable[Detector], undefined: Sequence[Flags]
+) -> tuple[Pair, NDArray[np.int64]]:
+    """Return the pair without rows that a detector has no value for, and the tested rows.
+
+    Args:
+        pair: The runs.
+        detectors: The detectors.
+        undefined: The tested rows that each has no value for.
+    """
     source, other = (np.zeros(len(each), dtype=bool) for each in (pair.rows, pair.other))
     for detector in detectors:
         source |= detector.method.undefined(pair.rows)
-        other |= detector.method.undefined(pair.other)
+    for bad in undefined:
+        other |= bad
     kept = np.flatnonzero(~other)
     position = np.cumsum(~other) - 1
     parts = tuple(
@@ -240,8 +261,8 @@ def _results(
     drawn = resample_sides(
         sides, groups, draws=pair.spec.draws, seed=pair.spec.seed, metrics=("auroc",), correct=True
     )
-    learned = frozenset(name for name in risks if found.detectors[name].learned)
-    drawn = replace(drawn, crossfitted=drawn.crossfitted & learned)
+    fitted = frozenset(name for name in risks if is_fitted(found.detectors[name].method))
+    drawn = replace(drawn, crossfitted=drawn.crossfitted & fitted)
     for name, risk in risks.items():
         interval = drawn.interval(name)
         constant = constant_fields(constant_pairs(truth, risk, part_of))["found_nothing"]
@@ -284,7 +305,7 @@ def _risk(detector: Detector, pair: Pair, baselines: Mapping[str, Floats]) -> Fl
     """
     method = detector.method
     if isinstance(method, Score):
-        return ranks(method.compute(pair.other))
+        return ranks(method.values(pair.other))
     if isinstance(method, Baseline):
         if method.name not in baselines:
             raise _OtherShapeError
