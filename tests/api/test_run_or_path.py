@@ -22,6 +22,8 @@ from vlmscope.schema import Sample
 from vlmscope.store import label_sets, label_settings
 
 SPEC = vlmscope.SweepSpec(folds=3, repeats=1, draws=100, permutations=100)
+FAST = "question_words"
+"""A detector that takes no time."""
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,12 @@ def found(labelled: Path) -> Any:
     return vlmscope.sweep(labelled, SPEC)
 
 
+@pytest.fixture(scope="module")
+def detection(labelled: Path) -> Any:
+    """What one detector finds."""
+    return vlmscope.detect(labelled, FAST, SPEC)
+
+
 @dataclass(frozen=True)
 class Given:
     """What the calls are given."""
@@ -47,6 +55,7 @@ class Given:
     run: Any
     other: Any
     found: Any
+    detection: Any
     out: Path
 
 
@@ -55,13 +64,18 @@ CALLS: dict[str, Callable[[Given], Any]] = {
     "compare_labels": lambda at: (
         vlmscope.compare_labels(at.run, "default", "default", draws=100).record()
     ),
+    "detect": lambda at: vlmscope.detect(at.run, FAST, SPEC).results,
     "export_run": lambda at: (
         vlmscope.export_run(at.run, str(at.out / "x.npz")).read_bytes()
     ),
     "label": lambda at: vlmscope.label(at.run, name="again"),
     "load_probe": lambda at: vlmscope.load_probe(at.run)[1],
     "open_run": lambda at: vlmscope.open_run(at.run).ids,
+    "read_detection": lambda at: vlmscope.read_detection(at.run).verdict,
     "read_labels": lambda at: vlmscope.read_labels(at.run),
+    "save_detection": lambda at: (
+        vlmscope.save_detection(at.run, at.detection, str(at.out / "detectors")).name
+    ),
     "save_sweep": lambda at: (
         vlmscope.save_sweep(at.run, at.found, str(at.out / "probes")).name
     ),
@@ -70,6 +84,9 @@ CALLS: dict[str, Callable[[Given], Any]] = {
         vlmscope.save_transfer(
             vlmscope.transfer(at.run, [at.other], SPEC, result=at.found), str(at.out / "there")
         ).name
+    ),
+    "transfer_detection": lambda at: (
+        vlmscope.transfer_detection(at.run, at.detection, at.other, SPEC)[0].document()
     ),
     "verify": lambda at: vlmscope.verify(at.run, files=True),
     "write_report": lambda at: vlmscope.write_report(at.run).page.name,
@@ -81,20 +98,22 @@ SLOW = ("sweep", "transfer", "write_report", "compare")
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_run_or_its_folder(
-    name: str, labelled: Path, other: Path, found: Any, tmp_path: Path
+    name: str, labelled: Path, other: Path, found: Any, detection: Any, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(labelled, tmp_path / "run")
     if name == "load_probe":
         vlmscope.save_sweep(copy, found)
+    if name == "read_detection":
+        vlmscope.save_detection(copy, detection)
     results = []
     for form in (vlmscope.open_run, str) if name in SLOW else (vlmscope.open_run, str, Path):
         out = tmp_path / form.__name__
         out.mkdir()
-        results.append(CALLS[name](Given(form(copy), form(other), found, out)))
+        results.append(CALLS[name](Given(form(copy), form(other), found, detection, out)))
     assert {repr(result) for result in results} == {repr(results[0])}
     for wrong in (None, 3, ["runs/first"], b"runs"):
         with pytest.raises(InputError, match="expected a run or the path of its folder"):
-            CALLS[name](Given(wrong, other, found, tmp_path))
+            CALLS[name](Given(wrong, other, found, detection, tmp_path))
 
 
 def test_every_function_that_reads_a_run_is_asked() -> None:

@@ -18,7 +18,7 @@ from families.checkpoints import BUILDERS
 from vlmscope import FailedRowsWarning, extract
 from vlmscope.cli import main
 from vlmscope.dataset import load_image
-from vlmscope.engine import capture, session
+from vlmscope.engine import capture, captures
 from vlmscope.engine.row_errors import has_unusual_shape, row_error, row_errors
 from vlmscope.errors import ModelChangedError, RowError
 from vlmscope.executors import runner
@@ -126,18 +126,18 @@ def test_rows_that_only_fail_together_are_done_alone(
     """As where a batch does not fit into the memory."""
     rows = [Sample(f"q{i}", image(tmp_path, 40 + i, 30), "Is it red?") for i in range(3)]
     expected = list(capture(rows, qwen, SPEC, batch_size=1))
-    original = session.prepare
+    original = captures.prepare
 
     def small(samples: Any, *rest: Any) -> Any:
         if len(samples) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(samples, *rest)
 
-    monkeypatch.setattr(session, "prepare", small)
+    monkeypatch.setattr(captures, "prepare", small)
     found = list(capture(rows, qwen, SPEC, batch_size=3))
     assert [one.answer for one in found] == [other.answer for other in expected]
     monkeypatch.setattr(
-        session, "prepare", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("of memory"))
+        captures, "prepare", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("of memory"))
     )
     with pytest.raises(RowError, match="q0: out of memory on this row alone; try fewer"):
         list(capture(rows, qwen, SPEC, batch_size=3))
@@ -149,7 +149,7 @@ def test_rows_that_only_fail_together_are_done_alone(
 def test_what_is_no_rows_error_stays_what_it_is(
     qwen: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    monkeypatch.setattr(session, "prepare", lambda *_: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(captures, "prepare", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(type(error), match=str(error)):
         list(capture([Sample("q", None, "?"), Sample("r", None, "?")], qwen, SPEC))
 
