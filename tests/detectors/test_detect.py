@@ -114,6 +114,13 @@ def test_the_table_has_every_metric_with_its_interval(found: Detection) -> None:
     assert repr(found).startswith("Detection(118 rows, ")
 
 
+def test_it_is_stated_how_meanings_were_compared(run: Run, found: Detection) -> None:
+    assert found.settings["meaning"] == "rules"
+    own = detect(run, "category", SPEC, same_meaning=lambda _, one, other: one == other)
+    assert own.settings["meaning"] == "given"
+    assert {**own.settings, "meaning": "rules"} == dict(found.settings)
+
+
 def test_rows_without_a_value_are_left_out_for_all(found: Detection) -> None:
     assert set(found.data.ids) == {f"q{i}" for i in range(COUNT)} - {f"q{i}" for i in EMPTY}
     [dropped] = found.dropped

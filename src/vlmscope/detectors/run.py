@@ -131,7 +131,7 @@ def detect_rows(
         fold_of=fold_of,
         best_model_free=rivals["model_free"],
         best_single=rivals["single"],
-        settings=_settings(spec, len(splits)),
+        settings=_settings(spec, len(splits), rows.same_meaning),
     )
 
 
@@ -257,7 +257,11 @@ def _repeats(spec: SweepSpec, data: ProbeData) -> int:
     return spec.repeats or (REPEATS if len(data.truth) <= REPEATED_ROWS else 1)
 
 
-def _settings(spec: SweepSpec, repeats: int) -> dict[str, Any]:
-    """Return the settings that were used."""
+def _settings(spec: SweepSpec, repeats: int, same_meaning: SameMeaning) -> dict[str, Any]:
+    """Return the settings that were used; whether answers mean the same may be given."""
+    meaning = "rules" if same_meaning is by_rules else "given"
     names = ("folds", "group_by", "copies", "draws", "seed", "by")
-    return {name: getattr(spec, name) for name in names} | {"repeats": repeats}
+    return {name: getattr(spec, name) for name in names} | {
+        "repeats": repeats,
+        "meaning": meaning,
+    }
