@@ -72,7 +72,8 @@ def _wanted(detectors: str | Iterable[str | Detector] | None) -> tuple[Detector,
         return chosen(detectors)
     given = list(detectors)
     own = [each for each in given if isinstance(each, Detector)]
-    named = chosen([each for each in given if isinstance(each, str)])
+    names = [each for each in given if isinstance(each, str)]
+    named = chosen(names if names or not own else ["no_model"])
     taken = {each.name for each in named} & {each.name for each in own}
     if taken:
         raise InputError(f"detectors: {min(taken)!r} is the name of two; give one another name")
