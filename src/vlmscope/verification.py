@@ -105,7 +105,7 @@ class RowCheck:
         """Return the errors of the row as phrases; NaN is never within the tolerance."""
         strict = STRICT_ALWAYS + (STRICT_IN_FLOAT32 if dtype == "float32" else ())
         found = [f"the {name} differs" for name in self.differing if name in strict]
-        limits = {name: _limit_of(name, tolerance) for name in self.errors}
+        limits = {name: limit_of(name, tolerance) for name in self.errors}
         return found + [
             f"{name} differs by {error:.1e}, tolerance {limits[name]:.0e}"
             for name, error in self.errors.items()
@@ -113,7 +113,7 @@ class RowCheck:
         ]
 
 
-def _limit_of(name: str, tolerance: float) -> float:
+def limit_of(name: str, tolerance: float) -> float:
     """Return the maximum error of an array: those of several tokens are float16 by default."""
     half = is_token_rows(name.removeprefix("signals/"))
     return max(tolerance, HALF_STORAGE_TOLERANCE) if half else tolerance

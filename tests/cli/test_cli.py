@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from rich.table import Table
 
 from vlmscope.cli.inspect import _show_answer, _show_vectors
 from vlmscope.cli.output import stdout
@@ -83,6 +84,36 @@ def test_verify_passes_and_then_finds_a_changed_number(
     damaged = vlmscope("verify", tmp_path / "run", "--device", "cpu")
     assert damaged.code == 1
     assert "query_token_representation/layer_4" in damaged.err
+
+
+def test_verify_tells_each_tolerance_and_counts_one_row(
+    extract: Command, vlmscope: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    styles: dict[str, object] = {}
+    add_row = Table.add_row
+
+    def noting(self: Table, *cells: object, style: object = None, **others: Any) -> None:
+        styles[str(cells[0])] = style
+        add_row(self, *cells, style=style, **others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Table, "add_row", noting)
+    options = ("--signals", "image_tokens", "--layers", "2", "--limit", 1)
+    assert extract(*options, "--max-new-tokens", 0).code == 0
+    done = vlmscope("verify", tmp_path / "run", "--sample", 1, "--device", "cpu")
+    assert done.code == 0, done.err
+    assert "checksums of 1 row are correct" in done.err
+    said = " ".join(done.out.split())
+    assert "1 row, tolerance 3e-05 (1e-03 for arrays of several tokens), float32" in said
+    assert styles["signals/image_tokens/layer_2"] == ""
+    assert "red" not in styles.values()
+    strict = vlmscope("verify", tmp_path / "run", "--device", "cpu", "--tolerance", 1e-12)
+    assert strict.code == 1
+    assert styles["signals/image_tokens/layer_2"] == ""
+    assert {name for name, style in styles.items() if style == "red"} >= {
+        "query_token_representation/layer_2",
+        "vision_token_representation/layer_2",
+    }
+    assert vlmscope("info", tmp_path / "run").out.startswith(f"{tmp_path / 'run'}: 1 row, 0 with")
 
 
 @pytest.mark.exhaustive

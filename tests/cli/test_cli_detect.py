@@ -124,6 +124,31 @@ def test_what_cannot_work_is_refused(
     assert not (run / "detectors").exists()
 
 
+@pytest.mark.parametrize("wrong", ["itself", "unlabelled", "twice"])
+def test_an_unusable_test_run_is_refused_before_anything_is_trained(
+    vlmscope: Command,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong: str,
+) -> None:
+    def trained(*_: object, **__: object) -> None:
+        raise AssertionError("detectors were trained")
+
+    monkeypatch.setattr("vlmscope.detectors.detect", trained)
+    other = run if wrong == "itself" else tmp_path / "other"
+    if wrong != "itself":
+        detected_run(other, truth_of(60, seed=3), first=500, prefix="o")
+    if wrong == "unlabelled":
+        (other / "labels.parquet").unlink()
+    tests = ("--test", other) * (2 if wrong == "twice" else 1)
+    done = vlmscope("detect", run, *QUICK, *tests)
+    assert done.code == 2, done.err
+    assert {"itself": "is the training run", "unlabelled": "no labels yet",
+            "twice": "given twice"}[wrong] in done.err  # fmt: skip
+    assert not (run / "detectors").exists()
+
+
 @pytest.mark.exhaustive
 def test_the_demo_evaluates_detectors(vlmscope: Command, tmp_path: Path) -> None:
     out = tmp_path / "demo"

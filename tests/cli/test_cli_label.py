@@ -22,7 +22,7 @@ from vlmscope.report import ReportSpec
 from vlmscope.report.build import gather
 from vlmscope.schema import Answered, Score
 from vlmscope.score import error_kind
-from vlmscope.store import label_settings, open_run, read_labels
+from vlmscope.store import label_settings, open_run, read_labels, read_manifest
 from vlmscope.sweeps import probe_data
 
 Command = Callable[..., Any]
@@ -174,6 +174,14 @@ def test_labels_of_a_run_without_answers(
     refused = vlmscope("label", folder)
     assert refused.code == 2
     assert "has no answers to score" in refused.err
+    for command in ("info", "probe", "detect", "report"):
+        told = vlmscope(command, folder)
+        text = " ".join((told.out + told.err).split())
+        assert f"run 'vlmscope label {folder}'" not in text, command
+        assert f"next: vlmscope label {folder}" not in text, command
+        assert f"vlmscope label {folder} determines" not in text, command
+        assert "--max-new-tokens above 0" in text, command
+    assert not read_manifest(folder).capture.max_new_tokens
     done = vlmscope("label", folder, "--column", "judged")
     assert done.code == 0, done.err
     assert "50.0%" in done.out

@@ -33,6 +33,7 @@ from vlmscope.detectors import (
 from vlmscope.detectors.registry import chosen
 from vlmscope.detectors.results import METRICS
 from vlmscope.detectors.run import incomplete
+from vlmscope.detectors.verdict import verdict
 from vlmscope.errors import InputError, StoreError
 from vlmscope.schema import Capture
 from vlmscope.schema import Score as Label
@@ -94,8 +95,23 @@ def test_groups_and_names_select_and_baselines_stay() -> None:
         "no_model", "samples", "attention",
     }  # fmt: skip
     assert len(chosen(None)) == len(DETECTORS)
-    with pytest.raises(InputError, match="'perplexty' is not a detector; choose from"):
-        chosen("perplexity,perplexty")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ("perplexity,perplexty", "'perplexty' is not a detector; did you mean 'perplexity'"),
+        ("Perplexity", "'Perplexity' is not a detector; did you mean 'perplexity'"),
+        ("Sample", "'Sample' is not a detector; did you mean 'samples'"),
+        ("zzz", "'zzz' is not a detector; choose from no_model, "),
+        ("", "names no detector; choose from no_model, "),
+        (" , ", "names no detector"),
+        ([], "names no detector"),
+    ],
+)
+def test_a_selection_of_nothing_is_refused(names: str | list[str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        chosen(names)
 
 
 def test_the_table_has_every_metric_with_its_interval(found: Detection) -> None:
@@ -322,6 +338,21 @@ def test_findings_are_sentences(copied: Run, found: Detection) -> None:
     assert "2 rows left out for all detectors, without a value of perplexity" in text
 
 
+@pytest.mark.parametrize(
+    ("compared", "words"), [(1, "0 of 1 detector is better"), (2, "0 of 2 detectors are better")]
+)
+def test_a_finding_about_one_detector_is_singular(
+    found: Detection, compared: int, words: str
+) -> None:
+    rival = found[found.best_model_free]
+    others = [
+        replace(row, above_model_free=-0.1)
+        for row in found.results
+        if row.above_model_free is not None
+    ][:compared]
+    assert words in " ".join(verdict([rival, *others], rival.name, ""))
+
+
 # On disk.
 
 
@@ -431,6 +462,36 @@ def test_a_result_out_of_range_is_damaged(
     document["results"][0][field] = value
     path.write_text(json.dumps(document))
     with pytest.raises(StoreError, match=f"unreadable.*{field}"):
+        read_detection(copied)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"verdict": ["x" * 20_000]},
+        {"unavailable": [{"name": "x", "title": "x", "reason": "x" * 20_000}]},
+        {"settings": {"x" * 20_000: 1}},
+        {"verdict": ["x"] * 2_000},
+        {"settings": dict.fromkeys(map(str, range(2_000)))},
+    ],
+    ids=["finding", "reason", "name", "list", "object"],
+)
+def test_a_document_larger_than_any_written_is_damaged(
+    copied: Run, found: Detection, change: dict[str, object]
+) -> None:
+    path = save_detection(copied, found) / "detectors.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(StoreError, match="expected at most") as caught:
+        read_detection(copied)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_result_with_a_huge_title_is_damaged(copied: Run, found: Detection) -> None:
+    path = save_detection(copied, found) / "detectors.json"
+    document = json.loads(path.read_text())
+    document["results"][-1]["title"] = "x" * 20_000
+    path.write_text(json.dumps(document))
+    with pytest.raises(StoreError, match="a text has 20,000 characters"):
         read_detection(copied)
 
 

@@ -105,8 +105,14 @@ def test_one_array_of_all_rows(run: Path, rows: list[Capture]) -> None:
             missing = np.zeros((0, HIDDEN), np.float32)
             assert one.dtype == np.float32
             np.testing.assert_array_equal(one, stored(row.signals.get(name, missing), run))
-    with pytest.raises(InputError, match="no signal 'image_tokens/layer_1'"):
+    with pytest.raises(InputError, match="no signal 'image_tokens/layer_1'") as caught:
         opened.signal("image_tokens/layer_1")
+    several = [name for name in NAMES if name.startswith("image_tokens/layer_")]
+    assert len(several) > 1
+    assert str(caught.value).count("image_tokens/") == 2
+    assert f"image_tokens/layer_k of layers {several[0].removeprefix('image_tokens/layer_')}, " in (
+        str(caught.value)
+    )
 
 
 def test_plain_h5py_reads_them(run: Path, rows: list[Capture], tmp_path: Path) -> None:

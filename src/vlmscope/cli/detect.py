@@ -138,11 +138,13 @@ def detect(
     tested on images that they were not trained on; the others keep the direction of their paper.
     """
     from vlmscope.detectors import detect as evaluate
-    from vlmscope.detectors import save_detection, transfer_detection
+    from vlmscope.detectors import save_detection
     from vlmscope.detectors.nli import meaning_by_model
     from vlmscope.detectors.save import DOCUMENT, check_folder, detectors_folder
+    from vlmscope.detectors.transfer import transfer_to
     from vlmscope.store import DEFAULT, open_run, read_document
     from vlmscope.sweeps import SweepSpec, check_label_set
+    from vlmscope.sweeps.transfer.targets import targets
 
     spec = SweepSpec(
         folds=folds, repeats=repeats, group_by=_grouping(group_by, leave_category_out),
@@ -159,9 +161,10 @@ def detect(
         step = {"progress": lambda doing: status.update(f"detectors: {doing}")}
         meaning = None if nli is None else meaning_by_model(nli)
         others = [open_run(options.path_or_url(each)) for each in test]
+        aims = targets(opened, others, spec, labels=labels) if others else ()
         found = evaluate(opened, detectors, spec, labels=labels, same_meaning=meaning, **step)
-        transfers = transfer_detection(
-            opened, found, others, spec, labels=labels, same_meaning=meaning, **step
+        transfers = transfer_to(
+            opened, found, aims, spec, labels=labels, same_meaning=meaning, **step
         )
         status.update("saving")
         save_detection(opened, found, folder, transfers=transfers)

@@ -46,8 +46,8 @@ def info(
         stdout.print_json(json.dumps(record, default=str))
         return
     stdout.print(
-        f"{description.path}: {description.rows:,} rows, {description.answers:,} with an answer, "
-        f"{human_size(description.size)}"
+        f"{description.path}: {count(description.rows, 'row')}, "
+        f"{description.answers:,} with an answer, {human_size(description.size)}"
     )
     if bare := description.without_image:
         stdout.print(f"{count(bare, 'row')} without an image, and so without vision vectors")

@@ -39,8 +39,14 @@ def describe_label_sets(run: Path) -> dict[str, dict[str, Any]]:
 
 def show_label_sets(run: Path, sets: dict[str, dict[str, Any]]) -> None:
     """Print a line for each label set, with the state of its probes."""
+    from vlmscope.store import read_manifest
+    from vlmscope.store.labels import LABELS_FROM_ELSEWHERE
+
     if not sets:
-        stdout.print(f"labels: none yet; next: {command_line('label', str(run))}")
+        command = command_line("label", str(run))
+        answers = read_manifest(run).capture.max_new_tokens > 0
+        step = f"next: {command}" if answers else LABELS_FROM_ELSEWHERE.format(command=command)
+        stdout.print(f"labels: none yet; {step}")
     for name, about in sets.items():
         if "error" in about:
             stdout.print(f"labels {name}: {about['error']}")

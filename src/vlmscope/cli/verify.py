@@ -11,7 +11,7 @@ from rich.progress import track
 from rich.table import Table
 
 from vlmscope.cli import options
-from vlmscope.cli.output import quiet_libraries, show, show_note, stderr, stdout
+from vlmscope.cli.output import count, quiet_libraries, show, show_note, stderr, stdout
 from vlmscope.cli.verified_run import open_verified_run
 
 
@@ -50,7 +50,7 @@ def verify(
 
     quiet_libraries()
     opened = open_verified_run(run)
-    stderr.print(f"checksums of {len(opened):,} rows are correct")
+    stderr.print(f"checksums of {count(len(opened), 'row')} are correct")
     if files:
         return
     limit = tolerance_of(opened.manifest) if tolerance is None else tolerance
@@ -81,21 +81,26 @@ def _compare(run: Any, samples: Any, vlm: Any) -> list[Any]:
 
 
 def _show(run: Any, checks: list[Any], limit: float) -> None:
-    """Print the largest error of each representation."""
+    """Print the largest error of each representation, in red beyond its tolerance."""
+    from vlmscope.verification import limit_of
+
     table = Table(box=None, pad_edge=False)
     for heading in ("vector", "largest relative error", "mean"):
         table.add_column(heading, header_style="dim")
-    for name in dict.fromkeys(name for check in checks for name in check.errors):
+    names = dict.fromkeys(name for check in checks for name in check.errors)
+    for name in names:
         errors = [check.errors[name] for check in checks if name in check.errors]
-        style = "red" if max(errors) > limit else ""
+        style = "" if max(errors) <= limit_of(name, limit) else "red"
         table.add_row(name, f"{max(errors):.1e}", f"{sum(errors) / len(errors):.1e}", style=style)
     show(table)
     equal = {
         name: sum(name not in check.differing for check in checks)
         for name in ("answer", "boundaries", "image_sha256")
     }
+    loosest = max((limit_of(name, limit) for name in names), default=limit)
+    tokens = f" ({loosest:.0e} for arrays of several tokens)" if loosest > limit else ""
     stdout.print(
-        f"{len(checks)} rows, tolerance {limit:.0e}, {run.manifest.dtype}; same answers: "
-        f"{equal['answer']}, same boundaries: {equal['boundaries']}, "
+        f"{count(len(checks), 'row')}, tolerance {limit:.0e}{tokens}, {run.manifest.dtype}; "
+        f"same answers: {equal['answer']}, same boundaries: {equal['boundaries']}, "
         f"same images: {equal['image_sha256']}"
     )

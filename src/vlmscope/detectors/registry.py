@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from vlmscope.arguments import several_names
 from vlmscope.detectors import answer, asked, attention, lens, no_model, samples, states
 from vlmscope.detectors.detector import GROUPS, Detector
-from vlmscope.errors import InputError
+from vlmscope.errors import InputError, suggest_names
 
 DETECTORS: dict[str, Detector] = {
     each.name: each
@@ -26,7 +26,7 @@ def chosen(names: str | Iterable[str] | None) -> tuple[Detector, ...]:
         names: Names of detectors or of groups; one, several, or a comma-separated text.
 
     Raises:
-        InputError: A name is neither.
+        InputError: A name is neither, or there is none.
 
     >>> [each.name for each in chosen("asked")][-2:]
     ['p_true', 'verbalised']
@@ -34,10 +34,20 @@ def chosen(names: str | Iterable[str] | None) -> tuple[Detector, ...]:
     if names is None:
         return tuple(DETECTORS.values())
     wanted = set(several_names(names))
-    if unknown := sorted(wanted - {*DETECTORS, *GROUPS}):
+    if not wanted:
         raise InputError(
-            f"--detectors: {unknown[0]!r} is not a detector; choose from {', '.join(GROUPS)}, or "
-            f"from {', '.join(DETECTORS)}"
+            f"--detectors {names!r}: names no detector; choose from {', '.join(GROUPS)}, or omit "
+            "it to evaluate all"
+        )
+    if unknown := sorted(wanted - {*DETECTORS, *GROUPS}):
+        near = suggest_names(unknown[0].lower(), (*GROUPS, *DETECTORS))
+        raise InputError(
+            f"--detectors: {unknown[0]!r} is not a detector; "
+            + (
+                near
+                if near.startswith("did")
+                else f"choose from {', '.join(GROUPS)}, or from {', '.join(DETECTORS)}"
+            )
         )
     return tuple(
         each

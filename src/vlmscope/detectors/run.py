@@ -72,7 +72,8 @@ def _wanted(detectors: str | Iterable[str | Detector] | None) -> tuple[Detector,
         return chosen(detectors)
     given = list(detectors)
     own = [each for each in given if isinstance(each, Detector)]
-    named = chosen([each for each in given if isinstance(each, str)])
+    texts = [each for each in given if isinstance(each, str)]
+    named = chosen(texts if texts or not own else ["no_model"])
     names = Counter(each.name for each in (*named, *own))
     if taken := [name for name, number in names.items() if number > 1]:
         raise InputError(f"detectors: {min(taken)!r} is the name of two; give one another name")

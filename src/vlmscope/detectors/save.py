@@ -57,6 +57,9 @@ DOCUMENT, TABLE, RISKS = "detectors.json", "detectors.parquet", "risks.parquet"
 KIND = "vlmscope detectors"
 """Kind of the document."""
 
+LONGEST_TEXT, MOST_ITEMS = 10_000, 1_000
+"""Most characters of a text of the document, and most items of a list or an object."""
+
 SCHEMA_VERSION = 1
 """Increased when a reader of the older version would misread the document."""
 
@@ -283,6 +286,7 @@ def read_detection(run: AnyRun, labels: str = DEFAULT) -> SavedDetection | None:
     if found.get("schema_version") != SCHEMA_VERSION:
         raise _damaged(path, "from another version of vlmscope", opened)
     try:
+        _check_extent(found)
         return SavedDetection(
             found,
             tuple(map(_result_in, found["results"])),
@@ -296,6 +300,18 @@ def read_detection(run: AnyRun, labels: str = DEFAULT) -> SavedDetection | None:
         )
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise _damaged(path, f"it has something unreadable ({one_line(error)})", opened) from error
+
+
+def _check_extent(found: Any) -> None:
+    """Raise ``ValueError`` for a text or a list that is longer than any that detection writes."""
+    if isinstance(found, str) and len(found) > LONGEST_TEXT:
+        raise ValueError(f"a text has {len(found):,} characters, expected at most {LONGEST_TEXT:,}")
+    if not isinstance(found, Mapping | list):
+        return
+    if len(found) > MOST_ITEMS:
+        raise ValueError(f"a list has {len(found):,} items, expected at most {MOST_ITEMS:,}")
+    for each in (*found, *found.values()) if isinstance(found, Mapping) else found:
+        _check_extent(each)
 
 
 def _result_in(saved: Any) -> DetectorResult:

@@ -39,7 +39,7 @@ from vlmscope.errors import InputError
 from vlmscope.metrics import LabelledRisk, constant_pairs, resample_sides
 from vlmscope.probes.baselines import JOINT
 from vlmscope.schema import Progress
-from vlmscope.store import DEFAULT, AnyRun, as_run
+from vlmscope.store import DEFAULT, AnyRun, Run, as_run
 from vlmscope.sweeps import SweepSpec, probe_data
 from vlmscope.sweeps.results import constant_fields
 from vlmscope.sweeps.transfer.fits import (
@@ -123,13 +123,34 @@ def transfer_detection(
         InputError: A run has no labels, is the training run, shares no vectors with it, or has too
             few answers of a class.
     """
-    report, spec = listener("progress", progress), spec or SweepSpec()
-    source, same = as_run(run), same_meaning or by_rules
+    spec, source = spec or SweepSpec(), as_run(run)
     runs: Sequence[Any] = list(tests) if isinstance(tests, list | tuple) else [tests]
+    aims = targets(source, runs, spec, labels=labels)
+    return transfer_to(
+        source, found, aims, spec, labels=labels, same_meaning=same_meaning, progress=progress
+    )
+
+
+def transfer_to(
+    source: Run,
+    found: Detection,
+    aims: Iterable[Target],
+    spec: SweepSpec,
+    *,
+    labels: str = DEFAULT,
+    same_meaning: SameMeaning | None = None,
+    progress: Progress | bool | None = None,
+) -> tuple[DetectionTransfer, ...]:
+    """Evaluate the detectors of a detection on test runs that ``targets`` has opened.
+
+    ``targets`` refuses unusable runs, and can be called before anything is trained. The arguments
+    are otherwise those of ``transfer_detection``.
+    """
+    report, same = listener("progress", progress), same_meaning or by_rules
     data = probe_data(source, spec.copies, labels=labels)
     rows = rows_of(source, data, same)
     transferred = []
-    for target in targets(source, runs, spec, labels=labels):
+    for target in aims:
         report(f"transfer to {target.run.path.name}")
         groups = target.overlap.source_groups if target.paired else data.groups
         other = rows_of(target.run, target.data, same).take(target.kept)

@@ -80,7 +80,7 @@ def _above(kind: str, rival: DetectorResult, words: str, compared: Sequence[Dete
     """Return how many detectors are better than a rival, as a sentence."""
     better = [row.title for row in compared if row.better_than(kind)]
     names = f": {_named(better)}" if better else ""
-    verb = "is" if len(better) == 1 else "are"
+    verb = "is" if 1 in (len(better), len(compared)) else "are"
     return (
         f"{len(better)} of {count(len(compared), 'detector')} {verb} better than {words} "
         f"({rival.title}, "

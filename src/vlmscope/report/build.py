@@ -73,7 +73,11 @@ def missing(
         rows = "1 row" if failed == 1 else f"{failed:,} rows"
         yield f"{rows} failed: the same `vlmscope extract` tries them again."
     if labels is None or total is None:
-        yield f"No labels yet: `vlmscope label {made}` determines which answers are hallucinated."
+        yield (
+            f"No labels yet: `vlmscope label {made}` determines which answers are hallucinated."
+            if run.manifest.capture.max_new_tokens
+            else f"No labels yet: `vlmscope label {made} --labels FILE` reads them from a file."
+        )
         for other in label_sets(run.path):
             shown = folder + option_of_set("--labels", other)
             yield f"There is a label set {other}: `vlmscope report {shown}` makes its report."

@@ -21,6 +21,7 @@ from vlmscope.jsontext import load_json
 from vlmscope.regular import PointerError
 from vlmscope.schema import Score
 from vlmscope.store.format.batch import clean_text
+from vlmscope.store.format.manifest import read_manifest
 from vlmscope.store.ground_truths import hash_ground_truths, read_ground_truths
 from vlmscope.store.storage.atomic import publishing
 from vlmscope.store.storage.object_store import reading
@@ -224,10 +225,27 @@ def _read(run: Path, name: str) -> Any:
     return table
 
 
+LABELS_FROM_ELSEWHERE = (
+    "the run stopped after the prefill and has no answers to label: read labels from elsewhere "
+    "with '{command} --labels FILE', or extract again with --max-new-tokens above 0"
+)
+"""What to do about missing labels of a run without answers; ``command`` is that which labels."""
+
+
+def _stopped_at_prefill(run: Path) -> bool:
+    """Return whether a folder is a run without answers."""
+    try:
+        return read_manifest(run).capture.max_new_tokens == 0
+    except (InputError, StoreError):  # not a run, which another check reports
+        return False
+
+
 def _missing(run: Path, name: str) -> str:
     """Return the message for a missing set: the existing sets, and the command that makes it."""
     sets = label_sets(run)
     asked = f"vlmscope label {run}" + (f" --name {name}" if name != DEFAULT else "")
     what = "labels" if name == DEFAULT else f"label set {name!r}"
     known = f", there are label sets {join_names(sets)}" if sets else ""
+    if _stopped_at_prefill(run):
+        return f"{run}: no {what} yet{known}; {LABELS_FROM_ELSEWHERE.format(command=asked)}"
     return f"{run}: no {what} yet{known}; run '{asked}' first"

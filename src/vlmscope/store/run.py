@@ -50,7 +50,7 @@ from vlmscope.store.failures import read_failures
 from vlmscope.store.format.batch import QUESTION_ID, Block, captures_of, metadata_of, take
 from vlmscope.store.format.hdf5_screening import screen_ahead
 from vlmscope.store.format.manifest import Manifest, read_manifest
-from vlmscope.store.format.naming import shown_layers, signal_path, vector_path
+from vlmscope.store.format.naming import shown_layers, shown_signals, signal_path, vector_path
 from vlmscope.store.format.token_rows import TokenRows
 from vlmscope.store.ground_truths import read_ground_truths, with_ground_truths
 from vlmscope.store.iloc import RowsByNumber
@@ -394,9 +394,10 @@ class Run:
             InputError: The run does not have it.
         """
         if name not in self.signals:
+            shown = ", ".join(shown_signals(self.signals)) or "none"
             raise InputError(
-                f"{self.path}: no signal {name!r}, there are {', '.join(self.signals) or 'none'}; "
-                "vlmscope extract --signals selects them"
+                f"{self.path}: no signal {name!r}, there are {shown}; vlmscope extract --signals "
+                "selects them"
             )
         if name in self.manifest.token_widths():
             return self._token_rows(name)

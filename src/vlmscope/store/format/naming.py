@@ -132,6 +132,30 @@ def shown_layers(layers: Sequence[int], num_layers: int | None = None) -> str:
     return f"{text} (all)" if len(layers) == num_layers else f"{text} of {num_layers}"
 
 
+def shown_signals(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names of signals for a message, with those of several layers as one.
+
+    >>> shown_signals(["entropy", "image_tokens/layer_0", "image_tokens/layer_9"])
+    ('entropy', 'image_tokens/layer_k of layers 0, 9')
+    >>> shown_signals(["attention_map/boxes", "attention_map/layer_2"])
+    ('attention_map/boxes', 'attention_map/layer_2')
+    """
+    layers: dict[str, list[int]] = {}
+    for name in names:
+        stem, _, layer = name.rpartition("/layer_")
+        numbers = layers.setdefault(stem if stem and layer.isdecimal() else name, [])
+        if stem and layer.isdecimal():
+            numbers.append(int(layer))
+    return tuple(
+        f"{stem}/layer_k of layers {shown_layers(sorted(numbers))}"
+        if len(numbers) > 1
+        else f"{stem}/layer_{numbers[0]}"
+        if numbers
+        else stem
+        for stem, numbers in layers.items()
+    )
+
+
 def is_vector(path: str) -> bool:
     """Return whether a column contains vectors, judging by its name.
 
