@@ -6,7 +6,6 @@ continue in the meantime.
 
 from __future__ import annotations
 
-import difflib
 import html
 from bisect import bisect_right
 from collections import Counter
@@ -310,8 +309,8 @@ class Run:
         name = group_of(representation)
         if name not in known:
             positions = self.manifest.capture.positions
-            near = _near(representation, (*known, *positions))
-            close = f"; did you mean {near}?" if near else ""
+            near = suggest_names(str(representation), (*known, *positions))
+            close = f"; {near}" if near.startswith("did") else ""
             raise InputError(
                 f"{self.path}: no representation {representation!r}, there are "
                 f"{', '.join((*known, *positions))}{close}"
@@ -494,8 +493,3 @@ def _damage(shard: Shard) -> Iterator[str]:
         yield from (f"{shard.path}: {found}; {REMEDY}" for found in damage_of(shard.path))
     except FileNotFoundError:
         yield str(vanished(shard.path))
-
-
-def _near(name: Any, known: Iterable[str]) -> str:
-    """Return the known names that are similar to this one."""
-    return ", ".join(map(repr, difflib.get_close_matches(str(name), list(known), n=3)))
