@@ -26,6 +26,7 @@ from vlmscope.store import (
     write_manifest,
 )
 from vlmscope.store.format.batch import block_of
+from vlmscope.store.format.checksums import SEAL_SIZE, digest, seal_of
 from vlmscope.store.format.shard import build_shard
 from vlmscope.store.format.token_rows import concatenated, token_rows
 
@@ -223,12 +224,14 @@ def test_offsets_of_others_are_refused(
         group = file["_tokens/signals/image_tokens"]
         del group["offsets"]
         if offsets is not None:
-            from vlmscope.store.format.checksums import digest
-
             data = np.array(offsets)
             group.create_dataset("offsets", data=data).attrs["sha256"] = digest(data)
+    image = pack.read_bytes()[SEAL_SIZE:]
+    pack.write_bytes(seal_of(image) + image)
     with pytest.raises(StoreError, match="damaged"):
         open_run(path)[rows[0].sample.id]
+    found = open_run(path).check()
+    assert any("signals/image_tokens" in each for each in found), "every checksum is correct"
 
 
 @pytest.mark.parametrize("which", ["_tokens", "_columns"])

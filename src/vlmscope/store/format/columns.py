@@ -131,8 +131,9 @@ def _is_array(path: str, column: Any) -> bool:
 
 def damaged_columns(file: Any) -> list[str]:
     """Return the paths of the columns whose values differ from what was written."""
-    found = [path for path, column in columns_of(file).items() if not is_intact(column)]
-    return found + damaged_token_rows(file)
+    columns = columns_of(file)
+    found = [path for path, column in columns.items() if not is_intact(column)]
+    return found + damaged_token_rows(file, columns[QUESTION_ID].shape[0])
 
 
 def final_norm_leaves(manifest: Manifest) -> tuple[str, ...]:
