@@ -156,13 +156,7 @@ def _checked_offsets(offsets: Any, values: Any, count: int) -> NDArray[np.int64]
         StoreError: They are damaged, or do not match the values.
     """
     found: NDArray[np.int64] = read_column(offsets)
-<<<<<<< HEAD
-    ends = len(found) == count + 1 and (found[0], found[-1]) == (0, values.shape[0])
-    # Compared and not subtracted: the difference of two of them may overflow.
-    if not ends or (found[1:] < found[:-1]).any():
-=======
     if not _match(found, values, count):
->>>>>>> brk
         raise _damaged(offsets, offsets.name)
     return found
 
@@ -170,7 +164,8 @@ def _checked_offsets(offsets: Any, values: Any, count: int) -> NDArray[np.int64]
 def _match(offsets: NDArray[np.int64], values: Any, count: int) -> bool:
     """Return whether offsets divide values among so many rows."""
     ends = len(offsets) == count + 1 and (offsets[0], offsets[-1]) == (0, values.shape[0])
-    return bool(ends and (np.diff(offsets) >= 0).all())
+    # Compared and not subtracted: the difference of two of them may overflow.
+    return bool(ends and (offsets[1:] >= offsets[:-1]).all())
 
 
 def damaged_token_rows(file: Any, count: int) -> list[str]:
