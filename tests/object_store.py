@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ def serving() -> Iterator[ThreadedMotoServer]:
     """Start a server that the environment names, and stop it."""
     import s3fs
 
+    # Its log would go to the standard error of whichever test made the first request.
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     _, port = server.get_host_and_port()
