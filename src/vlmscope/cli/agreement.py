@@ -30,9 +30,7 @@ def agreement(
     run: options.RunFolder,
     one: Annotated[str, typer.Argument(metavar="A", help="A label set.", show_default=False)],
     other: Annotated[str, typer.Argument(metavar="B", help="Another.", show_default=False)],
-    draws: Annotated[
-        int, typer.Option("--draws", help="Resamples of the images for the intervals.", min=100)
-    ] = 2000,
+    draws: options.Draws = 2000,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the resamples.")] = 0,
     shown: Annotated[
         int, typer.Option("--show", metavar="N", help="Disagreements to show.", min=0)

@@ -38,9 +38,7 @@ def compare(
             show_default=False,
         ),
     ],
-    draws: Annotated[
-        int, typer.Option("--draws", help="Resamples of the images for the intervals.", min=100)
-    ] = 2000,
+    draws: options.Draws = 2000,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the resamples.")] = 0,
     as_json: options.Json = False,
 ) -> None:

@@ -90,25 +90,9 @@ def detect(
             show_default=False,
         ),
     ] = None,
-    folds: Annotated[int, typer.Option("--folds", help="Folds, grouped by --group-by.", min=3)] = 5,
-    repeats: Annotated[
-        int | None,
-        typer.Option(
-            "--repeats",
-            help="Number of random splits into folds (default: 3 up to 20,000 rows, else 1).",
-            min=1,
-            show_default=False,
-        ),
-    ] = None,
-    group_by: Annotated[
-        str,
-        typer.Option(
-            "--group-by",
-            metavar="WHAT",
-            help="Groups that no fold splits: image (near-copies included), question (its words), "
-            "category or another column of the table.",
-        ),
-    ] = "image",
+    folds: options.Folds = 5,
+    repeats: options.Repeats = None,
+    group_by: options.GroupBy = "image",
     leave_category_out: Annotated[
         bool,
         typer.Option(
@@ -117,18 +101,8 @@ def detect(
             "--group-by category.",
         ),
     ] = False,
-    copies: Annotated[
-        str,
-        typer.Option(
-            "--copies",
-            metavar="WHICH",
-            help="Images that count as the same: near (also re-encoded, cropped, bordered, turned "
-            "or mirrored copies) or exact (equal pixels only).",
-        ),
-    ] = "near",
-    draws: Annotated[
-        int, typer.Option("--draws", help="Resamples of the images for the intervals.", min=100)
-    ] = 2000,
+    copies: options.Copies = "near",
+    draws: options.Draws = 2000,
     seed: Annotated[int, typer.Option("--seed", help="Seed of folds and resamples.")] = 0,
     as_json: options.Json = False,
 ) -> None:

@@ -252,6 +252,37 @@ Quantize = Annotated[
         show_default=False,
     ),
 ]
+Folds = Annotated[int, typer.Option("--folds", help="Folds, grouped by --group-by.", min=3)]
+Repeats = Annotated[
+    int | None,
+    typer.Option(
+        "--repeats",
+        help="Number of random splits into folds (default: 3 up to 20,000 rows, else 1).",
+        min=1,
+        show_default=False,
+    ),
+]
+GroupBy = Annotated[
+    str,
+    typer.Option(
+        "--group-by",
+        metavar="WHAT",
+        help="Groups that no fold splits: image (near-copies included), question (its words), "
+        "category or another column of the table.",
+    ),
+]
+Copies = Annotated[
+    str,
+    typer.Option(
+        "--copies",
+        metavar="WHICH",
+        help="Images that count as the same: near (also re-encoded, cropped, bordered, turned "
+        "or mirrored copies) or exact (equal pixels only).",
+    ),
+]
+Draws = Annotated[
+    int, typer.Option("--draws", help="Resamples of the images for the intervals.", min=100)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 LAYERS = DEFAULT_LAYERS

@@ -74,34 +74,10 @@ def probe(
         str,
         typer.Option("--estimators", help="Of logistic, mean-difference, mlp; with commas."),
     ] = "logistic",
-    folds: Annotated[int, typer.Option("--folds", help="Folds, grouped by --group-by.", min=3)] = 5,
-    repeats: Annotated[
-        int | None,
-        typer.Option(
-            "--repeats",
-            help="Number of random splits into folds (default: 3 up to 20,000 rows, else 1).",
-            min=1,
-            show_default=False,
-        ),
-    ] = None,
-    group_by: Annotated[
-        str,
-        typer.Option(
-            "--group-by",
-            metavar="WHAT",
-            help="Groups that no fold splits: image (near-copies included), question (its words), "
-            "category or another column of the table.",
-        ),
-    ] = "image",
-    copies: Annotated[
-        str,
-        typer.Option(
-            "--copies",
-            metavar="WHICH",
-            help="Images that count as the same: near (also re-encoded, cropped, bordered, turned "
-            "or mirrored copies) or exact (equal pixels only).",
-        ),
-    ] = "near",
+    folds: options.Folds = 5,
+    repeats: options.Repeats = None,
+    group_by: options.GroupBy = "image",
+    copies: options.Copies = "near",
     permutations: Annotated[
         int,
         typer.Option(
@@ -110,9 +86,7 @@ def probe(
             min=100,
         ),
     ] = 200,
-    draws: Annotated[
-        int, typer.Option("--draws", help="Resamples of the images for the intervals.", min=100)
-    ] = 2000,
+    draws: options.Draws = 2000,
     protocol: Annotated[
         str,
         typer.Option(
