@@ -413,14 +413,13 @@ def _tokens_pass(
     signals: RecordedSignals,
 ) -> dict[str, np.ndarray]:
     """Run prompt and answer, its end-of-turn token too; return the states of single tokens."""
-    ids = inputs["input_ids"][0].tolist()
-    image_tokens = [i for i, token in enumerate(ids) if token == vlm.image_token_id]
+    length, image_tokens = inputs["input_ids"].shape[1], _image_tokens(vlm, inputs)
     prompt, _ = run_decoder(vlm, inputs, "hidden_states[k+1]", imaged=bool(image_tokens))
     if answer_token_ids is None:
         return token_states(signals, prompt, image_tokens, prompt, ())
     tokens = answer_token_ids.tolist()
     both, _ = run_with_answer(vlm, inputs, tokens)
-    answer = range(len(ids), len(ids) + len(tokens))
+    answer = range(length, length + len(tokens))
     return token_states(signals, prompt, image_tokens, both, answer) | similarity(
         vlm, signals, prompt, image_tokens, both, tokens
     )

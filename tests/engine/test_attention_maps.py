@@ -14,10 +14,10 @@ from PIL import Image
 
 import vlmscope
 from engine.against_reference import answered_by_generate
-from families.conformance import NONE, ONE_IMAGE, SEVERAL, build, make_image
+from families.conformance import NONE, ONE_IMAGE, SEVERAL, make_image
 from vlmscope.engine import capture, prepare
 from vlmscope.errors import InputError
-from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
+from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Sample
 from vlmscope.signals import ATTENTION_MAP, BOXES, token_states_name
@@ -36,20 +36,6 @@ SPEC = CaptureSpec(
 )
 FAMILIES = ("mllama", "qwen2_5_vl", "llava_next", "gemma3", "qwen3_5", "smolvlm")
 WITH_GENERATE = ("gemma3", "qwen3_5")
-
-
-@pytest.fixture(scope="module")
-def models(vlm: VisionLanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Return a function that loads a family's tiny model, once."""
-    loaded = {"mllama": vlm}
-
-    def load(family: str) -> VisionLanguageModel:
-        if family not in loaded:
-            folder = build(family, tmp_path_factory.mktemp("maps") / family)
-            loaded[family] = load_model(folder, device="cpu", dtype="float32")
-        return loaded[family]
-
-    return load
 
 
 def assert_same(found: Capture, expected: Capture) -> None:

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import vlmscope
 from engine.against_reference import answered_by_generate
-from families.conformance import NONE, ONE_IMAGE, SEVERAL, build
+from families.conformance import NONE, ONE_IMAGE, SEVERAL
 from vlmscope.cli.info import _shown_signals
 from vlmscope.engine import CaptureSession, capture, prepare
 from vlmscope.engine.lens import ImageLens, image_lens_for
@@ -53,20 +53,6 @@ def spec_of(*positions: str, **options: Any) -> CaptureSpec:
         **{"layers": "0,n-2,n-1", "max_new_tokens": 3, "signals": "lens"} | options,
         positions=positions,
     )
-
-
-@pytest.fixture(scope="module")
-def models(vlm: VisionLanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Return a function that loads a family's tiny model, once."""
-    loaded = {"mllama": vlm}
-
-    def load(family: str) -> VisionLanguageModel:
-        if family not in loaded:
-            folder = build(family, tmp_path_factory.mktemp("lens") / family)
-            loaded[family] = load_model(folder, device="cpu", dtype="float32")
-        return loaded[family]
-
-    return load
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from torch import nn
 
 import vlmscope
 from engine.against_reference import answered_by_generate
-from families.conformance import NONE, ONE_IMAGE, SEVERAL, build
+from families.conformance import NONE, ONE_IMAGE, SEVERAL
 from vlmscope.engine import CaptureSession, capture, prepare
 from vlmscope.engine.similarity import PromptStates, _of_layer
 from vlmscope.errors import InputError
-from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
+from vlmscope.model import load_model, resolve_spec
 from vlmscope.model.unembedding import Unembedding
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Sample
@@ -46,20 +46,6 @@ FEW = 2
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     for where in ("engine.similarity", "reference_signals", "verification"):
         monkeypatch.setattr(f"vlmscope.{where}.TOP_IMAGE_TOKENS", FEW)
-
-
-@pytest.fixture(scope="module")
-def models(vlm: VisionLanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Return a function that loads a family's tiny model, once."""
-    loaded = {"mllama": vlm}
-
-    def load(family: str) -> VisionLanguageModel:
-        if family not in loaded:
-            folder = build(family, tmp_path_factory.mktemp("similarity") / family)
-            loaded[family] = load_model(folder, device="cpu", dtype="float32")
-        return loaded[family]
-
-    return load
 
 
 def assert_same(found: Capture, expected: Capture) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 import vlmscope
 from engine.against_reference import answered_by_generate
-from families.conformance import NONE, ONE_IMAGE, SEVERAL, build
+from families.conformance import NONE, ONE_IMAGE, SEVERAL
 from vlmscope.cli.extract import confirm_size
 from vlmscope.dataset import in_memory
 from vlmscope.engine import CaptureSession, capture, prepare
@@ -36,20 +36,6 @@ SPEC = CaptureSpec(
 FAMILIES = ("mllama", "qwen2_5_vl", "llava_next", "gemma3", "qwen3_5")
 WITH_GENERATE = ("gemma3", "qwen3_5")
 """Families whose answers ``generate`` decodes: a short sliding window, and linear attention."""
-
-
-@pytest.fixture(scope="module")
-def models(vlm: VisionLanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Return a function that loads a family's tiny model, once."""
-    loaded = {"mllama": vlm}
-
-    def load(family: str) -> VisionLanguageModel:
-        if family not in loaded:
-            folder = build(family, tmp_path_factory.mktemp("tokens") / family)
-            loaded[family] = load_model(folder, device="cpu", dtype="float32")
-        return loaded[family]
-
-    return load
 
 
 def assert_same(found: Capture, expected: Capture) -> None:

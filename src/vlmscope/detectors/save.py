@@ -44,7 +44,7 @@ from vlmscope.store import (
     read_labels,
 )
 from vlmscope.sweeps.results import without_nan
-from vlmscope.sweeps.save import repeat_prefix
+from vlmscope.sweeps.save import is_document, risk_columns
 from vlmscope.sweeps.source import LABEL_SET, is_run
 from vlmscope.version import __version__
 
@@ -107,7 +107,7 @@ def save_detection(
     document = detection_document(opened, found, transfers)
     files = {
         target / TABLE: parquet_bytes(_table(found)),
-        target / RISKS: parquet_bytes(_risks(found)),
+        target / RISKS: parquet_bytes(risk_columns(found.data, found.fold_of, found.risks)),
     }
     for plot in figures(found.results, found.best_model_free):
         files |= {target / name: data for name, data in plot_files(plot).items()}
@@ -143,7 +143,7 @@ def check_folder(folder: Path, run: Path, labels: str = DEFAULT) -> None:
         what = "is a run" if inside == resolved else f"is a part of the run {inside}"
         raise InputError(f"--out {folder}: {what}; give another folder")
     if (folder / DOCUMENT).exists():
-        if not _is_ours(folder / DOCUMENT):
+        if not is_document(folder / DOCUMENT, KIND):
             raise InputError(
                 f"{folder / DOCUMENT}: is not a result of vlmscope detect; give another --out"
             )
@@ -151,16 +151,6 @@ def check_folder(folder: Path, run: Path, labels: str = DEFAULT) -> None:
         raise InputError(
             f"{folder / taken}: exists without a {DOCUMENT} in the same folder; give another --out"
         )
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        found = load_json(read_document(path).decode())
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError:
-        return False
-    return isinstance(found, Mapping) and found.get("kind") == KIND
 
 
 def detection_document(
@@ -208,23 +198,6 @@ def _table(found: Detection) -> dict[str, list[Any]]:
     """Return the results as columns."""
     flat = [asdict(row) for row in found.results]
     return {name: [row[name] for row in flat] for name in flat[0]}
-
-
-def _risks(found: Detection) -> dict[str, list[Any]]:
-    """Return each question's label and risks as columns, with prefixes for further repeats."""
-    data = found.data
-    columns: dict[str, list[Any]] = {
-        "id": list(data.ids),
-        "hallucinated": data.truth.tolist(),
-        "image_group": data.grouping.groups.tolist(),
-        "group": data.groups.tolist(),
-    }
-    for repeat, fold_of in enumerate(found.fold_of):
-        start = repeat_prefix(repeat)
-        columns[f"{start}fold"] = fold_of.tolist()
-        for name, risk in found.risks.items():
-            columns[f"{start}risk/{name}"] = risk[repeat].tolist()
-    return columns
 
 
 @dataclass(frozen=True, slots=True, eq=False)

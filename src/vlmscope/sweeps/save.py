@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vlmscope.errors import InputError, StoreError, shortened
+from vlmscope.jsontext import load_json
 from vlmscope.metrics import risk_coverage, threshold_at
 from vlmscope.positions import REPRESENTATIONS, VISION_ONLY
 from vlmscope.probes import LogisticProbe, ProbeInfo
@@ -43,6 +45,7 @@ from vlmscope.store import (
 from vlmscope.sweeps.abstaining import abstaining_document
 from vlmscope.sweeps.by_column import column_document
 from vlmscope.sweeps.calibration import scale_of
+from vlmscope.sweeps.data import ProbeData
 from vlmscope.sweeps.missing_inputs import missing_inputs
 from vlmscope.sweeps.results import ProbeResult, SweepResult, without_nan
 from vlmscope.sweeps.run import known_of, vectors
@@ -176,21 +179,53 @@ def _table(result: SweepResult) -> dict[str, list[Any]]:
 
 
 def _predictions(result: SweepResult) -> dict[str, list[Any]]:
-    """Return each question's label and risks as columns, with prefixes for further repeats."""
-    data = result.data
+    """Return each question's label, metadata and risks as columns."""
+    metadata = {f"metadata/{name}": list(cells) for name, cells in result.data.metadata.items()}
+    return risk_columns(result.data, result.fold_of, result.risks, metadata)
+
+
+def risk_columns(
+    data: ProbeData,
+    fold_of: NDArray[np.int64],
+    risks: Mapping[str, NDArray[np.float64]],
+    more: Mapping[str, list[Any]] | None = None,
+) -> dict[str, list[Any]]:
+    """Return each question's label and risks as columns, with prefixes for further repeats.
+
+    Args:
+        data: The rows.
+        fold_of: The fold of each row in each repeat, ``[R, N]``.
+        risks: Name → risk of each row in each repeat, ``[R, N]``.
+        more: Further columns, before those of the repeats.
+    """
     columns: dict[str, list[Any]] = {
         "id": list(data.ids),
         "hallucinated": data.truth.tolist(),
         "image_group": data.grouping.groups.tolist(),
         "group": data.groups.tolist(),
-        **{f"metadata/{name}": list(cells) for name, cells in data.metadata.items()},
+        **(more or {}),
     }
-    for repeat, fold_of in enumerate(result.fold_of):
+    for repeat, folds in enumerate(fold_of):
         start = repeat_prefix(repeat)
-        columns[f"{start}fold"] = fold_of.tolist()
-        for name, risk in result.risks.items():
+        columns[f"{start}fold"] = folds.tolist()
+        for name, risk in risks.items():
             columns[f"{start}risk/{name}"] = risk[repeat].tolist()
     return columns
+
+
+def is_document(path: Path, kind: str) -> bool:
+    """Return whether a file is a document of vlmscope of this kind.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    try:
+        found = load_json(read_document(path).decode())
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("kind") == kind
 
 
 def repeat_prefix(repeat: int) -> str:

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from vlmscope.errors import InputError, StoreError
-from vlmscope.jsontext import load_json
 from vlmscope.store import (
     DEFAULT,
     Run,
@@ -31,7 +30,7 @@ from vlmscope.store import (
     read_document,
 )
 from vlmscope.sweeps.results import without_nan
-from vlmscope.sweeps.save import RESULTS, check_outside, default_folder
+from vlmscope.sweeps.save import RESULTS, check_outside, default_folder, is_document
 from vlmscope.sweeps.source import LABEL_SET
 from vlmscope.sweeps.transfer.run import TransferResult, TransferTest
 from vlmscope.sweeps.transfer.verdict import relation_phrase, transfer_verdict, unseen_phrase
@@ -102,24 +101,13 @@ def check_replaceable(source: Run, folder: Path) -> None:
         return
     document = folder / TRANSFER
     if document.exists():
-        if not _is_ours(document):
+        if not is_document(document, KIND):
             raise InputError(f"{document}: is not a transfer of vlmscope probe; give another --out")
     elif (folder / TRANSFER_PREDICTIONS).exists():
         raise InputError(
             f"{folder / TRANSFER_PREDICTIONS}: exists without a transfer in the same folder; give "
             "another --out"
         )
-
-
-def _is_ours(path: Path) -> bool:
-    """Return whether a document was written by a transfer."""
-    try:
-        found = load_json(read_document(path).decode())
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError:
-        return False
-    return isinstance(found, dict) and found.get("kind") == KIND
 
 
 def transfer_document(found: TransferResult, folder: Path | None = None) -> dict[str, Any]:
