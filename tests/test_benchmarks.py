@@ -38,10 +38,11 @@ LONG = pytest.mark.exhaustive
             "one question",
         ),
         pytest.param(
-            "signals.py",
-            ["--size", "tiny", "--rows", "2", "--tokens", "2", "--models", "smolvlm",
-             "--signals", "attention"],
-            "| SmolVLM2-2.2B | attention |", marks=LONG,
+            "steady.py",
+            ["--size", "tiny", "--rows", "6", "--tokens", "2", "--models", "smolvlm",
+             "--batch-size", "2", "--modes", "answers", "--signals", "attention",
+             "--generate", "2"],
+            "| SmolVLM2-2.2B | answers | attention |", marks=LONG,
         ),
         pytest.param(
             "attention_on_objects.py", ["--rows", "12"], "layer 8, the object", marks=LONG

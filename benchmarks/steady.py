@@ -1,0 +1,242 @@
+r"""Rows a second of a loaded model without the start and end of a run, with and without signals.
+
+Random weights in bfloat16 (family_shapes.py), one family after the other, the tables of
+families.py. Each model is built and loaded once, so that many short runs of ``vlmscope.extract``
+fit into minutes: for every mode (with answers, without, without on four questions an image), a run
+without signals first and last, and one for each of ``--signals``. A run is measured as a whole, and
+steadily: between a third and two thirds of its rows, with the share of that time in which the GPU
+was busy. Then the library's batched ``generate`` and the floor, as in families.py.
+
+    python benchmarks/steady.py --work /tmp/steady --models mllama --generate 32        # one GPU
+    python benchmarks/steady.py --work /tmp/signals --models qwen2_5_vl --modes answers \
+        --signals attention heads lens samples p_true eager
+    python benchmarks/steady.py --work /tmp/tiny --size tiny --rows 6 --tokens 3 --models smolvlm
+
+``samples`` draws five answers, ``eager`` is a run without signals whose attention returns complete
+weights, which is what other tools record. ``--fuse`` compiles parts of the model, as runs of 3,000
+rows and more do. ``detectors`` is the signals of all detectors of one answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import vlmscope
+from bare_model import free_memory
+from ceilings import measure_ceilings, settle, watch_gpu
+from family_library import measure_library
+from family_runs import MODES, build, known_models, on_gpu, say, write_tables
+from family_shapes import SHAPES
+from true_shape import device_name
+from vlmscope.model import fused, load_model
+from vlmscope.signals import SIGNALS
+
+NONE, EAGER, SAMPLES = "none", "eager", "samples"
+SAMPLED = 5
+"""Answers of the run ``samples``."""
+
+
+def main() -> None:
+    """Measure every family and print one table."""
+    options = parse()
+    options.work.mkdir(parents=True, exist_ok=True)
+    if options.fuse:
+        fused.ROWS_TO_FUSE = 0
+    device = torch.device("cuda" if on_gpu() else "cpu")
+    results: dict[str, Any] = {
+        "device": device_name(),
+        "torch": torch.__version__,
+        "options": {name: str(value) for name, value in vars(options).items()},
+        "ceilings": measure_ceilings(device),
+        "models": {},
+    }
+    say(f"ceilings: {results['ceilings']}")
+    for name in options.models:
+        found = results["models"][name] = {}
+        for step in measure(options, name, results["ceilings"], found):
+            say(f"{SHAPES[name].title}: {step}")
+            file = options.results or options.work / "steady.json"
+            file.write_text(json.dumps(results, indent=1))
+    print(table(results))
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, required=True, help="scratch folder (27 GB for true)")
+    parser.add_argument("--results", type=Path, help="where the numbers go (default: in --work)")
+    parser.add_argument("--models", type=known_models, default=list(SHAPES), help="with commas")
+    parser.add_argument("--size", choices=("true", "tiny"), default="true")
+    parser.add_argument("--rows", type=int, default=640)
+    parser.add_argument("--eager-rows", type=int, default=48, help="rows of the run eager")
+    parser.add_argument("--tokens", type=int, default=65)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument(
+        "--signals", nargs="*", default=[], choices=[*SIGNALS, "detectors", SAMPLES, EAGER]
+    )
+    parser.add_argument("--generate", type=int, nargs="*", default=[], help="batch sizes")
+    parser.add_argument("--batch-size", default="auto")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0: threads")
+    parser.add_argument("--fuse", action="store_true", help="compile parts of the model")
+    return parser.parse_args()
+
+
+def measure(
+    options: argparse.Namespace, name: str, ceilings: dict[str, float], found: dict[str, Any]
+) -> Iterator[str]:
+    """Build one family, run it in every mode, and delete it; yield what is known after each."""
+    shape, folder = SHAPES[name], options.work / name
+    shutil.rmtree(folder, ignore_errors=True)
+    checkpoint = folder / "checkpoint"
+    build(options, shape, checkpoint)
+    sizes = "-".join(f"{width}x{height}" for width, height in shape.crops)
+    tables = write_tables(options.work / sizes, options.rows, shape.crops)
+    vlm = load_model(checkpoint)
+    for mode in options.modes:
+        found[mode] = {}
+        for run in runs(options.signals):
+            found[mode][run] = run_once(options, vlm, run, mode, tables[mode], folder / "run")
+            yield f"{mode}, {run}: {found[mode][run]}"
+    del vlm
+    free_memory()
+    if EAGER in options.signals:
+        eager = load_model(checkpoint, attention="eager")
+        for mode in options.modes:
+            found[mode][EAGER] = run_once(options, eager, EAGER, mode, tables[mode], folder / "run")
+            yield f"{mode}, {EAGER}: {found[mode][EAGER]}"
+        del eager
+        free_memory()
+    if options.generate:
+        measure_library(options, tables["answers"], checkpoint, ceilings, found)
+        yield f"generate: {found['generate']}"
+    shutil.rmtree(folder, ignore_errors=True)
+    free_memory()
+
+
+def runs(signals: list[str]) -> list[str]:
+    """Return the runs of one mode, that without signals first and last.
+
+    >>> runs([])
+    ['none']
+    >>> runs(["heads", "eager"])
+    ['none', 'heads', 'none again']
+    """
+    inner = [each for each in signals if each != EAGER]
+    return [NONE, *inner, "none again"] if inner else [NONE]
+
+
+@dataclass(slots=True)
+class Times:
+    """An observer that keeps when rows were published."""
+
+    moments: list[tuple[float, int]] = field(default_factory=list)
+    """Moment in seconds (``time.perf_counter``), and rows published until then."""
+
+    def advance(self, *, captured: int, failed: int, batch_size: int) -> None:
+        """Add a published batch."""
+        del failed, batch_size
+        before = self.moments[-1][1] if self.moments else 0
+        self.moments.append((time.perf_counter(), before + captured))
+
+    def window(self, rows: int) -> tuple[float, float, int]:
+        """Return start and end of the middle third of a run, and the rows published in it.
+
+        >>> times = Times([(0.0, 2), (1.0, 4), (2.0, 6), (3.0, 9)])
+        >>> times.window(9)
+        (1.0, 2.0, 2)
+        """
+        inner = [moment for moment in self.moments if rows / 3 <= moment[1] <= rows * 2 / 3]
+        if len(inner) < 2:
+            return 0.0, 0.0, 0
+        (start, first), (end, last) = inner[0], inner[-1]
+        return start, end, last - first
+
+
+def run_once(
+    options: argparse.Namespace, vlm: Any, run: str, mode: str, rows: Path, out: Path
+) -> dict[str, Any]:
+    """Extract one table with one set of signals; return what it took, or why it failed."""
+    shutil.rmtree(out, ignore_errors=True)
+    free_memory()
+    times, count = Times(), options.rows
+    if run == EAGER:
+        count = min(count, options.eager_rows)
+    more: dict[str, Any] = {"limit": count, "num_workers": options.workers}
+    if run in SIGNALS or run == "detectors":
+        more["signals"] = run
+    if run == SAMPLES:
+        more["samples"] = SAMPLED
+    if options.batch_size != "auto":
+        more["batch_size"] = int(options.batch_size)
+    if vlm.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    start = settle(vlm.device)
+    try:
+        with watch_gpu() as watch:
+            vlmscope.extract(
+                rows, vlm, out, images=rows.parent, observer=times, progress=False,
+                max_new_tokens=options.tokens if mode == "answers" else 0, **more,
+            )  # fmt: skip
+    except (vlmscope.VlmscopeError, torch.OutOfMemoryError) as error:  # the others are to come
+        return {"error": f"{type(error).__name__}: {error}"[:300]}
+    seconds = times.moments[-1][0] - start
+    begin, end, inside = times.window(count)
+    peak = torch.cuda.max_memory_allocated() / 1e9 if vlm.device.type == "cuda" else None
+    stored = sum(file.stat().st_size for file in out.rglob("*.h5") if file.name != "index.h5")
+    return {
+        "rows": count,
+        "seconds": seconds,
+        "rows_per_second": count / seconds,
+        "steady": inside / (end - begin) if inside else None,
+        "busy": watch.busy(begin, end) if inside else None,
+        "peak_gb": peak,
+        "kb_per_row": stored / count / 1e3,
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return the results as a Markdown table."""
+    lines = [
+        "| model | mode | signals | rows/s | steady | busy | ms more per row | peak GB | kB/row |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, found in results["models"].items():
+        for mode in (mode for mode in MODES if mode in found):
+            plain = found[mode][NONE]
+            for run, each in found[mode].items():
+                start = f"| {SHAPES[name].title} | {mode} | {run} |"
+                if "error" in each:
+                    lines.append(f"{start} failed: {each['error']} | | | | | |")
+                else:
+                    lines.append(f"{start} {' | '.join(cells(each, plain))} |")
+        if "generate" in found:
+            lines.append(f"| {SHAPES[name].title} | generate | {found['generate']} | | | | | | |")
+            lines.append(f"| {SHAPES[name].title} | floor | {found['floor']} | | | | | | |")
+    return "\n".join(lines)
+
+
+def cells(found: dict[str, Any], plain: dict[str, Any]) -> list[str]:
+    """Return the numbers of one run as text, beside those of the run without signals."""
+    more = None
+    if "error" not in plain:
+        more = 1e3 * (1 / found["rows_per_second"] - 1 / plain["rows_per_second"])
+    numbers = [
+        (found["rows_per_second"], ".1f"), (found["steady"], ".1f"), (found["busy"], ".0%"),
+        (more, "+.1f"), (found["peak_gb"], ".0f"), (found["kb_per_row"], ".0f"),
+    ]  # fmt: skip
+    return ["–" if number is None else format(number, how) for number, how in numbers]
+
+
+if __name__ == "__main__":
+    main()
