@@ -41,6 +41,9 @@ from vlmscope.model import fused, load_model
 from vlmscope.signals import SIGNALS
 
 NONE, EAGER, SAMPLES = "none", "eager", "samples"
+FEWER = "none, fewer rows"
+"""The run without signals that those with signals are compared with, if they have fewer rows."""
+
 SAMPLED = 5
 """Answers of the run ``samples``."""
 
@@ -66,7 +69,7 @@ def main() -> None:
             say(f"{SHAPES[name].title}: {step}")
             file = options.results or options.work / "steady.json"
             file.write_text(json.dumps(results, indent=1))
-    print(table(results))
+    print(as_table(results))
 
 
 def parse() -> argparse.Namespace:
@@ -79,6 +82,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--models", type=known_models, default=list(SHAPES), help="with commas")
     parser.add_argument("--size", choices=("true", "tiny"), default="true")
     parser.add_argument("--rows", type=int, default=640)
+    parser.add_argument("--signal-rows", type=int, help="rows of runs with signals (default: all)")
     parser.add_argument("--eager-rows", type=int, default=48, help="rows of the run eager")
     parser.add_argument("--tokens", type=int, default=65)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
@@ -105,15 +109,16 @@ def measure(
     vlm = load_model(checkpoint)
     for mode in options.modes:
         found[mode] = {}
-        for run in runs(options.signals):
-            found[mode][run] = run_once(options, vlm, run, mode, tables[mode], folder / "run")
+        for run, rows in runs(options):
+            found[mode][run] = run_once(options, vlm, run, tables[mode], folder / "run", rows)
             yield f"{mode}, {run}: {found[mode][run]}"
     del vlm
     free_memory()
     if EAGER in options.signals:
         eager = load_model(checkpoint, attention="eager")
+        rows = min(options.rows, options.eager_rows)
         for mode in options.modes:
-            found[mode][EAGER] = run_once(options, eager, EAGER, mode, tables[mode], folder / "run")
+            found[mode][EAGER] = run_once(options, eager, EAGER, tables[mode], folder / "run", rows)
             yield f"{mode}, {EAGER}: {found[mode][EAGER]}"
         del eager
         free_memory()
@@ -124,16 +129,21 @@ def measure(
     free_memory()
 
 
-def runs(signals: list[str]) -> list[str]:
-    """Return the runs of one mode, that without signals first and last.
+def runs(options: argparse.Namespace) -> list[tuple[str, int]]:
+    """Return the runs of one mode and their rows, that without signals first and last.
 
-    >>> runs([])
-    ['none']
-    >>> runs(["heads", "eager"])
-    ['none', 'heads', 'none again']
+    >>> from argparse import Namespace
+    >>> runs(Namespace(signals=[], signal_rows=None, rows=9))
+    [('none', 9)]
+    >>> runs(Namespace(signals=["heads", "eager"], signal_rows=4, rows=9))
+    [('none', 9), ('none, fewer rows', 4), ('heads', 4), ('none again', 4)]
     """
-    inner = [each for each in signals if each != EAGER]
-    return [NONE, *inner, "none again"] if inner else [NONE]
+    rows = options.signal_rows or options.rows
+    signals = [(each, rows) for each in options.signals if each != EAGER]
+    if signals:
+        fewer = [(FEWER, rows)] if rows != options.rows else []
+        signals = [*fewer, *signals, ("none again", rows)]
+    return [(NONE, options.rows), *signals]
 
 
 @dataclass(slots=True)
@@ -164,15 +174,14 @@ class Times:
 
 
 def run_once(
-    options: argparse.Namespace, vlm: Any, run: str, mode: str, rows: Path, out: Path
+    options: argparse.Namespace, vlm: Any, run: str, table: Path, out: Path, rows: int
 ) -> dict[str, Any]:
     """Extract one table with one set of signals; return what it took, or why it failed."""
     shutil.rmtree(out, ignore_errors=True)
     free_memory()
-    times, count = Times(), options.rows
-    if run == EAGER:
-        count = min(count, options.eager_rows)
-    more: dict[str, Any] = {"limit": count, "num_workers": options.workers}
+    times = Times()
+    more: dict[str, Any] = {"limit": rows, "num_workers": options.workers}
+    more["max_new_tokens"] = options.tokens if table.stem == "answers" else 0
     if run in SIGNALS or run == "detectors":
         more["signals"] = run
     if run == SAMPLES:
@@ -185,27 +194,26 @@ def run_once(
     try:
         with watch_gpu() as watch:
             vlmscope.extract(
-                rows, vlm, out, images=rows.parent, observer=times, progress=False,
-                max_new_tokens=options.tokens if mode == "answers" else 0, **more,
-            )  # fmt: skip
+                table, vlm, out, images=table.parent, observer=times, progress=False, **more
+            )
     except (vlmscope.VlmscopeError, torch.OutOfMemoryError) as error:  # the others are to come
         return {"error": f"{type(error).__name__}: {error}"[:300]}
     seconds = times.moments[-1][0] - start
-    begin, end, inside = times.window(count)
+    begin, end, inside = times.window(rows)
     peak = torch.cuda.max_memory_allocated() / 1e9 if vlm.device.type == "cuda" else None
     stored = sum(file.stat().st_size for file in out.rglob("*.h5") if file.name != "index.h5")
     return {
-        "rows": count,
+        "rows": rows,
         "seconds": seconds,
-        "rows_per_second": count / seconds,
+        "rows_per_second": rows / seconds,
         "steady": inside / (end - begin) if inside else None,
         "busy": watch.busy(begin, end) if inside else None,
         "peak_gb": peak,
-        "kb_per_row": stored / count / 1e3,
+        "kb_per_row": stored / rows / 1e3,
     }
 
 
-def table(results: dict[str, Any]) -> str:
+def as_table(results: dict[str, Any]) -> str:
     """Return the results as a Markdown table."""
     lines = [
         "| model | mode | signals | rows/s | steady | busy | ms more per row | peak GB | kB/row |",
@@ -213,7 +221,7 @@ def table(results: dict[str, Any]) -> str:
     ]
     for name, found in results["models"].items():
         for mode in (mode for mode in MODES if mode in found):
-            plain = found[mode][NONE]
+            plain = found[mode].get(FEWER, found[mode][NONE])
             for run, each in found[mode].items():
                 start = f"| {SHAPES[name].title} | {mode} | {run} |"
                 if "error" in each:
