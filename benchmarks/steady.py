@@ -23,7 +23,8 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from family_library import measure_library
 from family_runs import MODES, build, known_models, on_gpu, say, write_tables
 from family_shapes import SHAPES
 from true_shape import device_name
+from vlmscope.executors.writing import WritingThread
 from vlmscope.model import fused, load_model
 from vlmscope.signals import SIGNALS
 
@@ -86,6 +88,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--eager-rows", type=int, default=48, help="rows of the run eager")
     parser.add_argument("--tokens", type=int, default=65)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--signal-modes", nargs="+", choices=MODES, default=["answers"])
     parser.add_argument(
         "--signals", nargs="*", default=[], choices=[*SIGNALS, "detectors", SAMPLES, EAGER]
     )
@@ -109,7 +112,7 @@ def measure(
     vlm = load_model(checkpoint)
     for mode in options.modes:
         found[mode] = {}
-        for run, rows in runs(options):
+        for run, rows in runs(options, mode):
             found[mode][run] = run_once(options, vlm, run, tables[mode], folder / "run", rows)
             yield f"{mode}, {run}: {found[mode][run]}"
     del vlm
@@ -117,7 +120,7 @@ def measure(
     if EAGER in options.signals:
         eager = load_model(checkpoint, attention="eager")
         rows = min(options.rows, options.eager_rows)
-        for mode in options.modes:
+        for mode in set(options.modes) & set(options.signal_modes):
             found[mode][EAGER] = run_once(options, eager, EAGER, tables[mode], folder / "run", rows)
             yield f"{mode}, {EAGER}: {found[mode][EAGER]}"
         del eager
@@ -129,17 +132,20 @@ def measure(
     free_memory()
 
 
-def runs(options: argparse.Namespace) -> list[tuple[str, int]]:
+def runs(options: argparse.Namespace, mode: str) -> list[tuple[str, int]]:
     """Return the runs of one mode and their rows, that without signals first and last.
 
-    >>> from argparse import Namespace
-    >>> runs(Namespace(signals=[], signal_rows=None, rows=9))
+    >>> given = argparse.Namespace(
+    ...     signals=["heads", "eager"], signal_modes=["answers"], signal_rows=4, rows=9
+    ... )
+    >>> runs(given, "shared")
     [('none', 9)]
-    >>> runs(Namespace(signals=["heads", "eager"], signal_rows=4, rows=9))
+    >>> runs(given, "answers")
     [('none', 9), ('none, fewer rows', 4), ('heads', 4), ('none again', 4)]
     """
     rows = options.signal_rows or options.rows
-    signals = [(each, rows) for each in options.signals if each != EAGER]
+    wanted = options.signals if mode in options.signal_modes else []
+    signals = [(each, rows) for each in wanted if each != EAGER]
     if signals:
         fewer = [(FEWER, rows)] if rows != options.rows else []
         signals = [*fewer, *signals, ("none again", rows)]
@@ -148,19 +154,13 @@ def runs(options: argparse.Namespace) -> list[tuple[str, int]]:
 
 @dataclass(slots=True)
 class Times:
-    """An observer that keeps when rows were published."""
+    """When rows left the model."""
 
     moments: list[tuple[float, int]] = field(default_factory=list)
-    """Moment in seconds (``time.perf_counter``), and rows published until then."""
-
-    def advance(self, *, captured: int, failed: int, batch_size: int) -> None:
-        """Add a published batch."""
-        del failed, batch_size
-        before = self.moments[-1][1] if self.moments else 0
-        self.moments.append((time.perf_counter(), before + captured))
+    """Moment in seconds (``time.perf_counter``), and rows until then."""
 
     def window(self, rows: int) -> tuple[float, float, int]:
-        """Return start and end of the middle third of a run, and the rows published in it.
+        """Return start and end of the middle third of a run, and the rows within it.
 
         >>> times = Times([(0.0, 2), (1.0, 4), (2.0, 6), (3.0, 9)])
         >>> times.window(9)
@@ -173,13 +173,30 @@ class Times:
         return start, end, last - first
 
 
+@contextmanager
+def timing_rows() -> Iterator[Times]:
+    """Watch the results that are handed to the writing thread within the context."""
+    times, put = Times(), WritingThread.put
+
+    def put_and_note(writing: WritingThread, results: Sequence[Any]) -> None:
+        before = times.moments[-1][1] if times.moments else 0
+        if results:
+            times.moments.append((time.perf_counter(), before + len(results)))
+        put(writing, results)
+
+    WritingThread.put = put_and_note  # type: ignore[method-assign]
+    try:
+        yield times
+    finally:
+        WritingThread.put = put  # type: ignore[method-assign]
+
+
 def run_once(
     options: argparse.Namespace, vlm: Any, run: str, table: Path, out: Path, rows: int
 ) -> dict[str, Any]:
     """Extract one table with one set of signals; return what it took, or why it failed."""
     shutil.rmtree(out, ignore_errors=True)
     free_memory()
-    times = Times()
     more: dict[str, Any] = {"limit": rows, "num_workers": options.workers}
     more["max_new_tokens"] = options.tokens if table.stem == "answers" else 0
     if run in SIGNALS or run == "detectors":
@@ -192,10 +209,8 @@ def run_once(
         torch.cuda.reset_peak_memory_stats()
     start = settle(vlm.device)
     try:
-        with watch_gpu() as watch:
-            vlmscope.extract(
-                table, vlm, out, images=table.parent, observer=times, progress=False, **more
-            )
+        with watch_gpu() as watch, timing_rows() as times:
+            vlmscope.extract(table, vlm, out, images=table.parent, progress=False, **more)
     except (vlmscope.VlmscopeError, torch.OutOfMemoryError) as error:  # the others are to come
         return {"error": f"{type(error).__name__}: {error}"[:300]}
     seconds = times.moments[-1][0] - start
