@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from families.conformance import NONE, ONE_IMAGE, RUNNABLE, SEVERAL, build, make_image
 from families.test_conformance import assert_same
-from vlmscope.engine import capture, prepare
+from vlmscope.engine import prepare
 from vlmscope.engine.session import CaptureSession
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.attention import flash
@@ -127,8 +129,27 @@ def smolvlm(loaded: Any) -> VisionLanguageModel:
     return loaded("smolvlm")  # type: ignore[no-any-return]
 
 
-def captured(vlm: VisionLanguageModel, *rows: Sample, spec: CaptureSpec = PROMPT) -> list[Capture]:
-    return list(capture(rows, vlm, spec, batch_size=4))
+@dataclass
+class Compiled:
+    """Stands for the compiled parts of a session of many rows: compiling takes seconds."""
+
+    in_place: Any = nullcontext
+
+
+def captured(
+    vlm: VisionLanguageModel,
+    *rows: Sample,
+    spec: CaptureSpec = PROMPT,
+    fused: Any = Compiled(),  # noqa: B008 - it has no state
+) -> list[Capture]:
+    """Capture rows in a session of many rows, in one batch; return them in their order."""
+    resolved = resolve_spec(spec, vlm)
+    session = CaptureSession(vlm, resolved, len(rows), fused=fused)
+    batches, failures = prepare(rows, session.prepares_with, resolved)
+    assert not failures
+    found = [item for batch in batches for item in session.submit(batch)] + session.drain()
+    by_id = {item.sample.id: item for item in found if isinstance(item, Capture)}
+    return [by_id[row.id] for row in rows]
 
 
 def implementations(part: nn.Module) -> list[str]:
@@ -154,7 +175,7 @@ def test_the_numbers_are_the_references(
     assert len(kernel.shapes) == seen  # the reference runs the model as it was loaded
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(3)
 @pytest.mark.parametrize("family", ["idefics2", *(name for name in OTHERS if name != "idefics2")])
 def test_an_encoder_with_a_mask_or_of_packed_images_attends_as_before(
     family: str, tmp_path: Path, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
@@ -197,16 +218,18 @@ def test_every_layer_of_the_encoder_and_nothing_else(
 
 @pytest.mark.exhaustive
 def test_with_compiled_parts(smolvlm: VisionLanguageModel, kernel: Kernel) -> None:
-    spec = resolve_spec(SPEC, smolvlm)
     fused = FusedParts(smolvlm.model, backend="eager")
-    session = CaptureSession(smolvlm, spec, 4, fused=fused)
-    batches, _ = prepare(ONE_IMAGE[:2], smolvlm, spec)
-    results = [item for batch in batches for item in session.submit(batch)] + session.drain()
+    for item in captured(smolvlm, *ONE_IMAGE[:2], spec=SPEC, fused=fused):
+        assert_same(item, reference(item.sample, smolvlm, SPEC))
     assert kernel.shapes
     assert not fused._failed
-    for item in results:
-        assert isinstance(item, Capture)
-        assert_same(item, reference(item.sample, smolvlm, SPEC))
+
+
+def test_few_rows_are_not_worth_its_compilation(
+    smolvlm: VisionLanguageModel, kernel: Kernel, modules: list[nn.Module]
+) -> None:
+    captured(smolvlm, *ONE_IMAGE[:2], fused=None)
+    assert (kernel.shapes, modules) == ([], [])
 
 
 def test_a_prompt_without_an_image(smolvlm: VisionLanguageModel, kernel: Kernel) -> None:

@@ -33,7 +33,6 @@ from vlmscope.engine.token_states import (
     image_tokens_for,
 )
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
-from vlmscope.model.attention.flash import attending_at_own_width
 from vlmscope.model.attention.kv_cache import cache_with, keeping_first_states
 from vlmscope.model.attention.packed import packed
 from vlmscope.model.attention.padded import attending_without_padding
@@ -221,7 +220,6 @@ def prefilling(
     with (
         attending_without_padding(vlm.decoder, mask.astype(bool), hooks.observer),
         packed(vlm),
-        attending_at_own_width(vlm),  # after ``packed``: those that it has changed stay
         widened(vlm),
         contiguous_states(vlm),
         keeping_first_states(),

@@ -6,10 +6,10 @@ optional (``pip install vlmscope[flash]``) and young, so torch is used for every
 not support and after it has failed, and its first result for every width is compared with torch's.
 
     ``tiles``                     calls ``attend``, for Llama-3.2-Vision
-    ``attending_at_own_width``    lets every other vision encoder do so while a prefill runs
+    ``attending_at_own_width``    lets every other vision encoder do so, in a session of many rows
 
-The library passes no mask to an encoder if no patch is padding; with a mask, and in the decoder,
-nothing changes.
+Many rows, because the first call in a process compiles the kernel, in 6 to 12 s. The library passes
+no mask to an encoder if no patch is padding; with a mask, and in the decoder, nothing changes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from vlmscope.errors import one_line
+from vlmscope.model.attention.packed import packing_configurations
 from vlmscope.model.attention.switch import SPECIAL_OPTIONS, attending_with, configurations
 from vlmscope.model.computing import check_thread
 from vlmscope.model.vlm import VisionLanguageModel
@@ -47,25 +48,29 @@ _HALF = (torch.bfloat16, torch.float16)
 def attending_at_own_width(vlm: VisionLanguageModel) -> Iterator[None]:
     """Let the vision encoder attend with FlashAttention 4, where that pays, within the context.
 
-    Changes nothing if the model is not on a GPU in half precision, or if attention is not ``sdpa``;
-    see ``own_width_attention`` for the calls that pay.
+    Changes nothing if the model is not on a GPU in half precision, if attention is not ``sdpa``, or
+    if it is replaced for a prefill by ``packed`` or ``tiles``; see ``own_width_attention`` for the
+    calls that pay.
     """
     with attending_with(OWN_WIDTH, own_width_attention, _configurations_of_encoder(vlm)):
         yield
 
 
 def _configurations_of_encoder(vlm: VisionLanguageModel) -> list[Any]:
-    """Return the configurations of the vision encoder that are not the decoder's as well.
+    """Return the configurations of the vision encoder that nothing else changes or uses.
 
     One that contains others is left out too: to set it would set them.
     """
-    if not _may_support(vlm):
+    if not _may_support(vlm) or vlm.family.pads_tiles:
         return []
-    decoder = {id(config) for config in configurations(vlm.decoder)}
+    others = configurations(vlm.decoder)
+    if vlm.family.packs_images:
+        others += packing_configurations(vlm.vision_tower)
+    taken = {id(config) for config in others}
     return [
         config
         for config in configurations(vlm.vision_tower)
-        if id(config) not in decoder and not _has_parts(config)
+        if id(config) not in taken and not _has_parts(config)
     ]
 
 
