@@ -38,8 +38,8 @@ OWN_WIDTH = "vlmscope_own_width"
 pass bounds of packed images instead of calling it for each image."""
 
 TOLERANCE = 2e-2
-"""Relative difference from torch's result above which a kernel is wrong. Both round to bfloat16:
-they differ by about 5e-3."""
+"""Relative difference from torch's result above which a kernel is wrong. Both round to bfloat16,
+which makes a difference of 2e-3."""
 
 _HALF = (torch.bfloat16, torch.float16)
 
