@@ -48,6 +48,7 @@ from vlmscope.engine.token_states import AnswerTokenSteps
 from vlmscope.errors import InputError, one_line
 from vlmscope.locking import model_lock
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
+from vlmscope.model.attention.flash import attending_at_own_width
 from vlmscope.model.attention.kv_cache import keys_and_values
 from vlmscope.model.computing import computing
 from vlmscope.model.fused import FusedParts
@@ -161,8 +162,9 @@ class CaptureSession:
             stack.enter_context(computing())
             for device in self._gpus[:1]:  # graphs and streams belong to the current device
                 stack.enter_context(torch.cuda.device(device))
-            if self._fused is not None:
+            if self._fused is not None:  # both are compiled at their first call, for seconds
                 stack.enter_context(self._fused.in_place())
+                stack.enter_context(attending_at_own_width(self._vlm))
             yield
 
     def pop_failed(self) -> list[Sample]:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from vlmscope.errors import one_line
-from vlmscope.model.attention.switch import attending_with
+from vlmscope.model.attention.switch import SPECIAL_OPTIONS, attending_with
 from vlmscope.model.computing import check_thread
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.shown_once import warn
@@ -45,8 +45,8 @@ treats a digit after that as a version of the flash-attn package: there must be 
 MOST_WINDOWS = 2**15
 """Maximum number of windows in one call of ``sdpa``: CUDA's kernels take fewer than 2**16."""
 
-_UNSUPPORTED = ("attention_mask", "position_bias", "softcap", "cache")
-"""Options that change what ``sdpa`` computes, or that it does not support."""
+_UNSUPPORTED = ("attention_mask", *SPECIAL_OPTIONS)
+"""What an attention within windows must not be given."""
 
 
 @contextmanager

@@ -22,6 +22,9 @@ from vlmscope.model.computing import check_thread, undone_at_exit
 GROUPED = "vlmscope_grouped"
 """Name of ``grouped_attention`` in the registry."""
 
+SPECIAL_OPTIONS = ("position_bias", "softcap", "cache")
+"""Options that change what ``sdpa`` computes, or that it does not support."""
+
 WIDE_HEAD = 128
 """Width of a head from which on torch's choice of a kernel is not the fastest."""
 

@@ -11,84 +11,24 @@ kernels: on an H200 1.00 ms per layer and image, compared with 0.56. But the sam
 neither of which needs a mask over the square. For an image of one tile that is also less than half
 of the work.
 
-The library's kernels support head widths of 64 and 128. Llama-3.2-Vision's encoder has 80, which
-cuDNN computes as 128 and FlashAttention 4 as 80: on an H200 0.55 and 0.35 ms per layer and image,
-with the same error. The package is optional (``pip install vlmscope[flash]``) and young, so torch
-is used for everything that it does not support.
+The encoder's heads of 80 are computed by FlashAttention 4 if that is installed (``flash``): on an
+H200 0.35 ms per layer and image, 0.55 with cuDNN, with the same error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from vlmscope.errors import one_line
+from vlmscope.model.attention.flash import attend
 from vlmscope.model.attention.switch import attending_with
 from vlmscope.model.computing import check_thread, undone_at_exit
 from vlmscope.model.vlm import VisionLanguageModel
-from vlmscope.shown_once import warn
-
-OLDEST_GPU = (9, 0)
-"""Compute capability of the oldest GPU that FlashAttention 4 is used on: Hopper."""
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-    """Attention without a mask, with the fastest kernel available.
-
-    Args:
-        query: ``[batch, heads, tokens, width]``.
-        key: ``[batch, heads, length, width]``.
-        value: Like ``key``.
-        scale: Factor of the products.
-
-    Returns:
-        ``[batch, heads, tokens, width]``.
-    """
-    kernel = _kernel() if _is_supported(query) else None
-    if kernel is None:
-        return F.scaled_dot_product_attention(query, key, value, scale=scale)
-    try:
-        found: Any = kernel(
-            *(part.transpose(1, 2) for part in (query, key, value)), softmax_scale=scale
-        )
-    except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error):
-            raise
-        _kernel.cache_clear()
-        _broken.append(one_line(error))
-        warn(
-            f"flash-attn-4 failed ({_broken[-1]}); torch's attention is used instead", stacklevel=2
-        )
-        return attend(query, key, value, scale)
-    output: Tensor = found[0] if isinstance(found, tuple) else found
-    return output.transpose(1, 2)
-
-
-_broken: list[str] = []
-
-
-def _is_supported(query: Tensor) -> bool:
-    half = query.dtype in {torch.bfloat16, torch.float16}
-    return query.is_cuda and half and torch.cuda.get_device_capability(query.device) >= OLDEST_GPU
-
-
-@cache
-def _kernel() -> Callable[..., Any] | None:
-    """Return the package's function; None if it is not installed, or failed before."""
-    if _broken:
-        return None
-    try:
-        from flash_attn.cute import flash_attn_func
-    except Exception:  # noqa: BLE001 - a young package, and torch is an alternative
-        return None
-    return flash_attn_func  # type: ignore[no-any-return]
-
 
 SPLIT = "vlmscope_split"
 """Name of ``split_attention`` in the library's registry."""
