@@ -13,8 +13,9 @@ models.
     warnings_lock    Python's warning filters                             one library call
 
 A thread that needs several acquires them in this order. While holding a lock, a thread neither
-yields to a consumer nor waits for another thread. All are reentrant: a finalizer may run in a
-thread that holds one.
+yields to a consumer nor waits for another thread; but the thread of a model waits for those that
+prepare its rows for ``p_true`` (``engine/p_true``), which never take its lock. All are reentrant:
+a finalizer may run in a thread that holds one.
 
 A forked child has only the thread that called ``fork``, so locks that other threads held are free
 in it. Changes by an interrupted pass are undone before the next pass (``model/computing.py``). A

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,23 +67,29 @@ def test_it_is_the_first_token_of_another_question(vlm: VisionLanguageModel) -> 
 def test_rows_are_asked_about_in_batches_and_images_are_encoded_once(
     talkative_vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes, encoded = [], []
-    original = asking.Asker._ask_together
+    sizes, encoded, threads = [], [], set()
+    original, prepared = asking.Asker._ask_together, asking.Asker._prepared
     handle = talkative_vlm.vision_encoder.register_forward_hook(
         lambda _module, _args, output: encoded.append(len(output.last_hidden_state))
     )
 
-    def spy(self: asking.Asker, rows: Sequence[Capture], images: Any) -> Any:
+    def spy(self: asking.Asker, rows: Sequence[Capture], *more: Any) -> Any:
         sizes.append(len(rows))
-        return original(self, rows, images)
+        return original(self, rows, *more)
+
+    def noted(self: asking.Asker, rows: Sequence[Capture]) -> Any:
+        threads.add(threading.current_thread().name)
+        return prepared(self, rows)
 
     monkeypatch.setattr(asking.Asker, "_ask_together", spy)
+    monkeypatch.setattr(asking.Asker, "_prepared", noted)
     try:
         pieces = run_session(samples, talkative_vlm, SPEC, rows=4, size=4)
     finally:
         handle.remove()
     found = each_once([item for piece in pieces for item in piece], samples)
     assert sum(sizes) == len(samples)
+    assert threads == {"vlmscope-ask_0"}
     assert max(sizes) == 4
     assert len(sizes) < len(samples) / 2
     assert sum(encoded) == len({item.image_sha256 for item in found.values()})
@@ -147,11 +154,11 @@ def test_memory_that_runs_out_halves_the_rows_and_one_row_is_recorded(
     sizes = []
     original = asking.Asker._ask_together
 
-    def scarce(self: asking.Asker, rows: Sequence[Capture], images: Any) -> Any:
+    def scarce(self: asking.Asker, rows: Sequence[Capture], *more: Any) -> Any:
         sizes.append(len(rows))
         if len(rows) > 2 or rows[0].sample.id == samples[3].id:
             raise torch.OutOfMemoryError("out of memory")
-        return original(self, rows, images)
+        return original(self, rows, *more)
 
     monkeypatch.setattr(asking.Asker, "_ask_together", scarce)
     pieces = run_session(samples[:5], vlm, SPEC, rows=5, size=5)
@@ -167,16 +174,16 @@ def test_an_image_that_changes_meanwhile_is_a_failure(
     vlm: VisionLanguageModel, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "image.png"
-    original = asking.Asker._ask_together
+    original = asking.Asker._prepared
 
-    def change(self: asking.Asker, rows: Sequence[Capture], images: Any) -> Any:
+    def change(self: asking.Asker, rows: Sequence[Capture]) -> Any:
         if gone:
             file.unlink()
         else:
             Image.new("RGB", (40, 30), "blue").save(file)
-        return original(self, rows, images)
+        return original(self, rows)
 
-    monkeypatch.setattr(asking.Asker, "_ask_together", change)
+    monkeypatch.setattr(asking.Asker, "_prepared", change)
     for gone, stage in ((False, "image"), (True, "image")):
         Image.new("RGB", (40, 30), "red").save(file)
         [[], [found]] = run_session(

@@ -1,13 +1,16 @@
 """P(True) of answers: one more prefill for each, batched like any other (``model.p_true``).
 
-Rows are prepared again, with another question about the same images. Where a family's images are
+Rows are prepared again, with another question about the same images, by threads while the model
+runs other rows: preparing 16 images takes as long as their prefill. Where a family's images are
 encoded separately, their encodings are still cached.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +24,22 @@ from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.p_true import log_odds, question_about, reply_tokens
 from vlmscope.schema import Capture, Failure, failure_of
 from vlmscope.signals import P_TRUE, P_TRUE_MASS, RecordedSignals
+
+AHEAD = 1
+"""Batches of questions that are prepared while a model on a CPU runs others."""
+
+AHEAD_OF_A_GPU = 4
+"""The same for a model on a GPU, each by a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Questions:
+    """Rows that are asked about together, as they enter the model."""
+
+    batches: list[Batch]
+    """Samples are named by the numbers of their rows: without a table, ids may be equal."""
+    failed: dict[str, Failure]
+    """Number → failure of a row that could not be prepared."""
 
 
 class Asker:
@@ -39,6 +58,9 @@ class Asker:
         )
         self._tokens = reply_tokens(vlm.processor.tokenizer)
         self._waiting: list[Capture] = []
+        self._ahead = AHEAD_OF_A_GPU if vlm.cuda_devices else AHEAD
+        self._preparing = ThreadPoolExecutor(self._ahead, "vlmscope-ask")
+        self._begun: deque[tuple[list[Capture], Future[_Questions]]] = deque()
         self._asked: list[Capture | Failure] = []
         self._at_once = 1
 
@@ -58,12 +80,20 @@ class Asker:
         self._at_once = at_once or self._at_once
         while self._waiting and (len(self._waiting) >= self._at_once or not at_once):
             together = self._waiting[: self._at_once]
-            self._asked += self._ask(together, images)
+            self._begun.append((together, self._preparing.submit(self._prepared, together)))
             del self._waiting[: len(together)]
+        while len(self._begun) > (self._ahead if at_once else 0):
+            rows, questions = self._begun.popleft()
+            self._asked += self._ask(rows, images, questions)
         found, self._asked = self._asked, []
         return found
 
-    def _ask(self, rows: Sequence[Capture], images: ImageEncoder | None) -> list[Capture | Failure]:
+    def _ask(
+        self,
+        rows: Sequence[Capture],
+        images: ImageEncoder | None,
+        questions: Future[_Questions] | None = None,
+    ) -> list[Capture | Failure]:
         """Return rows with P(True) of their answers, in order.
 
         A row whose question cannot be asked has NaN. A row that fails alone is a ``Failure``.
@@ -71,9 +101,10 @@ class Asker:
         Args:
             rows: The rows, with answers.
             images: Encodes the images, if that is done separately.
+            questions: What a thread prepares of the rows; by default they are prepared here.
         """
         try:
-            return self._ask_together(rows, images)
+            return self._ask_together(rows, images, questions)
         except Exception as error:
             if is_dead_device(error):
                 raise
@@ -86,28 +117,35 @@ class Asker:
         return [*self._ask(rows[:half], images), *self._ask(rows[half:], images)]
 
     def _ask_together(
-        self, rows: Sequence[Capture], images: ImageEncoder | None
+        self,
+        rows: Sequence[Capture],
+        images: ImageEncoder | None,
+        questions: Future[_Questions] | None,
     ) -> list[Capture | Failure]:
-        processor, asked = self._vlm.processor, []
-        for number, row in enumerate(rows):
-            sample = row.sample
-            text = question_about(processor, sample.question, row.answer or "", len(sample.images))
-            if text is not None:  # numbered: without a table, several rows may have the same id
-                asked.append(replace(sample, id=str(number), question=text))
-        batches, failures = (
-            prepare(asked, self._vlm.preprocessing, self._spec) if asked else ([], [])
-        )
-        failed = {failure.id: failure for failure in failures}
+        prepared = self._prepared(rows) if questions is None else questions.result()
         values: dict[str, np.ndarray] = {}
         hashes: dict[str, str] = {}
-        for batch in batches:
+        for batch in prepared.batches:
             ids = [sample.id for sample in batch.samples]
             values |= zip(ids, self._values(batch, images), strict=True)
             hashes |= zip(ids, batch.image_hashes, strict=True)
         return [
-            self._finished(row, values.get(name), failed.get(name), hashes.get(name))
+            self._finished(row, values.get(name), prepared.failed.get(name), hashes.get(name))
             for row, name in zip(rows, map(str, range(len(rows))), strict=True)
         ]
+
+    def _prepared(self, rows: Sequence[Capture]) -> _Questions:
+        """Return the questions about the answers of some rows; those that can be asked."""
+        processor, asked = self._vlm.processor, []
+        for number, row in enumerate(rows):
+            sample = row.sample
+            text = question_about(processor, sample.question, row.answer or "", len(sample.images))
+            if text is not None:
+                asked.append(replace(sample, id=str(number), question=text))
+        batches, failures = (
+            prepare(asked, self._vlm.preprocessing, self._spec) if asked else ([], [])
+        )
+        return _Questions(batches, {failure.id: failure for failure in failures})
 
     def _values(self, batch: Batch, images: ImageEncoder | None) -> np.ndarray:
         """Return log-odds and mass of each row of a batch."""
