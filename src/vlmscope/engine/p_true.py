@@ -8,9 +8,9 @@ encoded separately, their encodings are still cached.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -42,6 +42,19 @@ class _Questions:
     """Number → failure of a row that could not be prepared."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Rows whose questions are in the model."""
+
+    rows: Sequence[Capture]
+    failed: Mapping[str, Failure]
+    """As in ``_Questions``."""
+    hashes: dict[str, str] = field(default_factory=dict)
+    """Number of a row → hash of its images as they were read for the question."""
+    values: list[tuple[list[str], Fetch]] = field(default_factory=list)
+    """Numbers of the rows of a batch, and their log-odds and mass."""
+
+
 class Asker:
     """Asks a model whether its answers are true.
 
@@ -61,6 +74,7 @@ class Asker:
         self._ahead = AHEAD_OF_A_GPU if vlm.cuda_devices else AHEAD
         self._preparing = ThreadPoolExecutor(self._ahead, "vlmscope-ask")
         self._begun: deque[tuple[list[Capture], Future[_Questions]]] = deque()
+        self._in_model: deque[_Asked] = deque()
         self._asked: list[Capture | Failure] = []
         self._at_once = 1
 
@@ -83,8 +97,10 @@ class Asker:
             self._begun.append((together, self._preparing.submit(self._prepared, together)))
             del self._waiting[: len(together)]
         while len(self._begun) > (self._ahead if at_once else 0):
-            rows, questions = self._begun.popleft()
-            self._asked += self._ask(rows, images, questions)
+            asked, questions = self._begun.popleft()
+            self._ask(asked, images, questions)
+        while len(self._in_model) > (1 if at_once else 0):  # one is read while others are launched
+            self._asked += _read(self._in_model.popleft())
         found, self._asked = self._asked, []
         return found
 
@@ -93,10 +109,8 @@ class Asker:
         rows: Sequence[Capture],
         images: ImageEncoder | None,
         questions: Future[_Questions] | None = None,
-    ) -> list[Capture | Failure]:
-        """Return rows with P(True) of their answers, in order.
-
-        A row whose question cannot be asked has NaN. A row that fails alone is a ``Failure``.
+    ) -> None:
+        """Ask about some rows; a row that fails alone is recorded as a ``Failure``.
 
         Args:
             rows: The rows, with answers.
@@ -104,35 +118,35 @@ class Asker:
             questions: What a thread prepares of the rows; by default they are prepared here.
         """
         try:
-            return self._ask_together(rows, images, questions)
+            self._in_model.append(self._ask_together(rows, images, questions))
+            return
         except Exception as error:
             if is_dead_device(error):
                 raise
             if len(rows) == 1:
                 sample = rows[0].sample
-                return [failure_of(sample, "capture", str(row_error(sample, error)))]
+                self._asked.append(failure_of(sample, "capture", str(row_error(sample, error))))
+                return
             if images is not None and is_out_of_memory(error):
                 images.forget()
         half = len(rows) // 2  # outside of the handler, whose error keeps tensors alive
-        return [*self._ask(rows[:half], images), *self._ask(rows[half:], images)]
+        self._ask(rows[:half], images)
+        self._ask(rows[half:], images)
 
     def _ask_together(
         self,
         rows: Sequence[Capture],
         images: ImageEncoder | None,
         questions: Future[_Questions] | None,
-    ) -> list[Capture | Failure]:
+    ) -> _Asked:
+        """Start the prefill of the questions about some rows."""
         prepared = self._prepared(rows) if questions is None else questions.result()
-        values: dict[str, np.ndarray] = {}
-        hashes: dict[str, str] = {}
+        asked = _Asked(rows, prepared.failed)
         for batch in prepared.batches:
             ids = [sample.id for sample in batch.samples]
-            values |= zip(ids, self._values(batch, images), strict=True)
-            hashes |= zip(ids, batch.image_hashes, strict=True)
-        return [
-            self._finished(row, values.get(name), prepared.failed.get(name), hashes.get(name))
-            for row, name in zip(rows, map(str, range(len(rows))), strict=True)
-        ]
+            asked.hashes.update(zip(ids, batch.image_hashes, strict=True))
+            asked.values.append((ids, self._values(batch, images)))
+        return asked
 
     def _prepared(self, rows: Sequence[Capture]) -> _Questions:
         """Return the questions about the answers of some rows; those that can be asked."""
@@ -147,26 +161,34 @@ class Asker:
         )
         return _Questions(batches, {failure.id: failure for failure in failures})
 
-    def _values(self, batch: Batch, images: ImageEncoder | None) -> np.ndarray:
-        """Return log-odds and mass of each row of a batch."""
+    def _values(self, batch: Batch, images: ImageEncoder | None) -> Fetch:
+        """Return log-odds and mass of each row of a batch, as they arrive."""
         device_batch, hooks = make_device_batch(batch, self._vlm, self._spec, images)
         run(device_batch, hooks, self._vlm, greedy_config(self._vlm, 1))
-        found = log_odds(hooks.tensors().first_logits, self._tokens)
-        return Fetch({P_TRUE: found})[P_TRUE]
+        return Fetch({P_TRUE: log_odds(hooks.tensors().first_logits, self._tokens)})
 
-    def _finished(
-        self,
-        row: Capture,
-        values: np.ndarray | None,
-        failure: Failure | None,
-        image_sha256: str | None,
-    ) -> Capture | Failure:
-        """Return a row with its values; NaN without, unless its images cannot be read any more."""
-        if failure is not None and failure.stage != "prompt":
-            return replace(failure, id=row.sample.id)
-        if image_sha256 not in (None, row.image_sha256):
-            return failure_of(row.sample, "image", "the image changed while the row was processed")
-        nothing = np.full(2, np.nan, np.float32)
-        odds, mass = np.asarray(nothing if values is None else values, np.float32)
-        arrays = {P_TRUE: np.array(odds), P_TRUE_MASS: np.array(mass)}
-        return replace(row, signals={**row.signals, **arrays})
+
+def _read(asked: _Asked) -> list[Capture | Failure]:
+    """Return rows with P(True) of their answers; NaN where the question could not be asked."""
+    values: dict[str, np.ndarray] = {}
+    for ids, found in asked.values:
+        values |= zip(ids, found[P_TRUE], strict=True)
+    names = map(str, range(len(asked.rows)))
+    return [
+        _finished(row, values.get(name), asked.failed.get(name), asked.hashes.get(name))
+        for row, name in zip(asked.rows, names, strict=True)
+    ]
+
+
+def _finished(
+    row: Capture, values: np.ndarray | None, failure: Failure | None, image_sha256: str | None
+) -> Capture | Failure:
+    """Return a row with its values; NaN without, unless its images cannot be read any more."""
+    if failure is not None and failure.stage != "prompt":
+        return replace(failure, id=row.sample.id)
+    if image_sha256 not in (None, row.image_sha256):
+        return failure_of(row.sample, "image", "the image changed while the row was processed")
+    nothing = np.full(2, np.nan, np.float32)
+    odds, mass = np.asarray(nothing if values is None else values, np.float32)
+    arrays = {P_TRUE: np.array(odds), P_TRUE_MASS: np.array(mass)}
+    return replace(row, signals={**row.signals, **arrays})
