@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from sklearn.covariance import LedoitWolf
 
 from detector_worlds import HEADS, LAYERS, noise_rows, with_signal
 from vlmscope.dataset.images.thumbnail import image_thumbnail
-from vlmscope.detectors import DETECTORS, BestHeads, Distance, Probe, Rows, Score
+from vlmscope.detectors import DETECTORS, BestHeads, Distance, Probe, Rows, Score, states
 from vlmscope.detectors.attention import image_attention, lookback, lookback_ratio, rauq, svar
 from vlmscope.detectors.lens import contextual_lens, glsim
 from vlmscope.detectors.meaning import meaning_sets
@@ -266,12 +267,30 @@ def test_principal_directions_are_those_of_the_complete_decomposition(
     matrix = np.random.default_rng(3).standard_normal((rows, columns))
     matrix -= matrix.mean(axis=0)
     _, values, directions = np.linalg.svd(matrix, full_matrices=False)
-    found, shown = principal(matrix, 4)
+    centre = matrix.mean(axis=0)
+    found, shown = principal(matrix + 3, centre + 3, 4)
     assert found == pytest.approx(values[:4])
     assert np.abs((shown * directions[:4]).sum(axis=1)) == pytest.approx(np.ones(4))
-    complete, _ = principal(matrix, 64)
+    complete, _ = principal(matrix, centre, 64)
     assert len(complete) == min(rows - 1, columns), "a centred matrix has one direction less"
-    assert len(principal(np.zeros((5, 3)), 2)[0]) == 1, "of a matrix of zeros"
+    assert len(principal(np.zeros((5, 3)), np.zeros(3), 2)[0]) == 1, "of a matrix of zeros"
+
+
+def test_distances_convert_a_block_of_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of float32 states; a copy of all in float64 is twice as large as they are."""
+    rng = np.random.default_rng(4)
+    train, test = (rng.standard_normal((count, 400), np.float32) + 5 for count in (3000, 200))
+    truth = rng.random(3000) < 0.4
+    expected = [score(train, truth, test) for score in (haloscope, mahalanobis)]
+    monkeypatch.setattr(states, "BLOCK", 77)
+    for score, known in zip((haloscope, mahalanobis), expected, strict=True):
+        tracemalloc.start()
+        found = score(train, truth, test)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found.dtype == np.float64
+        assert found == pytest.approx(known, rel=1e-9)
+        assert peak < 2 * train.nbytes
 
 
 def test_statistics_of_an_image_with_known_pixels() -> None:

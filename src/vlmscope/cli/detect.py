@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +24,7 @@ from vlmscope.cli.paths import check_writable
 
 if TYPE_CHECKING:
     from vlmscope.detectors import Detection, DetectionTransfer, DetectorResult
+    from vlmscope.detectors.results import Unavailable
 
 HEADINGS = (
     "", "known", "AUROC", "95% interval", "above no\nmodel", "above one\nnumber", "AUPRC", "AURC",
@@ -51,7 +52,7 @@ def detect(
             metavar="NAME[,NAME]",
             help="Detectors, or groups of them: no_model, answer, attention, states, lens, "
             "samples, asked (default: all that the run allows). The baselines that need no model "
-            "are always included.",
+            "are always included. Results of other detectors in the run are kept.",
             show_default=False,
         ),
     ] = None,
@@ -66,7 +67,7 @@ def detect(
             metavar="PATH",
             parser=options.path_or_url,
             help="Folder for results and figures (default: RUN/detectors, RUN/detectors-<name> "
-            "for a named label set).",
+            "for a named label set; its folder selected for --detectors of fewer).",
             show_default=False,
         ),
     ] = None,
@@ -114,7 +115,7 @@ def detect(
     from vlmscope.detectors import detect as evaluate
     from vlmscope.detectors import save_detection
     from vlmscope.detectors.nli import meaning_by_model
-    from vlmscope.detectors.save import DOCUMENT, check_folder, detectors_folder
+    from vlmscope.detectors.save import DOCUMENT, check_folder, detectors_folder, folder_of
     from vlmscope.detectors.transfer import transfer_to
     from vlmscope.store import DEFAULT, open_run, read_document
     from vlmscope.sweeps import SweepSpec, check_label_set
@@ -126,7 +127,8 @@ def detect(
     )  # fmt: skip
     opened = open_run(run)
     check_label_set(run, labels)
-    folder = out or run / detectors_folder(labels)
+    own = run / detectors_folder(labels)
+    folder = out or own
     check_writable(folder)
     check_folder(folder, run, labels)
     if nli is not None:
@@ -135,12 +137,14 @@ def detect(
         step = {"progress": lambda doing: status.update(f"detectors: {doing}")}
         meaning = None if nli is None else meaning_by_model(nli)
         others = [open_run(options.path_or_url(each)) for each in test]
-        aims = targets(opened, others, spec, labels=labels) if others else ()
+        aims = targets(opened, others, spec, labels=labels, vectors=False) if others else ()
         found = evaluate(opened, detectors, spec, labels=labels, same_meaning=meaning, **step)
         transfers = transfer_to(
             opened, found, aims, spec, labels=labels, same_meaning=meaning, **step
         )
         status.update("saving")
+        if out is None and detectors is not None:
+            folder = folder_of(opened, found.detectors, labels)
         save_detection(opened, found, folder, transfers=transfers)
     document = json.loads(read_document(folder / DOCUMENT).decode())
     if as_json:
@@ -149,7 +153,9 @@ def detect(
         _show(found, document["verdict"])
         show_transfers(found, transfers)
         stdout.print(f"\nresults, risks and figures are in {folder}")
-    if folder == run / detectors_folder(labels):
+        if own in folder.parents:
+            stdout.print(f"{own} has the results of more detectors, which are unchanged")
+    if folder == own:
         show_next("report", str(run), *(() if labels == DEFAULT else ("--labels", labels)))
 
 
@@ -245,6 +251,17 @@ def show_transfers(found: Detection, transfers: Sequence[DetectionTransfer]) -> 
         cells = [_auroc(each.get(row.name)) for each in by_name]
         table.add_row(Text(row.title), _auroc(row), *cells)
     show(table)
+    for number, each in enumerate(transfers, 1):
+        for line in _untested(each.unavailable):
+            show(Text(f"not tested on test {number}: {line}", style="dim"))
+
+
+def _untested(unavailable: Sequence[Unavailable]) -> Iterator[str]:
+    """Yield a line for each reason why detectors were not tested, with their titles."""
+    from vlmscope.detectors.verdict import named
+
+    for reason in dict.fromkeys(each.reason for each in unavailable):
+        yield f"{named([e.title for e in unavailable if e.reason == reason])}: {reason}"
 
 
 def _auroc(row: Any) -> str:

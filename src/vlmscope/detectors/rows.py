@@ -52,6 +52,10 @@ class Columns(Mapping[str, Any]):
         """Return the columns of some of these rows."""
         return Columns(self._names, self._read, self._rows[rows])
 
+    def only(self, names: Sequence[str]) -> Columns:
+        """Return some of the columns."""
+        return Columns(names, self._read, self._rows)
+
 
 def taken(values: Any, rows: NDArray[np.int64]) -> Any:
     """Return some rows of an array or a list."""
@@ -150,6 +154,15 @@ class Rows:
         for key, (compute, values) in self.known.items():
             found.known[key] = compute, taken(values, rows)
         return found
+
+
+def with_vectors(rows: Rows, paths: Sequence[str]) -> Rows:
+    """Return the rows with some of their vectors."""
+    if len(paths) == len(rows.vectors):
+        return rows  # with what it has computed
+    if isinstance(rows.vectors, Columns):
+        return replace(rows, vectors=rows.vectors.only(paths))
+    return replace(rows, vectors={path: rows.vectors[path] for path in paths})
 
 
 def _some(columns: Mapping[str, Any], rows: NDArray[np.int64]) -> Mapping[str, Any]:

@@ -4,6 +4,9 @@ detectors.json      everything: settings, results, what was left out and why, fi
 detectors.parquet   the results as a table, a row for each detector
 risks.parquet       a row for each question: label, image group, fold, and the risk of each detector
 detectors_by_*      the figures as SVG, PNG and CSV
+
+A selection of detectors is written into the folder ``selected`` there, if it would replace results
+of others.
 """
 
 from __future__ import annotations
@@ -48,8 +51,8 @@ from vlmscope.sweeps.save import is_document, risk_columns
 from vlmscope.sweeps.source import LABEL_SET, is_run
 from vlmscope.version import __version__
 
-DETECTORS = "detectors"
-"""Folder in a run."""
+DETECTORS, SELECTED = "detectors", "selected"
+"""Folder in a run, and in it that of a selection of fewer detectors than it has results of."""
 
 DOCUMENT, TABLE, RISKS = "detectors.json", "detectors.parquet", "risks.parquet"
 """The files, of which the document is written last."""
@@ -71,6 +74,27 @@ def detectors_folder(labels: str = DEFAULT) -> str:
     ('detectors', 'detectors-human')
     """
     return DETECTORS if labels == DEFAULT else f"{DETECTORS}-{labels}"
+
+
+def folder_of(run: Run, evaluated: Iterable[str], labels: str = DEFAULT) -> Path:
+    """Return the run's folder for the results of a selection of detectors.
+
+    Results of detectors that are not in the selection are not replaced, unless they are stale or
+    damaged: then the selection has a folder of its own.
+
+    Args:
+        run: The run.
+        evaluated: Names of the evaluated detectors.
+        labels: The label set.
+    """
+    own = run.path / detectors_folder(labels)
+    try:
+        saved = read_detection(run, labels)
+    except StoreError:
+        return own
+    if saved is None or saved.stale or {row.name for row in saved.results} <= set(evaluated):
+        return own
+    return own / SELECTED
 
 
 def save_detection(
@@ -130,7 +154,7 @@ def check_folder(folder: Path, run: Path, labels: str = DEFAULT) -> None:
         StoreError: It is a symbolic link in the run.
     """
     own = run / detectors_folder(labels)
-    if folder == own:
+    if folder in (own, own / SELECTED):
         if not is_remote(folder) and folder.is_symlink():
             raise StoreError(
                 f"{folder}: is a symbolic link, where a folder is expected; remove the link, or "

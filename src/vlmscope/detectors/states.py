@@ -6,7 +6,7 @@ a run of questions and answers does not have; it is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -54,6 +54,9 @@ WIDEST = 64
 
 LEAST_VARIANCE = 1e-12
 """Variance of a direction, relative to the largest, below which it is rounding."""
+
+BLOCK = 2048
+"""Rows that are converted to float64 at once."""
 
 LAST_ANSWER = REPRESENTATIONS["last_answer_token"]
 LAST_PROMPT = REPRESENTATIONS["last_prompt_token"]
@@ -137,11 +140,10 @@ def mahalanobis(
     True
     """
     faithful = train[~truth]
-    centre = faithful.mean(axis=0)
-    faithful = faithful - centre
-    kept = principal(faithful, most)[1].T
-    spread = LedoitWolf(assume_centered=True).fit(faithful @ kept)
-    return np.asarray(spread.mahalanobis((test - centre) @ kept))
+    centre = faithful.mean(axis=0, dtype=np.float64)
+    kept = principal(faithful, centre, most)[1]
+    spread = LedoitWolf(assume_centered=True).fit(projected(faithful, centre, kept))
+    return np.asarray(spread.mahalanobis(projected(test, centre, kept)))
 
 
 def haloscope(
@@ -162,34 +164,60 @@ def haloscope(
         directions: Number of directions.
     """
     del truth
-    centre = train.mean(axis=0)
-    values, found = principal(train - centre, directions)
-    projected = (test - centre) @ found.T
-    return np.asarray((values * projected**2).mean(axis=1))
+    centre = train.mean(axis=0, dtype=np.float64)
+    values, found = principal(train, centre, directions)
+    return np.asarray((values * projected(test, centre, found) ** 2).mean(axis=1))
 
 
-def principal(centred: Matrix, most: int) -> tuple[Floats, Matrix]:
-    """Return the largest singular values of a matrix and their directions, ``[K]`` and ``[K, D]``.
+def principal(vectors: Matrix, centre: Floats, most: int) -> tuple[Floats, Matrix]:
+    """Return the largest singular values of centred vectors and their directions.
 
-    From the eigenvectors of the smaller of its two products with itself, as a complete
+    From the eigenvectors of the smaller of the matrix's two products with itself, as a complete
     decomposition of thousands of states takes several times as long. Directions without variance
-    are left out; of a matrix of zeros one is returned.
+    are left out; of vectors that are all equal one is returned.
 
-    >>> values, directions = principal(np.array([[3.0, 0], [-3, 0], [0, 1], [0, -1]]), 1)
+    Args:
+        vectors: The vectors, ``[N, D]``; computed with in float64, some rows at a time.
+        centre: Subtracted from each, ``[D]``.
+        most: Number of directions.
+
+    Returns:
+        The values, ``[K]``, the largest first, and the directions, ``[K, D]``.
+
+    >>> rows = np.array([[4.0, 0], [-2, 0], [1, 1], [1, -1]])
+    >>> values, directions = principal(rows, np.array([1.0, 0.0]), 1)
     >>> values.round(3).tolist(), abs(directions).round(3).tolist()
     ([4.243], [[1.0, 0.0]])
     """
-    wide = centred.shape[1] > len(centred)
-    product = centred @ centred.T if wide else centred.T @ centred
+    count, width = vectors.shape
+    if width > count:
+        centred = vectors - centre
+        product = centred @ centred.T
+    else:
+        product = np.zeros((width, width))
+        for block in centred_blocks(vectors, centre):
+            product += block.T @ block
     size = len(product)
-    squares, vectors = eigh(product, subset_by_index=(max(size - most, 0), size - 1))
-    squares, vectors = squares[::-1], vectors[:, ::-1]
+    squares, found = eigh(product, subset_by_index=(max(size - most, 0), size - 1))
+    squares, found = squares[::-1], found[:, ::-1]
     kept = squares > LEAST_VARIANCE * squares[0]
     kept[0] = True
-    values, found = np.sqrt(np.maximum(squares[kept], 0)), vectors[:, kept].T
-    if wide:
+    values, found = np.sqrt(np.maximum(squares[kept], 0)), found[:, kept].T
+    if width > count:
         found = found @ centred / np.maximum(values, np.finfo(np.float64).tiny)[:, None]
     return values, found
+
+
+def projected(vectors: Matrix, centre: Floats, directions: Matrix) -> Floats:
+    """Return centred vectors in the coordinates of some directions, ``[N, K]``, float64."""
+    blocks = [block @ directions.T for block in centred_blocks(vectors, centre)]
+    return np.concatenate(blocks) if blocks else np.empty((0, len(directions)))
+
+
+def centred_blocks(vectors: Matrix, centre: Floats) -> Iterator[Floats]:
+    """Yield rows minus the centre in float64, ``BLOCK`` at a time: a copy of all is large."""
+    for start in range(0, len(vectors), BLOCK):
+        yield vectors[start : start + BLOCK] - centre
 
 
 CHOSEN = "the layer is chosen inside training"
