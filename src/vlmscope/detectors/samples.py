@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.detectors.detector import AFTER_SAMPLES, Detector, Paper
-from vlmscope.detectors.meaning import meaning_sets
+from vlmscope.detectors.meaning import prepare, sets_of_rows
 from vlmscope.detectors.methods import Score
 from vlmscope.detectors.rows import Floats, Rows
 from vlmscope.detectors.states import middle_layer
@@ -47,6 +47,9 @@ SELFCHECK = Paper(
     "Models",
     "Manakul et al.", 2023, "2303.08896",
 )  # fmt: skip
+
+TOGETHER = 512
+"""Rows whose comparisons are announced together, to a model that decides in batches."""
 
 ALPHA = 1e-3
 """Regularisation of EigenScore."""
@@ -153,9 +156,14 @@ def _of_texts(statistic: Callable[[Sequence[str]], float]) -> Callable[[Rows], F
 
 def _sets(rows: Rows) -> list[list[int]]:
     """Return the sets of the same meaning of every row's samples."""
-    return [
-        meaning_sets(question, list(map(str, texts)), rows.same_meaning)
+    asked = [
+        (question, list(map(str, texts)))
         for question, texts in zip(rows.text("question"), rows.signals[TEXTS], strict=True)
+    ]
+    return [
+        each
+        for start in range(0, len(asked), TOGETHER)
+        for each in sets_of_rows(asked[start : start + TOGETHER], rows.same_meaning)
     ]
 
 
@@ -176,12 +184,18 @@ def weighted(rows: Rows) -> Floats:
 
 def disagreement(rows: Rows) -> Floats:
     """Return the share of the samples whose meaning is another than that of the greedy answer."""
-    found = []
-    for question, answer, texts in zip(
-        rows.text("question"), rows.text("answer"), rows.signals[TEXTS], strict=True
-    ):
-        other = [not rows.same_meaning(question, answer, str(text)) for text in texts]
-        found.append(float(np.mean(other)) if other else np.nan)
+    asked = [
+        [(question, answer, str(text)) for text in texts]
+        for question, answer, texts in zip(
+            rows.text("question"), rows.text("answer"), rows.signals[TEXTS], strict=True
+        )
+    ]
+    found: list[float] = []
+    for start in range(0, len(asked), TOGETHER):
+        block = asked[start : start + TOGETHER]
+        prepare(rows.same_meaning, [one for each in block for one in each])
+        other = [[not rows.same_meaning(*one) for one in each] for each in block]
+        found += [float(np.mean(each)) if each else np.nan for each in other]
     return np.array(found)
 
 
