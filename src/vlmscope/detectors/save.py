@@ -29,8 +29,7 @@ from vlmscope.detectors.results import (
 )
 from vlmscope.detectors.transfer import DetectionTransfer
 from vlmscope.detectors.verdict import verdict
-from vlmscope.errors import InputError, StoreError, one_line, shortened
-from vlmscope.jsontext import load_json
+from vlmscope.errors import InputError, StoreError, one_line
 from vlmscope.plots import plot_files
 from vlmscope.store import (
     DEFAULT,
@@ -43,9 +42,9 @@ from vlmscope.store import (
     make_folder,
     parquet_bytes,
     publish_together,
-    read_document,
     read_labels,
 )
+from vlmscope.sweeps.load import of_another, saved_document
 from vlmscope.sweeps.results import without_nan
 from vlmscope.sweeps.save import is_document, risk_columns
 from vlmscope.sweeps.source import LABEL_SET, is_run
@@ -270,14 +269,9 @@ def read_detection(run: AnyRun, labels: str = DEFAULT) -> SavedDetection | None:
     """
     opened = as_run(run)
     path = opened.path / detectors_folder(labels) / DOCUMENT
-    try:
-        found = load_json(read_document(path).decode())
-    except (FileNotFoundError, NotADirectoryError):
+    found = saved_document(path, lambda finding: _damaged(path, finding, opened))
+    if found is None:
         return None
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise _damaged(path, f"not JSON ({one_line(error)})", opened) from error
     if not isinstance(found, dict) or found.get("kind") != KIND:
         raise _damaged(path, "not a result of vlmscope detect", opened)
     if found.get("schema_version") != SCHEMA_VERSION:
@@ -343,10 +337,8 @@ def _texts(saved: Mapping[str, Any]) -> dict[str, str]:
 
 def _stale(found: Mapping[str, Any], run: Run, labels: str) -> str:
     """Return why a detection is stale, or an empty text."""
-    if found["run_id"] != run.manifest.run_id:
-        return f"they are of another run (run_id {shortened(str(found['run_id']))})"
-    if found[LABEL_SET] != labels:
-        return f"they are of the label set {shortened(str(found[LABEL_SET]))!r}, not {labels!r}"
+    if why := of_another(found, run, labels):
+        return why
     try:
         now = hash_labels(run, labels)
     except InputError:
