@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vlmscope.arguments import several_names
-from vlmscope.detectors import answer, asked, attention, lens, no_model, samples, states
+from vlmscope.detectors import (
+    answer,
+    asked,
+    attention,
+    contrast,
+    lens,
+    no_model,
+    samples,
+    states,
+)
 from vlmscope.detectors.detector import GROUPS, Detector
 from vlmscope.errors import InputError, suggest_names
 
 DETECTORS: dict[str, Detector] = {
     each.name: each
-    for module in (no_model, answer, attention, states, lens, samples, asked)
+    for module in (no_model, answer, attention, states, contrast, lens, samples, asked)
     for each in module.DETECTORS
 }
 """Name → detector, by group."""

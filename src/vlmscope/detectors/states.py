@@ -1,8 +1,4 @@
-"""Detectors that read hidden states: probes, attention heads, distances and subspaces.
-
-CCS (Burns et al. 2022, arXiv 2212.03827) needs the states of a statement and of its negation, which
-a run of questions and answers does not have; it is left out.
-"""
+"""Detectors that read hidden states: probes, attention heads, distances and subspaces."""
 
 from __future__ import annotations
 
