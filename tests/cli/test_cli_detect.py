@@ -65,7 +65,7 @@ def test_the_report_has_a_section_until_it_is_stale(vlmscope: Command, run: Path
     text = page.read_text()
     assert 'id="detectors"' in text
     assert "perplexity of the answer" in text
-    assert "Ren et al. 2022" in text
+    assert "Ren et al. 2023" in text
     assert (run / "plots" / "detectors_by_cost.svg").is_file()
     label(run, open_run(run).ids, ~truth_of(90))
     done = vlmscope("report", run)

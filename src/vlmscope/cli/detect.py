@@ -121,10 +121,11 @@ def detect(
     from vlmscope.sweeps import SweepSpec, check_label_set
     from vlmscope.sweeps.transfer.targets import targets
 
-    spec = SweepSpec(
-        folds=folds, repeats=repeats, group_by=_grouping(group_by, leave_category_out),
-        copies=copies, draws=draws, seed=seed,
-    )  # fmt: skip
+    grouped: dict[str, Any] = {
+        "group_by": _grouping(group_by, leave_category_out),
+        "copies": copies,
+    }
+    spec = SweepSpec(folds=folds, repeats=repeats, draws=draws, seed=seed, **grouped)
     opened = open_run(run)
     check_label_set(run, labels)
     own = run / detectors_folder(labels)
@@ -134,29 +135,32 @@ def detect(
     if nli is not None:
         quiet_libraries()
     with stderr.status("reading") as status:
-        step = {"progress": lambda doing: status.update(f"detectors: {doing}")}
-        meaning = None if nli is None else meaning_by_model(nli)
+        common: dict[str, Any] = {
+            "labels": labels, "same_meaning": None if nli is None else meaning_by_model(nli),
+            "progress": lambda doing: status.update(f"detectors: {doing}"),
+        }  # fmt: skip
         others = [open_run(options.path_or_url(each)) for each in test]
         aims = targets(opened, others, spec, labels=labels, vectors=False) if others else ()
-        found = evaluate(opened, detectors, spec, labels=labels, same_meaning=meaning, **step)
-        transfers = transfer_to(
-            opened, found, aims, spec, labels=labels, same_meaning=meaning, **step
-        )
+        found = evaluate(opened, detectors, spec, **common)
+        transfers = transfer_to(opened, found, aims, spec, **common)
         status.update("saving")
-        if out is None and detectors is not None:
+        if folder == own and detectors is not None:
             folder = folder_of(opened, found.detectors, labels)
         save_detection(opened, found, folder, transfers=transfers)
-    document = json.loads(read_document(folder / DOCUMENT).decode())
     if as_json:
-        stdout.print_json(json.dumps(document))
+        stdout.print_json(read_document(folder / DOCUMENT).decode())
     else:
-        _show(found, document["verdict"])
-        show_transfers(found, transfers)
-        stdout.print(f"\nresults, risks and figures are in {folder}")
-        if own in folder.parents:
-            stdout.print(f"{own} has the results of more detectors, which are unchanged")
+        _show(found, json.loads(read_document(folder / DOCUMENT).decode())["verdict"], transfers)
+        _show_folder(folder, own)
     if folder == own:
         show_next("report", str(run), *(() if labels == DEFAULT else ("--labels", labels)))
+
+
+def _show_folder(folder: Path, own: Path) -> None:
+    """Print where the results are, and that those of the run are kept if they are beside them."""
+    stdout.print(f"\nresults, risks and figures are in {folder}")
+    if own in folder.parents:
+        stdout.print(f"{own} has the results of more detectors, which are unchanged")
 
 
 def _grouping(group_by: str, leave_category_out: bool) -> str:
@@ -177,8 +181,8 @@ def _grouping(group_by: str, leave_category_out: bool) -> str:
     return "category"
 
 
-def _show(found: Detection, verdict: Sequence[str]) -> None:
-    """Print the findings and a line for each detector."""
+def _show(found: Detection, verdict: Sequence[str], transfers: Sequence[DetectionTransfer]) -> None:
+    """Print the findings, a line for each detector, and the results on other runs."""
     for line in verdict:
         show(Text(shown_text(line, len(line))))
     stdout.print()
@@ -202,6 +206,7 @@ def _show(found: Detection, verdict: Sequence[str]) -> None:
     )
     for each in found.unavailable:
         show(Text(f"not evaluated: {each.title}: {each.reason}", style="dim"))
+    show_transfers(found, transfers)
 
 
 def _cells(row: DetectorResult) -> list[str | Text]:

@@ -23,7 +23,7 @@ from vlmscope.probes.crossfit import rank_auroc
 
 CCS = Paper(
     "Discovering Latent Knowledge in Language Models Without Supervision",
-    "Burns et al.", 2023, "2212.03827",
+    "Burns et al.", 2023, "2212.03827", "ICLR",
 )  # fmt: skip
 
 PAIR, SIDE = "contrast_pair", "contrast_answer"

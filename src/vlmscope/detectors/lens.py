@@ -22,7 +22,7 @@ from vlmscope.signals import (
 
 CONFIDENCE = Paper(
     "Interpreting and Editing Vision-Language Representations to Mitigate Hallucinations",
-    "Jiang et al.", 2024, "2410.02762",
+    "N. Jiang et al.", 2025, "2410.02762", "ICLR",
 )  # fmt: skip
 CONTEXTUAL = Paper(
     "Beyond Logit Lens: Contextual Embeddings for Robust Hallucination Detection & Grounding in "
@@ -31,7 +31,7 @@ CONTEXTUAL = Paper(
 )  # fmt: skip
 GLSIM = Paper(
     "GLSim: Detecting Object Hallucinations in LVLMs via Global-Local Similarity",
-    "Park and Li", 2025, "2508.19972",
+    "Park and Li", 2025, "2508.19972", "NeurIPS",
 )  # fmt: skip
 PATCHES = 32
 """Number of image tokens that GLSim's local similarity is the mean of."""
@@ -150,8 +150,10 @@ DETECTORS = (
         (f"signals/{INTERNAL_CONFIDENCE}", ANSWER_LOGPROBS), AFTER, "answer",
         "Words such as yes and no are not in the image. Depends on which layers were recorded.",
         Score(internal_confidence),
-        "The paper scores an object's tokens; an answer to a question is scored as a whole, its "
-        "end-of-turn token included.",
+        "The paper scores an object; here the mean is over the tokens of an answer, the "
+        "end-of-turn token included. Its public code takes the largest probability of any of the "
+        "object's tokens, over all layers, by a lens without the final norm, among the 50 "
+        "likeliest tokens of each image token.",
     ),
     Detector(
         "glsim", "GLSim", "lens", GLSIM,
@@ -162,8 +164,10 @@ DETECTORS = (
         AFTER, "answer",
         "Words such as yes and no are not in the image. Depends on which layers were recorded.",
         Score(glsims),
-        "The paper scores an object's tokens, with a layer for each of the two parts that is "
-        "chosen on labelled rows.",
+        "The paper scores an object. Its public code, whose weights and number of image tokens are "
+        "those here, reads the object's first token at the position that predicts it, at the last "
+        "two layers of LLaVA-1.5-7B, with a lens without the final norm; here the mean is over the "
+        "tokens of an answer, each at its own position.",
     ),
     Detector(
         "contextual_lens", "contextual lens", "lens", CONTEXTUAL,
@@ -172,8 +176,8 @@ DETECTORS = (
         (f"signals/{SIMILARITY}/{IMAGE_MAX}",), AFTER, "answer",
         "Words such as yes and no are not in the image.",
         Score(contextual_lenses),
-        "The paper compares image tokens with the mean of an answer's tokens, each at a layer that "
-        "is chosen on labelled rows.",
+        "The paper compares image tokens with the mean of an answer's tokens, at middle layers; a "
+        "run stores the largest cosine of each token.",
     ),
 )  # fmt: skip
 """The detectors of this module."""

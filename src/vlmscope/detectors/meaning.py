@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Protocol, runtime_checkable
 
 from vlmscope.schema import Answered
 from vlmscope.score import Auto, normalise
@@ -22,19 +21,14 @@ Asked = tuple[str, str, str]
 """Question, one answer, another."""
 
 
-@runtime_checkable
-class Batched(Protocol):
-    """A comparison that is told beforehand what will be asked, and decides it in batches."""
-
-    def prepare(self, asked: Sequence[Asked]) -> None:
-        """Decide whether the answers of each mean the same."""
-        ...
-
-
 def prepare(same: SameMeaning, asked: Sequence[Asked]) -> None:
-    """Announce comparisons to one that decides in batches; they are made one by one afterwards."""
-    if isinstance(same, Batched):
-        same.prepare(asked)
+    """Announce comparisons, which are made one by one afterwards.
+
+    A comparison with a method ``prepare`` is told, so that a model can decide them in batches.
+    """
+    announce = getattr(same, "prepare", None)
+    if announce is not None:
+        announce(asked)
 
 
 @lru_cache(maxsize=1 << 16)

@@ -19,14 +19,15 @@ from vlmscope.positions import sublayer_representation as sublayer
 
 HALP = Paper(
     "HALP: Detecting Hallucinations in Vision-Language Models without Generating a Single Token",
-    "Kogilathota et al.", 2026, "2603.05465",
+    "Kogilathota et al.", 2026, "2603.05465", "EACL",
 )  # fmt: skip
 SAPLMA = Paper(
-    "The Internal State of an LLM Knows When It's Lying", "Azaria and Mitchell", 2023, "2304.13734"
-)
+    "The Internal State of an LLM Knows When It's Lying", "Azaria and Mitchell", 2023, "2304.13734",
+    "Findings of EMNLP",
+)  # fmt: skip
 ITI = Paper(
     "Inference-Time Intervention: Eliciting Truthful Answers from a Language Model",
-    "Li et al.", 2023, "2306.03341",
+    "Li et al.", 2023, "2306.03341", "NeurIPS",
 )  # fmt: skip
 MEANS = Paper(
     "The Geometry of Truth: Emergent Linear Structure in Large Language Model Representations of "
@@ -35,11 +36,11 @@ MEANS = Paper(
 )  # fmt: skip
 MAHALANOBIS = Paper(
     "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
-    "Lee et al.", 2018, "1807.03888",
+    "Lee et al.", 2018, "1807.03888", "NeurIPS",
 )  # fmt: skip
 HALOSCOPE = Paper(
     "HaloScope: Harnessing Unlabeled LLM Generations for Hallucination Detection",
-    "Du et al.", 2024, "2409.17504",
+    "Du et al.", 2024, "2409.17504", "NeurIPS",
 )  # fmt: skip
 
 DIRECTIONS = 10
@@ -56,6 +57,8 @@ BLOCK = 2048
 
 LAST_ANSWER = REPRESENTATIONS["last_answer_token"]
 LAST_PROMPT = REPRESENTATIONS["last_prompt_token"]
+HALP_READS = (VISION_ONLY, REPRESENTATIONS["last_image_token"], LAST_PROMPT)
+"""What HALP reads, of the representations known before the first token."""
 
 
 def states(group: str) -> Callable[[Rows], Features]:
@@ -242,19 +245,31 @@ def _halp(group: str, estimator: Estimator) -> Detector:
     kind = "MLP" if estimator == "mlp" else "linear probe"
     paper = HALP if known == BEFORE else SAPLMA  # HALP reads no token of the answer
     name = "saplma" if group == LAST_ANSWER else f"halp_{end}"
-    adaptation = "Standardised, regularised, and trained under grouped folds"
-    adaptation += "; the paper's network has no penalty." if estimator == "mlp" else (
-        ", as a logistic regression; the paper trains a network."
-    )  # fmt: skip
-    if known != BEFORE and group != LAST_ANSWER:
-        adaptation += " The paper reads the last token."
     return Detector(
         f"{name}_{'mlp' if estimator == 'mlp' else 'linear'}",
         f"{kind}, {title}", "states", paper,
         f"{kind} of the hidden state at the {title}; {CHOSEN}",
         (group,), known, passes, READS_IMAGE,
-        Probe(states(group), estimator), adaptation,
+        Probe(states(group), estimator), _adapted(group, estimator, paper),
     )  # fmt: skip
+
+
+def _adapted(group: str, estimator: Estimator, paper: Paper) -> str:
+    """Return what differs from the probe of a paper."""
+    found = "A logistic regression on standardised features, with a penalty chosen inside training"
+    found += "; the paper trains a network."
+    if estimator == "mlp":
+        found = "Standardised features, a penalty and early stopping on held-out images"
+        found += (
+            ", in place of batch normalisation and dropout."
+            if paper is HALP
+            else "; HALP's network of 512, 256 and 128 units, not the paper's."
+        )
+    if paper is HALP and group not in HALP_READS:
+        found += " The paper does not read this position."
+    if paper is SAPLMA and group != LAST_ANSWER:
+        found += " The paper reads the last token."
+    return found
 
 
 def _iti(position: str, known: Known, passes: Passes) -> Detector:
@@ -266,7 +281,8 @@ def _iti(position: str, known: Known, passes: Passes) -> Detector:
         (sublayer(position, "heads"),), known, passes,
         "Without attention signals the number of heads is unknown, and a layer counts as one.",
         BestHeads(heads(position)),
-        "The paper selects heads to steer the model; here the same probes predict.",
+        "The paper selects heads by their accuracy on held-out rows, to steer the model; here they "
+        "are selected by AUROC inside training, and the same probes predict.",
     )  # fmt: skip
 
 
@@ -281,7 +297,8 @@ def _distances(group: str) -> tuple[Detector, Detector, Detector]:
             f"standardised; {CHOSEN} by the linear probe",
             (group,), known, passes, READS_IMAGE,
             Probe(states(group), "mean-difference"),
-            "Standardised, which the paper's mass-mean probe is not.",
+            "Scaled by the variance of each feature; the paper's mass-mean probe is not scaled, "
+            "or, for data like those of training, by the covariance within the classes.",
         ),
         Detector(
             f"mahalanobis_{end}", f"Mahalanobis distance, {title}", "states", MAHALANOBIS,
@@ -290,7 +307,8 @@ def _distances(group: str) -> tuple[Detector, Detector, Detector]:
             "covariance (Ledoit and Wolf)",
             (group,), known, passes, "Unusual questions are far away too.",
             Distance(True, middle(group), mahalanobis),
-            "One Gaussian, of the faithful answers, instead of one per class.",
+            "One Gaussian, of the faithful answers, instead of one per class with a common "
+            "covariance; no perturbed inputs, and one layer in place of a combination of layers.",
         ),
         Detector(
             f"haloscope_{end}", f"HaloScope, {title}", "states", HALOSCOPE,
@@ -302,7 +320,8 @@ def _distances(group: str) -> tuple[Detector, Detector, Detector]:
             "The membership score itself, higher for a hallucination as in the paper; the paper "
             "trains a classifier on its thresholded values. Its public code averages projections "
             "before they are squared, and chooses layer, threshold, number of directions and the "
-            "sign of the score on labelled rows.",
+            "sign of the score on labelled rows; here layer and number are fixed."
+            + ("" if group == LAST_ANSWER else " The paper reads the last token of the answer."),
         ),
     )  # fmt: skip
 
