@@ -121,10 +121,7 @@ def detect(
     from vlmscope.sweeps import SweepSpec, check_label_set
     from vlmscope.sweeps.transfer.targets import targets
 
-    grouped: dict[str, Any] = {
-        "group_by": _grouping(group_by, leave_category_out),
-        "copies": copies,
-    }
+    grouped: Any = {"group_by": _grouping(group_by, leave_category_out), "copies": copies}
     spec = SweepSpec(folds=folds, repeats=repeats, draws=draws, seed=seed, **grouped)
     opened = open_run(run)
     check_label_set(run, labels)
