@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from detected_runs import detected_run, without_trees
+from detected_runs import detected_run, truth_of, without_trees
 from detector_worlds import data_of, noise_rows
-from vlmscope.detectors import DETECTORS, Rows, detect, detect_rows
+from vlmscope.detectors import DETECTORS, Rows, detect, detect_rows, transfer_detection
 from vlmscope.detectors.contrast import PENALTY, ccs, contrast, probe
 from vlmscope.detectors.states import LAST_PROMPT
 from vlmscope.errors import InputError
 from vlmscope.schema import Capture
+from vlmscope.store import Run
 from vlmscope.sweeps import SweepSpec
 
 NAME = "ccs_last_prompt_token"
@@ -149,24 +151,38 @@ def test_pairs_are_found_before_rows_are_left_out() -> None:
     assert found[NAME].auroc > 0.9
 
 
-def test_a_run_may_have_pairs(tmp_path: Path) -> None:
-    """Two rows about each image, the first of which says yes."""
-    truth = np.repeat(np.random.default_rng(2).random(60) < 0.5, 2) == np.tile([True, False], 60)
+def paired_run(folder: Path, seed: int, first: int = 0, pairs: int = 60, **options: Any) -> Run:
+    """Return a run with two rows about each image, the first of which says yes."""
+    right = np.random.default_rng(seed).random(pairs) < 0.5
+    truth = np.repeat(right, 2) == np.tile([True, False], pairs)
 
     def stated(row: Capture) -> Capture:
-        number = int(row.sample.id.removeprefix("q"))
+        number = int(row.sample.id[1:])
         pair, yes = divmod(number, 2)
         names = {"contrast_pair": f"p{pair}", "contrast_answer": "yes" if yes == 0 else "no"}
         noise = np.random.default_rng(number).standard_normal(8).astype(np.float32) * 0.3
-        noise[1] += 2.0 * truth[number]
+        noise[1] += 2.0 * truth[number - first]
         return replace(
             row, sample=replace(row.sample, metadata={**row.sample.metadata, **names}),
             image_sha256=f"{pair:064x}", vectors={**row.vectors, MIDDLE: noise},
         )  # fmt: skip
 
+    return detected_run(folder, truth, first=first, change=stated, **options)
+
+
+def test_a_run_may_have_pairs(tmp_path: Path) -> None:
+    """And another run, in which a row is left out because another detector has no value for it."""
     with without_trees():
-        run = detected_run(tmp_path / "run", truth, change=stated)
-        assert detect(run, NAME, SPEC)[NAME].auroc > 0.9
-        plain = detected_run(tmp_path / "plain", truth)
+        run = paired_run(tmp_path / "run", 2)
+        found = detect(run, [NAME, "perplexity"], SPEC)
+        assert found[NAME].auroc > 0.9
+        deep = {"num_layers": 6}  # whose middle layer is another
+        other = paired_run(
+            tmp_path / "other", 3, first=600, pairs=30, prefix="o", empty=[4], model=deep
+        )
+        [there] = transfer_detection(run, found, other, SPEC)
+        assert there.rows == 59
+        assert {row.name: row.auroc for row in there.results}[NAME] > 0.9
+        plain = detected_run(tmp_path / "plain", truth_of(60))
         with pytest.raises(InputError, match="has no column contrast_pair, column contrast_answer"):
             detect(plain, NAME, SPEC)

@@ -80,6 +80,8 @@ class Rows:
     """Heads of a layer."""
     num_layers: int = 0
     """Decoder layers of the model."""
+    trained_layers: int = 0
+    """In rows of a test run, those of the training run: distances read the middle one of these."""
     same_meaning: SameMeaning = by_rules
     """Whether two answers to a question mean the same."""
     undefined: dict[str, NDArray[np.bool_]] = field(default_factory=dict, init=False)

@@ -154,11 +154,12 @@ def check_folder(folder: Path, run: Path, labels: str = DEFAULT) -> None:
     """
     own = run / detectors_folder(labels)
     if folder in (own, own / SELECTED):
-        if not is_remote(folder) and folder.is_symlink():
-            raise StoreError(
-                f"{folder}: is a symbolic link, where a folder is expected; remove the link, or "
-                "give --out"
-            )
+        for each in (own, folder):
+            if not is_remote(each) and each.is_symlink():
+                raise StoreError(
+                    f"{each}: is a symbolic link, where a folder is expected; remove the link, or "
+                    "give --out"
+                )
         return
     resolved = folder if is_remote(folder) else folder.resolve()
     inside = next((each for each in (resolved, *resolved.parents) if is_run(each)), None)

@@ -77,7 +77,8 @@ def middle(group: str) -> Callable[[Rows], Matrix]:
 
 def _middle(group: str, rows: Rows) -> Matrix:
     layers = rows.layers_of(dict.fromkeys(rows.paths(group)), group)
-    return np.asarray(rows.vectors[layers[middle_layer(layers, rows.num_layers)]])
+    depth = rows.trained_layers or rows.num_layers
+    return np.asarray(rows.vectors[layers[middle_layer(layers, depth)]])
 
 
 def middle_layer(layers: Mapping[int, Any], depth: int) -> int:

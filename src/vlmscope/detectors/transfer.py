@@ -155,6 +155,7 @@ def transfer_to(
         report(f"transfer to {target.run.path.name}")
         groups = target.overlap.source_groups if target.paired else data.groups
         other = rows_of(target.run, target.data, same).take(target.kept)
+        other = replace(other, trained_layers=rows.num_layers)
         pair = Pair(
             _comparable(rows, target), data.truth, groups, _comparable(other, target),
             tuple(target.parts), spec, target, _different(source, target),
@@ -436,9 +437,7 @@ def _best_heads(method: BestHeads, pair: Pair) -> Floats:
 
 def _distance(method: Distance, pair: Pair) -> Floats:
     """Return the ranks of a distance to each part's training rows."""
-    # The layer nearest to the middle is that of the training run.
-    other = replace(pair.other, num_layers=pair.rows.num_layers)
-    matrix, test = (np.asarray(method.vectors(rows)) for rows in (pair.rows, other))
+    matrix, test = (np.asarray(method.vectors(rows)) for rows in (pair.rows, pair.other))
     if matrix.shape[1] != test.shape[1]:
         raise _OtherShapeError
 
