@@ -85,15 +85,21 @@ def naive_svar(shares: NDArray[np.float64]) -> float:
     return -sum(sum(shares[l][h][0] for h in range(HEADS)) / HEADS for l in MIDDLE)  # noqa: E741
 
 
+def of_answer(rows: Rows, row: int, name: str) -> list[float]:
+    """Return one value per token of the answer, without the end-of-turn token."""
+    values = [float(value) for value in rows.signals[name][row]]
+    return values[:-1] if rows.table["finish_reason"][row] == "stop" else values
+
+
 def naive_confidence(rows: Rows, row: int) -> float:
-    layers = [rows.signals[f"internal_confidence/layer_{layer}"][row] for layer in (1, 2)]
+    layers = [of_answer(rows, row, f"internal_confidence/layer_{layer}") for layer in (1, 2)]
     each = [max(values) for values in zip(*layers, strict=True)]
     return 1 - sum(each) / len(each)
 
 
 def naive_glsim(rows: Rows, row: int) -> float:
     near, local = (
-        rows.signals[f"similarity/{kind}/layer_2"][row]  # the last recorded layer
+        of_answer(rows, row, f"similarity/{kind}/layer_2")  # the last recorded layer
         for kind in ("last_prompt_token", "image_lens_top")
     )
     each = [0.6 * a + 0.4 * b for a, b in zip(near, local, strict=True)]
@@ -101,7 +107,7 @@ def naive_glsim(rows: Rows, row: int) -> float:
 
 
 def naive_contextual(rows: Rows, row: int) -> float:
-    largest = rows.signals["similarity/image_max/layer_2"][row]  # the middle of four
+    largest = of_answer(rows, row, "similarity/image_max/layer_2")  # the middle of four
     return -sum(largest) / len(largest)
 
 
@@ -393,6 +399,17 @@ def test_glsim_by_hand() -> None:
 
 def test_rouge_l_by_hand() -> None:
     assert rouge_l("one two three four", "two four five") == pytest.approx(2 * 2 / 7)
+
+
+def test_an_answer_that_only_ends_says_nothing_about_the_image() -> None:
+    """The end-of-turn token is no part of the answer, as for attention."""
+    short = np.flatnonzero(ROWS.table["num_answer_tokens"] == 1)[:2]
+    reasons = ROWS.table["finish_reason"].to_numpy(copy=True)
+    reasons[short] = "stop"
+    rows = replace(ROWS, table=ROWS.table.assign(finish_reason=reasons))
+    for name in ("internal_confidence", "glsim", "contextual_lens"):
+        lacking = DETECTORS[name].method.undefined(rows)
+        assert np.flatnonzero(lacking).tolist() == short.tolist(), name
 
 
 def test_what_is_undefined_is_nan_and_nothing_else() -> None:

@@ -33,9 +33,6 @@ RAUQ = Paper(
     "Vazhentsev et al.", 2025, "2505.20045",
 )  # fmt: skip
 
-STOP = "stop"
-"""Reason to finish of an answer whose last token is the end of turn."""
-
 IMAGE, TEXT, ANSWER, FIRST = range(len(ATTENDED))
 MEAN = OF_ANSWER.index("mean")
 
@@ -159,9 +156,7 @@ def lookback(rows: Rows) -> Features:
 
     def read() -> Floats:
         shares = rows.signals[ANSWER_SHARES][:, MEAN]
-        # Shares are of the tokens without the end of turn, log-probabilities of all.
-        ended = np.array([reason == STOP for reason in rows.text("finish_reason")])
-        tokens = np.array([len(each) for each in rows.per_token(ANSWER_LOGPROBS)]) - ended
+        tokens = np.array([len(each) for each in rows.of_answer(ANSWER_LOGPROBS)])
         found = lookback_ratio(
             shares[..., [IMAGE, TEXT, FIRST]].sum(axis=-1),
             shares[..., ANSWER],

@@ -23,6 +23,10 @@ ANSWER_LOGPROBS = "answer_logprobs"
 """Name of the log-probabilities of the answer's tokens among the signals."""
 
 
+STOP = "stop"
+"""Reason to finish of an answer whose last token is the end of turn."""
+
+
 class Columns(Mapping[str, Any]):
     """Columns by name, each read when it is used: lists and arrays whose first axis is the row.
 
@@ -132,6 +136,12 @@ class Rows:
             np.empty(0) if values is None else np.asarray(values, np.float64).ravel()
             for values in self.signals[name]
         ]
+
+    def of_answer(self, name: str) -> list[Floats]:
+        """Return ``per_token`` without the end-of-turn token of the answers that have one."""
+        ended = [reason == STOP for reason in self.text("finish_reason")]
+        each = zip(self.per_token(name), ended, strict=True)
+        return [values[: len(values) - end] for values, end in each]
 
     def once(self, compute: Callable[[Rows], Any]) -> Any:
         """Return what a function computes of these rows: a value for each, computed only once.
