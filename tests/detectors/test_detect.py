@@ -443,6 +443,7 @@ def test_a_named_label_set_has_its_own_folder(copied: Run) -> None:
     [
         ("{", "not JSON"),
         ("[]", "not a result of vlmscope detect"),
+        ("null", "is null"),
         ('{"kind": "vlmscope detectors", "schema_version": 2}', "another version"),
         ('{"kind": "vlmscope detectors", "schema_version": 1}', "unreadable"),
         (

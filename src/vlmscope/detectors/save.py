@@ -78,8 +78,8 @@ def detectors_folder(labels: str = DEFAULT) -> str:
 def folder_of(run: Run, evaluated: Iterable[str], labels: str = DEFAULT) -> Path:
     """Return the run's folder for the results of a selection of detectors.
 
-    Results of detectors that are not in the selection are not replaced, unless they are stale or
-    damaged: then the selection has a folder of its own.
+    If the run has current results of detectors that are not in the selection, these are kept, and
+    the selection has a folder of its own.
 
     Args:
         run: The run.

@@ -181,13 +181,16 @@ def saved_document(path: Path, damaged: Callable[[str], StoreError]) -> Any:
         StoreError: It cannot be read, or is not JSON.
     """
     try:
-        return load_json(read_document(path).decode())
+        found = load_json(read_document(path).decode())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise damaged(f"not JSON ({one_line(error)})") from error
+    if found is None:
+        raise damaged("is null")
+    return found
 
 
 def of_another(saved: Mapping[str, Any], run: Run, labels: str) -> str:
