@@ -28,10 +28,11 @@ TITLES = {
 
 
 def tables() -> str:
-    """Return a table for each group, including the markers."""
+    """Return a table for each group, and the papers, including the markers."""
     lines = [BEGIN, ""]
     for group in GROUPS:
         lines += [f"### {TITLES[group]}", "", *_table(group), ""]
+    lines += ["### Papers", "", *_papers(), ""]
     return "\n".join([*lines, END])
 
 
@@ -53,9 +54,16 @@ def _table(group: str) -> Iterator[str]:
 def _paper(paper: Paper | None) -> str:
     if paper is None:
         return ""
-    if not paper.arxiv:
-        return paper.citation
-    return f"[{paper.citation}](https://arxiv.org/abs/{paper.arxiv})"
+    return f"[{paper.citation}]({paper.link})"
+
+
+def _papers() -> list[str]:
+    """Return a line for each paper: authors and year, title, and where it was published."""
+    papers = {each.paper for each in DETECTORS.values() if each.paper is not None}
+    return [
+        f"- [{paper.citation}]({paper.link}), *{paper.title}*{paper.venue and f', {paper.venue}'}"
+        for paper in sorted(papers, key=lambda paper: (paper.authors, paper.year, paper.title))
+    ]
 
 
 def _notes(each: Detector) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detected_runs import detected_run, label, truth_of, without_trees
+from detected_runs import WIDER, detected_run, label, truth_of, widened, without_trees
 from vlmscope.store import open_run
 
 Command = Callable[..., Any]
@@ -65,7 +65,7 @@ def test_the_report_has_a_section_until_it_is_stale(vlmscope: Command, run: Path
     text = page.read_text()
     assert 'id="detectors"' in text
     assert "perplexity of the answer" in text
-    assert "Ren et al. 2022" in text
+    assert "Ren et al. 2023" in text
     assert (run / "plots" / "detectors_by_cost.svg").is_file()
     label(run, open_run(run).ids, ~truth_of(90))
     done = vlmscope("report", run)
@@ -90,6 +90,43 @@ def test_it_tests_on_other_runs(vlmscope: Command, run: Path, tmp_path: Path) ->
     assert {row["name"] for row in there["results"]} >= {"perplexity", "question_words"}
     assert vlmscope("report", run).code == 0
     assert "the same model, 60 answers" in (run / "report.html").read_text()
+
+
+def test_what_is_not_tested_on_a_wider_model_is_one_line(
+    vlmscope: Command, run: Path, tmp_path: Path
+) -> None:
+    detected_run(
+        tmp_path / "wide", truth_of(60, seed=3), first=500, prefix="o", change=widened, model=WIDER
+    )
+    done = vlmscope("detect", run, *QUICK, "--test", tmp_path / "wide")
+    assert done.code == 0, done.err
+    text = " ".join(done.out.split())
+    assert (
+        "not tested on test 1: HaloScope, last prompt token: query_token_representation: its width "
+        "is 10 in the test run, 8 in training" in text
+    )
+    assert text.count("not tested on test 1") == 1
+    assert "another model (wider), 60 answers" in text
+
+
+def test_a_selection_keeps_what_others_found(vlmscope: Command, run: Path) -> None:
+    assert vlmscope("detect", run, *QUICK).code == 0
+    files = [run / "detectors" / name for name in ("detectors.json", "risks.parquet")]
+    before = [path.read_bytes() for path in files]
+    done = vlmscope("detect", run, *QUICK[:-1], "svar")
+    assert done.code == 2
+    assert "(SVAR) (the run has no signals/attention_answer); name others" in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    done = vlmscope("detect", run, *QUICK[:-1], "mean_logprob", "--json")
+    assert done.code == 0, done.err
+    assert "mean_logprob" in {row["name"] for row in json.loads(done.out)["results"]}
+    assert (run / "detectors" / "selected" / "risks.parquet").is_file()
+    done = vlmscope("detect", run, *QUICK[:-1], "mean_logprob")
+    shown = "".join(done.out.split())
+    assert f"{run}/detectors/selected" in shown
+    assert f"{run}/detectorshastheresultsofmoredetectors,whichareunchanged" in shown
+    assert "next: " not in done.err
+    assert [path.read_bytes() for path in files] == before
 
 
 def test_categories_are_left_out_and_results_are_printed_as_json(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from store_support import make_capture, make_manifest
+from store_support import VISION, make_capture, make_manifest
 from vlmscope.detectors import DETECTORS
 from vlmscope.schema import Capture, Score
 from vlmscope.store import Run, RunWriter, open_run, write_labels
@@ -57,6 +58,8 @@ def detected_run(
     empty: Sequence[int] = (),
     prefix: str = "q",
     change: Any = None,
+    model: Mapping[str, Any] = MappingProxyType({}),
+    capture: Mapping[str, Any] = MappingProxyType({}),
 ) -> Run:
     """Return a labelled run on disk.
 
@@ -67,6 +70,8 @@ def detected_run(
         empty: Rows whose answer has no token.
         prefix: Beginning of the ids.
         change: Row → row.
+        model: Changes of the manifest's model.
+        capture: Changes of what the manifest says of the capture.
     """
     rows = [
         row_of(first + i, bool(wrong), tokens=0 if i in empty else 3, prefix=prefix)
@@ -74,12 +79,23 @@ def detected_run(
     ]
     rows = [change(row) if change else row for row in rows]
     record = make_manifest(
-        run_id=f"{folder.name}-{'0' * 32}"[:32], capture={"signals": ("entropy",)}
-    )
+        run_id=f"{folder.name}-{'0' * 32}"[:32], model=dict(model),
+        capture={"signals": ("entropy",), **capture},
+    )  # fmt: skip
     with RunWriter(folder, record) as writer:
         writer.add(rows)
     label(folder, [row.sample.id for row in rows], truth)
     return open_run(folder)
+
+
+WIDER = {"weights_hash": "v" * 64, "name": "wider", "hidden_size": 10}
+"""What a manifest says of a model whose decoder is wider."""
+
+
+def widened(row: Capture) -> Capture:
+    """Return a row of a model whose decoder is wider."""
+    wide = {p: v if len(v) == VISION else np.resize(v, 10) for p, v in row.vectors.items()}
+    return replace(row, vectors=wide)
 
 
 @contextmanager

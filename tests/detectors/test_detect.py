@@ -13,7 +13,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from detected_runs import CATEGORIES, detected_run, label, row_of, truth_of, without_trees
+from detected_runs import (
+    CATEGORIES,
+    WIDER,
+    detected_run,
+    label,
+    row_of,
+    truth_of,
+    widened,
+    without_trees,
+)
 from store_support import make_manifest
 from vlmscope.detectors import (
     DETECTORS,
@@ -33,6 +42,7 @@ from vlmscope.detectors import (
 from vlmscope.detectors.registry import chosen
 from vlmscope.detectors.results import METRICS
 from vlmscope.detectors.run import incomplete
+from vlmscope.detectors.save import folder_of
 from vlmscope.detectors.verdict import verdict
 from vlmscope.errors import InputError, StoreError
 from vlmscope.schema import Capture
@@ -147,7 +157,7 @@ def test_rows_without_a_value_are_left_out_for_all(found: Detection) -> None:
 
 
 def test_what_the_run_lacks_is_listed_with_the_reason(run: Run) -> None:
-    found = detect(run, "samples,svar,halp_image_mean_linear,p_true", SPEC)
+    found = detect(run, "category,samples,svar,halp_image_mean_linear,p_true", SPEC)
     reasons = {each.name: each.reason for each in found.unavailable}
     assert reasons["svar"] == "the run has no signals/attention_answer"
     assert reasons["semantic_entropy"] == (
@@ -210,9 +220,32 @@ def test_without_any_detector_it_says_so(run: Run) -> None:
     data, spec = detect(run, "max_entropy", SPEC).data, SPEC
     rows = Rows(pd.DataFrame({"answer": ["x"] * len(data.truth)}))
     with pytest.raises(
-        InputError, match="perplexity of the answer: the run has no answer_logprobs"
+        InputError, match=r"perplexity of the answer \(the run has no answer_logprobs\)"
     ):
         detect_rows(data, rows, [DETECTORS["perplexity"]], spec)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ("svar", r"\(SVAR\) \(the run has no signals/attention_answer\); name others"),
+        ("samples", r"lexical self-consistency .* and 6 others for similar reasons"),
+        (["p_true"], "the run has no signals/p_true"),
+    ],
+)
+def test_a_selection_of_which_nothing_can_be_evaluated_is_refused(
+    run: Run, names: str | list[str], words: str
+) -> None:
+    """Baselines that need no model are added to it, which alone nobody asked for."""
+    with pytest.raises(InputError, match=words):
+        detect(run, names, SPEC)
+
+
+def test_a_selection_without_values_is_refused(run: Run) -> None:
+    own = replace(DETECTORS["perplexity"], name="some", title="some",
+                  method=Score(lambda rows: np.full(len(rows), np.nan)))  # fmt: skip
+    with pytest.raises(InputError, match="some \\(has no value for 120 of 120 rows\\)"):
+        detect(run, [own], SPEC)
 
 
 def test_a_detector_of_ones_own(run: Run) -> None:
@@ -410,6 +443,7 @@ def test_a_named_label_set_has_its_own_folder(copied: Run) -> None:
     [
         ("{", "not JSON"),
         ("[]", "not a result of vlmscope detect"),
+        ("null", "is null"),
         ('{"kind": "vlmscope detectors", "schema_version": 2}', "another version"),
         ('{"kind": "vlmscope detectors", "schema_version": 1}', "unreadable"),
         (
@@ -516,6 +550,27 @@ def test_nothing_else_is_replaced(copied: Run, found: Detection, tmp_path: Path)
         save_detection(copied, found)
 
 
+def test_a_selection_is_saved_beside_the_results_of_more(copied: Run, found: Detection) -> None:
+    fewer = replace(found, results=found.results[:-1])
+    names = [row.name for row in found.results]
+    own, beside = copied.path / "detectors", copied.path / "detectors" / "selected"
+    assert folder_of(copied, names) == own
+    save_detection(copied, found)
+    before = (own / "detectors.json").read_bytes()
+    assert folder_of(copied, names) == own
+    assert folder_of(copied, names[:-1]) == beside
+    assert save_detection(copied, fewer, beside) == beside
+    assert (own / "detectors.json").read_bytes() == before
+    assert len(json.loads((beside / "detectors.json").read_text())["results"]) == len(names) - 1
+    assert copied.check() == []
+    truth = truth_of(COUNT)
+    truth[3] = ~truth[3]
+    label(copied.path, copied.ids, truth)
+    assert folder_of(copied, names[:-1]) == own, "stale results are replaced"
+    (own / "detectors.json").write_text("{")
+    assert folder_of(copied, names[:-1]) == own, "damaged ones too"
+
+
 # On other runs.
 
 
@@ -584,6 +639,66 @@ def test_a_test_run_without_many_values_keeps_its_rows(
     )
     by_name = {row.name: row for row in there.results}
     assert by_name["halp_last_prompt_token_linear"].auroc > 0.9
+
+
+def test_a_model_of_another_width_is_tested_by_what_reads_no_states(
+    run: Run, tmp_path: Path
+) -> None:
+    found = detect(run, [*QUICK, "halp_vision_only_linear"], SPEC)
+    truth = truth_of(60, seed=5)
+    other = detected_run(
+        tmp_path / "wide", truth, first=300, prefix="o", change=widened, model=WIDER
+    )
+    [there] = transfer_detection(run, found, other, SPEC)
+    assert there.rows == 60
+    tested = {row.name for row in there.results}
+    assert tested == set(found.detectors) - {
+        "halp_last_prompt_token_linear", "mahalanobis_last_prompt_token", "answer_length",
+    }  # fmt: skip
+    reasons = {each.name: each.reason for each in there.unavailable}
+    reason = "query_token_representation: its width is 10 in the test run, 8 in training"
+    assert reasons["halp_last_prompt_token_linear"] == reason
+    assert reasons["mahalanobis_last_prompt_token"] == reason
+
+
+def test_vectors_that_are_other_things_in_the_test_run_are_not_compared(
+    run: Run, found: Detection, tmp_path: Path
+) -> None:
+    """The vision encoder pooled in another way; and no layer of the decoder in common."""
+
+    def deeper(row: Capture) -> Capture:
+        moved = {p.replace("layer_2", "layer_1"): v for p, v in row.vectors.items()}
+        kept = {p: v for p, v in moved.items() if not p.endswith(("layer_0", "layer_3"))}
+        return replace(row, vectors=kept)
+
+    vision = detect(run, "halp_vision_only_linear", SPEC)
+    other = detected_run(
+        tmp_path / "other", truth_of(60, seed=5), first=300, prefix="o", change=deeper,
+        capture={"layers": (1,), "vision_pooling": "valid"},
+    )  # fmt: skip
+    [there] = transfer_detection(run, vision, other, SPEC)
+    [missing] = [each for each in there.unavailable if each.name.startswith("halp")]
+    assert missing.reason.endswith("it is pooled in another way in the test run")
+    [there] = transfer_detection(run, found, other, SPEC)
+    [missing] = [each for each in there.unavailable if each.name.startswith("mahalanobis")]
+    assert missing.reason == "query_token_representation: the runs have no layer of it in common"
+
+
+def test_a_distance_is_to_the_same_layer_in_both_runs(run: Run, tmp_path: Path) -> None:
+    """The test run is of a deeper model, whose layer nearest to the middle is another."""
+    name = "mahalanobis_last_prompt_token"
+    found = detect(run, name, SPEC)
+    aurocs = [
+        transfer_detection(run, found, other, SPEC)[0].results[-1].auroc
+        for depth in (4, 6)
+        for other in [
+            detected_run(
+                tmp_path / str(depth), truth_of(60, seed=5), first=300, prefix="o",
+                model={"num_layers": depth},
+            )
+        ]
+    ]  # fmt: skip
+    assert aurocs[0] == aurocs[1]
 
 
 def test_the_training_run_is_no_test(run: Run, found: Detection) -> None:

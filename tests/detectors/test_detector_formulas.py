@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from sklearn.covariance import LedoitWolf
 
 from detector_worlds import HEADS, LAYERS, noise_rows, with_signal
 from vlmscope.dataset.images.thumbnail import image_thumbnail
-from vlmscope.detectors import DETECTORS, BestHeads, Distance, Probe, Rows, Score
+from vlmscope.detectors import DETECTORS, BestHeads, Distance, Probe, Rows, Score, states
 from vlmscope.detectors.attention import image_attention, lookback, lookback_ratio, rauq, svar
 from vlmscope.detectors.lens import contextual_lens, glsim
 from vlmscope.detectors.meaning import meaning_sets
@@ -84,15 +85,21 @@ def naive_svar(shares: NDArray[np.float64]) -> float:
     return -sum(sum(shares[l][h][0] for h in range(HEADS)) / HEADS for l in MIDDLE)  # noqa: E741
 
 
+def of_answer(rows: Rows, row: int, name: str) -> list[float]:
+    """Return one value per token of the answer, without the end-of-turn token."""
+    values = [float(value) for value in rows.signals[name][row]]
+    return values[:-1] if rows.table["finish_reason"][row] == "stop" else values
+
+
 def naive_confidence(rows: Rows, row: int) -> float:
-    layers = [rows.signals[f"internal_confidence/layer_{layer}"][row] for layer in (1, 2)]
+    layers = [of_answer(rows, row, f"internal_confidence/layer_{layer}") for layer in (1, 2)]
     each = [max(values) for values in zip(*layers, strict=True)]
     return 1 - sum(each) / len(each)
 
 
 def naive_glsim(rows: Rows, row: int) -> float:
     near, local = (
-        rows.signals[f"similarity/{kind}/layer_2"][row]  # the last recorded layer
+        of_answer(rows, row, f"similarity/{kind}/layer_2")  # the last recorded layer
         for kind in ("last_prompt_token", "image_lens_top")
     )
     each = [0.6 * a + 0.4 * b for a, b in zip(near, local, strict=True)]
@@ -100,7 +107,7 @@ def naive_glsim(rows: Rows, row: int) -> float:
 
 
 def naive_contextual(rows: Rows, row: int) -> float:
-    largest = rows.signals["similarity/image_max/layer_2"][row]  # the middle of four
+    largest = of_answer(rows, row, "similarity/image_max/layer_2")  # the middle of four
     return -sum(largest) / len(largest)
 
 
@@ -266,12 +273,30 @@ def test_principal_directions_are_those_of_the_complete_decomposition(
     matrix = np.random.default_rng(3).standard_normal((rows, columns))
     matrix -= matrix.mean(axis=0)
     _, values, directions = np.linalg.svd(matrix, full_matrices=False)
-    found, shown = principal(matrix, 4)
+    centre = matrix.mean(axis=0)
+    found, shown = principal(matrix + 3, centre + 3, 4)
     assert found == pytest.approx(values[:4])
     assert np.abs((shown * directions[:4]).sum(axis=1)) == pytest.approx(np.ones(4))
-    complete, _ = principal(matrix, 64)
+    complete, _ = principal(matrix, centre, 64)
     assert len(complete) == min(rows - 1, columns), "a centred matrix has one direction less"
-    assert len(principal(np.zeros((5, 3)), 2)[0]) == 1, "of a matrix of zeros"
+    assert len(principal(np.zeros((5, 3)), np.zeros(3), 2)[0]) == 1, "of a matrix of zeros"
+
+
+def test_distances_convert_a_block_of_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of float32 states; a copy of all in float64 is twice as large as they are."""
+    rng = np.random.default_rng(4)
+    train, test = (rng.standard_normal((count, 400), np.float32) + 5 for count in (3000, 200))
+    truth = rng.random(3000) < 0.4
+    expected = [score(train, truth, test) for score in (haloscope, mahalanobis)]
+    monkeypatch.setattr(states, "BLOCK", 77)
+    for score, known in zip((haloscope, mahalanobis), expected, strict=True):
+        tracemalloc.start()
+        found = score(train, truth, test)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found.dtype == np.float64
+        assert found == pytest.approx(known, rel=1e-9)
+        assert peak < 2 * train.nbytes
 
 
 def test_statistics_of_an_image_with_known_pixels() -> None:
@@ -374,6 +399,17 @@ def test_glsim_by_hand() -> None:
 
 def test_rouge_l_by_hand() -> None:
     assert rouge_l("one two three four", "two four five") == pytest.approx(2 * 2 / 7)
+
+
+def test_an_answer_that_only_ends_says_nothing_about_the_image() -> None:
+    """The end-of-turn token is no part of the answer, as for attention."""
+    short = np.flatnonzero(ROWS.table["num_answer_tokens"] == 1)[:2]
+    reasons = ROWS.table["finish_reason"].to_numpy(copy=True)
+    reasons[short] = "stop"
+    rows = replace(ROWS, table=ROWS.table.assign(finish_reason=reasons))
+    for name in ("internal_confidence", "glsim", "contextual_lens"):
+        lacking = DETECTORS[name].method.undefined(rows)
+        assert np.flatnonzero(lacking).tolist() == short.tolist(), name
 
 
 def test_what_is_undefined_is_nan_and_nothing_else() -> None:

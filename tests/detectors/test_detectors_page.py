@@ -17,8 +17,16 @@ def test_the_page_has_the_table_of_the_registry() -> None:
 def test_every_paper_of_a_detector_is_linked() -> None:
     tables = detectors_table.tables()
     for each in DETECTORS.values():
-        if each.paper is not None and each.paper.arxiv:
-            assert f"[{each.paper.citation}](https://arxiv.org/abs/{each.paper.arxiv})" in tables
+        if each.paper is not None:
+            assert bool(each.paper.arxiv) != bool(each.paper.doi)
+            assert f"[{each.paper.citation}]({each.paper.link})" in tables
+            assert each.paper.title in tables
+
+
+def test_papers_are_told_apart_by_authors_and_year() -> None:
+    papers = {each.paper for each in DETECTORS.values() if each.paper is not None}
+    assert len({paper.citation for paper in papers}) == len({paper.link for paper in papers})
+    assert len(papers) == len({paper.link for paper in papers}), "one description of each"
 
 
 def test_adding_a_detector_takes_twenty_lines() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -13,10 +16,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from detector_worlds import noise_rows
+from vlmscope.detectors import DETECTORS, Score
 from vlmscope.detectors.meaning import meaning_sets
-from vlmscope.detectors.nli import meaning_by_model
+from vlmscope.detectors.nli import Entailment, meaning_by_model
 from vlmscope.errors import ModelError
 from vlmscope.model.entailment import load_entailment_model
+from vlmscope.score import normalise
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "what", "is", "it", "red", "crimson", "blue")
 
@@ -82,6 +88,58 @@ def test_both_directions_are_needed_and_equal_answers_are_not_asked(
     assert same("what is it", "Red.", "red")
     assert not same("what is it", "red", "blue"), "known already"
     assert len(asked) == 2
+
+
+class Ordered:
+    """A model by whose rule a text entails those that begin with the same letter, or are longer."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[tuple[str, str]]] = []
+
+    def entails(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        self.batches.append(list(pairs))
+        return [self.rule(*pair) for pair in pairs]
+
+    @staticmethod
+    def rule(premise: str, hypothesis: str) -> bool:
+        one, other = (text.rpartition("? ")[2] for text in (premise, hypothesis))
+        return one[:1] == other[:1] or len(other) > len(one)
+
+
+@pytest.mark.parametrize("name", ["semantic_sets", "semantic_entropy", "selfcheck"])
+def test_comparisons_of_many_rows_are_decided_in_batches(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the numbers that pair by pair gives, each pair of texts once."""
+    monkeypatch.setattr("vlmscope.detectors.samples.TOGETHER", 16)
+    model = Ordered()
+    rows = noise_rows(3, 30)
+
+    def plain(question: str, one: str, other: str) -> bool:
+        first, second = f"{question} {one}", f"{question} {other}"
+        equal = normalise(one) == normalise(other)
+        return equal or (model.rule(first, second) and model.rule(second, first))
+
+    method = DETECTORS[name].method
+    assert isinstance(method, Score)
+    found = method.compute(replace(rows, same_meaning=Entailment(model)))  # type: ignore[arg-type]
+    assert np.array_equal(found, method.compute(replace(rows, same_meaning=plain)))
+    assert len(set(found)) > 2
+    assert 0 < len(model.batches) <= 8, "16 and 14 rows of 4 samples"
+    asked = [pair for batch in model.batches for pair in batch]
+    assert len(asked) == len(set(asked)) > 50
+
+
+def test_what_is_known_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlmscope.detectors.nli.MOST_KNOWN", 6)
+    model = Ordered()
+    same = Entailment(model)  # type: ignore[arg-type]
+    asked = [("?", letter, "z") for letter in "abcd"]
+    same.prepare(asked[:3])
+    assert [same(*each) for each in asked] == [False] * 4
+    assert [len(batch) for batch in model.batches] == [6, 2]
+    assert not same(*asked[0])
+    assert len(model.batches) == 3, "asked again"
 
 
 def test_another_classifier_is_refused(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_a_summary_that_lacks_something_is_refused(
         read_sweep(run)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", ""])
+@pytest.mark.parametrize("text", ["{", "[]", "null", ""])
 def test_a_summary_that_is_none_is_refused(run: Run, text: str) -> None:
     (run.path / "probes" / "results.json").write_text(text)
     with pytest.raises(StoreError, match=r"results\.json: damaged, .* run 'vlmscope probe"):

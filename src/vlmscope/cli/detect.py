@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +24,7 @@ from vlmscope.cli.paths import check_writable
 
 if TYPE_CHECKING:
     from vlmscope.detectors import Detection, DetectionTransfer, DetectorResult
+    from vlmscope.detectors.results import Unavailable
 
 HEADINGS = (
     "", "known", "AUROC", "95% interval", "above no\nmodel", "above one\nnumber", "AUPRC", "AURC",
@@ -51,7 +52,7 @@ def detect(
             metavar="NAME[,NAME]",
             help="Detectors, or groups of them: no_model, answer, attention, states, lens, "
             "samples, asked (default: all that the run allows). The baselines that need no model "
-            "are always included.",
+            "are always included. Results of other detectors in the run are kept.",
             show_default=False,
         ),
     ] = None,
@@ -66,7 +67,7 @@ def detect(
             metavar="PATH",
             parser=options.path_or_url,
             help="Folder for results and figures (default: RUN/detectors, RUN/detectors-<name> "
-            "for a named label set).",
+            "for a named label set; its folder selected for --detectors of fewer).",
             show_default=False,
         ),
     ] = None,
@@ -114,43 +115,49 @@ def detect(
     from vlmscope.detectors import detect as evaluate
     from vlmscope.detectors import save_detection
     from vlmscope.detectors.nli import meaning_by_model
-    from vlmscope.detectors.save import DOCUMENT, check_folder, detectors_folder
+    from vlmscope.detectors.save import DOCUMENT, check_folder, detectors_folder, folder_of
     from vlmscope.detectors.transfer import transfer_to
     from vlmscope.store import DEFAULT, open_run, read_document
     from vlmscope.sweeps import SweepSpec, check_label_set
     from vlmscope.sweeps.transfer.targets import targets
 
-    spec = SweepSpec(
-        folds=folds, repeats=repeats, group_by=_grouping(group_by, leave_category_out),
-        copies=copies, draws=draws, seed=seed,
-    )  # fmt: skip
+    grouped: Any = {"group_by": _grouping(group_by, leave_category_out), "copies": copies}
+    spec = SweepSpec(folds=folds, repeats=repeats, draws=draws, seed=seed, **grouped)
     opened = open_run(run)
     check_label_set(run, labels)
-    folder = out or run / detectors_folder(labels)
+    own = run / detectors_folder(labels)
+    folder = out or own
     check_writable(folder)
     check_folder(folder, run, labels)
     if nli is not None:
         quiet_libraries()
     with stderr.status("reading") as status:
-        step = {"progress": lambda doing: status.update(f"detectors: {doing}")}
-        meaning = None if nli is None else meaning_by_model(nli)
+        common: dict[str, Any] = {
+            "labels": labels, "same_meaning": None if nli is None else meaning_by_model(nli),
+            "progress": lambda doing: status.update(f"detectors: {doing}"),
+        }  # fmt: skip
         others = [open_run(options.path_or_url(each)) for each in test]
-        aims = targets(opened, others, spec, labels=labels) if others else ()
-        found = evaluate(opened, detectors, spec, labels=labels, same_meaning=meaning, **step)
-        transfers = transfer_to(
-            opened, found, aims, spec, labels=labels, same_meaning=meaning, **step
-        )
+        aims = targets(opened, others, spec, labels=labels, vectors=False) if others else ()
+        found = evaluate(opened, detectors, spec, **common)
+        transfers = transfer_to(opened, found, aims, spec, **common)
         status.update("saving")
+        if folder == own and detectors is not None:
+            folder = folder_of(opened, found.detectors, labels)
         save_detection(opened, found, folder, transfers=transfers)
-    document = json.loads(read_document(folder / DOCUMENT).decode())
     if as_json:
-        stdout.print_json(json.dumps(document))
+        stdout.print_json(read_document(folder / DOCUMENT).decode())
     else:
-        _show(found, document["verdict"])
-        show_transfers(found, transfers)
-        stdout.print(f"\nresults, risks and figures are in {folder}")
-    if folder == run / detectors_folder(labels):
+        _show(found, json.loads(read_document(folder / DOCUMENT).decode())["verdict"], transfers)
+        _show_folder(folder, own)
+    if folder == own:
         show_next("report", str(run), *(() if labels == DEFAULT else ("--labels", labels)))
+
+
+def _show_folder(folder: Path, own: Path) -> None:
+    """Print where the results are, and that those of the run are kept if they are beside them."""
+    stdout.print(f"\nresults, risks and figures are in {folder}")
+    if own in folder.parents:
+        stdout.print(f"{own} has the results of more detectors, which are unchanged")
 
 
 def _grouping(group_by: str, leave_category_out: bool) -> str:
@@ -171,8 +178,8 @@ def _grouping(group_by: str, leave_category_out: bool) -> str:
     return "category"
 
 
-def _show(found: Detection, verdict: Sequence[str]) -> None:
-    """Print the findings and a line for each detector."""
+def _show(found: Detection, verdict: Sequence[str], transfers: Sequence[DetectionTransfer]) -> None:
+    """Print the findings, a line for each detector, and the results on other runs."""
     for line in verdict:
         show(Text(shown_text(line, len(line))))
     stdout.print()
@@ -196,6 +203,7 @@ def _show(found: Detection, verdict: Sequence[str]) -> None:
     )
     for each in found.unavailable:
         show(Text(f"not evaluated: {each.title}: {each.reason}", style="dim"))
+    show_transfers(found, transfers)
 
 
 def _cells(row: DetectorResult) -> list[str | Text]:
@@ -245,6 +253,17 @@ def show_transfers(found: Detection, transfers: Sequence[DetectionTransfer]) -> 
         cells = [_auroc(each.get(row.name)) for each in by_name]
         table.add_row(Text(row.title), _auroc(row), *cells)
     show(table)
+    for number, each in enumerate(transfers, 1):
+        for line in _untested(each.unavailable):
+            show(Text(f"not tested on test {number}: {line}", style="dim"))
+
+
+def _untested(unavailable: Sequence[Unavailable]) -> Iterator[str]:
+    """Yield a line for each reason why detectors were not tested, with their titles."""
+    from vlmscope.detectors.verdict import named
+
+    for reason in dict.fromkeys(each.reason for each in unavailable):
+        yield f"{named([e.title for e in unavailable if e.reason == reason])}: {reason}"
 
 
 def _auroc(row: Any) -> str:

@@ -4,8 +4,8 @@
 - ``registry``: all of them, by name
 - ``rows``: what detectors read; ``meaning``, ``nli``: whether two answers mean the same
 - ``methods``: scores without a fit, probes, distances and baselines, in grouped folds
-- One file for each group: ``no_model``, ``answer``, ``attention``, ``states``, ``lens``,
-  ``samples``, ``asked``
+- One file for each group: ``no_model``, ``answer``, ``attention``, ``states`` (and ``contrast``, of
+  pairs of rows), ``lens``, ``samples``, ``asked``
 - ``run``: ``detect``: same rows, same folds, for every detector
 - ``evaluate``: metrics, intervals over images, corrected comparisons
 - ``results``: what it returns, plain data; ``verdict``: its findings in sentences

@@ -13,11 +13,11 @@ from vlmscope.detectors.rows import ANSWER_LOGPROBS, Floats, Rows
 SELFCHECK = Paper(
     "SelfCheckGPT: Zero-Resource Black-Box Hallucination Detection for Generative Large Language "
     "Models",
-    "Manakul et al.", 2023, "2303.08896",
+    "Manakul et al.", 2023, "2303.08896", "EMNLP",
 )  # fmt: skip
 REN = Paper(
     "Out-of-Distribution Detection and Selective Generation for Conditional Language Models",
-    "Ren et al.", 2022, "2209.15558",
+    "Ren et al.", 2023, "2209.15558", "ICLR",
 )  # fmt: skip
 FIRST_TOKEN = Paper(
     "The First to Know: How Token Distributions Reveal Hidden Knowledge in Large Vision-Language "
@@ -26,13 +26,14 @@ FIRST_TOKEN = Paper(
 )  # fmt: skip
 MALININ = Paper(
     "Uncertainty Estimation in Autoregressive Structured Prediction",
-    "Malinin and Gales", 2020, "2002.07650",
+    "Malinin and Gales", 2021, "2002.07650", "ICLR",
 )  # fmt: skip
 
 TOKENS = (
     "The end-of-turn token counts, as the model generated it; short answers are dominated by it."
 )
 LENGTH = "Grows with the length of the answer."
+WHOLE = "The paper scores each sentence of a text; here an answer is scored as a whole."
 
 
 def of_tokens(name: str, statistic: Callable[[Floats], float]) -> Callable[[Rows], Floats]:
@@ -98,31 +99,32 @@ DETECTORS = (
         "mean of the negative log-probabilities of the answer's tokens",
         (ANSWER_LOGPROBS,), AFTER, "answer",
         f"{TOKENS} Orders answers as perplexity does.",
-        Score(of_tokens(ANSWER_LOGPROBS, lambda each: float(-np.mean(each)))),
+        Score(of_tokens(ANSWER_LOGPROBS, lambda each: float(-np.mean(each)))), WHOLE,
     ),
     Detector(
         "min_logprob", "least likely token", "answer", SELFCHECK,
         "largest negative log-probability of a token of the answer",
         (ANSWER_LOGPROBS,), AFTER, "answer", LENGTH,
-        Score(of_tokens(ANSWER_LOGPROBS, lambda each: float(-np.min(each)))),
+        Score(of_tokens(ANSWER_LOGPROBS, lambda each: float(-np.min(each)))), WHOLE,
     ),
     Detector(
         "sequence_probability", "probability of the answer", "answer", MALININ,
         "negative log-probability of the complete answer: the sum over its tokens",
         (ANSWER_LOGPROBS,), AFTER, "answer", LENGTH,
         Score(of_tokens(ANSWER_LOGPROBS, lambda each: float(-np.sum(each)))),
+        "The paper's probability is that of an ensemble of models.",
     ),
     Detector(
         "mean_entropy", "mean entropy", "answer", SELFCHECK,
         "mean entropy of the distributions of the answer's tokens, in nats",
         ("signals/entropy",), AFTER, "answer", TOKENS,
-        Score(of_tokens("entropy", lambda each: float(np.mean(each)))),
+        Score(of_tokens("entropy", lambda each: float(np.mean(each)))), WHOLE,
     ),
     Detector(
         "max_entropy", "largest entropy", "answer", SELFCHECK,
         "largest entropy of a token's distribution, in nats",
         ("signals/entropy",), AFTER, "answer", LENGTH,
-        Score(of_tokens("entropy", lambda each: float(np.max(each)))),
+        Score(of_tokens("entropy", lambda each: float(np.max(each)))), WHOLE,
     ),
     Detector(
         "first_token_entropy", "entropy of the first token", "answer", None,

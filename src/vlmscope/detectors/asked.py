@@ -16,7 +16,7 @@ KADAVATH = Paper(
 VERBALISED = Paper(
     "Just Ask for Calibration: Strategies for Eliciting Calibrated Confidence Scores from Language "
     "Models Fine-Tuned with Human Feedback",
-    "Tian et al.", 2023, "2305.14975",
+    "Tian et al.", 2023, "2305.14975", "EMNLP",
 )  # fmt: skip
 
 P_TRUE = "p_true"
@@ -66,8 +66,9 @@ DETECTORS = (
         (f"signals/{P_TRUE}",), AFTER, "answer and a prefill",
         "Models that say yes to everything say so here too; the order counts, not the level.",
         Score(p_true),
-        "The paper lists sampled answers in the question; here only the answer itself is asked "
-        "about.",
+        "The paper asks for (A) True or (B) False, best with sampled answers listed in the "
+        "question; the public code for semantic entropy lists them, after labelled examples. Here "
+        "the question is about the answer alone, and for yes or no.",
     ),
     Detector(
         "verbalised", "verbalised confidence", "asked", VERBALISED,
@@ -76,6 +77,7 @@ DETECTORS = (
         (f"column {CONFIDENCE}",), AFTER, "answer and a prefill",
         "Few distinct values; often above 80% whatever the answer is.",
         Score(verbalised),
+        "The table has the confidence: how it was asked for is up to you.",
     ),
 )  # fmt: skip
 """The detectors of this module."""

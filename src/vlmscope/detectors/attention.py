@@ -16,25 +16,22 @@ from vlmscope.signals import ATTENDED, OF_ANSWER
 SVAR = Paper(
     "Devils in Middle Layers of Large Vision-Language Models: Interpreting, Detecting and "
     "Mitigating Object Hallucinations via Attention Lens",
-    "Jiang et al.", 2025, "2411.16724",
+    "Z. Jiang et al.", 2025, "2411.16724", "CVPR",
 )  # fmt: skip
 LOOKBACK = Paper(
     "Lookback Lens: Detecting and Mitigating Contextual Hallucinations in Large Language Models "
     "Using Only Attention Maps",
-    "Chuang et al.", 2024, "2407.07071",
+    "Chuang et al.", 2024, "2407.07071", "EMNLP",
 )  # fmt: skip
 DHCP = Paper(
     "DHCP: Detecting Hallucinations by Cross-modal Attention Pattern in Large Vision-Language "
     "Models",
-    "Zhang et al.", 2025, "2411.18659",
+    "Zhang et al.", 2025, "2411.18659", "ACM Multimedia",
 )  # fmt: skip
 RAUQ = Paper(
-    "Uncertainty-Aware Attention Heads: Efficient Unsupervised Uncertainty Quantification for LLMs",
+    "Efficient Hallucination Detection for LLMs Using Uncertainty-Aware Attention Heads",
     "Vazhentsev et al.", 2025, "2505.20045",
 )  # fmt: skip
-
-STOP = "stop"
-"""Reason to finish of an answer whose last token is the end of turn."""
 
 IMAGE, TEXT, ANSWER, FIRST = range(len(ATTENDED))
 MEAN = OF_ANSWER.index("mean")
@@ -159,9 +156,7 @@ def lookback(rows: Rows) -> Features:
 
     def read() -> Floats:
         shares = rows.signals[ANSWER_SHARES][:, MEAN]
-        # Shares are of the tokens without the end of turn, log-probabilities of all.
-        ended = np.array([reason == STOP for reason in rows.text("finish_reason")])
-        tokens = np.array([len(each) for each in rows.per_token(ANSWER_LOGPROBS)]) - ended
+        tokens = np.array([len(each) for each in rows.of_answer(ANSWER_LOGPROBS)])
         found = lookback_ratio(
             shares[..., [IMAGE, TEXT, FIRST]].sum(axis=-1),
             shares[..., ANSWER],
@@ -206,7 +201,8 @@ DETECTORS = (
         "heads, summed over layers 5 to 18 of 32 (in proportion for other depths)",
         ("signals/attention_prompt",), BEFORE, "prefill", CROSS_LAYERS,
         Score(svar_of_prompt),
-        "The paper reads it at the tokens of an object; this is its value before the answer.",
+        "The paper reads it where an object is named; this is its value before the answer, where "
+        "the first token is predicted.",
     ),
     Detector(
         "svar", "attention on the image, answer (SVAR)", "attention", SVAR,
@@ -214,7 +210,9 @@ DETECTORS = (
         "over heads, summed over layers 5 to 18 of 32 (in proportion for other depths)",
         ("signals/attention_answer",), AFTER, "answer", CROSS_LAYERS,
         Score(svar_of_answer),
-        "The paper scores one object's token; an answer to a question is scored as a whole.",
+        "The paper scores one object, in its public code at a position before its first token; "
+        "here the mean is over the tokens of an answer, each at its own position. That code also "
+        "trains a network on the shares of single heads.",
     ),
     Detector(
         "dhcp", "attention on the image, every head (DHCP)", "attention", DHCP,
@@ -223,7 +221,9 @@ DETECTORS = (
         ("signals/attention_prompt",), BEFORE, "prefill",
         "Many features for few rows.",
         Probe(image_attention),
-        "The paper trains a network on the weight of every image token; a run stores their sum.",
+        "The paper trains a network with one hidden layer on the weight of every image token, in "
+        "its public code the mean over all generated tokens; a run stores the sum over image "
+        "tokens, which is read before the answer.",
     ),
     Detector(
         "lookback", "lookback ratio, every head", "attention", LOOKBACK,
@@ -237,7 +237,9 @@ DETECTORS = (
         "The first token of the prompt, to which many heads attend by default, is in the prompt.",
         Probe(lookback),
         "A run stores the mean share over the answer's tokens: the ratio is of the means, where "
-        "the paper takes the mean of the ratios; the attending token itself counts as answer.",
+        "the paper takes the mean of the ratios. The attending token itself counts as answer, as "
+        "in the public code; there, tokens attend from the position that predicts them, and the "
+        "end of the prompt, which announces the answer, counts as answer too.",
     ),
     Detector(
         "rauq", "attention to the previous token (RAUQ)", "attention", RAUQ,
@@ -246,7 +248,10 @@ DETECTORS = (
         ("signals/attention_previous", ANSWER_LOGPROBS), AFTER, "answer",
         "An answer of one token has no previous one: its score is its own probability.",
         Score(rauq_of),
-        "The end-of-turn token is left out.",
+        "The end-of-turn token is left out. a(i, i-1) is the attention of token i at its own "
+        "position; the authors' public code (lm-polygraph) reads it at the position that predicts "
+        "token i, where it is that of token i-1 to itself. It adds 1 to the score, and has an "
+        "option of 0.5 in place of 0.2 for instruction-tuned models.",
     ),
 )  # fmt: skip
 """The detectors of this module."""

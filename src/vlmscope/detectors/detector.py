@@ -41,8 +41,13 @@ class Paper:
     authors: str
     """The first author, ``et al.`` for several."""
     year: int
+    """Of ``venue``; without one, of the first version on arXiv."""
     arxiv: str = ""
     """Its number on arXiv; empty if it is not there."""
+    venue: str = ""
+    """Where it was published; empty if only on arXiv, or if that is not known."""
+    doi: str = ""
+    """Its DOI, if it is not on arXiv."""
 
     @property
     def citation(self) -> str:
@@ -52,6 +57,17 @@ class Paper:
         'Kuhn et al. 2023'
         """
         return f"{self.authors} {self.year}"
+
+    @property
+    def link(self) -> str:
+        """Return its address: on arXiv, or that of its DOI.
+
+        >>> Paper("A title", "Kuhn et al.", 2023, "2302.09664").link
+        'https://arxiv.org/abs/2302.09664'
+        """
+        return (
+            f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else f"https://doi.org/{self.doi}"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

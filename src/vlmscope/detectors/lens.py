@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vlmscope.detectors.detector import AFTER, Detector, Paper
 from vlmscope.detectors.methods import Score
-from vlmscope.detectors.rows import ANSWER_LOGPROBS, Floats, Rows
+from vlmscope.detectors.rows import Floats, Rows
 from vlmscope.detectors.states import middle_layer
 from vlmscope.signals import (
     IMAGE_LENS,
@@ -22,7 +22,7 @@ from vlmscope.signals import (
 
 CONFIDENCE = Paper(
     "Interpreting and Editing Vision-Language Representations to Mitigate Hallucinations",
-    "Jiang et al.", 2024, "2410.02762",
+    "N. Jiang et al.", 2025, "2410.02762", "ICLR",
 )  # fmt: skip
 CONTEXTUAL = Paper(
     "Beyond Logit Lens: Contextual Embeddings for Robust Hallucination Detection & Grounding in "
@@ -31,10 +31,13 @@ CONTEXTUAL = Paper(
 )  # fmt: skip
 GLSIM = Paper(
     "GLSim: Detecting Object Hallucinations in LVLMs via Global-Local Similarity",
-    "Park and Li", 2025, "2508.19972",
+    "Park and Li", 2025, "2508.19972", "NeurIPS",
 )  # fmt: skip
 PATCHES = 32
 """Number of image tokens that GLSim's local similarity is the mean of."""
+
+ENDED = "column finish_reason"
+"""Whether the last token is the end of turn, which is left out: it is no part of the answer."""
 
 GLOBAL_WEIGHT = 0.6
 """Weight of GLSim's global similarity."""
@@ -101,7 +104,7 @@ def internal_confidence(rows: Rows) -> Floats:
     NaN without an image or a token.
     """
     layers = rows.layers_of(rows.signals, INTERNAL_CONFIDENCE)
-    found: list[Sequence[Floats]] = [rows.per_token(name) for name in layers.values()]
+    found: list[Sequence[Floats]] = [rows.of_answer(name) for name in layers.values()]
     return np.array([_confidence(each) for each in zip(*found, strict=True)])
 
 
@@ -138,7 +141,7 @@ def _similarity_layers(rows: Rows, kind: str) -> dict[int, str]:
 
 def _mean_over_tokens(rows: Rows, kind: str, layer: int) -> Floats:
     """Return the mean of a cosine over the tokens of each answer; NaN for none."""
-    each = rows.per_token(similarity_name(kind, layer))
+    each = rows.of_answer(similarity_name(kind, layer))
     return np.array([float(values.mean()) if len(values) else np.nan for values in each])
 
 
@@ -147,33 +150,37 @@ DETECTORS = (
         "internal_confidence", "internal confidence", "lens", CONFIDENCE,
         "one minus the largest probability, over recorded layers and image tokens, that the logit "
         "lens of an image token gives a token of the answer; mean over the answer's tokens",
-        (f"signals/{INTERNAL_CONFIDENCE}", ANSWER_LOGPROBS), AFTER, "answer",
+        (f"signals/{INTERNAL_CONFIDENCE}", ENDED), AFTER, "answer",
         "Words such as yes and no are not in the image. Depends on which layers were recorded.",
         Score(internal_confidence),
-        "The paper scores an object's tokens; an answer to a question is scored as a whole, its "
-        "end-of-turn token included.",
+        "The paper scores an object; here the mean is over the tokens of an answer, without the "
+        "end-of-turn token. Its public code takes the largest probability of any of the "
+        "object's tokens, over all layers, by a lens without the final norm, among the 50 "
+        "likeliest tokens of each image token.",
     ),
     Detector(
         "glsim", "GLSim", "lens", GLSIM,
         "minus the mean over the answer's tokens of 0.6 times the cosine of the token's state with "
         "that of the last prompt token, plus 0.4 times its mean cosine with the 32 image tokens "
         "whose logit lens gives it the highest probability; at the last recorded layer",
-        tuple(f"signals/{SIMILARITY}/{kind}" for kind in (LAST_PROMPT, IMAGE_LENS)),
+        (*(f"signals/{SIMILARITY}/{kind}" for kind in (LAST_PROMPT, IMAGE_LENS)), ENDED),
         AFTER, "answer",
         "Words such as yes and no are not in the image. Depends on which layers were recorded.",
         Score(glsims),
-        "The paper scores an object's tokens, with a layer for each of the two parts that is "
-        "chosen on labelled rows.",
+        "The paper scores an object. Its public code, whose weights and number of image tokens are "
+        "those here, reads the object's first token at the position that predicts it, at the last "
+        "two layers of LLaVA-1.5-7B, with a lens without the final norm; here the mean is over the "
+        "tokens of an answer, without the end-of-turn token, each at its own position.",
     ),
     Detector(
         "contextual_lens", "contextual lens", "lens", CONTEXTUAL,
         "minus the largest cosine of a token's state with that of an image token at the middle "
         "layer, mean over the answer's tokens",
-        (f"signals/{SIMILARITY}/{IMAGE_MAX}",), AFTER, "answer",
+        (f"signals/{SIMILARITY}/{IMAGE_MAX}", ENDED), AFTER, "answer",
         "Words such as yes and no are not in the image.",
         Score(contextual_lenses),
-        "The paper compares image tokens with the mean of an answer's tokens, each at a layer that "
-        "is chosen on labelled rows.",
+        "The paper compares image tokens with the mean of an answer's tokens, at middle layers; a "
+        "run stores the largest cosine of each token. The end-of-turn token is left out.",
     ),
 )  # fmt: skip
 """The detectors of this module."""

@@ -235,7 +235,10 @@ class BestHeads:
 
 
 Density = Callable[[Matrix, Flags, Matrix], Floats]
-"""Training vectors, their labels, test vectors → a score of each test vector."""
+"""Training vectors, their labels, test vectors → a score of each test vector, float64.
+
+Vectors have the type in which they are read, float32: compute in float64.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,8 +261,7 @@ class Distance:
         found = np.empty((len(task.splits), len(task.truth)))
         for number, folds in enumerate(task.splits):
             for fold in folds:
-                train, test = (matrix[part].astype(np.float64) for part in (fold.train, fold.test))
-                score = self.score(train, task.truth[fold.train], test)
+                score = self.score(matrix[fold.train], task.truth[fold.train], matrix[fold.test])
                 found[number, fold.test] = ranks(score)
         return found
 

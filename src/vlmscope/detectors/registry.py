@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vlmscope.arguments import several_names
-from vlmscope.detectors import answer, asked, attention, lens, no_model, samples, states
+from vlmscope.detectors import (
+    answer,
+    asked,
+    attention,
+    contrast,
+    lens,
+    no_model,
+    samples,
+    states,
+)
 from vlmscope.detectors.detector import GROUPS, Detector
 from vlmscope.errors import InputError, suggest_names
 
 DETECTORS: dict[str, Detector] = {
     each.name: each
-    for module in (no_model, answer, attention, states, lens, samples, asked)
+    for module in (no_model, answer, attention, states, contrast, lens, samples, asked)
     for each in module.DETECTORS
 }
 """Name → detector, by group."""
@@ -31,8 +40,20 @@ def chosen(names: str | Iterable[str] | None) -> tuple[Detector, ...]:
     >>> [each.name for each in chosen("asked")][-2:]
     ['p_true', 'verbalised']
     """
+    wanted = named(names)
+    return tuple(each for name, each in DETECTORS.items() if name in wanted or each.is_model_free)
+
+
+def named(names: str | Iterable[str] | None) -> frozenset[str]:
+    """Return the names of the detectors that are asked for: without the baselines added to them.
+
+    The arguments and errors are those of ``chosen``.
+
+    >>> sorted(named("asked")), len(named(None)) == len(DETECTORS)
+    (['p_true', 'verbalised'], True)
+    """
     if names is None:
-        return tuple(DETECTORS.values())
+        return frozenset(DETECTORS)
     wanted = set(several_names(names))
     if not wanted:
         raise InputError(
@@ -49,8 +70,4 @@ def chosen(names: str | Iterable[str] | None) -> tuple[Detector, ...]:
                 else f"choose from {', '.join(GROUPS)}, or from {', '.join(DETECTORS)}"
             )
         )
-    return tuple(
-        each
-        for each in DETECTORS.values()
-        if each.name in wanted or each.group in wanted or each.is_model_free
-    )
+    return frozenset(n for n, each in DETECTORS.items() if n in wanted or each.group in wanted)

@@ -23,6 +23,10 @@ ANSWER_LOGPROBS = "answer_logprobs"
 """Name of the log-probabilities of the answer's tokens among the signals."""
 
 
+STOP = "stop"
+"""Reason to finish of an answer whose last token is the end of turn."""
+
+
 class Columns(Mapping[str, Any]):
     """Columns by name, each read when it is used: lists and arrays whose first axis is the row.
 
@@ -52,6 +56,10 @@ class Columns(Mapping[str, Any]):
         """Return the columns of some of these rows."""
         return Columns(self._names, self._read, self._rows[rows])
 
+    def only(self, names: Sequence[str]) -> Columns:
+        """Return some of the columns."""
+        return Columns(names, self._read, self._rows)
+
 
 def taken(values: Any, rows: NDArray[np.int64]) -> Any:
     """Return some rows of an array or a list."""
@@ -76,6 +84,8 @@ class Rows:
     """Heads of a layer."""
     num_layers: int = 0
     """Decoder layers of the model."""
+    trained_layers: int = 0
+    """In rows of a test run, those of the training run: distances read the middle one of these."""
     same_meaning: SameMeaning = by_rules
     """Whether two answers to a question mean the same."""
     undefined: dict[str, NDArray[np.bool_]] = field(default_factory=dict, init=False)
@@ -127,6 +137,12 @@ class Rows:
             for values in self.signals[name]
         ]
 
+    def of_answer(self, name: str) -> list[Floats]:
+        """Return ``per_token`` without the end-of-turn token of the answers that have one."""
+        ended = [reason == STOP for reason in self.text("finish_reason")]
+        each = zip(self.per_token(name), ended, strict=True)
+        return [values[: len(values) - end] for values, end in each]
+
     def once(self, compute: Callable[[Rows], Any]) -> Any:
         """Return what a function computes of these rows: a value for each, computed only once.
 
@@ -150,6 +166,15 @@ class Rows:
         for key, (compute, values) in self.known.items():
             found.known[key] = compute, taken(values, rows)
         return found
+
+
+def with_vectors(rows: Rows, paths: Sequence[str]) -> Rows:
+    """Return the rows with some of their vectors."""
+    if len(paths) == len(rows.vectors):
+        return rows  # with what it has computed
+    if isinstance(rows.vectors, Columns):
+        return replace(rows, vectors=rows.vectors.only(paths))
+    return replace(rows, vectors={path: rows.vectors[path] for path in paths})
 
 
 def _some(columns: Mapping[str, Any], rows: NDArray[np.int64]) -> Mapping[str, Any]:

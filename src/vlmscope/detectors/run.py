@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from vlmscope.detectors.detector import Detector
 from vlmscope.detectors.evaluate import evaluate
 from vlmscope.detectors.meaning import SameMeaning, by_rules
 from vlmscope.detectors.methods import Flags, Task
-from vlmscope.detectors.registry import chosen
+from vlmscope.detectors.registry import chosen, named
 from vlmscope.detectors.results import Detection, Dropped, Unavailable
 from vlmscope.detectors.rows import Rows, rows_of
 from vlmscope.errors import InputError
@@ -55,29 +55,33 @@ def detect(
         progress: Called with a line of text about each step; True prints it.
 
     Raises:
-        InputError: No labels, an unknown detector, or too few images of either class.
+        InputError: No labels, an unknown detector, none of the named ones can be evaluated, or too
+            few images of either class.
     """
     report, spec = listener("progress", progress), spec or SweepSpec()
     opened = as_run(run)
-    wanted = _wanted(detectors)
+    wanted, asked = _wanted(detectors)
     data = grouped_by(probe_data(opened, spec.copies, labels=labels), opened, spec.group_by)
     data = with_columns(data, spec.by)
     rows = rows_of(opened, data, same_meaning or by_rules)
-    return detect_rows(data, rows, wanted, spec, progress=report)
+    return detect_rows(data, rows, wanted, spec, asked=asked, progress=report)
 
 
-def _wanted(detectors: str | Iterable[str | Detector] | None) -> tuple[Detector, ...]:
-    """Return the detectors with some names, and those that are given."""
+def _wanted(
+    detectors: str | Iterable[str | Detector] | None,
+) -> tuple[tuple[Detector, ...], frozenset[str]]:
+    """Return the detectors with some names and those that are given, and which are asked for."""
     if detectors is None or isinstance(detectors, str):
-        return chosen(detectors)
+        return chosen(detectors), named(detectors)
     given = list(detectors)
     own = [each for each in given if isinstance(each, Detector)]
     texts = [each for each in given if isinstance(each, str)]
-    named = chosen(texts if texts or not own else ["no_model"])
-    names = Counter(each.name for each in (*named, *own))
+    registered = chosen(texts if texts or not own else ["no_model"])
+    names = Counter(each.name for each in (*registered, *own))
     if taken := [name for name, number in names.items() if number > 1]:
         raise InputError(f"detectors: {min(taken)!r} is the name of two; give one another name")
-    return (*named, *own)
+    asked = named(texts) if texts else frozenset[str]()
+    return (*registered, *own), asked | {each.name for each in own}
 
 
 def detect_rows(
@@ -86,6 +90,7 @@ def detect_rows(
     detectors: Iterable[Detector],
     spec: SweepSpec | None = None,
     *,
+    asked: Collection[str] = (),
     progress: Progress = lambda _: None,
 ) -> Detection:
     """Evaluate detectors on some rows: what ``detect`` does, without a run.
@@ -95,6 +100,7 @@ def detect_rows(
         rows: What the detectors read of them.
         detectors: The detectors.
         spec: Settings.
+        asked: Names of which one at least must be evaluated; by default, of any.
         progress: Called with a line of text about each step.
 
     Raises:
@@ -102,14 +108,10 @@ def detect_rows(
     """
     spec = spec or SweepSpec()
     usable, unavailable = _usable(detectors, rows)
-    if not usable:
-        raise InputError(
-            "detect: found no detector that the rows have everything for"
-            + "".join(f"; {each.title}: {each.reason}" for each in unavailable[:1])
-            + ", expected one or more; select others"
-        )
+    _check_some(usable, unavailable, asked)
     undefined = dict(_undefined(usable, rows, progress))
     kept, found, dropped, left_out = _kept(undefined, usable)
+    _check_some(found.values(), (*unavailable, *left_out), asked)
     if len(kept) < len(rows):
         data, rows = rows_kept(data, kept), rows.take(kept)
     splits = repeated_splits(data, spec.folds, spec.seed, _repeats(spec, data))
@@ -148,6 +150,21 @@ def _usable(
         else:
             usable.append(each)
     return tuple(usable), tuple(unavailable)
+
+
+def _check_some(
+    detectors: Iterable[Detector], unavailable: Iterable[Unavailable], asked: Collection[str]
+) -> None:
+    """Raise if none of the detectors that are asked for can be evaluated."""
+    if any(each.name in asked or not asked for each in detectors):
+        return
+    why = [each for each in unavailable if each.name in asked or not asked]
+    more = f", and {len(why) - 1} others for similar reasons" if len(why) > 1 else ""
+    raise InputError(
+        "--detectors: found none that can be evaluated, expected one or more: "
+        + "".join(f"{each.title} ({each.reason})" for each in why[:1])
+        + f"{more}; name others, or extract with the --signals that they need"
+    )
 
 
 def _undefined(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.detectors.detector import AFTER_SAMPLES, Detector, Paper
-from vlmscope.detectors.meaning import meaning_sets
+from vlmscope.detectors.meaning import prepare, sets_of_rows
 from vlmscope.detectors.methods import Score
 from vlmscope.detectors.rows import Floats, Rows
 from vlmscope.detectors.states import middle_layer
@@ -20,23 +20,23 @@ from vlmscope.score import normalise
 SEMANTIC = Paper(
     "Semantic Uncertainty: Linguistic Invariances for Uncertainty Estimation in Natural Language "
     "Generation",
-    "Kuhn et al.", 2023, "2302.09664",
+    "Kuhn et al.", 2023, "2302.09664", "ICLR",
 )  # fmt: skip
 FARQUHAR = Paper(
     "Detecting hallucinations in large language models using semantic entropy",
-    "Farquhar et al.", 2024,
+    "Farquhar et al.", 2024, "", "Nature", "10.1038/s41586-024-07421-0",
 )  # fmt: skip
 SETS = Paper(
     "Generating with Confidence: Uncertainty Quantification for Black-box Large Language Models",
-    "Lin et al.", 2023, "2305.19187",
+    "Lin et al.", 2024, "2305.19187", "TMLR",
 )  # fmt: skip
 INSIDE = Paper(
     "INSIDE: LLMs' Internal States Retain the Power of Hallucination Detection",
-    "Chen et al.", 2024, "2402.03744",
+    "Chen et al.", 2024, "2402.03744", "ICLR",
 )  # fmt: skip
 LEXICAL = Paper(
     "Unsupervised Quality Estimation for Neural Machine Translation",
-    "Fomicheva et al.", 2020, "2005.10608",
+    "Fomicheva et al.", 2020, "2005.10608", "TACL",
 )  # fmt: skip
 CONSISTENCY = Paper(
     "Self-Consistency Improves Chain of Thought Reasoning in Language Models",
@@ -45,8 +45,11 @@ CONSISTENCY = Paper(
 SELFCHECK = Paper(
     "SelfCheckGPT: Zero-Resource Black-Box Hallucination Detection for Generative Large Language "
     "Models",
-    "Manakul et al.", 2023, "2303.08896",
+    "Manakul et al.", 2023, "2303.08896", "EMNLP",
 )  # fmt: skip
+
+TOGETHER = 512
+"""Rows whose comparisons are announced together, to a model that decides in batches."""
 
 ALPHA = 1e-3
 """Regularisation of EigenScore."""
@@ -153,9 +156,14 @@ def _of_texts(statistic: Callable[[Sequence[str]], float]) -> Callable[[Rows], F
 
 def _sets(rows: Rows) -> list[list[int]]:
     """Return the sets of the same meaning of every row's samples."""
-    return [
-        meaning_sets(question, list(map(str, texts)), rows.same_meaning)
+    asked = [
+        (question, list(map(str, texts)))
         for question, texts in zip(rows.text("question"), rows.signals[TEXTS], strict=True)
+    ]
+    return [
+        each
+        for start in range(0, len(asked), TOGETHER)
+        for each in sets_of_rows(asked[start : start + TOGETHER], rows.same_meaning)
     ]
 
 
@@ -176,12 +184,18 @@ def weighted(rows: Rows) -> Floats:
 
 def disagreement(rows: Rows) -> Floats:
     """Return the share of the samples whose meaning is another than that of the greedy answer."""
-    found = []
-    for question, answer, texts in zip(
-        rows.text("question"), rows.text("answer"), rows.signals[TEXTS], strict=True
-    ):
-        other = [not rows.same_meaning(question, answer, str(text)) for text in texts]
-        found.append(float(np.mean(other)) if other else np.nan)
+    asked = [
+        [(question, answer, str(text)) for text in texts]
+        for question, answer, texts in zip(
+            rows.text("question"), rows.text("answer"), rows.signals[TEXTS], strict=True
+        )
+    ]
+    found: list[float] = []
+    for start in range(0, len(asked), TOGETHER):
+        block = asked[start : start + TOGETHER]
+        prepare(rows.same_meaning, [one for each in block for one in each])
+        other = [[not rows.same_meaning(*one) for one in each] for each in block]
+        found += [float(np.mean(each)) if each else np.nan for each in other]
     return np.array(found)
 
 
@@ -209,25 +223,31 @@ DETECTORS = (
         "negative mean ROUGE-L (F1, normalised words) of all pairs of sampled answers",
         TEXT, AFTER_SAMPLES, "k answers", "Another wording counts as another answer.",
         Score(_of_texts(lambda texts: -lexical_similarity(texts))),
-        "The paper uses METEOR on translations; later work uses ROUGE-L, as here.",
+        "The paper uses METEOR on translations; later work uses ROUGE-L, in public code "
+        "(lm-polygraph) of stems.",
     ),
     Detector(
         "exact_match", "exact-match self-consistency", "samples", CONSISTENCY,
         "negative share of sampled answers that equal the most frequent one in normal form",
         TEXT, AFTER_SAMPLES, "k answers", FEW,
         Score(_of_texts(lambda texts: -exact_agreement(texts))),
+        "The paper takes the vote on the results of chains of reasoning; here its share is the "
+        "score.",
     ),
     Detector(
         "semantic_sets", "number of semantic sets", "samples", SETS,
         "number of sets of sampled answers with the same meaning",
         TEXT, AFTER_SAMPLES, "k answers", FEW,
-        Score(_of_sets(lambda sets: float(max(sets) + 1))), RULES,
+        Score(_of_sets(lambda sets: float(max(sets) + 1))),
+        f"In the public code, two answers mean the same unless one contradicts the other. {RULES}",
     ),
     Detector(
         "semantic_entropy_discrete", "semantic entropy, discrete", "samples", FARQUHAR,
         "entropy in nats of the shares of sampled answers in each set of the same meaning",
         TEXT, AFTER_SAMPLES, "k answers", FEW,
-        Score(_of_sets(discrete_semantic_entropy)), RULES,
+        Score(_of_sets(discrete_semantic_entropy)),
+        "With a model, meaning is entailment both ways after the question, as in the public code "
+        f"by default; an answer that fits several sets joins the first, there the last. {RULES}",
     ),
     Detector(
         "semantic_entropy", "semantic entropy", "samples", SEMANTIC,
@@ -236,16 +256,17 @@ DETECTORS = (
         (*TEXT, f"signals/{LOGPROBS}"), AFTER_SAMPLES, "k answers",
         "A sample that was drawn twice counts twice.",
         Score(weighted),
-        f"The paper weighs a sample by its probability, which favours short ones, and takes the "
-        f"mean of the sets' negative log-probabilities; its authors' later code weighs by the mean "
-        f"per token and takes the entropy, as here. {RULES}",
+        "The weights are those of the authors' code of both papers on semantic entropy. That of "
+        "2023 takes the mean of the sets' negative log-weights, not normalised; that of 2024 "
+        f"takes the entropy, as here. {RULES}",
     ),
     Detector(
         "selfcheck", "disagreement with samples", "samples", SELFCHECK,
         "share of sampled answers whose meaning is another than that of the greedy answer",
         (*TEXT, "column answer"), AFTER_SAMPLES, "k answers", FEW,
         Score(disagreement),
-        f"The paper's NLI variant averages probabilities of a contradiction. {RULES}",
+        "The paper's NLI variant averages the probability that a sample contradicts a sentence of "
+        f"the answer, of contradiction and entailment alone. {RULES}",
     ),
     Detector(
         "eigenscore", "EigenScore", "samples", INSIDE,
@@ -254,8 +275,9 @@ DETECTORS = (
         (f"signals/{LAST_TOKEN}",), AFTER_SAMPLES, "k answers",
         "Answers of different length or wording differ in their states too.",
         Score(eigenscores),
-        "The public code divides the covariance by D - 1 and uses log10; the paper's formula does "
-        "neither.",
+        "The authors' public code divides the covariance by D - 1 and uses log10, which the "
+        "paper's formula and lm-polygraph do not, and reads the position that predicts the last "
+        "token. The paper also clips extreme features while it samples.",
     ),
 )  # fmt: skip
 """The detectors of this module."""

@@ -4,6 +4,9 @@ detectors.json      everything: settings, results, what was left out and why, fi
 detectors.parquet   the results as a table, a row for each detector
 risks.parquet       a row for each question: label, image group, fold, and the risk of each detector
 detectors_by_*      the figures as SVG, PNG and CSV
+
+A selection of detectors is written into the folder ``selected`` there, if it would replace results
+of others.
 """
 
 from __future__ import annotations
@@ -26,8 +29,7 @@ from vlmscope.detectors.results import (
 )
 from vlmscope.detectors.transfer import DetectionTransfer
 from vlmscope.detectors.verdict import verdict
-from vlmscope.errors import InputError, StoreError, one_line, shortened
-from vlmscope.jsontext import load_json
+from vlmscope.errors import InputError, StoreError, one_line
 from vlmscope.plots import plot_files
 from vlmscope.store import (
     DEFAULT,
@@ -40,16 +42,16 @@ from vlmscope.store import (
     make_folder,
     parquet_bytes,
     publish_together,
-    read_document,
     read_labels,
 )
+from vlmscope.sweeps.load import of_another, saved_document
 from vlmscope.sweeps.results import without_nan
 from vlmscope.sweeps.save import is_document, risk_columns
 from vlmscope.sweeps.source import LABEL_SET, is_run
 from vlmscope.version import __version__
 
-DETECTORS = "detectors"
-"""Folder in a run."""
+DETECTORS, SELECTED = "detectors", "selected"
+"""Folder in a run, and in it that of a selection of fewer detectors than it has results of."""
 
 DOCUMENT, TABLE, RISKS = "detectors.json", "detectors.parquet", "risks.parquet"
 """The files, of which the document is written last."""
@@ -71,6 +73,27 @@ def detectors_folder(labels: str = DEFAULT) -> str:
     ('detectors', 'detectors-human')
     """
     return DETECTORS if labels == DEFAULT else f"{DETECTORS}-{labels}"
+
+
+def folder_of(run: Run, evaluated: Iterable[str], labels: str = DEFAULT) -> Path:
+    """Return the run's folder for the results of a selection of detectors.
+
+    If the run has current results of detectors that are not in the selection, these are kept, and
+    the selection has a folder of its own.
+
+    Args:
+        run: The run.
+        evaluated: Names of the evaluated detectors.
+        labels: The label set.
+    """
+    own = run.path / detectors_folder(labels)
+    try:
+        saved = read_detection(run, labels)
+    except StoreError:
+        return own
+    if saved is None or saved.stale or {row.name for row in saved.results} <= set(evaluated):
+        return own
+    return own / SELECTED
 
 
 def save_detection(
@@ -130,12 +153,13 @@ def check_folder(folder: Path, run: Path, labels: str = DEFAULT) -> None:
         StoreError: It is a symbolic link in the run.
     """
     own = run / detectors_folder(labels)
-    if folder == own:
-        if not is_remote(folder) and folder.is_symlink():
-            raise StoreError(
-                f"{folder}: is a symbolic link, where a folder is expected; remove the link, or "
-                "give --out"
-            )
+    if folder in (own, own / SELECTED):
+        for each in (own, folder):
+            if not is_remote(each) and each.is_symlink():
+                raise StoreError(
+                    f"{each}: is a symbolic link, where a folder is expected; remove the link, or "
+                    "give --out"
+                )
         return
     resolved = folder if is_remote(folder) else folder.resolve()
     inside = next((each for each in (resolved, *resolved.parents) if is_run(each)), None)
@@ -246,14 +270,9 @@ def read_detection(run: AnyRun, labels: str = DEFAULT) -> SavedDetection | None:
     """
     opened = as_run(run)
     path = opened.path / detectors_folder(labels) / DOCUMENT
-    try:
-        found = load_json(read_document(path).decode())
-    except (FileNotFoundError, NotADirectoryError):
+    found = saved_document(path, lambda finding: _damaged(path, finding, opened))
+    if found is None:
         return None
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise _damaged(path, f"not JSON ({one_line(error)})", opened) from error
     if not isinstance(found, dict) or found.get("kind") != KIND:
         raise _damaged(path, "not a result of vlmscope detect", opened)
     if found.get("schema_version") != SCHEMA_VERSION:
@@ -319,10 +338,8 @@ def _texts(saved: Mapping[str, Any]) -> dict[str, str]:
 
 def _stale(found: Mapping[str, Any], run: Run, labels: str) -> str:
     """Return why a detection is stale, or an empty text."""
-    if found["run_id"] != run.manifest.run_id:
-        return f"they are of another run (run_id {shortened(str(found['run_id']))})"
-    if found[LABEL_SET] != labels:
-        return f"they are of the label set {shortened(str(found[LABEL_SET]))!r}, not {labels!r}"
+    if why := of_another(found, run, labels):
+        return why
     try:
         now = hash_labels(run, labels)
     except InputError:

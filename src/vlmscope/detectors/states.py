@@ -1,12 +1,8 @@
-"""Detectors that read hidden states: probes, attention heads, distances and subspaces.
-
-CCS (Burns et al. 2022, arXiv 2212.03827) needs the states of a statement and of its negation, which
-a run of questions and answers does not have; it is left out.
-"""
+"""Detectors that read hidden states: probes, attention heads, distances and subspaces."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -23,14 +19,15 @@ from vlmscope.positions import sublayer_representation as sublayer
 
 HALP = Paper(
     "HALP: Detecting Hallucinations in Vision-Language Models without Generating a Single Token",
-    "Kogilathota et al.", 2026, "2603.05465",
+    "Kogilathota et al.", 2026, "2603.05465", "EACL",
 )  # fmt: skip
 SAPLMA = Paper(
-    "The Internal State of an LLM Knows When It's Lying", "Azaria and Mitchell", 2023, "2304.13734"
-)
+    "The Internal State of an LLM Knows When It's Lying", "Azaria and Mitchell", 2023, "2304.13734",
+    "Findings of EMNLP",
+)  # fmt: skip
 ITI = Paper(
     "Inference-Time Intervention: Eliciting Truthful Answers from a Language Model",
-    "Li et al.", 2023, "2306.03341",
+    "Li et al.", 2023, "2306.03341", "NeurIPS",
 )  # fmt: skip
 MEANS = Paper(
     "The Geometry of Truth: Emergent Linear Structure in Large Language Model Representations of "
@@ -39,11 +36,11 @@ MEANS = Paper(
 )  # fmt: skip
 MAHALANOBIS = Paper(
     "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
-    "Lee et al.", 2018, "1807.03888",
+    "Lee et al.", 2018, "1807.03888", "NeurIPS",
 )  # fmt: skip
 HALOSCOPE = Paper(
     "HaloScope: Harnessing Unlabeled LLM Generations for Hallucination Detection",
-    "Du et al.", 2024, "2409.17504",
+    "Du et al.", 2024, "2409.17504", "NeurIPS",
 )  # fmt: skip
 
 DIRECTIONS = 10
@@ -55,8 +52,13 @@ WIDEST = 64
 LEAST_VARIANCE = 1e-12
 """Variance of a direction, relative to the largest, below which it is rounding."""
 
+BLOCK = 2048
+"""Rows that are converted to float64 at once."""
+
 LAST_ANSWER = REPRESENTATIONS["last_answer_token"]
 LAST_PROMPT = REPRESENTATIONS["last_prompt_token"]
+HALP_READS = (VISION_ONLY, REPRESENTATIONS["last_image_token"], LAST_PROMPT)
+"""What HALP reads, of the representations known before the first token."""
 
 
 def states(group: str) -> Callable[[Rows], Features]:
@@ -75,7 +77,8 @@ def middle(group: str) -> Callable[[Rows], Matrix]:
 
 def _middle(group: str, rows: Rows) -> Matrix:
     layers = rows.layers_of(dict.fromkeys(rows.paths(group)), group)
-    return np.asarray(rows.vectors[layers[middle_layer(layers, rows.num_layers)]])
+    depth = rows.trained_layers or rows.num_layers
+    return np.asarray(rows.vectors[layers[middle_layer(layers, depth)]])
 
 
 def middle_layer(layers: Mapping[int, Any], depth: int) -> int:
@@ -137,11 +140,10 @@ def mahalanobis(
     True
     """
     faithful = train[~truth]
-    centre = faithful.mean(axis=0)
-    faithful = faithful - centre
-    kept = principal(faithful, most)[1].T
-    spread = LedoitWolf(assume_centered=True).fit(faithful @ kept)
-    return np.asarray(spread.mahalanobis((test - centre) @ kept))
+    centre = faithful.mean(axis=0, dtype=np.float64)
+    kept = principal(faithful, centre, most)[1]
+    spread = LedoitWolf(assume_centered=True).fit(projected(faithful, centre, kept))
+    return np.asarray(spread.mahalanobis(projected(test, centre, kept)))
 
 
 def haloscope(
@@ -162,34 +164,60 @@ def haloscope(
         directions: Number of directions.
     """
     del truth
-    centre = train.mean(axis=0)
-    values, found = principal(train - centre, directions)
-    projected = (test - centre) @ found.T
-    return np.asarray((values * projected**2).mean(axis=1))
+    centre = train.mean(axis=0, dtype=np.float64)
+    values, found = principal(train, centre, directions)
+    return np.asarray((values * projected(test, centre, found) ** 2).mean(axis=1))
 
 
-def principal(centred: Matrix, most: int) -> tuple[Floats, Matrix]:
-    """Return the largest singular values of a matrix and their directions, ``[K]`` and ``[K, D]``.
+def principal(vectors: Matrix, centre: Floats, most: int) -> tuple[Floats, Matrix]:
+    """Return the largest singular values of centred vectors and their directions.
 
-    From the eigenvectors of the smaller of its two products with itself, as a complete
+    From the eigenvectors of the smaller of the matrix's two products with itself, as a complete
     decomposition of thousands of states takes several times as long. Directions without variance
-    are left out; of a matrix of zeros one is returned.
+    are left out; of vectors that are all equal one is returned.
 
-    >>> values, directions = principal(np.array([[3.0, 0], [-3, 0], [0, 1], [0, -1]]), 1)
+    Args:
+        vectors: The vectors, ``[N, D]``; computed with in float64, some rows at a time.
+        centre: Subtracted from each, ``[D]``.
+        most: Number of directions.
+
+    Returns:
+        The values, ``[K]``, the largest first, and the directions, ``[K, D]``.
+
+    >>> rows = np.array([[4.0, 0], [-2, 0], [1, 1], [1, -1]])
+    >>> values, directions = principal(rows, np.array([1.0, 0.0]), 1)
     >>> values.round(3).tolist(), abs(directions).round(3).tolist()
     ([4.243], [[1.0, 0.0]])
     """
-    wide = centred.shape[1] > len(centred)
-    product = centred @ centred.T if wide else centred.T @ centred
+    count, width = vectors.shape
+    if width > count:
+        centred = vectors - centre
+        product = centred @ centred.T
+    else:
+        product = np.zeros((width, width))
+        for block in centred_blocks(vectors, centre):
+            product += block.T @ block
     size = len(product)
-    squares, vectors = eigh(product, subset_by_index=(max(size - most, 0), size - 1))
-    squares, vectors = squares[::-1], vectors[:, ::-1]
+    squares, found = eigh(product, subset_by_index=(max(size - most, 0), size - 1))
+    squares, found = squares[::-1], found[:, ::-1]
     kept = squares > LEAST_VARIANCE * squares[0]
     kept[0] = True
-    values, found = np.sqrt(np.maximum(squares[kept], 0)), vectors[:, kept].T
-    if wide:
+    values, found = np.sqrt(np.maximum(squares[kept], 0)), found[:, kept].T
+    if width > count:
         found = found @ centred / np.maximum(values, np.finfo(np.float64).tiny)[:, None]
     return values, found
+
+
+def projected(vectors: Matrix, centre: Floats, directions: Matrix) -> Floats:
+    """Return centred vectors in the coordinates of some directions, ``[N, K]``, float64."""
+    blocks = [block @ directions.T for block in centred_blocks(vectors, centre)]
+    return np.concatenate(blocks) if blocks else np.empty((0, len(directions)))
+
+
+def centred_blocks(vectors: Matrix, centre: Floats) -> Iterator[Floats]:
+    """Yield rows minus the centre in float64, ``BLOCK`` at a time: a copy of all is large."""
+    for start in range(0, len(vectors), BLOCK):
+        yield vectors[start : start + BLOCK] - centre
 
 
 CHOSEN = "the layer is chosen inside training"
@@ -218,19 +246,31 @@ def _halp(group: str, estimator: Estimator) -> Detector:
     kind = "MLP" if estimator == "mlp" else "linear probe"
     paper = HALP if known == BEFORE else SAPLMA  # HALP reads no token of the answer
     name = "saplma" if group == LAST_ANSWER else f"halp_{end}"
-    adaptation = "Standardised, regularised, and trained under grouped folds"
-    adaptation += "; the paper's network has no penalty." if estimator == "mlp" else (
-        ", as a logistic regression; the paper trains a network."
-    )  # fmt: skip
-    if known != BEFORE and group != LAST_ANSWER:
-        adaptation += " The paper reads the last token."
     return Detector(
         f"{name}_{'mlp' if estimator == 'mlp' else 'linear'}",
         f"{kind}, {title}", "states", paper,
         f"{kind} of the hidden state at the {title}; {CHOSEN}",
         (group,), known, passes, READS_IMAGE,
-        Probe(states(group), estimator), adaptation,
+        Probe(states(group), estimator), _adapted(group, estimator, paper),
     )  # fmt: skip
+
+
+def _adapted(group: str, estimator: Estimator, paper: Paper) -> str:
+    """Return what differs from the probe of a paper."""
+    found = "A logistic regression on standardised features, with a penalty chosen inside training"
+    found += "; the paper trains a network."
+    if estimator == "mlp":
+        found = "Standardised features, a penalty and early stopping on held-out images"
+        found += (
+            ", in place of batch normalisation and dropout."
+            if paper is HALP
+            else "; HALP's network of 512, 256 and 128 units, not the paper's."
+        )
+    if paper is HALP and group not in HALP_READS:
+        found += " The paper does not read this position."
+    if paper is SAPLMA and group != LAST_ANSWER:
+        found += " The paper reads the last token."
+    return found
 
 
 def _iti(position: str, known: Known, passes: Passes) -> Detector:
@@ -242,7 +282,8 @@ def _iti(position: str, known: Known, passes: Passes) -> Detector:
         (sublayer(position, "heads"),), known, passes,
         "Without attention signals the number of heads is unknown, and a layer counts as one.",
         BestHeads(heads(position)),
-        "The paper selects heads to steer the model; here the same probes predict.",
+        "The paper selects heads by their accuracy on held-out rows, to steer the model; here they "
+        "are selected by AUROC inside training, and the same probes predict.",
     )  # fmt: skip
 
 
@@ -257,7 +298,8 @@ def _distances(group: str) -> tuple[Detector, Detector, Detector]:
             f"standardised; {CHOSEN} by the linear probe",
             (group,), known, passes, READS_IMAGE,
             Probe(states(group), "mean-difference"),
-            "Standardised, which the paper's mass-mean probe is not.",
+            "Scaled by the variance of each feature; the paper's mass-mean probe is not scaled, "
+            "or, for data like those of training, by the covariance within the classes.",
         ),
         Detector(
             f"mahalanobis_{end}", f"Mahalanobis distance, {title}", "states", MAHALANOBIS,
@@ -266,7 +308,8 @@ def _distances(group: str) -> tuple[Detector, Detector, Detector]:
             "covariance (Ledoit and Wolf)",
             (group,), known, passes, "Unusual questions are far away too.",
             Distance(True, middle(group), mahalanobis),
-            "One Gaussian, of the faithful answers, instead of one per class.",
+            "One Gaussian, of the faithful answers, instead of one per class with a common "
+            "covariance; no perturbed inputs, and one layer in place of a combination of layers.",
         ),
         Detector(
             f"haloscope_{end}", f"HaloScope, {title}", "states", HALOSCOPE,
@@ -278,7 +321,8 @@ def _distances(group: str) -> tuple[Detector, Detector, Detector]:
             "The membership score itself, higher for a hallucination as in the paper; the paper "
             "trains a classifier on its thresholded values. Its public code averages projections "
             "before they are squared, and chooses layer, threshold, number of directions and the "
-            "sign of the score on labelled rows.",
+            "sign of the score on labelled rows; here layer and number are fixed."
+            + ("" if group == LAST_ANSWER else " The paper reads the last token of the answer."),
         ),
     )  # fmt: skip
 

@@ -33,13 +33,14 @@ from vlmscope.detectors.methods import (
     without_model,
 )
 from vlmscope.detectors.results import Detection, Unavailable
-from vlmscope.detectors.rows import Floats, Rows, rows_of
+from vlmscope.detectors.rows import Floats, Rows, rows_of, with_vectors
 from vlmscope.detectors.run import incomplete
 from vlmscope.errors import InputError
 from vlmscope.metrics import LabelledRisk, constant_pairs, resample_sides
+from vlmscope.positions import SUBLAYER_REPRESENTATIONS
 from vlmscope.probes.baselines import JOINT
 from vlmscope.schema import Progress
-from vlmscope.store import DEFAULT, AnyRun, Run, as_run
+from vlmscope.store import DEFAULT, AnyRun, Run, as_run, vector_path
 from vlmscope.sweeps import SweepSpec, probe_data
 from vlmscope.sweeps.results import constant_fields
 from vlmscope.sweeps.transfer.fits import (
@@ -120,12 +121,12 @@ def transfer_detection(
         progress: Called with a line of text about each step; True prints it.
 
     Raises:
-        InputError: A run has no labels, is the training run, shares no vectors with it, or has too
-            few answers of a class.
+        InputError: A run has no labels, is the training run, defines layers in another way, or has
+            too few answers of a class.
     """
     spec, source = spec or SweepSpec(), as_run(run)
     runs: Sequence[Any] = list(tests) if isinstance(tests, list | tuple) else [tests]
-    aims = targets(source, runs, spec, labels=labels)
+    aims = targets(source, runs, spec, labels=labels, vectors=False)
     return transfer_to(
         source, found, aims, spec, labels=labels, same_meaning=same_meaning, progress=progress
     )
@@ -154,9 +155,44 @@ def transfer_to(
         report(f"transfer to {target.run.path.name}")
         groups = target.overlap.source_groups if target.paired else data.groups
         other = rows_of(target.run, target.data, same).take(target.kept)
-        pair = Pair(rows, data.truth, groups, other, tuple(target.parts), spec, target)
+        other = replace(other, trained_layers=rows.num_layers)
+        pair = Pair(
+            _comparable(rows, target), data.truth, groups, _comparable(other, target),
+            tuple(target.parts), spec, target, _different(source, target),
+        )  # fmt: skip
         transferred.append(_tested(pair, found, report))
     return tuple(transferred)
+
+
+def _comparable(rows: Rows, target: Target) -> Rows:
+    """Return rows with the representations that both runs have alike, and their sub-layers."""
+    common = {vector_path(*key) for key in target.layers}
+    return with_vectors(
+        rows,
+        [
+            path
+            for path in rows.vectors
+            if path in common or path.partition("/")[0] in SUBLAYER_REPRESENTATIONS
+        ],
+    )
+
+
+def _different(source: Run, target: Target) -> dict[str, str]:
+    """Return why no vector is comparable of the representations for which there is none."""
+    mine, theirs = source.manifest.widths(), target.run.manifest.widths()
+    common = {group for group, _ in target.layers}
+    found: dict[str, str] = {}
+    for path, width in mine.items():
+        group = path.partition("/")[0]
+        if group in (*common, *SUBLAYER_REPRESENTATIONS) or group not in target.run.representations:
+            continue
+        if path not in theirs:
+            found.setdefault(group, "the runs have no layer of it in common")
+        elif theirs[path] != width:
+            found[group] = f"its width is {theirs[path]} in the test run, {width} in training"
+        else:
+            found[group] = "it is pooled in another way in the test run"
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,6 +210,8 @@ class Pair:
     """Rows to train and to test on, of each fit."""
     spec: SweepSpec
     target: Target
+    different: Mapping[str, str] = field(default_factory=dict)
+    """Representation → why none of its vectors is comparable."""
     probes: dict[str, Transferred] = field(default_factory=dict)
     """Logistic probes by the path of their vectors: several detectors share them."""
 
@@ -231,7 +269,8 @@ def _usable(pair: Pair, found: Detection) -> tuple[dict[str, Detector], list[Una
     usable, unavailable = {}, []
     for name, detector in found.detectors.items():
         if missing := pair.other.lacks(detector.requires):
-            reason = f"the test run has no {missing}"
+            why = pair.different.get(missing)
+            reason = f"{missing}: {why}" if why else f"the test run has no {missing}"
             unavailable.append(Unavailable(name, detector.title, reason))
         elif isinstance(detector.method, Baseline) and not detector.is_model_free:
             reason = "is known only after the answer"
@@ -398,9 +437,7 @@ def _best_heads(method: BestHeads, pair: Pair) -> Floats:
 
 def _distance(method: Distance, pair: Pair) -> Floats:
     """Return the ranks of a distance to each part's training rows."""
-    matrix, test = (
-        np.asarray(method.vectors(rows), np.float64) for rows in (pair.rows, pair.other)
-    )
+    matrix, test = (np.asarray(method.vectors(rows)) for rows in (pair.rows, pair.other))
     if matrix.shape[1] != test.shape[1]:
         raise _OtherShapeError
 

@@ -50,10 +50,10 @@ def _sentences(
             yield _above(kind, by_name[name], words, compared)
     if wrong := [row.title for row in results if row.worse_than_chance]:
         yield (
-            f"Worse than chance, so that the direction of the paper is wrong here: {_named(wrong)}."
+            f"Worse than chance, so that the direction of the paper is wrong here: {named(wrong)}."
         )
     if nothing := [row.title for row in results if row.found_nothing]:
-        yield f"Constant risk in most folds: {_named(nothing)}."
+        yield f"Constant risk in most folds: {named(nothing)}."
     for each in dropped:
         yield f"{count(each.count, 'row')} left out for all detectors, {each.reason}."
 
@@ -79,7 +79,7 @@ def _auroc(row: DetectorResult) -> str:
 def _above(kind: str, rival: DetectorResult, words: str, compared: Sequence[DetectorResult]) -> str:
     """Return how many detectors are better than a rival, as a sentence."""
     better = [row.title for row in compared if row.better_than(kind)]
-    names = f": {_named(better)}" if better else ""
+    names = f": {named(better)}" if better else ""
     verb = "is" if 1 in (len(better), len(compared)) else "are"
     return (
         f"{len(better)} of {count(len(compared), 'detector')} {verb} better than {words} "
@@ -88,10 +88,10 @@ def _above(kind: str, rival: DetectorResult, words: str, compared: Sequence[Dete
     )
 
 
-def _named(titles: Sequence[str]) -> str:
+def named(titles: Sequence[str]) -> str:
     """Return titles as a list, shortened if there are many.
 
-    >>> _named(["a", "b"]), _named(list("abcdefgh"))
+    >>> named(["a", "b"]), named(list("abcdefgh"))
     ('a; b', 'a; b; c; d; e; f; and 2 more')
     """
     shown = "; ".join(titles[:MOST_NAMED])

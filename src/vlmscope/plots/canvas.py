@@ -293,6 +293,38 @@ def round_ticks(most: int) -> MaxNLocator:
     return MaxNLocator(most, steps=[1, 2, 2.5, 5, 10])
 
 
+def row_axes(
+    figure: Figure, box: Box, rows: float, span: tuple[float, float], ticks: float, title: str
+) -> Axes:
+    """Return axes whose rows have a value each, the first at the top.
+
+    Args:
+        figure: The figure.
+        box: Position of the axes.
+        rows: Number of rows; row k is at height k.
+        span: Smallest and largest value.
+        ticks: Most steps between ticks, per inch.
+        title: What the values are.
+    """
+    axes = axes_in(figure, box)
+    axes.set(xlim=span, ylim=(rows - 0.5, -0.5), yticks=[])
+    axes.xaxis.set_major_locator(round_ticks(int(ticks * (box.right - box.left))))
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    title_axes(figure, box, title)
+    return axes
+
+
+def mark_value(figure: Figure, box: Box, axes: Axes, value: float, text: str) -> None:
+    """Draw a value as a dashed vertical line, and a text above it."""
+    axes.axvline(value, color=PALETTE["muted"], linewidth=1, dashes=(4, 2), zorder=1)
+    low, high = axes.get_xlim()
+    half = width(text, SMALL) / 2 + 0.05
+    at = box.left + (value - low) / (high - low) * (box.right - box.left)
+    at = min(max(at, half), figure.get_size_inches()[0] - half)
+    write(figure, at, box.top + 0.12, text, size=SMALL, align="center")
+
+
 def write_no_data(axes: Axes) -> None:
     """Write "no data" into the axes."""
     axes.text(0.5, 0.7, "no data", transform=axes.transAxes, ha="center", color=PALETTE["muted"])

@@ -16,16 +16,15 @@ from vlmscope.plots.canvas import (
     WIDE,
     Box,
     Plot,
-    axes_in,
     clean,
     cut,
     drawing,
     fit,
     line,
+    mark_value,
     percent,
-    round_ticks,
+    row_axes,
     sheet,
-    title_axes,
     width,
     write,
     write_no_data,
@@ -117,25 +116,15 @@ def _draw(
         overall: The overall rate, drawn as a line.
         shift: Offset of a point below the middle of its row, in rows.
     """
-    axes = axes_in(figure, box)
     end = min(1.0, 1.05 * max([row.high for row in drawn], default=1.0) or 1.0)
     rows = max(len(drawn), 2 if shift else 3)
-    axes.set(xlim=(-0.01 * end, 1.01 * end), ylim=(rows - 0.5, -0.5), yticks=[])
-    axes.xaxis.set_major_locator(round_ticks(int(2 * (box.right - box.left))))
+    axes = row_axes(figure, box, rows, (-0.01 * end, 1.01 * end), 2, "hallucinated")
     axes.xaxis.set_major_formatter(percent)
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x")
     _draw_rates(axes, drawn, shift)
-    title_axes(figure, box, "hallucinated")
     if not drawn:
         write_no_data(axes)
         return
-    axes.axvline(overall, color=PALETTE["muted"], linewidth=1, dashes=(4, 2), zorder=1)
-    text = f"all: {overall:.1%}"
-    half = width(text, SMALL) / 2
-    at = box.left + (overall + 0.01 * end) / (1.02 * end) * (box.right - box.left)
-    at = min(max(at, half), figure.get_size_inches()[0] - half)
-    write(figure, at, box.top + 0.12, text, size=SMALL, align="center")
+    mark_value(figure, box, axes, overall, f"all: {overall:.1%}")
 
 
 def _draw_rates(axes: Axes, drawn: Sequence[CategoryRate], shift: float) -> None:

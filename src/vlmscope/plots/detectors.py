@@ -17,15 +17,14 @@ from vlmscope.plots.canvas import (
     WIDE,
     Box,
     Plot,
-    axes_in,
     clean,
     drawing,
     fit,
     line,
     mark,
-    round_ticks,
+    mark_value,
+    row_axes,
     sheet,
-    title_axes,
     width,
     write,
     write_no_data,
@@ -163,13 +162,8 @@ def _draw(
         baseline: AUROC drawn as a line; NaN for none.
         shift: Offset of the points below the middle of their category, in categories.
     """
-    axes = axes_in(figure, box)
     start = min([0.45, *(point.auroc - 0.03 for point in known)])
-    axes.set(xlim=(start, 1.005), ylim=(max(len(shown), 1) - 0.5, -0.5), yticks=[])
-    axes.xaxis.set_major_locator(round_ticks(int(2.2 * (box.right - box.left))))
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x")
-    title_axes(figure, box, "AUROC")
+    axes = row_axes(figure, box, max(len(shown), 1), (start, 1.005), 2.2, "AUROC")
     if not shown:
         write_no_data(axes)
         return
@@ -177,8 +171,7 @@ def _draw(
         axes.axhline(edge - 0.5, color=PALETTE["grid"], linewidth=0.8)
     line(axes, [0.5, 0.5], [-0.5, len(shown) - 0.5], CHANCE)
     if baseline == baseline:
-        axes.axvline(baseline, color=PALETTE["muted"], linewidth=1, dashes=(4, 2), zorder=1)
-        _label_baseline(figure, box, axes, baseline)
+        mark_value(figure, box, axes, baseline, f"best without the model: {baseline:.3f}")
     for index, each in enumerate(shown):
         own = [point for point in known if point.category == each]
         _draw_category(axes, index + shift, own, 1 - 2 * shift)
@@ -200,16 +193,6 @@ def _draw_category(axes: Axes, middle: float, points: Sequence[DetectorPoint], r
     for number, point in reversed(list(enumerate(ranked))):
         height = middle + room * _OFFSETS[number % len(_OFFSETS)]
         line(axes, [point.auroc], [height], style_of(point.group), linestyle="none", zorder=3)
-
-
-def _label_baseline(figure: Figure, box: Box, axes: Axes, baseline: float) -> None:
-    """Write the AUROC of the baseline above its line."""
-    low, high = axes.get_xlim()
-    text = f"best without the model: {baseline:.3f}"
-    half = width(text, SMALL) / 2
-    at = box.left + (baseline - low) / (high - low) * (box.right - box.left)
-    at = min(max(at, half + 0.05), figure.get_size_inches()[0] - half - 0.05)
-    write(figure, at, box.top + 0.12, text, size=SMALL, align="center")
 
 
 def style_of(group: str) -> LineStyle:

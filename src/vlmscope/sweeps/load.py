@@ -6,7 +6,7 @@ other rows must not be shown as if they were current, so a saved sweep is compar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -170,8 +170,16 @@ def read_sweep(run: Run | str | PathLike[str], labels: str = DEFAULT) -> SavedSw
     return replace(found, stale=_stale(found, run, labels))
 
 
-def _read_summary(path: Path, run: Run) -> dict[str, Any] | None:
-    """Return the validated summary; None if there is no file."""
+def saved_document(path: Path, damaged: Callable[[str], StoreError]) -> Any:
+    """Return what a JSON document contains; None if there is no file.
+
+    Args:
+        path: The document.
+        damaged: What is wrong → the error to raise.
+
+    Raises:
+        StoreError: It cannot be read, or is not JSON.
+    """
     try:
         found = load_json(read_document(path).decode())
     except (FileNotFoundError, NotADirectoryError):
@@ -179,7 +187,26 @@ def _read_summary(path: Path, run: Run) -> dict[str, Any] | None:
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise _damaged(path, f"not JSON ({error})", run) from error
+        raise damaged(f"not JSON ({one_line(error)})") from error
+    if found is None:
+        raise damaged("is null")
+    return found
+
+
+def of_another(saved: Mapping[str, Any], run: Run, labels: str) -> str:
+    """Return why saved results are of another run or label set, as a phrase; empty if not."""
+    if saved["run_id"] != run.manifest.run_id:
+        return f"they are of another run (run_id {str(saved['run_id'])[:8]}…)"
+    if saved[LABEL_SET] != labels:
+        return f"they are of the label set {shortened(str(saved[LABEL_SET]))!r}, not {labels!r}"
+    return ""
+
+
+def _read_summary(path: Path, run: Run) -> dict[str, Any] | None:
+    """Return the validated summary; None if there is no file."""
+    found = saved_document(path, lambda finding: _damaged(path, finding, run))
+    if found is None:
+        return None
     if lack := _summary_error(found):
         raise _damaged(path, lack, run)
     summary: dict[str, Any] = found
@@ -257,10 +284,8 @@ def _predictions_error(found: SavedSweep) -> str:
 def _stale(found: SavedSweep, run: Run, name: str) -> str:
     """Return why a sweep is stale, or an empty text."""
     summary = found.summary
-    if summary["run_id"] != run.manifest.run_id:
-        return f"they are of another run (run_id {summary['run_id'][:8]}…)"
-    if found.label_set != name:
-        return f"they are of the label set {shortened(found.label_set)!r}, not {name!r}"
+    if why := of_another(summary, run, name):
+        return why
     then = summary["rows"] + _left_out(summary)
     if then != len(run):
         return f"the run had {then:,} rows when they were trained and has {len(run):,} now"

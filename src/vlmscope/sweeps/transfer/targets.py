@@ -115,12 +115,20 @@ def overlap_of(
 
 
 def common_layers(
-    source: Run, train_data: ProbeData, test: Run, test_data: ProbeData
+    source: Run, train_data: ProbeData, test: Run, test_data: ProbeData, *, needed: bool = True
 ) -> tuple[tuple[LayerKey, ...], tuple[LeftOut, ...]]:
     """Return the vectors that both runs have, and those left out, with the reason.
 
+    Args:
+        source: The training run.
+        train_data: Its rows.
+        test: The test run.
+        test_data: Its rows.
+        needed: Whether there must be one.
+
     Raises:
-        InputError: There are none, or layers of the two runs are defined differently.
+        InputError: One is needed and there is none, or layers of the two runs are defined
+            differently.
     """
     mine, theirs = source.manifest, test.manifest
     for name in ("compat", "layer_k"):
@@ -144,7 +152,7 @@ def common_layers(
         vector_path(*key) for key in test_data.layer_keys if key not in set(train_data.layer_keys)
     ]
     left_out = tuple(_untransferable(lacking, widths, more))
-    if not found:
+    if needed and not found:
         why = "; ".join(f"{each.what}: {each.reason}" for each in left_out)
         raise InputError(
             f"--test {test.path}: no vector that a probe of {source.path} can read ({why}); give "
@@ -226,6 +234,7 @@ def targets(
     spec: SweepSpec | None = None,
     *,
     labels: str = DEFAULT,
+    vectors: bool = True,
 ) -> tuple[Target, ...]:
     """Open the test runs, and raise for unusable ones before anything is trained.
 
@@ -234,6 +243,7 @@ def targets(
         tests: Labelled test runs, or their folders.
         spec: Folds and seed, as for the sweep.
         labels: The label set of ``source``; test runs use their default sets.
+        vectors: Whether each must have a vector in common with ``source``.
 
     Raises:
         InputError: As for ``transfer``.
@@ -245,7 +255,7 @@ def targets(
     for test in tests:
         opened = as_run(test)
         _check_other(run, opened, [each.run for each in found])
-        found.append(_target(run, train_data, opened, spec))
+        found.append(_target(run, train_data, opened, spec, vectors=vectors))
     return tuple(found)
 
 
@@ -271,10 +281,12 @@ def _check_other(source: Run, test: Run, before: Sequence[Run]) -> None:
         raise InputError(f"--test {test.path}: the run is given twice; give it once")
 
 
-def _target(source: Run, train_data: ProbeData, test: Run, spec: SweepSpec) -> Target:
+def _target(
+    source: Run, train_data: ProbeData, test: Run, spec: SweepSpec, *, vectors: bool
+) -> Target:
     """Return a test run with its labels and its relation to the training run."""
     data = probe_data(test, spec.copies)
-    layers, left_out = common_layers(source, train_data, test, data)
+    layers, left_out = common_layers(source, train_data, test, data, needed=vectors)
     overlap = overlap_of(source, train_data, test, data, spec.copies)
     shared = int(overlap.shared.sum())
     paired = shared * 2 > len(overlap.shared)
