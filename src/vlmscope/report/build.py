@@ -349,6 +349,8 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
         columns=tuple(columns(sweep)),
         held_out=held_out(sweep),
         lens=lens_summary(run.manifest.capture.recorded, len(seen.cards)),
+        attention=seen.attention,
+        attention_view=seen.attention_view,
         detectors=detected.section,
     )
     return Gathered(document, seen.thumbnails, (*drawn, *detected.plots))
