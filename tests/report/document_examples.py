@@ -154,13 +154,16 @@ def full(cards: int = 120) -> Document:
             (("the ground truth needs a judge", 2),),
         ),
         lens=LensSummary((0, 20)),
-        attention=AttentionSummary((0, 20), ("last prompt token", "answer")),
-        attention_view=AttentionView(
-            "q2",
-            "Is there a tree?",
-            tuple(
-                AttentionPicture("answer", layer, "green.png", None, OVERLAY, 0.125, 0.2)
-                for layer in (0, 20)
+        attention=AttentionSummary(
+            (0, 20),
+            ("last prompt token", "answer"),
+            view=AttentionView(
+                "q2",
+                "Is there a tree?",
+                tuple(
+                    AttentionPicture("answer", layer, "green.png", None, OVERLAY, 0.125, 0.2)
+                    for layer in (0, 20)
+                ),
             ),
         ),
         failures=(FailureRow("q9999", "image", "questions.csv line 9: image not found", 2),),
@@ -245,7 +248,6 @@ def prefill(document: Document) -> Document:
         poor,
         cards=tuple(replace(card, **gone, finish_reason="prefill") for card in poor.cards),  # type: ignore[arg-type]
         attention=AttentionSummary(),
-        attention_view=None,
         images={},
         images_note="The images are not at hand: `--images` says where they are.",
         token_view=None,
@@ -317,9 +319,13 @@ def hostile() -> Document:
         images_note=bad,
         token_view=TokenView(bad, bad, (PromptToken(0, 1, 7, bad, (bad,)),)),
         token_view_note=bad,
-        attention=AttentionSummary((0, 20), (bad, bad), bad),
-        attention_view=AttentionView(
-            bad, bad, (AttentionPicture(bad, 0, "red.png", 1, "javascript:1", math.nan, 1e300),)
+        attention=AttentionSummary(
+            (0, 20),
+            (bad, bad),
+            bad,
+            AttentionView(
+                bad, bad, (AttentionPicture(bad, 0, "red.png", 1, "javascript:1", math.nan, 1e300),)
+            ),
         ),
         labels=LabelSummary(bad, ((bad, 1),), ((bad, 1),)),
         failures=(FailureRow(bad, bad, bad, 1),),

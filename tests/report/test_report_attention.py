@@ -176,13 +176,13 @@ def test_a_run_s_maps_are_those_of_its_rows(document: Document) -> None:
     assert [len(cards[id_].attention) for id_ in ("one", "two", "none", "gone")] == [1, 2, 0, 1]
     assert [grid.place for grid in cards["two"].attention] == [0, 1]
     assert cards["gone"].attention[0].place is None
-    assert document.attention_view is not None
-    assert document.attention_view.id == "one"
+    assert document.attention.view is not None
+    assert document.attention.view.id == "one"
 
 
 def test_the_view_of_a_run_has_its_first_and_last_layer(document: Document) -> None:
-    assert document.attention_view is not None
-    pictures, layers = document.attention_view.pictures, document.attention.layers
+    assert document.attention.view is not None
+    pictures, layers = document.attention.view.pictures, document.attention.layers
     ends = [layers[0], layers[-1]]
     assert [each.layer for each in pictures] == 2 * ends
     assert [each.of for each in pictures] == ["last prompt token"] * 2 + ["answer"] * 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -137,22 +138,22 @@ def _grid(maps: list[NDArray[np.float32]], layers: int, place: int | None) -> At
     )
 
 
-def attention_view(
-    cards: Iterable[Card], wanted: Card | None, summary: AttentionSummary
-) -> AttentionView | None:
-    """Return the maps of one card as images, for readers without scripts and for paper.
+def with_view(
+    summary: AttentionSummary, cards: Iterable[Card], wanted: Card | None
+) -> AttentionSummary:
+    """Add the maps of one card as images, for readers without scripts and for paper.
 
-    These are the first and the last layer. None if no card has maps.
+    These are of the first and the last layer.
 
     Args:
+        summary: What the maps are of.
         cards: The cards.
         wanted: The card, if it has maps; otherwise the first that has.
-        summary: What the maps are of.
     """
     card = wanted if wanted is not None and wanted.attention else None
     card = card or next((each for each in cards if each.attention), None)
     if card is None:
-        return None
+        return summary
     ends = dict.fromkeys((0, len(summary.layers) - 1))
     pictures = [
         picture
@@ -161,7 +162,7 @@ def attention_view(
         for number, grid in enumerate(card.attention)
         if (picture := _picture(card, grid, number, (column, at), (of, summary.layers[at])))
     ]
-    return AttentionView(card.id, card.question, tuple(pictures))
+    return replace(summary, view=AttentionView(card.id, card.question, tuple(pictures)))
 
 
 def _picture(

@@ -201,18 +201,6 @@ class LensSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionSummary:
-    """What the maps of the cards are of."""
-
-    layers: tuple[int, ...] = ()
-    """Their layers; empty for a run without."""
-    of: tuple[str, ...] = ()
-    """The tokens whose attention it is: the last prompt token, and the answer if there is one."""
-    note: str = ""
-    """Which cards have none, or why no card has, or empty."""
-
-
-@dataclass(frozen=True, slots=True)
 class AttentionPicture:
     """One map as an image."""
 
@@ -238,6 +226,20 @@ class AttentionView:
     id: str
     question: str
     pictures: tuple[AttentionPicture, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSummary:
+    """What the maps of the cards are of."""
+
+    layers: tuple[int, ...] = ()
+    """Their layers; empty for a run without."""
+    of: tuple[str, ...] = ()
+    """The tokens whose attention it is: the last prompt token, and the answer if there is one."""
+    note: str = ""
+    """Which cards have none, or why no card has, or empty."""
+    view: AttentionView | None = None
+    """The maps of one card; None without maps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,8 +346,6 @@ class Document:
     """What the logit lens of the cards is of."""
     attention: AttentionSummary = AttentionSummary()
     """What the maps of the cards are of."""
-    attention_view: AttentionView | None = None
-    """The maps of one card; None without maps."""
     detectors: DetectorsSection | None = None
     """None before ``vlmscope detect``."""
 

@@ -13,12 +13,11 @@ from typing import Any
 
 from vlmscope.dataset import Table
 from vlmscope.errors import VlmscopeError
-from vlmscope.report.attention_maps import attention_view, card_maps
+from vlmscope.report.attention_maps import card_maps, with_view
 from vlmscope.report.document import (
     MOST_BYTES,
     AttentionGrid,
     AttentionSummary,
-    AttentionView,
     Card,
     LensSummary,
     ReportSpec,
@@ -167,8 +166,6 @@ class Gallery:
     """Why there is no view, or why tokens have no text."""
     attention: AttentionSummary
     """What the maps of the cards are of."""
-    attention_view: AttentionView | None
-    """The maps of one of them."""
 
 
 def gallery(
@@ -205,7 +202,7 @@ def gallery(
     view, note = None, f"Tokens are shown by their ids: {lack}."
     if processor is not None:
         view, note = _view(run, captures, shown, table, processor)
-    return Gallery(made, small, view, note, summary, attention_view(made, shown, summary))
+    return Gallery(made, small, view, note, with_view(summary, made, shown))
 
 
 def _view(

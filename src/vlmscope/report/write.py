@@ -163,7 +163,7 @@ def with_images(gathered: Gathered, limit: int = MOST_BYTES) -> Document:
         return document
     bare = replace(document, images=dict.fromkeys(sizes[-1], ""))
     room = limit - len(render(bare).encode())
-    view = document.attention_view
+    view = document.attention.view
     for files in sizes:
         images = {sha256: _uri(file) for sha256, file in files.items()}
         if sum(map(len, images.values())) + bytes_beside(images, view) <= room:
