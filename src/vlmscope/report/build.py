@@ -343,9 +343,7 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
         token_view=seen.view,
         token_view_note=seen.view_note,
         labels=found.summary,
-        failures=tuple(
-            FailureRow(f.id, f.stage, f.error, f.attempt) for f in run.failures.values()
-        ),
+        failures=tuple(_failures(run)),
         provenance=tuple(provenance(run, found.settings, sweep, spec.labels)),
         columns=tuple(columns(sweep)),
         held_out=held_out(sweep),
@@ -364,6 +362,11 @@ def _find(run: Run, name: str) -> _Found:
     except InputError:
         return _Found(None, None, saved)
     return _Found({id_: labels[id_] for id_ in run.ids if id_ in labels}, settings, saved)
+
+
+def _failures(run: Run) -> Iterator[FailureRow]:
+    for found in run.failures.values():
+        yield FailureRow(found.id, found.stage, found.error, found.attempt)
 
 
 def _made() -> str:
