@@ -46,7 +46,8 @@ ATTENTION_MAP = "attention_map"
 
 BOXES = f"{ATTENTION_MAP}/boxes"
 """Array ``[tokens, 5]``: the number of the image that each image token is of, and the part of it
-that it covers, as fractions: top, left, bottom, right. −1 where that is not known, or none."""
+that it covers, as fractions: top, left, bottom, right. −1 where that is not known, or none. Images
+are numbered in the order of the row."""
 
 OF_IMAGE_TOKENS = (IMAGE_TOKENS, ATTENTION_MAP)
 """The first parts of the names of arrays with one entry for each image token of a row."""
