@@ -57,7 +57,7 @@ def image_keys(
         if vlm.skipped_without_image:
             columns = np.arange(next(iter(maps.values())).shape[1])
             tiles = batch.inputs_of(row).get(TILES)
-            boxes = boxes_of_patches(vlm, len(columns), *shown, tiles)
+            boxes = boxes_of_patches(vlm, *shown, tiles)
         else:
             ids, mask = batch.input_ids[row], batch.attention_mask[row].astype(bool)
             columns = np.flatnonzero(mask & (ids == vlm.image_token_id))

@@ -18,6 +18,7 @@ from torch import Tensor
 from vlmscope.model.families import Family
 from vlmscope.model.image_layouts import LAYOUTS, UNKNOWN, ShownImages, grid
 from vlmscope.model.vlm import VisionLanguageModel
+from vlmscope.signals import PATCHES
 
 SIZES = ("image_grid_thw", "image_sizes")
 """Inputs with the sizes of the images."""
@@ -73,7 +74,6 @@ def _on_image(boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 def boxes_of_patches(
     vlm: VisionLanguageModel,
-    count: int,
     order: Sequence[int],
     sizes: Sequence[tuple[int, int]],
     layouts: Tensor | None,
@@ -85,28 +85,20 @@ def boxes_of_patches(
 
     Args:
         vlm: The model.
-        count: Number of patches.
         order: Number of each image that the prompt shows, among those of the row.
         sizes: Height and width of each image that the prompt shows.
         layouts: Number of the layout of each image's tiles, from 1.
     """
-    boxes = np.full((count, 5), UNKNOWN, np.float32)
     config: Any = vlm.model.config.vision_config
-    encoder: Any = vlm.vision_encoder
-    side = config.image_size // config.patch_size
-    shape = len(sizes), int(config.max_num_tiles), int(encoder.num_patches)
-    if layouts is None or math.prod(shape) != count or shape[2] != side * side + 1:
+    side, shape = _patches(vlm, len(sizes))
+    boxes = np.full((math.prod(shape), 5), UNKNOWN, np.float32)
+    if layouts is None or shape[2] != side * side + 1:
         return boxes
     patches = boxes.reshape(*shape, 5)
     for place, (layout, number) in enumerate(zip(layouts.tolist(), order, strict=False)):
         height, width = sizes[place]
         rows, columns = config.supported_aspect_ratios[int(layout) - 1]
-        tile = config.image_size
-        scale = min(
-            min(max(height, tile), rows * tile) / height,
-            min(max(width, tile), columns * tile) / width,
-        )
-        down, across = tile / (height * scale), tile / (width * scale)
+        down, across = _tile_on_image(height, width, rows, columns, config.image_size)
         for i in range(rows * columns):
             top, left = i // columns * down, i % columns * across
             cells = grid(side, side, (top, left, top + down, left + across))
@@ -114,3 +106,51 @@ def boxes_of_patches(
             patches[place, i, 1:, 1:] = cells
             patches[place, i, 1:, 0] = np.where(cells[:, 0] >= 0, number, UNKNOWN)
     return boxes
+
+
+def _patches(vlm: VisionLanguageModel, images: int) -> tuple[int, tuple[int, int, int]]:
+    """Return the side of a tile in patches, and the number of images, tiles and patches."""
+    config: Any = vlm.model.config.vision_config
+    encoder: Any = vlm.vision_encoder
+    side = config.image_size // config.patch_size
+    return side, (images, int(config.max_num_tiles), int(encoder.num_patches))
+
+
+def _tile_on_image(
+    height: int, width: int, rows: int, columns: int, tile: int
+) -> tuple[float, float]:
+    """Return the height and width of a tile as fractions of an image that fits its canvas."""
+    scale = min(
+        min(max(height, tile), rows * tile) / height,
+        min(max(width, tile), columns * tile) / width,
+    )
+    return tile / (height * scale), tile / (width * scale)
+
+
+def groups_of_patches(
+    vlm: VisionLanguageModel, sizes: Sequence[tuple[int, int]], layouts: Tensor
+) -> NDArray[np.int8]:
+    """Return the group of each patch that layers of cross-attention attend to: ``PATCHES``.
+
+    The same as ``boxes_of_patches`` finds, without their boxes; −1 if the layout is unknown.
+
+    Args:
+        vlm: The model.
+        sizes: Height and width of each image.
+        layouts: Number of the layout of each image's tiles, from 1.
+    """
+    image, padding, first = map(PATCHES.index, ("image", "padding", "tile"))
+    config: Any = vlm.model.config.vision_config
+    side, shape = _patches(vlm, len(sizes))
+    if shape[2] != side * side + 1:
+        return np.full(math.prod(shape), -1, np.int8)
+    groups = np.full(shape, padding, np.int8)
+    groups[:, :, 0] = first
+    for own, (height, width), layout in zip(groups, sizes, layouts.tolist(), strict=False):
+        rows, columns = config.supported_aspect_ratios[int(layout) - 1]
+        down, across = _tile_on_image(height, width, rows, columns, config.image_size)
+        tops = (np.arange(rows * side) * (down / side)).astype(np.float32).reshape(rows, side)
+        lefts = (np.arange(columns * side) * (across / side)).astype(np.float32)
+        on = (tops < 1)[:, None, :, None] & (lefts < 1).reshape(columns, side)[None, :, None, :]
+        own[: rows * columns, 1:][on.reshape(rows * columns, -1)] = image
+    return groups.ravel()
