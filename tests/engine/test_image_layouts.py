@@ -8,7 +8,7 @@ part.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from families.conformance import RUNNABLE, build, make_image
+from families.conformance import RUNNABLE, WANTS_TORCHVISION, build, make_image
 from vlmscope.engine import capture
 from vlmscope.image_maps import image_maps
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
@@ -26,7 +26,10 @@ from vlmscope.schema import Capture, CaptureSpec, Sample
 from vlmscope.signals import BOXES
 
 # Some processors turn tensors into arrays in a way that NumPy 2 warns about.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
+]
 
 SPEC = CaptureSpec(
     layers="all", positions=("last_prompt_token",), max_new_tokens=0,
@@ -78,8 +81,21 @@ KNOWN = {
 }  # fmt: skip
 """Family → the shape of the map of the first size."""
 
+HERE = [
+    name
+    for name in sorted(KNOWN, key=lambda name: name not in WANTS_TORCHVISION)
+    if name in RUNNABLE
+]
+"""Those that run on this machine; first those of which only ``make test-extras`` tests anything."""
+
 ELSEWHERE = {"mllama": "patches, in test_attention_maps", "got_ocr2": "a convolution mixes patches"}
 """Families whose layout is known, and why it is not tested here."""
+
+SEVERAL_TILES = (
+    "internvl", "pixtral", "minicpmv4_6", "ovis2", "aya_vision", "granite4_vision", "hunyuan_vl",
+    "gemma4", "smolvlm", "mistral3",
+)  # fmt: skip
+"""Families whose images are laid out by their sizes."""
 
 UNKNOWN_LAYOUT = ("idefics2", "aria", "fastvlm", "perception_lm", "phi4_multimodal", "molmo2")
 """Families without one."""
@@ -95,7 +111,9 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], VisionLan
             folder = build(family, tmp_path_factory.mktemp("local") / family)
             vlm = load_model(folder, device="cpu", dtype="float32")
             found = [m for name, m in vlm.model.named_modules() if OUTPUT.search(name)]
-            assert len(found) > vlm.num_layers, "the encoder's too"
+            decoder = set(vlm.decoder.modules())
+            assert decoder.intersection(found)
+            assert not decoder.issuperset(found), "the encoder's too"
             for module in found:
                 for parameter in module.parameters():
                     parameter.data.zero_()
@@ -125,22 +143,33 @@ def states(item: Capture) -> np.ndarray:
 
 
 def answers_to_paint(
-    vlm: VisionLanguageModel, image: Image.Image, boxes: np.ndarray, plain: Capture
+    vlm: VisionLanguageModel, images: Sequence[Image.Image], plain: Capture, number: int = 0
 ) -> Iterator[bool]:
-    """Paint the parts of some tokens; yield whether the token changed most of all elsewhere."""
-    own = np.flatnonzero(boxes[:, 0] == 0)
+    """Paint the parts of some tokens; yield whether the token changed most of all elsewhere.
+
+    Args:
+        vlm: The model.
+        images: The images of a question.
+        plain: The question as it is.
+        number: Which image is painted.
+    """
+    boxes = plain.signals[BOXES]
+    own = np.flatnonzero(boxes[:, 0] == number)
     some = own[:: max(1, len(own) // 16)]
-    samples = [Sample(str(i), painted(image, boxes[i, 1:]), "What?") for i in some]
+    samples = []
+    for i in some:
+        other = painted(images[number], boxes[i, 1:])
+        samples.append(Sample(str(i), (*images[:number], other, *images[number + 1 :]), "What?"))
     for i, item in zip(some, capture(samples, vlm, SPEC, batch_size=8), strict=True):
         change = np.linalg.norm(states(item) - states(plain), axis=1)
         first = np.maximum(boxes[:, 1:3], boxes[i, 1:3])
         shared = np.minimum(boxes[:, 3:5], boxes[i, 3:5]) - first
-        elsewhere = (shared < 1e-4).any(axis=1) | (boxes[:, 0] < 0)
+        elsewhere = (shared < 1e-4).any(axis=1) | (boxes[:, 0] != number)
         yield bool(change[i] > change[elsewhere].max(initial=0))
 
 
 @pytest.mark.first(10)
-@pytest.mark.parametrize("family", [name for name in KNOWN if name in RUNNABLE])
+@pytest.mark.parametrize("family", HERE)
 def test_a_token_changes_with_its_own_part_of_the_image(
     family: str, local: Callable[[str], VisionLanguageModel]
 ) -> None:
@@ -148,8 +177,7 @@ def test_a_token_changes_with_its_own_part_of_the_image(
     for size in SIZES:
         image = smooth(*size)
         [plain] = capture([Sample("plain", image, "What?")], vlm, SPEC)
-        boxes = plain.signals[BOXES]
-        right = list(answers_to_paint(vlm, image, boxes, plain))
+        right = list(answers_to_paint(vlm, [image], plain))
         assert len(right) >= 4
         assert right.count(False) <= len(right) / 8, (size, right)
         layer = resolve_spec(SPEC, vlm).signals.map_layers[0]
@@ -183,11 +211,7 @@ def test_a_known_layout_needs_no_note(models: Any) -> None:
 
 
 @pytest.mark.first(2)
-@pytest.mark.parametrize(
-    "family",
-    ["internvl", "pixtral", "minicpmv4_6", "ovis2", "aya_vision", "granite4_vision", "hunyuan_vl",
-     "gemma4", "smolvlm", "mistral3"],
-)  # fmt: skip
+@pytest.mark.parametrize("family", [name for name in SEVERAL_TILES if name in RUNNABLE])
 def test_several_images_have_their_own_numbers(family: str, models: Any) -> None:
     """Of different sizes; each as if it were the only one."""
     vlm, images = models(family), (smooth(60, 170), smooth(96, 64))
@@ -197,6 +221,19 @@ def test_several_images_have_their_own_numbers(family: str, models: Any) -> None
     for number, item in enumerate(alone):
         own = item.signals[BOXES][item.signals[BOXES][:, 0] == 0, 1:]
         np.testing.assert_array_equal(boxes[boxes[:, 0] == number, 1:], own)
+
+
+def test_llava_onevision_pads_each_of_several_images(
+    local: Callable[[str], VisionLanguageModel],
+) -> None:
+    """A single image is split into tiles instead."""
+    vlm, images = local("llava_onevision"), (smooth(60, 170), smooth(96, 64))
+    [plain] = capture([Sample("both", images, "What?")], vlm, SPEC)
+    assert plain.signals[BOXES][:, 1:].max() > 1, "a token at the edge of the padding"
+    for number in range(2):
+        right = list(answers_to_paint(vlm, images, plain, number))
+        assert len(right) >= 3
+        assert all(right)
 
 
 @pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
