@@ -119,6 +119,17 @@ def test_maps_of_more_images_than_the_row_has_are_left_out() -> None:
     assert "more images than it has" in summary.note
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (3, 2), (2, 0), None])
+def test_maps_of_other_tokens_than_the_boxes_are_left_out(shape: tuple[int, int] | None) -> None:
+    row = mapped(0, [[0.1, 0.1]] * 2, HALVES)
+    arrays = {name: each for name, each in row.signals.items() if not name.endswith("layer_5")}
+    if shape is not None:
+        arrays["attention_map/layer_5"] = np.full(shape, 0.1, np.float32)
+    found, summary = card_maps([replace(row, signals=arrays)], SIGNALS, ())
+    assert found == {}
+    assert "different tokens" in summary.note
+
+
 def test_a_tiny_part_asks_for_no_memory() -> None:
     boxes = [[0, 0, 0, 1, 1], [0, 0, 0, 1e-38, 1e-38]]
     row = mapped(0, [[0.1, 0.1]] * 2, boxes)

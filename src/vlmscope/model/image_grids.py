@@ -53,7 +53,7 @@ def boxes_of_row(
     is_image = mask.astype(bool) & (ids == vlm.image_token_id)
     count = int(is_image.sum())
     layout, found = layout_of(vlm.family), None
-    if layout is not None and sizes:
+    if layout is not None and sizes and count:
         config = vlm.model.config
         found = layout(ShownImages(inputs, ids, is_image, sizes, config, vlm.processor))
     boxes = np.full((count, 5), UNKNOWN, np.float32)

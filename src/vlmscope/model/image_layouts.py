@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib import import_module
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,10 +40,10 @@ def grid(rows: int, columns: int, box: Sequence[float] = WHOLE) -> Boxes:
     [[0.0, 0.0, 1.0, 0.5], [0.0, 0.5, 1.0, 1.0]]
     """
     top, left, bottom, right = box
-    ys = np.linspace(top, bottom, rows + 1)
+    ys = np.linspace(top, bottom, rows + 1)[:, None]
     xs = np.linspace(left, right, columns + 1)
-    cells = [[a, c, b, d] for a, b in pairwise(ys) for c, d in pairwise(xs)]
-    return np.array(cells, np.float32).reshape(-1, 4)
+    edges = np.broadcast_arrays(ys[:-1], xs[:-1], ys[1:], xs[1:])
+    return np.stack(edges, axis=-1).astype(np.float32).reshape(-1, 4)
 
 
 def nowhere(count: int) -> Boxes:

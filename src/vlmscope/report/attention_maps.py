@@ -63,8 +63,8 @@ def card_maps(
     for number, capture in enumerate(captures):
         if BOXES not in capture.signals:
             continue  # a question without an image
-        of = OF[: capture.signals[signals.map_names[0]].shape[1]]
         try:
+            of = OF[: _columns(capture, signals)]
             grids = _grids(capture, signals, images)
         except InputError as error:
             return {}, AttentionSummary((), (), f"Attention is not drawn: {error}.")
@@ -79,6 +79,22 @@ def card_maps(
     return found, AttentionSummary(signals.map_layers if found else (), of, note)
 
 
+def _columns(capture: Capture, signals: RecordedSignals) -> int:
+    """Return the number of columns of a row's maps.
+
+    Raises:
+        InputError: They are not arrays of the same tokens.
+    """
+    tokens, arrays = len(capture.signals[BOXES]), capture.signals
+    shapes = {arrays[name].shape if name in arrays else () for name in signals.map_names}
+    if len(shapes) != 1 or not shapes < {(tokens, 1), (tokens, 2)}:
+        raise InputError(
+            f"question {capture.sample.id!r}: its maps are of different tokens; restore the run "
+            "from a copy"
+        )
+    return int(shapes.pop()[1])
+
+
 def _grids(
     capture: Capture, signals: RecordedSignals, images: Collection[str]
 ) -> tuple[AttentionGrid, ...]:
@@ -90,7 +106,7 @@ def _grids(
     boxes = capture.signals[BOXES]
     maps = [
         image_maps(capture.signals[name][:, column], boxes, MOST_CELLS)
-        for column in range(capture.signals[signals.map_names[0]].shape[1])
+        for column in range(_columns(capture, signals))
         for name in signals.map_names
     ]
     hashes = hashes_of(capture.image_sha256)
