@@ -43,7 +43,11 @@ def attention_maps(
     return image_maps(signals[name][:, kinds.index(of)], signals[BOXES])
 
 
-def image_maps(values: Values, boxes: Values) -> list[NDArray[np.float32]]:
+MOST_CELLS = 1024
+"""Maximum number of cells along a side of a map."""
+
+
+def image_maps(values: Values, boxes: Values, most: int = MOST_CELLS) -> list[NDArray[np.float32]]:
     """Return the values of image tokens as one array ``[rows, columns]`` for each image.
 
     The cells of an array are those of the smallest tokens of the image; the value of a larger one,
@@ -53,9 +57,10 @@ def image_maps(values: Values, boxes: Values) -> list[NDArray[np.float32]]:
     Args:
         values: One value for each token.
         boxes: The part of an image that each covers, ``[tokens, 5]``: see ``signals.BOXES``.
+        most: Maximum number of cells along a side; a cell may then have the sum of several tokens.
 
     Raises:
-        InputError: It is not known of any token.
+        InputError: It is not known of any token, or a part has no extent.
 
     >>> import numpy as np
     >>> boxes = np.array([[0, 0, 0, 1, 0.5], [0, 0, 0.5, 1, 1], [0, 0, 0, 1, 1]])
@@ -70,11 +75,17 @@ def image_maps(values: Values, boxes: Values) -> list[NDArray[np.float32]]:
             "attention_map: it is not known which part of the image each image token of this "
             "family covers; use the values of the tokens, signals['attention_map/layer_k']"
         )
+    numbers = np.unique(boxes[covers, 0])
+    extents = boxes[covers, 3:] - boxes[covers, 1:3]
+    if not (extents > 0).all() or numbers.tolist() != list(range(len(numbers))):
+        raise InputError(
+            "attention_map/boxes: not the parts of images; restore the run from a copy"
+        )
     found = []
-    for image in range(int(boxes[:, 0].max()) + 1):
+    for image in range(len(numbers)):
         own = boxes[:, 0] == image
         top, left, bottom, right = boxes[own, 1:].astype(np.float64).T
-        rows, columns = _cells(bottom - top), _cells(right - left)
+        rows, columns = (min(_cells(sizes), most) for sizes in (bottom - top, right - left))
         down = _overlaps(top, bottom, rows) / (bottom - top)[:, None]
         across = _overlaps(left, right, columns) / (right - left)[:, None]
         shares = values[own].astype(np.float64)[:, None] * down

@@ -106,8 +106,9 @@ def reference(
             more, indices = _answer_states_pass(vlm, inputs, tokens, spec, signals)
             states |= more
             boundaries |= indices
-        shown = [images[index] for index in image_order(sample.question, len(images))]
-        arrays |= _signal_passes(vlm, inputs, tokens, signals, boundaries, shown, previous_heads)
+        drawn = images and (signals.map_layers or signals.cross_attention_layers)
+        boxes = _boxes(vlm, inputs, images, sample) if drawn else None
+        arrays |= _signal_passes(vlm, inputs, tokens, signals, boundaries, previous_heads, boxes)
         run_answer = partial(run_with_answer, vlm, inputs)
         arrays |= sampled_answers(vlm, signals, sample_token_ids, run_answer)
         if signals.asks and tokens is not None:
@@ -332,13 +333,13 @@ def _signal_passes(
     answer_token_ids: np.ndarray | None,
     signals: RecordedSignals,
     boundaries: Mapping[str, int],
-    images: Sequence[Any],
     previous_heads: np.ndarray | None,
+    boxes: np.ndarray | None,
 ) -> dict[str, np.ndarray]:
     """Return the arrays of signals of the prompt and of a given answer, a pass for each kind."""
-    found = _attention_pass(vlm, inputs, answer_token_ids, signals, previous_heads)
-    if any(name in found for name in signals.map_names):
-        found[BOXES] = _boxes(vlm, inputs, images, len(found[signals.map_names[0]]))
+    found = _attention_pass(vlm, inputs, answer_token_ids, signals, previous_heads, boxes)
+    if signals.map_layers and boxes is not None:
+        found[BOXES] = boxes
     if signals.lens_layers:
         found |= _lens_pass(vlm, inputs, answer_token_ids, signals, boundaries)
     if signals.image_state_layers or signals.answer_state_layers:
@@ -347,15 +348,16 @@ def _signal_passes(
 
 
 def _boxes(
-    vlm: VisionLanguageModel, inputs: Inputs, images: Sequence[Any], count: int
+    vlm: VisionLanguageModel, inputs: Inputs, images: Sequence[Any], sample: Sample
 ) -> np.ndarray:
     """Return the part of an image that each image token, or each patch, covers."""
+    order = image_order(sample.question, len(images))
+    sizes = [(images[index].height, images[index].width) for index in order]
     if vlm.skipped_without_image:
-        sizes = [(image.height, image.width) for image in images]
-        return boxes_of_patches(vlm, count, sizes, inputs[TILES][0])
+        return boxes_of_patches(vlm, order, sizes, inputs[TILES][0])
     given = {name: each.cpu() for name, each in inputs.items() if name in SIZES}
     ids, mask = (inputs[name][0].cpu().numpy() for name in ("input_ids", "attention_mask"))
-    return boxes_of_row(vlm, ids, mask, len(images), given)
+    return boxes_of_row(vlm, ids, mask, order, sizes, given)
 
 
 def _attention_pass(
@@ -364,6 +366,7 @@ def _attention_pass(
     answer_token_ids: np.ndarray | None,
     signals: RecordedSignals,
     previous_heads: np.ndarray | None,
+    boxes: np.ndarray | None,
 ) -> dict[str, np.ndarray]:
     """Run prompt and answer with eager attention; return how attention is divided."""
     answer = None if answer_token_ids is None else content_of(vlm, answer_token_ids)
@@ -375,6 +378,7 @@ def _attention_pass(
         lambda: vlm.model(**inputs),
         lambda: run_with_answer(vlm, inputs, answer or []),
         previous_heads,
+        boxes,
     )
 
 

@@ -43,6 +43,8 @@ from vlmscope.signals import (
     ATTENTION_MAP,
     CROSS_ATTENTION,
     NO_TOKEN,
+    OF_CROSS_ATTENTION,
+    PATCHES,
     PREVIOUS,
     PREVIOUS_HEAD,
     RecordedSignals,
@@ -92,6 +94,7 @@ def divided_attention(
     run_prompt: Callable[[], object],
     run_answer: Callable[[], object],
     heads: np.ndarray | None = None,
+    boxes: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return how the attention of the last prompt token and of the answer's tokens is divided.
 
@@ -106,6 +109,7 @@ def divided_attention(
         run_answer: Runs the prompt and the answer, in one pass or step by step.
         heads: The head of each layer whose attention to the previous token is returned, unless
             another one clearly attends more to it (default: the one that attends most).
+        boxes: The part of an image that each patch covers, if layers attend to images alone.
     """
     divided = (*signals.attention_layers, *signals.cross_attention_layers)
     observed = tuple(dict.fromkeys((*divided, *signals.map_layers)))
@@ -115,7 +119,7 @@ def divided_attention(
         run_prompt()
     last = len(prompt) - 1
     found = {
-        f"{name}_prompt": _divided(vlm, signals, name, prompt, seen, last)
+        f"{name}_prompt": _divided(vlm, signals, name, prompt, seen, last, boxes)
         for name in signals.divisions
     }
     maps = [_maps(vlm, signals, prompt, seen, [last])]
@@ -126,7 +130,10 @@ def divided_attention(
             run_answer()
     for name in signals.divisions:
         several = np.stack(
-            [_divided(vlm, signals, name, prompt, seen, last + 1 + i) for i in range(len(answer))]
+            [
+                _divided(vlm, signals, name, prompt, seen, last + 1 + i, boxes)
+                for i in range(len(answer))
+            ]
             or [np.full_like(found[f"{name}_prompt"], np.nan)]
         )
         statistics = [several.mean(axis=0), several.max(axis=0), several[0]]
@@ -216,6 +223,7 @@ def _divided(
     prompt: Sequence[int],
     seen: Weights,
     index: int,
+    boxes: np.ndarray | None,
 ) -> np.ndarray:
     """Return ``[layers, heads, parts]``: how the attention of a token is divided."""
     layers, parts = signals.divisions[name]
@@ -223,17 +231,35 @@ def _divided(
     for at, layer in enumerate(layers):
         if not seen[layer]:
             continue  # a prompt without an image skips the layer
-        if name == CROSS_ATTENTION:
+        if name in OF_CROSS_ATTENTION:
             weights = _row(seen[layer], index, grows=False).double().cpu().numpy()
             encoder: Any = vlm.vision_encoder
-            tiles = weights.reshape(len(weights), -1, parts, encoder.num_patches)
-            result[at] = tiles.sum(axis=(1, 3))
+            if name == CROSS_ATTENTION:
+                tiles = weights.reshape(len(weights), -1, parts, encoder.num_patches)
+                result[at] = tiles.sum(axis=(1, 3))
+            elif boxes is not None and (boxes >= 0).any():
+                result[at] = _by_patches(weights, boxes, encoder.num_patches)
             continue
         weights = _row(seen[layer], index, grows=True).double().cpu().numpy()
         groups = np.array([_group(vlm, prompt, key) for key in range(weights.shape[1])])
         for column, group in enumerate(ATTENDED):
             result[at, :, column] = weights[:, groups == group].sum(axis=1)
     return result
+
+
+def _by_patches(weights: np.ndarray, boxes: np.ndarray, patches: int) -> np.ndarray:
+    """Return ``[heads, 3]``: the attention to patches of images, of padding, and of whole tiles.
+
+    Args:
+        weights: The attention weights, ``[heads, keys]``.
+        boxes: The part of an image that each patch covers; −1 if none.
+        patches: Number of patches of a tile, of which the first is no part of the image.
+    """
+    shares = np.zeros((len(weights), len(PATCHES)))
+    for key in range(weights.shape[1]):
+        group = "tile" if key % patches == 0 else "image" if boxes[key, 0] >= 0 else "padding"
+        shares[:, PATCHES.index(group)] += weights[:, key]
+    return shares
 
 
 def _row(passes: list[Tensor], index: int, *, grows: bool) -> Tensor:

@@ -345,8 +345,8 @@ class Capture:
             of: The attention of the last prompt token, or the mean of that of the answer's tokens.
 
         Returns:
-            ``[rows, columns]``: the first cell is the top left of the image as the encoder sees it,
-            which a processor may have cropped. A list for several images.
+            ``[rows, columns]``: the first cell is the top left of the image. What a processor crops
+            has no attention. A list for several images, in the order of the row.
 
         Raises:
             InputError: It was not recorded, or the layout of the image tokens is unknown.

@@ -22,6 +22,7 @@ from vlmscope.sampling import (
 ENTROPY = "entropy"
 ATTENTION = "attention"
 CROSS_ATTENTION = "cross_attention"
+CROSS_PATCHES = "cross_attention_patches"
 LENS = "lens"
 IMAGE_TOKENS = "image_tokens"
 ANSWER_TOKENS = "answer_tokens"
@@ -46,13 +47,17 @@ ATTENTION_MAP = "attention_map"
 
 BOXES = f"{ATTENTION_MAP}/boxes"
 """Array ``[tokens, 5]``: the number of the image that each image token is of, and the part of it
-that it covers, as fractions: top, left, bottom, right. −1 where that is not known, or none."""
+that it covers, as fractions: top, left, bottom, right. −1 where that is not known, or none. Images
+are numbered in the order of the row."""
 
 OF_IMAGE_TOKENS = (IMAGE_TOKENS, ATTENTION_MAP)
 """The first parts of the names of arrays with one entry for each image token of a row."""
 
-DIVISIONS = (ATTENTION, CROSS_ATTENTION)
-"""How attention is divided: among groups of tokens, and among the tiles of an image."""
+OF_CROSS_ATTENTION = (CROSS_ATTENTION, CROSS_PATCHES)
+"""How attention to images alone is divided: among tiles, and among ``PATCHES``."""
+
+DIVISIONS = (ATTENTION, *OF_CROSS_ATTENTION)
+"""How attention is divided: among groups of tokens, and among the parts of images."""
 
 PREVIOUS = "attention_previous"
 """Array ``[tokens of the answer without the end of turn, layers]``, with the signal ``attention``:
@@ -101,6 +106,11 @@ ATTENDED = ("image", "text", "answer", "first")
 image tokens; other tokens of the prompt; tokens of the answer; the first token of the prompt, if it
 is not an image token. Each token is in one group, so the shares of a head add up to 1, without
 that of an attention sink if there is one."""
+
+PATCHES = ("image", "padding", "tile")
+"""The groups of patches that attention to images alone is divided among, in the order in which
+shares are stored: patches with a part of an image; patches of the padding beside it; and the first
+of each tile, which is no part of an image. The shares of a head add up to 1."""
 
 OF_ANSWER = ("mean", "max", "first")
 """What is stored of the answer's attention, in this order: mean and maximum over the tokens of the
@@ -297,6 +307,7 @@ class RecordedSignals:
         found = {
             ATTENTION: (self.attention_layers, len(ATTENDED)),
             CROSS_ATTENTION: (self.cross_attention_layers, self.tiles),
+            CROSS_PATCHES: (self.cross_attention_layers, len(PATCHES)),
         }
         return {name: each for name, each in found.items() if each[0]}
 

@@ -208,6 +208,35 @@ def test_inspect_shows_the_logit_lens_and_numbers(
     assert re.search(rf"^ +7 +{re.escape(repr(text))} {prob:.2f}", shown, re.M)
 
 
+def test_inspect_draws_the_attention_over_the_image(
+    vlmscope: Command, table: Path, checkpoint: Path
+) -> None:
+    arguments = ("inspect", table, "--model", checkpoint, "--device", "cpu")
+    arguments = (*arguments, "--signals", "attention_map", "--max-new-tokens", 3)
+    record = json.loads(vlmscope(*arguments, "--json").out)
+    lines = record["attention_maps"]
+    layers = sorted({line["layer"] for line in lines})
+    assert len(layers) == 3
+    assert len(lines) == 2 * len(layers), "of the prompt and of the answer"
+    seen = vlmscope(*arguments)
+    assert seen.code == 0, seen.err
+    pattern = r"^Attention to image 1, (.+), layer (\d+): ([0-9.]+), largest cell ([0-9.]+)"
+    headings = re.findall(pattern, seen.out, re.M)
+    ends = [str(layers[0]), str(layers[-1])]
+    assert [(of, layer) for of, layer, *_ in headings] == [
+        (of, layer) for layer in ends for of in ("last prompt token", "answer")
+    ]
+    first = lines[0]
+    assert headings[0][2:] == (f"{first['share']:.3f}", f"{first['largest']:.4f}")
+    [drawn] = re.findall(r"^Attention .+, answer, .+\n((?:  \|.*\|\n)+)Attention", seen.out, re.M)
+    rows = drawn.splitlines()
+    assert len(rows) == first["rows"]
+    assert {len(row) for row in rows} == {2 * first["columns"] + 4}
+    assert "██" in drawn
+    none = vlmscope(*arguments, "--max-new-tokens", 0, "--json")
+    assert {line["of"] for line in json.loads(none.out)["attention_maps"]} == {"prompt"}
+
+
 def test_inspect_names_questions_that_are_there(
     vlmscope: Command, table: Path, checkpoint: Path
 ) -> None:

@@ -124,48 +124,6 @@ def changed(image: Image.Image, box: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-@pytest.mark.parametrize(
-    ("family", "shape"),
-    [
-        ("qwen2_5_vl", (2, 3)),
-        ("qwen3_vl", (2, 3)),
-        ("glm4v", (2, 3)),
-        ("llava_next", (4, 6)),
-        ("idefics3", (4, 6)),
-        ("smolvlm", (4, 6)),
-        ("paligemma", (4, 4)),
-        ("janus", (4, 4)),
-    ],
-)
-def test_boxes_are_where_the_tokens_change(
-    family: str, shape: tuple[int, int], models: Any
-) -> None:
-    """If a part of the image changes, the token that covers it changes most."""
-    vlm, image = models(family), make_image(90, 60, 1)
-    spec = CaptureSpec(
-        layers="0", positions=("last_prompt_token",), max_new_tokens=0,
-        signals="image_tokens,attention_map",
-    )  # fmt: skip
-    [plain] = capture([Sample("plain", image, "What?")], vlm, spec)
-    boxes = plain.signals[BOXES]
-    tokens = np.flatnonzero(boxes[:, 0] == 0)
-    some = tokens[:: max(1, len(tokens) // 8)]
-    samples = [Sample(str(i), changed(image, boxes[i, 1:]), "What?") for i in some]
-    found = list(capture(samples, vlm, spec, batch_size=8))
-    right = 0
-    for i, item in zip(some, found, strict=True):
-        before, after = (c.signals["image_tokens/layer_0"] for c in (plain, item))
-        most = boxes[np.linalg.norm(after - before, axis=1).argmax(), 1:]
-        middle = (boxes[i, 1:3] + boxes[i, 3:5]) / 2
-        right += bool((most[:2] < middle).all() and (middle < most[2:]).all())
-    assert right > len(some) / 2
-    drawn = plain.attention_map(0)
-    assert isinstance(drawn, np.ndarray)
-    assert drawn.shape == shape
-    total = plain.signals["attention_map/layer_0"][tokens, 0].sum()
-    assert drawn.sum() == pytest.approx(total, rel=1e-4)
-
-
 def test_maps_of_several_images_and_of_none(models: Any) -> None:
     vlm = models("qwen2_5_vl")
     several, none, alone = capture([SEVERAL[1], NONE[0], ONE_IMAGE[0]], vlm, SPEC)
@@ -185,7 +143,7 @@ def test_maps_of_several_images_and_of_none(models: Any) -> None:
 
 
 def test_an_unknown_layout_has_values_and_no_map(models: Any) -> None:
-    vlm = models("pixtral")
+    vlm = models("idefics2")
     [item] = capture(ONE_IMAGE[:1], vlm, SPEC)
     assert (item.signals[BOXES] == -1).all()
     assert np.isfinite(item.signals["attention_map/layer_0"]).all()

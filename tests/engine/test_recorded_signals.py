@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.against_reference import assert_same
-from families.conformance import NONE, ONE_IMAGE, SEVERAL, build
+from families.conformance import NONE, ONE_IMAGE, SEVERAL, build, make_image
 from families.llava_checkpoints import build_llava
 from vlmscope import reference_attention
 from vlmscope.engine import capture, prepare
@@ -27,7 +27,9 @@ from vlmscope.sampling import SAMPLES
 from vlmscope.schema import CaptureSpec, Sample
 from vlmscope.signals import (
     ATTENDED,
+    BOXES,
     NO_TOKEN,
+    PATCHES,
     PREVIOUS,
     PREVIOUS_HEAD,
     SIGNALS,
@@ -45,13 +47,41 @@ def test_questions_about_one_image_several_and_none(vlm: VisionLanguageModel) ->
     for item in capture(ROWS, vlm, EVERYTHING, batch_size=8):
         assert_same(item, reference(item.sample, vlm, EVERYTHING))
         across = item.signals["cross_attention_prompt"]
+        patches = item.signals["cross_attention_patches_prompt"]
         if item.sample.images:
             np.testing.assert_allclose(across.sum(axis=2), 1, atol=1e-5)
+            np.testing.assert_allclose(patches.sum(axis=2), 1, atol=1e-5)
         else:
             assert np.isnan(across).all()
+            assert np.isnan(patches).all()
             skipped = vlm.skipped_without_image
             assert not any(f"query_token_heads/layer_{k}" in item.vectors for k in skipped)
         np.testing.assert_allclose(item.signals["attention_prompt"].sum(axis=2), 1, atol=1e-5)
+
+
+def test_padding_within_a_tile_is_attended_to_and_has_its_own_share(
+    vlm: VisionLanguageModel,
+) -> None:
+    """The mask excludes tiles, and not the padding of a tile beside a narrow image."""
+    spec = CaptureSpec(layers="all", max_new_tokens=3, signals="attention,attention_map")
+    tile = vlm.model.config.vision_config.image_size
+    rows = [
+        Sample("square", make_image(tile, tile), "What is it?"),
+        Sample("narrow", make_image(tile // 4, tile), "What is it?"),
+        Sample("both", (make_image(tile // 4, tile), make_image(tile, tile // 4)), "Which one?"),
+    ]
+    image, padding, whole = map(PATCHES.index, ("image", "padding", "tile"))
+    for item in capture(rows, vlm, spec):
+        assert_same(item, reference(item.sample, vlm, spec))
+        for name, column in (("prompt", 0), ("answer", 1)):
+            shares = item.signals[f"cross_attention_patches_{name}"]
+            shares = shares if name == "prompt" else shares[0]
+            assert (shares[..., whole] > 0).all()
+            assert ((shares[..., padding] > 0) == (item.sample.id != "square")).all()
+            drawn = item.signals[BOXES][:, 0] >= 0
+            for at, layer in enumerate(sorted(vlm.skipped_without_image)):
+                mean = item.signals[f"attention_map/layer_{layer}"][drawn, column].sum()
+                assert shares[at, :, image].mean() == pytest.approx(mean, abs=1e-5)
 
 
 def test_answers_that_end_at_different_tokens(
@@ -113,7 +143,8 @@ def test_a_prefill_alone_has_the_signals_of_its_prompt(
 ) -> None:
     spec = CaptureSpec(layers="0", max_new_tokens=0, signals="attention,heads")
     for item in capture(samples[:3], vlm, spec, batch_size=3):
-        assert set(item.signals) == {"attention_prompt", "cross_attention_prompt"}
+        divided = {"attention", "cross_attention", "cross_attention_patches"}
+        assert set(item.signals) == {f"{name}_prompt" for name in divided}
         assert_same(item, reference(item.sample, vlm, spec))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import random
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,10 @@ from PIL import Image
 
 from vlmscope.detectors.results import METRICS, DetectorResult, Unavailable
 from vlmscope.report.document import (
+    AttentionGrid,
+    AttentionPicture,
+    AttentionSummary,
+    AttentionView,
     Card,
     CategoryRow,
     ColumnTable,
@@ -59,6 +64,18 @@ def make_image(colour: tuple[int, int, int], size: tuple[int, int] = (48, 36)) -
 
 
 IMAGES = {name: make_image(colour) for name, colour in COLOURS.items()}
+OVERLAY = make_image((255, 176, 0), (3, 1))
+
+
+GRID = AttentionGrid(
+    place=0,
+    rows=1,
+    columns=3,
+    peaks=((0.25, 0.5), (0.125, None)),
+    shares=((0.3, 0.6), (0.2, None)),
+    levels=bytes([255, 51, 0, 0, 51, 255, 0, 255, 153, 0, 0, 0]),
+)
+"""The attention of a prompt and an answer at two layers, over an image of three cells."""
 
 
 def card(index: int = 0, **changes: object) -> Card:
@@ -101,6 +118,7 @@ def card(index: int = 0, **changes: object) -> Card:
                 (("Yes", 0.888), ("No", 0.1111), (noun, 0.0004)),
             ),
         },
+        attention=(GRID,),
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 
@@ -136,6 +154,18 @@ def full(cards: int = 120) -> Document:
             (("the ground truth needs a judge", 2),),
         ),
         lens=LensSummary((0, 20)),
+        attention=AttentionSummary(
+            (0, 20),
+            ("last prompt token", "answer"),
+            view=AttentionView(
+                "q2",
+                "Is there a tree?",
+                tuple(
+                    AttentionPicture("answer", layer, "green.png", None, OVERLAY, 0.125, 0.2)
+                    for layer in (0, 20)
+                ),
+            ),
+        ),
         failures=(FailureRow("q9999", "image", "questions.csv line 9: image not found", 2),),
         provenance=(
             ("model", (("name", "models/tiny"), ("weights", "f05ae6041e7b0d6c" * 4))),
@@ -213,9 +243,11 @@ def prefill(document: Document) -> Document:
     """Return the document of a run without answers, whose images and model are gone."""
     poor = bare(document)
     gone = {"answer": None, "images": (), "category": None, "answer_tokens": (), "lens": {}}
+    gone |= {"attention": ()}
     return replace(
         poor,
         cards=tuple(replace(card, **gone, finish_reason="prefill") for card in poor.cards),  # type: ignore[arg-type]
+        attention=AttentionSummary(),
         images={},
         images_note="The images are not at hand: `--images` says where they are.",
         token_view=None,
@@ -248,6 +280,7 @@ def hostile() -> Document:
             answer_tokens=((text, float("-inf"), float("nan")), ("\u202e", -1.0, None)),
             first_tokens=((text, 0.5),),
             lens={text: (((text, float("nan")), ("\u202e", 0.5)), ())},
+            attention=(replace(GRID, place=7, peaks=((math.inf, 1e9), (None, math.nan))),),
         )
         for i, text in enumerate((*HOSTILE, "x" * 5000))
     )
@@ -286,6 +319,14 @@ def hostile() -> Document:
         images_note=bad,
         token_view=TokenView(bad, bad, (PromptToken(0, 1, 7, bad, (bad,)),)),
         token_view_note=bad,
+        attention=AttentionSummary(
+            (0, 20),
+            (bad, bad),
+            bad,
+            AttentionView(
+                bad, bad, (AttentionPicture(bad, 0, "red.png", 1, "javascript:1", math.nan, 1e300),)
+            ),
+        ),
         labels=LabelSummary(bad, ((bad, 1),), ((bad, 1),)),
         failures=(FailureRow(bad, bad, bad, 1),),
         provenance=((bad, ((bad, bad),)),),

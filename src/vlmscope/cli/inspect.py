@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmscope.cli import options
+from vlmscope.cli.inspect_maps import MapLine, read_maps, show_maps
 from vlmscope.cli.output import quiet_libraries, shape_text, show, show_note, stderr, stdout
 from vlmscope.model_options import ModelOptions
 from vlmscope.positions import REPRESENTATIONS, VISION_ONLY
@@ -99,7 +100,8 @@ def inspect(
     seen = inspect_sample(row, vlm, resolved)
     lens = read_lens(seen.capture, resolved.signals, vlm.processor.tokenizer)
     if as_json:
-        stdout.print_json(json.dumps(as_record(seen, lens)))
+        maps = read_maps(seen.capture, resolved.signals)
+        stdout.print_json(json.dumps(as_record(seen, lens, maps)))
         return
     _show_input(seen)
     _show_tokens(seen)
@@ -108,6 +110,7 @@ def inspect(
     normed = vlm.num_layers - 1 if resolved.layer_states == "hidden_states[k+1]" else None
     _show_vectors(seen, normed)
     _show_signals(seen.capture.signals, lens)
+    show_maps(seen.capture, resolved.signals)
     _show_answer(seen, vlm)
 
 
@@ -132,7 +135,9 @@ def read_lens(capture: Capture, signals: RecordedSignals, tokenizer: Any) -> lis
     ]
 
 
-def as_record(seen: Any, lens: Sequence[LensLine] = ()) -> dict[str, Any]:
+def as_record(
+    seen: Any, lens: Sequence[LensLine] = (), maps: Sequence[MapLine] = ()
+) -> dict[str, Any]:
     """Return an inspection as plain JSON values: vectors by shape and norm, not by value."""
     capture = seen.capture
     return {
@@ -156,6 +161,7 @@ def as_record(seen: Any, lens: Sequence[LensLine] = ()) -> dict[str, Any]:
             if not array.ndim
         },
         "lens": [asdict(line) for line in lens],
+        "attention_maps": [asdict(line) for line in maps],
         "first_token_entropy": capture.first_token_entropy,
         "finish_reason": capture.finish_reason,
         "answer": capture.answer,

@@ -10,11 +10,14 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vlmscope.engine.answer_states import AnswerStates, State
+from vlmscope.engine.batch import Batch
+from vlmscope.engine.device import to_device
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention.shares import (
     LastQuery,
@@ -23,12 +26,16 @@ from vlmscope.model.attention.shares import (
     shares,
     weights_of_keys,
 )
+from vlmscope.model.image_grids import TILES, groups_of_patches
 from vlmscope.model.sublayers import sublayers_of
 from vlmscope.signals import (
     ATTENDED,
     ATTENTION,
     ATTENTION_MAP,
     CROSS_ATTENTION,
+    CROSS_PATCHES,
+    OF_CROSS_ATTENTION,
+    PATCHES,
     PREVIOUS,
     RecordedSignals,
 )
@@ -64,6 +71,24 @@ def members_in_slots(
     return found
 
 
+def patch_members(
+    batch: Batch, vlm: VisionLanguageModel, signals: RecordedSignals
+) -> Float[Tensor, "batch keys groups"] | None:
+    """Return for each patch of a batch's images 1 in the column of its group: ``PATCHES``.
+
+    NaN if it is unknown. None if no layer attends to images alone, or there are no images.
+    """
+    if not signals.cross_attention_layers or not any(batch.images):
+        return None
+    groups = [
+        groups_of_patches(vlm, batch.shown_sizes[row], batch.inputs_of(row)[TILES])
+        for row in range(len(batch.samples))
+    ]
+    numbers = torch.from_numpy(np.stack(groups)).unsqueeze(2)
+    members = (numbers == torch.arange(len(PATCHES))).float()
+    return to_device(members.masked_fill(numbers < 0, torch.nan), vlm.device)
+
+
 def observed_layers(
     vlm: VisionLanguageModel, signals: RecordedSignals
 ) -> dict[torch.nn.Module, int]:
@@ -96,7 +121,7 @@ class Divider:
         self._patches = int(encoder.num_patches) if self._cross else 0
 
     def divide(
-        self, layer: int, weights: Weights, members: Tensor, prompt: int
+        self, layer: int, weights: Weights, members: Tensor, prompt: int, patches: Tensor | None
     ) -> Iterator[tuple[State, Tensor]]:
         """Yield what is computed, and its values.
 
@@ -108,6 +133,7 @@ class Divider:
             weights: Its attention weights.
             members: The group of each token.
             prompt: Number of tokens that are of the prompt, of those that are attended to.
+            patches: The group of each patch of the images, from ``patch_members``.
         """
         if layer in self._mapped:
             mean = weights.mean(dim=1)
@@ -121,8 +147,11 @@ class Divider:
             yield (ATTENTION, layer), shares(weights, members.to(weights.device))
             return
         rows, heads, _ = weights.shape
-        patches = weights.view(rows, heads, -1, self._tiles, self._patches)
-        yield (CROSS_ATTENTION, layer), patches.sum(dim=(2, 4))
+        by_tile = weights.view(rows, heads, -1, self._tiles, self._patches)
+        yield (CROSS_ATTENTION, layer), by_tile.sum(dim=(2, 4))
+        if patches is None:
+            raise RuntimeError(f"layer {layer} attends to images, and their patches are unknown")
+        yield (CROSS_PATCHES, layer), weights @ patches.to(weights.device)
 
     def add_token(
         self,
@@ -132,6 +161,7 @@ class Divider:
         members: Tensor,
         previous: Int[Tensor, " batch"],
         prompt: int,
+        patches: Tensor | None,
     ) -> None:
         """Add the attention of a token of each answer to what is recorded of the answers.
 
@@ -142,8 +172,9 @@ class Divider:
             members: The group of each token.
             previous: The index of the token before this one.
             prompt: Number of tokens that are of the prompt, of those that are attended to.
+            patches: The group of each patch of the images.
         """
-        for state, values in self.divide(layer, weights, members, prompt):
+        for state, values in self.divide(layer, weights, members, prompt, patches):
             states.add(state, values.flatten(1))
         if layer in self._divided and layer not in self._cross:
             attended = weights_of_keys(weights, previous, members.shape[1])
@@ -158,10 +189,13 @@ class AttentionRecorder:
         signals: The signals.
         members: The group of each token of the prompts, from ``members_of``.
         answer: Collects the division for the answer's tokens, if ``generate`` decodes them.
+        patches: The group of each patch of the images, from ``patch_members``, for layers that
+            attend to images alone.
 
     Attributes:
         observer: What the attention of the decoder is to call.
         members: As given.
+        patches: As given.
     """
 
     def __init__(
@@ -170,9 +204,11 @@ class AttentionRecorder:
         signals: RecordedSignals,
         members: Float[Tensor, "batch length four"],
         answer: AnswerStates | None = None,
+        patches: Float[Tensor, "batch keys groups"] | None = None,
     ) -> None:
         self.observer = LastQuery(observed_layers(vlm, signals), self._record)
         self.members = members
+        self.patches = patches
         self._signals = signals
         self._divider = Divider(vlm, signals)
         self._answer = answer
@@ -186,10 +222,13 @@ class AttentionRecorder:
         members = members_in_slots(self.members, length) if steps else self.members
         prompt = self.members.shape[1]
         if not steps:
-            self._prompt |= dict(self._divider.divide(layer, weights, members, prompt))
+            divided = self._divider.divide(layer, weights, members, prompt, self.patches)
+            self._prompt |= dict(divided)
         elif self._answer is not None:
             previous = torch.full((len(weights),), length - 2, device=weights.device)
-            self._divider.add_token(self._answer, layer, weights, members, previous, prompt)
+            self._divider.add_token(
+                self._answer, layer, weights, members, previous, prompt, self.patches
+            )
 
     def arrays(self) -> dict[str, Float[Tensor, "batch layers heads parts"]]:
         """Return how the last prompt token's attention is divided.
@@ -201,7 +240,7 @@ class AttentionRecorder:
         found = {}
         for name, (layers, parts) in self._signals.divisions.items():
             known = [self._prompt.get((name, layer)) for layer in layers]
-            if name == CROSS_ATTENTION and not any(each is not None for each in known):
+            if name in OF_CROSS_ATTENTION and not any(each is not None for each in known):
                 shape = (rows, self._signals.attention_heads, parts)  # a question about no image
                 known = [torch.full(shape, torch.nan, device=device) for _ in layers]
             divided = [each.to(device) for each in known if each is not None]
@@ -222,6 +261,7 @@ def recorder_for(
     ids: Int[Tensor, "batch length"],
     mask: Tensor,
     answer: AnswerStates | None = None,
+    patches: Float[Tensor, "batch keys groups"] | None = None,
 ) -> AttentionRecorder | None:
     """Return what records the attention of some prompts; None if it is not recorded.
 
@@ -231,8 +271,9 @@ def recorder_for(
         ids: Token ids of the prompts, padded on the left.
         mask: 1 where a token is real.
         answer: As in ``AttentionRecorder``.
+        patches: As in ``AttentionRecorder``.
     """
     if not (signals.divisions or signals.map_layers):
         return None
     members = members_of(groups_of_prompt(ids, mask, vlm.image_token_id))
-    return AttentionRecorder(vlm, signals, members, answer)
+    return AttentionRecorder(vlm, signals, members, answer, patches)

@@ -18,6 +18,7 @@ from vlmscope.engine.batch import Batch
 from vlmscope.engine.device import Fetch
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.image_grids import TILES, boxes_of_patches, boxes_of_row
+from vlmscope.prompt import image_order
 from vlmscope.signals import ATTENTION_MAP, BOXES, RecordedSignals, token_states_name
 
 MAPS = "maps/"
@@ -50,15 +51,17 @@ def image_keys(
         if not images or not maps:
             found.append(None)
             continue
+        sample = batch.samples[row]
+        order = image_order(sample.question, len(sample.images))
+        shown = order, batch.shown_sizes[row]
         if vlm.skipped_without_image:
             columns = np.arange(next(iter(maps.values())).shape[1])
             tiles = batch.inputs_of(row).get(TILES)
-            boxes = boxes_of_patches(vlm, len(columns), batch.shown_sizes[row], tiles)
+            boxes = boxes_of_patches(vlm, *shown, tiles)
         else:
             ids, mask = batch.input_ids[row], batch.attention_mask[row].astype(bool)
             columns = np.flatnonzero(mask & (ids == vlm.image_token_id))
-            sizes = batch.inputs_of(row)
-            boxes = boxes_of_row(vlm, batch.input_ids[row], mask, images, sizes)
+            boxes = boxes_of_row(vlm, ids, mask, *shown, batch.inputs_of(row))
         found.append(ImageKeys(columns, boxes))
     return found
 

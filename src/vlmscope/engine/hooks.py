@@ -50,6 +50,8 @@ class RecordedTensors:
     """Array of a signal → its values."""
     members: Float[Tensor, "batch length four"] | None = None
     """The group of each token of the prompts, if attention is recorded: see ``members_of``."""
+    patches: Float[Tensor, "batch keys groups"] | None = None
+    """The group of each patch of the images, if attention to them alone is: ``patch_members``."""
     image_lens: Float[Tensor, "batch layers vocabulary"] | None = None
     """The lens of the image tokens, if it is recorded: see ``ImageLens``."""
     image_tokens: ImageTokenStates = field(default_factory=ImageTokenStates)
@@ -169,6 +171,7 @@ class PrefillHooks:
             self._positions,
             {} if attention is None else attention.arrays(),
             None if attention is None else attention.members,
+            None if attention is None else attention.patches,
             None if self._lens is None else self._lens.table(),
             self._image_states(),
             self._last,

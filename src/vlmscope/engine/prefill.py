@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
-from vlmscope.engine.attention import AttentionRecorder, recorder_for
+from vlmscope.engine.attention import AttentionRecorder, patch_members, recorder_for
 from vlmscope.engine.attention_maps import MAPS, ImageKeys, copied_maps, image_keys, map_arrays
 from vlmscope.engine.batch import Batch
 from vlmscope.engine.device import Fetch, to_device
@@ -158,9 +158,9 @@ def make_device_batch(
         name: to_device(tensor, vlm.device)
         for name, tensor in batch.model_inputs(without=separate).items()
     }
-    attention = recorder_for(
-        vlm, spec.signals, inputs["input_ids"], inputs["attention_mask"], answer_states
-    )
+    prompts = inputs["input_ids"], inputs["attention_mask"]
+    patches = patch_members(batch, vlm, spec.signals)
+    attention = recorder_for(vlm, spec.signals, *prompts, answer_states, patches)
     lens = image_lens_for(vlm, spec, batch.input_ids, batch.attention_mask)
     hooks = make_hooks(
         vlm, spec, located, inputs, batch.images, answer_states, encodings, attention, lens,

@@ -3,7 +3,7 @@
 - ``vlm``: ``VisionLanguageModel``, a loaded checkpoint under standard names
 - ``preprocessing``: what preparing its inputs needs, without the weights
 - ``families``: the differences between architectures, as data; ``support``: what was checked
-- ``image_grids``: the part of an image that each image token covers
+- ``image_grids``: the part of an image that each image token covers; ``image_layouts``: by family
 - ``sublayers``: the parts of a decoder block that signals are read from
 - ``unembedding``: from hidden states to logits, as the model computes them
 - ``vision_rows``: how the vision encoder's output for a batch is assigned to questions

@@ -18,6 +18,7 @@ from typing import Any, TypeGuard
 from torch import nn
 
 from vlmscope.errors import InputError
+from vlmscope.model.image_grids import layout_of
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.schema import CaptureSpec
 from vlmscope.signals import (
@@ -281,6 +282,11 @@ def notes_on(
     for name in (*signals.sublayers, *maps):
         if missing := [str(k) for k in layers if k not in signals.layers(name)]:
             notes.append(f"no {name} of layers {', '.join(missing)}: they have no such part")
+    if maps and not vlm.skipped_without_image and layout_of(vlm.family) is None:
+        notes.append(
+            f"{ATTENTION_MAP}: it is not known which part of an image each image token of "
+            f"{vlm.family.title} covers; the values are stored, and no map can be drawn"
+        )
     if signals.attention_layers:
         known = {*signals.attention_layers, *signals.cross_attention_layers}
         if missing := [str(k) for k in range(vlm.num_layers) if k not in known]:

@@ -7,7 +7,8 @@
   document
 - ``held_out``: the groups that folds do not split, for captions
 - ``figures``: its plots
-- ``gallery``: questions as cards; ``thumbnails``: their images; ``prompt_view``: a prompt's tokens
+- ``gallery``: questions as cards; ``thumbnails``: their images; ``prompt_view``: a prompt's tokens;
+  ``attention_maps``: the attention over their images
 """
 
 from vlmscope.report.document import Document, ReportSpec

@@ -324,7 +324,6 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
     detected = detectors(run, spec.labels)
     carried = transfers(run, spec.labels) if sweep is not None else Transfers()
     lacks = missing(run, found.labels, total, found.saved, spec.labels)
-    failures = run.failures.values()
     document = Document(
         title=title(run.manifest),
         made=_made(),
@@ -332,7 +331,7 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
         sentences=(*found.verdict.main[1:], *carried.sentences),
         details=found.verdict.details,
         missing=(*lacks, *filter(None, [carried.missing, detected.missing])),
-        numbers=tuple(numbers(rows, total, sweep, found.summary, len(failures))),
+        numbers=tuple(numbers(rows, total, sweep, found.summary, len(run.failures))),
         figures=tuple(figure(plot) for plot in drawn),
         results=() if sweep is None else tuple(results(sweep)),
         best_baseline=None if sweep is None else sweep.summary["best_baseline"],
@@ -344,11 +343,12 @@ def gather(run: Run, spec: ReportSpec, progress: Progress) -> Gathered:
         token_view=seen.view,
         token_view_note=seen.view_note,
         labels=found.summary,
-        failures=tuple(FailureRow(f.id, f.stage, f.error, f.attempt) for f in failures),
+        failures=tuple(_failures(run)),
         provenance=tuple(provenance(run, found.settings, sweep, spec.labels)),
         columns=tuple(columns(sweep)),
         held_out=held_out(sweep),
         lens=lens_summary(run.manifest.capture.recorded, len(seen.cards)),
+        attention=seen.attention,
         detectors=detected.section,
     )
     return Gathered(document, seen.thumbnails, (*drawn, *detected.plots))
@@ -362,6 +362,11 @@ def _find(run: Run, name: str) -> _Found:
     except InputError:
         return _Found(None, None, saved)
     return _Found({id_: labels[id_] for id_ in run.ids if id_ in labels}, settings, saved)
+
+
+def _failures(run: Run) -> Iterator[FailureRow]:
+    for found in run.failures.values():
+        yield FailureRow(found.id, found.stage, found.error, found.attempt)
 
 
 def _made() -> str:

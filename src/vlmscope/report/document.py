@@ -109,6 +109,24 @@ class ColumnTable:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionGrid:
+    """The attention over one image of a card."""
+
+    place: int | None
+    """Index of the image in ``Card.images``; None if it is not available."""
+    rows: int
+    columns: int
+    """Cells of the grid that covers the complete image."""
+    peaks: tuple[tuple[float | None, ...], ...]
+    """For each of ``AttentionSummary.of``, for each layer: the attention to the largest cell; None
+    if there is no such attention, as for an answer without a token."""
+    shares: tuple[tuple[float | None, ...], ...]
+    """Likewise the attention to all cells."""
+    levels: bytes
+    """Likewise the cells, row by row, as 0 to 255 times the largest one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """One question of the gallery."""
 
@@ -144,6 +162,8 @@ class Card:
     lens: Mapping[str, tuple[tuple[tuple[str, float], ...], ...]] = field(default_factory=dict)
     """Position → for each of ``Document.lens.layers`` the likeliest tokens of the logit lens, each
     with its probability; empty without."""
+    attention: tuple[AttentionGrid, ...] = ()
+    """The attention over each image; empty without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +198,48 @@ class LensSummary:
     """Its layers; empty for a run without."""
     note: str = ""
     """Which cards have none, because the page would be too large, or empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPicture:
+    """One map as an image."""
+
+    of: str
+    """The token whose attention it is."""
+    layer: int
+    image: str
+    """Key of ``Document.images``; empty if the image is not available."""
+    number: int | None
+    """Number of the image, from 1, if the question has several."""
+    overlay: str
+    """The map as a ``data:image/png;base64,`` URI, to be stretched over the image."""
+    peak: float
+    """The attention to the largest cell."""
+    share: float
+    """The attention to all cells."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionView:
+    """The attention over the images of one row, at the first and the last layer."""
+
+    id: str
+    question: str
+    pictures: tuple[AttentionPicture, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSummary:
+    """What the maps of the cards are of."""
+
+    layers: tuple[int, ...] = ()
+    """Their layers; empty for a run without."""
+    of: tuple[str, ...] = ()
+    """The tokens whose attention it is: the last prompt token, and the answer if there is one."""
+    note: str = ""
+    """Which cards have none, or why no card has, or empty."""
+    view: AttentionView | None = None
+    """The maps of one card; None without maps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +344,8 @@ class Document:
     """Columns of the table besides the category; empty without probes."""
     lens: LensSummary = LensSummary()
     """What the logit lens of the cards is of."""
+    attention: AttentionSummary = AttentionSummary()
+    """What the maps of the cards are of."""
     detectors: DetectorsSection | None = None
     """None before ``vlmscope detect``."""
 

@@ -9,9 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from vlmscope.dataset import Table
 from vlmscope.errors import VlmscopeError
-from vlmscope.report.document import MOST_BYTES, Card, LensSummary, ReportSpec, TokenView
+from vlmscope.report.attention_maps import card_maps, with_view
+from vlmscope.report.document import (
+    MOST_BYTES,
+    AttentionGrid,
+    AttentionSummary,
+    Card,
+    LensSummary,
+    ReportSpec,
+    TokenView,
+)
 from vlmscope.report.prompt_view import TokenText, find_processor, token_text, token_view
 from vlmscope.report.rows import category_of, hashes_of
 from vlmscope.report.thumbnails import Thumbnails, find_sample, find_table, thumbnails
@@ -39,6 +50,7 @@ def cards(
     images: Collection[str],
     text: TokenText,
     signals: RecordedSignals | None = None,
+    maps: Mapping[str, tuple[AttentionGrid, ...]] | None = None,
 ) -> Iterator[Card]:
     """Yield a card for each row.
 
@@ -49,6 +61,7 @@ def cards(
         images: Hashes of the images that can be shown.
         text: Token id → text.
         signals: The signals of the run.
+        maps: The attention over the images, by id.
     """
     with_lens = cards_with_lens(signals) if signals else 0
     for number, capture in enumerate(captures):
@@ -75,6 +88,7 @@ def cards(
             answer_tokens_left_out=max(0, len(tokens) - ANSWER_TOKENS),
             first_tokens=_first_tokens(capture, text),
             lens=_lens(capture, signals, text) if signals and number < with_lens else {},
+            attention=(maps or {}).get(sample.id, ()),
         )
 
 
@@ -150,6 +164,8 @@ class Gallery:
     """The prompt of one of them."""
     view_note: str
     """Why there is no view, or why tokens have no text."""
+    attention: AttentionSummary
+    """What the maps of the cards are of."""
 
 
 def gallery(
@@ -180,16 +196,24 @@ def gallery(
     processor, lack = find_processor(run.manifest.model, spec.model)
     images = small.sizes[-1] if small.sizes else {}
     signals = run.manifest.capture.recorded
-    made = tuple(cards(captures, labels, risks, images, token_text(processor), signals))
-    if processor is None:
-        return Gallery(made, small, None, f"Tokens are shown by their ids: {lack}.")
+    maps, summary = card_maps(captures, signals, images)
+    made = tuple(cards(captures, labels, risks, images, token_text(processor), signals, maps))
     shown = next((card for card in made if card.id == spec.id), None) or riskiest(made)
+    view, note = None, f"Tokens are shown by their ids: {lack}."
+    if processor is not None:
+        view, note = _view(run, captures, shown, table, processor)
+    return Gallery(made, small, view, note, with_view(summary, made, shown))
+
+
+def _view(
+    run: Run, captures: Sequence[Capture], shown: Card | None, table: Table | None, processor: Any
+) -> tuple[TokenView | None, str]:
+    """Return the prompt of a card, or None and why it is not shown."""
     if shown is None:
-        return Gallery(made, small, None, "")
+        return None, ""
     capture = next(item for item in captures if item.sample.id == shown.id)
     sample = None if table is None else find_sample(table, shown.id)
     try:
-        view = token_view(processor, run.manifest.model, capture, sample)
-        return Gallery(made, small, view, "")
+        return token_view(processor, run.manifest.model, capture, sample), ""
     except VlmscopeError as error:
-        return Gallery(made, small, None, f"The prompt of {shown.id} is not shown: {error}.")
+        return None, f"The prompt of {shown.id} is not shown: {error}."

@@ -22,7 +22,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from vlmscope.plots import DARK_PALETTE, PALETTE
-from vlmscope.report.document import Card, Document
+from vlmscope.report.document import AttentionGrid, Card, Document
 from vlmscope.shown import encodable
 
 STYLES = ("light.css", "page.css", "tables.css", "gallery.css", "print.css")
@@ -32,6 +32,7 @@ SCRIPTS = (
     "theme.js",
     "tables.js",
     "choosing.js",
+    "attention.js",
     "dialog.js",
     "gallery.js",
     "start.js",
@@ -120,6 +121,7 @@ def _environment() -> Environment:
         "code_spans": _code_spans,
         "count": _count,
         "data_uri": _data_uri,
+        "image_uri": _image_uri,
         "digits": _digits,
         "per_cent": _per_cent,
         "signed": _signed,
@@ -178,6 +180,16 @@ def _data_uri(csv: str) -> str:
     return "data:text/csv;charset=utf-8," + quote(encodable(csv), safe="")
 
 
+def _image_uri(source: str | None) -> str:
+    """Return the ``data:`` URI of an image in one of the formats of a report, else nothing.
+
+    >>> _image_uri("data:image/png;base64,AA=="), _image_uri("javascript:alert(1)")
+    ('data:image/png;base64,AA==', '')
+    """
+    known = re.fullmatch(r"data:image/(jpeg|png|webp);base64,[A-Za-z0-9+/=]*", source or "")
+    return known[0] if known else ""
+
+
 def _visible(text: str) -> str:
     """Return a token's text with white space and unprintable characters made visible.
 
@@ -220,6 +232,8 @@ def _data(document: Document) -> str:
         "cards": [_card(card, texts) for card in document.cards],
         "images": dict(document.images),
     }
+    if document.attention.layers:
+        data["attention"] = {"layers": document.attention.layers, "of": document.attention.of}
     data["lens"] = {"layers": document.lens.layers, "texts": list(texts)}
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
@@ -232,7 +246,10 @@ def _card(card: Card, texts: dict[str, int]) -> dict[str, Any]:
         card: The card.
         texts: Text of a token of the logit lens → its number, which replaces it; texts are added.
     """
-    fields = asdict(replace(card, lens={}))
+    fields = asdict(replace(card, lens={}, attention=()))
+    fields["attention"] = [_grid(grid) for grid in card.attention]
+    if not card.attention:
+        del fields["attention"]
     fields["lens"] = {
         position.replace("_", " "): [
             [
@@ -247,6 +264,16 @@ def _card(card: Card, texts: dict[str, int]) -> dict[str, Any]:
     for name in ("answer_tokens", "first_tokens"):
         fields[name] = [(_visible(text), *map(_finite, numbers)) for text, *numbers in fields[name]]
     return fields
+
+
+def _grid(grid: AttentionGrid) -> dict[str, Any]:
+    """Return the attention over an image for the script."""
+    numbers = {
+        name: [[_finite(value) for value in column] for column in getattr(grid, name)]
+        for name in ("peaks", "shares")
+    }
+    levels = base64.b64encode(grid.levels).decode()
+    return {**asdict(replace(grid, levels=b"")), **numbers, "levels": levels}
 
 
 def _finite(value: float | None) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from vlmscope.schema import Capture
-from vlmscope.signals import LENS_PROBS, LENS_TOKENS
+from vlmscope.signals import BOXES, LENS_PROBS, LENS_TOKENS, RecordedSignals
 from vlmscope.store import Run
 from vlmscope.store.format.batch import captures_of
 from vlmscope.sweeps.data import kind_of
@@ -48,17 +48,24 @@ def draw(run: Run, count: int, seed: int, wanted: str | None = None) -> set[str]
 def read_rows(run: Run, shown: Collection[str]) -> tuple[list[Row], list[Capture]]:
     """Return a summary of every row, and the rows to show, in run order.
 
-    Of vectors and of signals of a fixed shape, only the logit lens is read.
+    Of vectors and of signals of a fixed shape or of image tokens, only what is shown is read: the
+    logit lens and the attention maps.
     """
+    maps = map_names(run.manifest.capture.recorded)
     rows: list[Row] = []
     captures: list[Capture] = []
-    for block in run.blocks(vectors=False, signals=(LENS_TOKENS, LENS_PROBS)):
+    for block in run.blocks(vectors=False, signals=(LENS_TOKENS, LENS_PROBS, *maps)):
         for capture in captures_of(block):
             category = category_of(capture)
             rows.append(Row(capture.sample.id, category, capture.image_sha256))
             if capture.sample.id in shown:
                 captures.append(capture)
     return rows, captures
+
+
+def map_names(signals: RecordedSignals) -> tuple[str, ...]:
+    """Return the arrays that maps are drawn from; none for a run without the signal."""
+    return (*signals.map_names, BOXES) if signals.map_layers else ()
 
 
 def hashes_of(image_sha256: str) -> list[str]:

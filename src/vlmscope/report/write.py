@@ -13,6 +13,7 @@ from vlmscope.detectors.figures import FIGURES
 from vlmscope.errors import InputError
 from vlmscope.plots import plot_files
 from vlmscope.regular import open_regular
+from vlmscope.report.attention_maps import bytes_beside
 from vlmscope.report.build import Gathered, gather
 from vlmscope.report.document import MOST_BYTES, Document, ReportSpec
 from vlmscope.report.figures import NAMES
@@ -162,9 +163,10 @@ def with_images(gathered: Gathered, limit: int = MOST_BYTES) -> Document:
         return document
     bare = replace(document, images=dict.fromkeys(sizes[-1], ""))
     room = limit - len(render(bare).encode())
+    view = document.attention.view
     for files in sizes:
         images = {sha256: _uri(file) for sha256, file in files.items()}
-        if sum(map(len, images.values())) <= room:
+        if sum(map(len, images.values())) + bytes_beside(images, view) <= room:
             return replace(document, images=images)
     return _without_images(document, sizes[-1])
 

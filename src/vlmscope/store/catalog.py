@@ -196,7 +196,7 @@ def read_tokens(shard: Shard, path: str) -> TokenRows:
     try:
         with opened(shard.path) as file:
             count = len(text_column(file, QUESTION_ID))
-            found = read_token_rows(file, count, only=path)
+            found = read_token_rows(file, count, wanted=lambda name: name == path)
     except FileNotFoundError as error:
         raise vanished(shard.path) from error
     if path not in found:

@@ -24,7 +24,7 @@ from vlmscope.model import (
 )
 from vlmscope.signals import (
     ATTENTION_MAP,
-    CROSS_ATTENTION,
+    OF_CROSS_ATTENTION,
     PREVIOUS,
 )
 
@@ -70,7 +70,7 @@ def widths_of_answers(
         width = signals.widths[f"{part}/layer_{layer}"] if part else vlm.hidden_size
         found[part, layer] = width
     for name, (layers, parts) in signals.divisions.items():
-        if imaged or name != CROSS_ATTENTION:
+        if imaged or name not in OF_CROSS_ATTENTION:
             found |= {(name, layer): signals.attention_heads * parts for layer in layers}
     if imaged:
         keys = patches or length

@@ -96,6 +96,11 @@ def begin(slots: Slots, rows: slice, recorded: RecordedTensors, mask: Tensor) ->
     if slots.members is not None and recorded.members is not None:
         members = members_in_slots(recorded.members, slots.members.shape[1])
         slots.members[rows] = for_each_answer(members, answers)
+    if slots.patches is not None:
+        slots.patches[rows] = 0
+        if recorded.patches is not None:
+            keys = recorded.patches.shape[1]
+            slots.patches[rows, :keys] = for_each_answer(recorded.patches, answers)
     if slots.image_lens is not None and recorded.image_lens is not None:
         slots.image_lens[rows][::answers] = recorded.image_lens  # of the greedy answers
 

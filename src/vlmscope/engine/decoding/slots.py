@@ -17,7 +17,7 @@ from torch import Tensor
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.decoding.drawing import Draws, make_draws
 from vlmscope.engine.device import to_device
-from vlmscope.signals import ATTENDED, TOKEN_STATISTICS
+from vlmscope.signals import ATTENDED, PATCHES, TOKEN_STATISTICS
 
 STEP_OF_LENGTH = 64
 """Lengths are rounded up to a multiple of this, so that slightly longer prompts fit too."""
@@ -61,6 +61,9 @@ class Slots:
     """How the tokens of sampled answers are drawn; None if all answers are greedy."""
     members: Tensor | None
     """The group of each token, ``[rows, length, 4]``, if attention is recorded: ``members_of``."""
+    patches: Tensor | None = None
+    """The group of each patch of the images, ``[rows, keys, 3]``, if the attention of the fixed
+    layers is recorded: ``patch_members``."""
     image_lens: Tensor | None = None
     """The lens of the image tokens, ``[rows, layers, vocabulary]``, if it is recorded:
     ``lens.ImageLens``. Undefined for questions without an image, and for sampled answers."""
@@ -96,6 +99,8 @@ class Slots:
             yield from (self.draws.temperatures, self.draws.integers)
         if self.members is not None:
             yield self.members
+        if self.patches is not None:
+            yield self.patches
         if self.image_lens is not None:
             yield self.image_lens
         yield from self.answer_tokens.values()
@@ -177,6 +182,9 @@ def make_slots(
         states=states,
         draws=make_draws(rows, limit, device) if sampled else None,
         members=torch.zeros(rows, length, len(ATTENDED), device=device) if divides else None,
+        patches=torch.zeros(rows, images[0], len(PATCHES), device=device)
+        if divides and images
+        else None,
         image_lens=torch.zeros(rows, *tables, device=device) if tables else None,
         answer_tokens={
             layer: torch.zeros(rows, limit + 1, width, dtype=dtype, device=device)

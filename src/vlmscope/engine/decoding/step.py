@@ -180,8 +180,9 @@ class Stepper:
         if slots.states is not None and slots.members is not None:
             rows = slice(len(weights))
             members, previous = slots.members[rows], slots.cache_positions[rows] - 1
+            patches = None if slots.patches is None else slots.patches[rows]
             self._divider.add_token(
-                slots.states, layer, weights, members, previous, prompt=slots.length
+                slots.states, layer, weights, members, previous, slots.length, patches
             )
 
     def _logits(self, rows: int) -> Float[Tensor, "rows vocabulary"]:

@@ -33,10 +33,9 @@ function showAnswer(root, card) {
     span.style.setProperty("--doubt", (1 - Math.exp(-(entropy ?? -logprob))).toFixed(3));
     span.title = `log-probability ${number(logprob, 3)}, entropy ${number(entropy, 3)} nats`;
     spans.push(span, " ");
-    const position = count(card.num_prompt_tokens + index);
     rows.push(tokenRow([
-      [position, "number"], [text, "token-cell"], [number(logprob, 3), "number"],
-      [number(probability, 3), "number"], [number(entropy, 3), "number"],
+      [count(card.num_prompt_tokens + index), "number"], [text, "token-cell"],
+      ...[logprob, probability, entropy].map((value) => [number(value, 3), "number"]),
     ]));
   });
   slot(root, "answer-part").hidden = spans.length === 0;
@@ -83,7 +82,7 @@ function showLens(root, card, { layers, texts }) {
 }
 
 /** Fill the dialog with the card at an index of the selected ones. */
-function fillDialog(dialog, chosen, place, { images, lens }) {
+function fillDialog(dialog, chosen, place, { images, lens, attention }) {
   const card = chosen[place];
   showImages(dialog, card, images);
   showVerdict(dialog, card);
@@ -93,6 +92,7 @@ function fillDialog(dialog, chosen, place, { images, lens }) {
   showAnswer(dialog, card);
   showFirstTokens(dialog, card);
   showLens(dialog, card, lens);
+  showMaps(dialog, card, attention);
   for (const button of dialog.querySelectorAll("[data-step]")) {
     const target = place + Number(button.dataset.step);
     button.setAttribute("aria-disabled", String(target < 0 || target >= chosen.length));
@@ -109,7 +109,7 @@ function startDialog(dialog, step, closed) {
   });
   dialog.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
-    if (event.target.matches("select")) return; // its own keys
+    if (event.target.matches("select, input")) return; // its own keys
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!by) return;
     event.preventDefault();

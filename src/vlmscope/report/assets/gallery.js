@@ -94,8 +94,7 @@ class Gallery {
     pager.hidden = this.pages === 1;
     setText(pager, "page", `page ${count(this.shown)} of ${count(this.pages)}`);
     for (const button of pager.querySelectorAll("[data-page]")) {
-      const disabled = this.target(button) === this.shown;
-      button.setAttribute("aria-disabled", String(disabled));
+      button.setAttribute("aria-disabled", String(this.target(button) === this.shown));
     }
   }
 

@@ -98,7 +98,7 @@ def read_columns(
         rows: The rows.
         vectors: Whether to read vectors, states of tokens, and the arrays of signals that have a
             fixed shape.
-        signals: Names of such arrays that are read in any case.
+        signals: Names of arrays of signals that are read in any case.
 
     Raises:
         StoreError: A column that is read is damaged.
@@ -120,7 +120,11 @@ def read_columns(
             values = read_column(column, rows)
             numbers[path] = values.astype(np.float32) if values.dtype == np.float16 else values
     count = columns[QUESTION_ID].shape[0]
-    tokens = read_token_rows(file, count, rows) if vectors else {}
+    tokens = {}
+    if vectors or signals:
+        tokens = read_token_rows(
+            file, count, rows, wanted=lambda path: vectors or path.partition("/")[2] in signals
+        )
     return Block(texts, numbers, ragged, matrices, tokens)
 
 

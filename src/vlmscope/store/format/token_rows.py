@@ -8,7 +8,7 @@ variable length would need a second copy of the data, and are read element by el
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +100,11 @@ def write_token_rows(file: Any, tokens: Mapping[str, TokenRows]) -> None:
 
 
 def read_token_rows(
-    file: Any, count: int, rows: slice = slice(None), *, only: str = ""
+    file: Any,
+    count: int,
+    rows: slice = slice(None),
+    *,
+    wanted: Callable[[str], bool] = lambda _: True,
 ) -> dict[str, TokenRows]:
     """Return a range of rows of every array, by path; values have the type that is stored.
 
@@ -108,7 +112,7 @@ def read_token_rows(
         file: The open shard.
         count: Its number of rows.
         rows: The rows.
-        only: The path of the only array that is read; empty for all.
+        wanted: Which arrays are read, by their paths; by default all.
 
     Raises:
         StoreError: One of them is damaged.
@@ -116,7 +120,7 @@ def read_token_rows(
     found = {}
     first, stop, _ = rows.indices(count)
     for path, (values, offsets) in datasets_of(file).items():
-        if only not in ("", path):
+        if not wanted(path):
             continue
         starts = _checked_offsets(offsets, values, count)[first : max(first, stop) + 1]
         tokens = slice(int(starts[0]), int(starts[-1]))
