@@ -102,7 +102,7 @@ PRINT = {
 """Commands that print something."""
 
 
-@pytest.mark.first(5)
+@pytest.mark.first(3)
 @pytest.mark.parametrize("name", PRINT)
 def test_a_full_stdout_is_told_in_a_line(
     code_of: Callable[..., int], run: Path, full: Any, name: str
@@ -117,6 +117,7 @@ def test_a_full_stdout_is_told_in_a_line(
     )
 
 
+@pytest.mark.exhaustive
 def test_a_full_stdout_of_extract(
     code_of: Callable[..., int], extract: Command, table: Path, checkpoint: Path, tmp_path: Path,
     full: Any,

@@ -168,6 +168,7 @@ def test_worse_than_chance_is_corrected_for_the_number_of_detectors() -> None:
     assert worse_than_chance(sure, []) == frozenset()
 
 
+@pytest.mark.exhaustive
 def test_intervals_of_small_folds_are_not_above_their_value() -> None:
     """An image drawn twice ties with itself, which raises the AUPRC of a resample."""
     found = null_world(3, 8, 150, draws=400)
@@ -229,6 +230,7 @@ def _noise(number: int, *, trained: bool) -> Detector:
     return replace(template, name=name, requires=(f"column {name}",), method=method)
 
 
+@pytest.mark.exhaustive
 def test_without_a_signal_none_is_called_better() -> None:
     """In at most 5% of data sets any of seven detectors is, up to what chance allows."""
     worlds = null_worlds()

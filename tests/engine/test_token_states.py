@@ -319,6 +319,7 @@ class PowerCut(BaseException):
     """The process dies; nothing may catch it."""
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_was_killed_continues_to_equal_rows(
     models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

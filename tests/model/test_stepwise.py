@@ -207,6 +207,7 @@ def test_a_model_on_several_gpus(
     assert why_not_in_slots(talkative_vlm) == ""
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("model_type", "reason", "said"),
     [

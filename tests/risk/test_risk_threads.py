@@ -84,6 +84,7 @@ def test_tables_at_once_and_scorers_of_one_model(
     assert at_once(works) == [found for found in expected for _ in range(2)]
 
 
+@pytest.mark.exhaustive
 def test_beside_an_extract_of_the_same_model(
     vlm: VisionLanguageModel,
     scorer: RiskScorer,
