@@ -70,7 +70,8 @@ def assert_differ(items: list[Capture]) -> None:
         assert all(np.abs(one - other).max() > 1e-4 for other in joined[:i])
 
 
-@pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl", "llava_next", "gemma3", "qwen3_5"])
+@pytest.mark.first(3)
+@pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl", "gemma3", "llava_next", "qwen3_5"])
 def test_it_equals_the_reference(family: str, models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """In slots, and by ``generate``; the end-of-turn token included."""
     vlm = models(family)
