@@ -414,6 +414,7 @@ def test_a_transfer_is_told(home: Path) -> None:
     assert document.missing == ()
 
 
+@pytest.mark.first(2)
 @texts_only
 @pytest.mark.parametrize(
     ("changes", "said"),
