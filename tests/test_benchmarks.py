@@ -32,10 +32,10 @@ LONG = pytest.mark.exhaustive
             "probing.py", ["--rows", "150", "--width", "32", "--draws", "100"],
             "largest matrix", marks=LONG,
         ),
-        (
+        pytest.param(
             "risk.py",
             ["--size", "tiny", "--rows", "4", "--tokens", "3", "--single", "2"],
-            "one question",
+            "one question", marks=LONG,
         ),
         pytest.param(
             "steady.py",

@@ -21,7 +21,7 @@ from vlmscope.risk import find_probe
 from vlmscope.schema import Sample
 from vlmscope.store import label_sets, label_settings
 
-SPEC = vlmscope.SweepSpec(folds=3, repeats=1, draws=100, permutations=100)
+SPEC = vlmscope.SweepSpec(folds=3, repeats=1, draws=20, permutations=100)
 FAST = "question_words"
 """A detector that takes no time."""
 
@@ -93,7 +93,7 @@ CALLS: dict[str, Callable[[Given], Any]] = {
 }  # fmt: skip
 
 
-SLOW = ("sweep", "transfer", "write_report", "compare")
+SLOW = ("sweep", "transfer", "transfer_detection", "detect", "write_report", "compare")
 
 
 @pytest.mark.parametrize("name", CALLS)

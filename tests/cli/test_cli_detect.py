@@ -78,6 +78,7 @@ def test_the_report_has_a_section_until_it_is_stale(vlmscope: Command, run: Path
     assert "not JSON" in done.out
 
 
+@pytest.mark.exhaustive
 def test_it_tests_on_other_runs(vlmscope: Command, run: Path, tmp_path: Path) -> None:
     detected_run(tmp_path / "other", truth_of(60, seed=3), first=500, prefix="o")
     done = vlmscope("detect", run, *QUICK, "--test", tmp_path / "other")

@@ -277,6 +277,7 @@ def test_auto_asks_the_judge_about_what_the_rules_leave(judged: Command, run: Pa
     )
 
 
+@pytest.mark.exhaustive
 def test_a_judge_that_echoes_the_key_and_talks_nonsense(
     vlmscope: Command, run: Path, judge_server: Server
 ) -> None:

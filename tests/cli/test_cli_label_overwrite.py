@@ -71,6 +71,7 @@ RULES = {
 
 
 @pytest.mark.first(3)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("rule", RULES)
 def test_labels_of_a_file_are_kept(vlmscope: Command, run: Path, by_hand: Path, rule: str) -> None:
     assert vlmscope("label", run, "--labels", by_hand).code == 0
@@ -89,6 +90,7 @@ def test_labels_of_a_file_are_kept(vlmscope: Command, run: Path, by_hand: Path, 
         assert state(run) != before
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("rule", ["auto", "yesno"])
 def test_labels_of_a_column_are_kept(vlmscope: Command, run: Path, rule: str) -> None:
     assert vlmscope("label", run, "--column", "by_hand").code == 0
@@ -137,6 +139,7 @@ def test_a_file_without_a_label_is_nobodys_work(
 
 
 @pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("damage", ["cut", "empty", "another table", "no record"])
 def test_labels_of_which_nobody_knows_who_made_them(
     vlmscope: Command, run: Path, by_hand: Path, damage: str

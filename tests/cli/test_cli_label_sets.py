@@ -182,6 +182,7 @@ def _check_moved(run: Path) -> None:
         read_sweep(open_run(run), "human")
 
 
+@pytest.mark.exhaustive
 def test_a_report_without_labels_says_which_sets_there_are(vlmscope: Command, run: Path) -> None:
     assert vlmscope("label", run, "--name", "rule").code == 0
     done = vlmscope("report", run)

@@ -239,6 +239,7 @@ def test_the_attention_belongs_to_the_run(
     assert vlmscope(*shown, "--max-new-tokens", 0).code == 0
 
 
+@pytest.mark.exhaustive
 def test_a_run_whose_parts_attend_in_different_ways(
     run_of: Command, vlmscope: Command, mixed: Path, tmp_path: Path
 ) -> None:

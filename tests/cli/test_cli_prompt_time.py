@@ -38,6 +38,7 @@ def prepared_commands() -> None:
 Clock = Callable[[str], None]
 
 DATED = "{{ 'Today is ' + strftime_now('%A, %d %B %Y') + '. ' }}"
+FOUR = ("--limit", 4)
 SUNDAY, WEDNESDAY = "2026-11-29T23:50:00", "2026-12-02T08:00:00"
 
 
@@ -89,22 +90,22 @@ def test_a_run_that_goes_on_another_day_keeps_its_date(
     hidden = {image: image.read_bytes() for image in images[::2]}
     for image in hidden:
         image.unlink()
-    extract(vlmscope, folder, table, tmp_path / "run")
+    extract(vlmscope, folder, table, tmp_path / "run", *FOUR)
     early = set(lengths(tmp_path / "run"))
     set_clock(WEDNESDAY)
     for image, data in hidden.items():
         image.write_bytes(data)
-    done = extract(vlmscope, folder, table, tmp_path / "run")
+    done = extract(vlmscope, folder, table, tmp_path / "run", *FOUR)
     assert done.code == 0, done.err
-    assert 0 < len(early) < len(lengths(tmp_path / "run")) == 10
+    assert 0 < len(early) < len(lengths(tmp_path / "run")) == 4
     assert read_manifest(tmp_path / "run").model.prompt_time == SUNDAY
-    done = vlmscope("verify", tmp_path / "run", "--sample", 4, "--device", "cpu")
+    done = vlmscope("verify", tmp_path / "run", "--sample", 2, "--device", "cpu")
     assert done.code == 0, done.err
     set_clock(SUNDAY)
-    extract(vlmscope, folder, table, tmp_path / "at once")
+    extract(vlmscope, folder, table, tmp_path / "at once", *FOUR)
     assert lengths(tmp_path / "run") == lengths(tmp_path / "at once")
     set_clock(WEDNESDAY)
-    extract(vlmscope, folder, table, tmp_path / "later")
+    extract(vlmscope, folder, table, tmp_path / "later", *FOUR)
     assert lengths(tmp_path / "run") != lengths(tmp_path / "later")
 
 

@@ -23,6 +23,7 @@ def run(demo_run: Path, tmp_path: Path) -> Path:
     return shutil.copytree(demo_run, tmp_path / "run", ignore=later)
 
 
+@pytest.mark.exhaustive
 def test_the_way_from_a_run_to_its_page(vlmscope: Command, run: Path) -> None:
     done = vlmscope("report", run)
     assert done.code == 0, done.err

@@ -93,6 +93,7 @@ def indexed(run: Path) -> int:
         return int(index.attrs["num_samples"])
 
 
+@pytest.mark.exhaustive
 def test_ranks_at_once_make_the_run_that_one_session_makes(
     start: Command, rank: Command, plain: Run, vlmscope: Command, tmp_path: Path
 ) -> None:

@@ -102,7 +102,7 @@ PRINT = {
 """Commands that print something."""
 
 
-@pytest.mark.first(5)
+@pytest.mark.first(3)
 @pytest.mark.parametrize("name", PRINT)
 def test_a_full_stdout_is_told_in_a_line(
     code_of: Callable[..., int], run: Path, full: Any, name: str
@@ -117,6 +117,7 @@ def test_a_full_stdout_is_told_in_a_line(
     )
 
 
+@pytest.mark.exhaustive
 def test_a_full_stdout_of_extract(
     code_of: Callable[..., int], extract: Command, table: Path, checkpoint: Path, tmp_path: Path,
     full: Any,
@@ -142,6 +143,7 @@ def test_a_full_disk_of_the_log_does_not_stop_extract(
     assert json.loads(out.getvalue())["captured"] == len(open_run(tmp_path / "run")) == 10
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("arguments", "code"), [(("info", "none"), 2), (("nonsense",), 2), (("info", "RUN"), 0)]
 )
@@ -187,6 +189,7 @@ def test_a_reader_that_leaves_is_no_error_to_speak_of(
     assert errors.getvalue() == ""
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 @pytest.mark.parametrize("name", ["info", "label", "help"])
 def test_an_encoding_without_the_characters(
@@ -206,6 +209,7 @@ def test_an_encoding_without_the_characters(
         assert "été 月0" in json.loads(text)["categories"]
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize("columns", ["0", "1", "3"])
 @pytest.mark.parametrize("name", ["info", "help", "label", "models", "nonsense"])
 def test_a_narrow_terminal(

@@ -15,7 +15,7 @@ from labelled_runs import OTHER_MODEL, WIDTH, labelled_run, planted
 from vlmscope.cli.output import stdout
 from vlmscope.cli.transfer import show_transfer
 
-ROWS = 75
+ROWS = 48
 FEW = ("--draws", 100, "--folds", 3, "--repeats", 1, "--permutations", 100)
 pytestmark = pytest.mark.usefixtures("columns_only")
 Command = Callable[..., Any]

@@ -33,7 +33,10 @@ def shown() -> Iterator[Callable[[str, int], list[str]]]:
     cli.app.rich_markup_mode = mode
 
 
-@pytest.mark.parametrize("columns", [60, 80, 100])
+OTHER_WIDTHS = [pytest.param(columns, marks=pytest.mark.exhaustive) for columns in (60, 100)]
+
+
+@pytest.mark.parametrize("columns", [80, *OTHER_WIDTHS])
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_nothing_is_cut(command: str, columns: int, shown: Callable[[str, int], list[str]]) -> None:
     lines = shown(command, columns)

@@ -126,7 +126,7 @@ FOLDERS: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-@pytest.mark.first(4)
+@pytest.mark.first(2)
 @pytest.mark.parametrize("folder", FOLDERS, ids=repr)
 def test_probe_removes_nothing_that_a_file_names(
     home: Path, result: SweepResult, folder: object
@@ -141,6 +141,7 @@ def test_probe_removes_nothing_that_a_file_names(
     assert (home / "probe.json").exists()
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("folder", ["..", "."])
 def test_the_command_removes_nothing_either(vlmscope: Command, home: Path, folder: str) -> None:
     sweep_said(folder)(home)
@@ -199,7 +200,7 @@ MUTATIONS: dict[str, Mutation] = {
 }
 
 
-@pytest.mark.first(5)
+@pytest.mark.first(2)
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_links_within_the_run_and_out_of_it(home: Path, result: SweepResult, mutation: str) -> None:
     MUTATIONS[mutation](home)

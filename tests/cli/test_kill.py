@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from faults.child import finish, start
 from material import QUESTIONS, make_image
@@ -64,6 +65,7 @@ def assert_equal(found: Run, expected: Run) -> None:
             np.testing.assert_array_equal(one.signals[name], array)
 
 
+@pytest.mark.exhaustive
 def test_kills_lose_nothing_while_the_table_grows_and_is_sorted(
     checkpoint: Path, tmp_path: Path, extract: Command
 ) -> None:

@@ -152,7 +152,7 @@ def commands(run: Path, table: Path) -> dict[str, tuple[object, ...]]:
     }
 
 
-@pytest.mark.first(6)
+@pytest.mark.first(3)
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -193,8 +193,9 @@ READERS = {
 """File → the commands that read it."""
 
 
-@pytest.mark.parametrize("kind", ["a folder", "huge"])
+@pytest.mark.first(10)
 @pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("kind", ["huge", "a folder"])
 def test_a_folder_or_a_huge_file_in_its_place(
     vlmscope: Command, run: Path, table: Path, name: str, kind: str
 ) -> None:
@@ -222,6 +223,7 @@ def test_the_folder_of_a_probe_alone(run: Path, name: str, kind: str) -> None:
         load_probe(path.parent)
 
 
+@pytest.mark.first(7)
 @pytest.mark.parametrize("kind", ["a pipe", "a socket", "a device"])
 @pytest.mark.parametrize(
     "name", ["t.csv", "t.tsv", "t.jsonl", "t.json", "t.parquet", "t.txt", "none"]
@@ -246,6 +248,7 @@ def test_a_stream_as_the_table(vlmscope: Command, tmp_path: Path) -> None:
     assert "is a pipe, expected a file; a table is read more than once" in found.err
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("kind", ["a pipe", "a socket", "a device", "a folder"])
 def test_a_label_file(vlmscope: Command, run: Path, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "labels.csv"
@@ -260,6 +263,7 @@ def test_a_label_file(vlmscope: Command, run: Path, tmp_path: Path, kind: str) -
         assert found.err.splitlines()[-1].startswith(f"error: {path}: {expected}")
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("kind", ["a pipe", "a socket", "a device", "a folder"])
 def test_research_files(vlmscope: Command, tmp_path: Path, kind: str) -> None:
     (tmp_path / "labels.csv").write_text("question_id,label\nq,1\n", "utf-8")
@@ -273,6 +277,7 @@ def test_research_files(vlmscope: Command, tmp_path: Path, kind: str) -> None:
     assert "Traceback" not in found.err
 
 
+@pytest.mark.first(4)
 @pytest.mark.parametrize("kind", ["a pipe", "a socket", "a device"])
 @pytest.mark.parametrize(
     "name", ["config.json", "tokenizer.json", "model.safetensors", "generation_config.json"]
@@ -294,6 +299,7 @@ def test_a_checkpoint_with_a_huge_template(checkpoint: Path, tmp_path: Path, kin
         load_model(copy, device="cpu")
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("kind", ["a pipe", "a socket", "a device", "a folder", "huge"])
 def test_an_adapter_and_a_description(checkpoint: Path, tmp_path: Path, kind: str) -> None:
     (tmp_path / "adapter").mkdir()
@@ -304,6 +310,7 @@ def test_an_adapter_and_a_description(checkpoint: Path, tmp_path: Path, kind: st
         read_description(tmp_path / "adapter/adapter_config.json")
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("name", ["state.json", "dataset_info.json", "data-00000-of-00001.arrow"])
 def test_a_saved_dataset(vlmscope: Command, tmp_path: Path, name: str) -> None:
     import datasets

@@ -387,6 +387,7 @@ def test_exif_that_declares_far_more_than_it_has_is_ignored() -> None:
     assert not said
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("kind", ["zTXt", "iCCP", "iTXt"])
 def test_a_png_whose_texts_expand(kind: str) -> None:
     head = {"zTXt": b"k\0\0", "iCCP": b"k\0\0", "iTXt": b"k\0\1\0\0\0"}[kind]
@@ -424,7 +425,7 @@ SMALL = {
 }
 
 
-@settings(deadline=None, max_examples=120, derandomize=True)
+@settings(deadline=None, max_examples=40, derandomize=True)
 @given(st.data())
 def test_any_damage_is_refused_in_a_line_or_gives_an_image(data: st.DataObject) -> None:
     content = bytearray(SMALL[data.draw(st.sampled_from(sorted(SMALL)))])

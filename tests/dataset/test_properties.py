@@ -34,7 +34,7 @@ rows = st.lists(
 
 
 @given(rows)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=15)
 def test_formats_agree(table: list[dict[str, str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = [

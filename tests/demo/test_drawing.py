@@ -33,16 +33,20 @@ def nearest(colour: tuple[int, ...]) -> str:
     return min(COLOURS, key=lambda name: math.dist(COLOURS[name], colour))
 
 
-def test_a_picture_has_the_scenes_size_and_draws_the_same_again() -> None:
-    for scene in scenes(3, "train", 60):
+@pytest.mark.first(1)
+@pytest.mark.parametrize("count", [12, 60])
+def test_a_picture_has_the_scenes_size_and_draws_the_same_again(count: int) -> None:
+    for scene in scenes(3, "train", count):
         picture = draw(scene)
         assert picture.mode == "RGB"
         assert picture.size == (scene.width, scene.height)
         assert picture.tobytes() == draw(scene).tobytes()
 
 
-def test_everything_can_be_seen() -> None:
-    for scene in scenes(0, "demo", 15):
+@pytest.mark.first(1)
+@pytest.mark.parametrize("count", [4, 15])
+def test_everything_can_be_seen(count: int) -> None:
+    for scene in scenes(0, "demo", count):
         plain = replace(scene, look=CLEAR)
         for thing in scene.things:
             others = tuple(other for other in scene.things if other is not thing)

@@ -67,6 +67,7 @@ def test_with_it_the_missing_package_is_named(train: Any, monkeypatch: pytest.Mo
         train()
 
 
+@pytest.mark.exhaustive
 def test_the_share_is_mixed_in_and_both_worlds_are_measured(
     train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +140,7 @@ def test_a_checkpoint_goes_on_where_it_was(tmp_path: Path, batches: Batches) -> 
         assert torch.equal(mine, other)
 
 
+@pytest.mark.exhaustive
 def test_steps_teach(batches: Batches) -> None:
     """Of the answers and of where patches are; what the schedule switches off is not taught."""
     taught = trainer(0, batches)

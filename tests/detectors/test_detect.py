@@ -180,6 +180,7 @@ def test_a_detector_without_many_values_is_left_out_instead_of_the_rows(run: Run
     assert len(found.data.ids) == COUNT - 2
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("parts", [2, 5, 8])
 def test_detectors_together_leave_out_few_rows(run: Run, parts: int) -> None:
     """Each lacks other rows, few by itself; together they would lack almost all."""
@@ -438,6 +439,7 @@ def test_a_named_label_set_has_its_own_folder(copied: Run) -> None:
     assert found["perplexity"].worse_than_chance
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -461,6 +463,7 @@ def test_a_damaged_document_is_an_error_of_one_line(copied: Run, content: str, w
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -484,6 +487,7 @@ def test_a_document_of_other_content_is_damaged_or_stale(
         read_detection(copied)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("field", "value"),
     [("auroc", 1e300), ("auroc_low", -1), ("title", ["x"]), ("learned", 1), ("auprc", "high")],
@@ -499,6 +503,7 @@ def test_a_result_out_of_range_is_damaged(
         read_detection(copied)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     "change",
     [
@@ -625,6 +630,7 @@ def test_what_the_other_run_lacks_is_listed(run: Run, found: Detection, tmp_path
     assert abs(by_name["halp_last_prompt_token_linear"].auroc - 0.5) < 0.2, "layers 0 and 2 alone"
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("empty", [20, 40])
 def test_a_test_run_without_many_values_keeps_its_rows(
     run: Run, found: Detection, tmp_path: Path, empty: int

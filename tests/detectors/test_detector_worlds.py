@@ -100,6 +100,7 @@ def found_in(name: str) -> Detection:
     return detect_rows(data_of(rows, truth), rows, [DETECTORS[each] for each in WATCHED], SPEC)
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_signal_is_found_by_those_that_read_it_and_by_no_other(name: str) -> None:
     found, (_, readers) = found_in(name), PLANTED[name]
@@ -168,6 +169,7 @@ def test_worse_than_chance_is_corrected_for_the_number_of_detectors() -> None:
     assert worse_than_chance(sure, []) == frozenset()
 
 
+@pytest.mark.exhaustive
 def test_intervals_of_small_folds_are_not_above_their_value() -> None:
     """An image drawn twice ties with itself, which raises the AUPRC of a resample."""
     found = null_world(3, 8, 150, draws=400)
@@ -178,6 +180,7 @@ def test_intervals_of_small_folds_are_not_above_their_value() -> None:
     assert all(row.fpr_at_95_low <= row.fpr_at_95 <= row.fpr_at_95_high for row in rows)
 
 
+@pytest.mark.exhaustive
 def test_a_trained_detector_does_not_learn_the_images() -> None:
     """States that only identify images, whose rows share their label, predict nothing."""
     rng = np.random.default_rng(0)
@@ -229,6 +232,7 @@ def _noise(number: int, *, trained: bool) -> Detector:
     return replace(template, name=name, requires=(f"column {name}",), method=method)
 
 
+@pytest.mark.exhaustive
 def test_without_a_signal_none_is_called_better() -> None:
     """In at most 5% of data sets any of seven detectors is, up to what chance allows."""
     worlds = null_worlds()

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 SPEC = CaptureSpec(
     layers="all", positions=("last_prompt_token",), max_new_tokens=5, signals=ATTENTION_MAP
 )
-FAMILIES = ("mllama", "qwen2_5_vl", "llava_next", "gemma3", "qwen3_5", "smolvlm")
+FAMILIES = ("mllama", "qwen2_5_vl", "gemma3", "llava_next", "qwen3_5", "smolvlm")
 WITH_GENERATE = ("gemma3", "qwen3_5")
 
 
@@ -48,6 +48,7 @@ def assert_same(found: Capture, expected: Capture) -> None:
             )
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_equals_eager_attention(
     family: str, models: Any, monkeypatch: pytest.MonkeyPatch

@@ -265,6 +265,7 @@ def test_a_prompt_that_is_too_long_fails_alone(
     assert "shorten" in failures[0].error
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_stored_as_float32_and_close(
     checkpoint: object, samples: Sequence[Sample], dtype: torch.dtype

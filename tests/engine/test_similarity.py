@@ -70,7 +70,8 @@ def assert_differ(items: list[Capture]) -> None:
         assert all(np.abs(one - other).max() > 1e-4 for other in joined[:i])
 
 
-@pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl", "llava_next", "gemma3", "qwen3_5"])
+@pytest.mark.first(3)
+@pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl", "gemma3", "llava_next", "qwen3_5"])
 def test_it_equals_the_reference(family: str, models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """In slots, and by ``generate``; the end-of-turn token included."""
     vlm = models(family)
@@ -198,6 +199,7 @@ def test_stored_similarity_is_verified(models: Any, tmp_path: Path) -> None:
     assert not any(name.startswith("image_tokens") for name in run.signals)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision(dtype: Any, models: Any) -> None:
     vlm = load_model(models("qwen2_5_vl").name, device="cpu", dtype=dtype)

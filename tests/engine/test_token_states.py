@@ -66,6 +66,7 @@ def with_ends(vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(config, "eos_token_id", sorted(ends))
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_they_equal_the_reference(
     family: str, models: Any, monkeypatch: pytest.MonkeyPatch
@@ -184,6 +185,7 @@ def test_questions_without_an_image(family: str, models: Any) -> None:
         assert token_states_name("answer_tokens", 0) in item.signals
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_5"])
 def test_half_precision(family: str, dtype: Any, models: Any) -> None:
@@ -319,6 +321,7 @@ class PowerCut(BaseException):
     """The process dies; nothing may catch it."""
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_was_killed_continues_to_equal_rows(
     models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,8 +62,8 @@ def assert_equal(found: Run, expected: Run) -> None:
     assert not find_damage(found.path)
 
 
-@pytest.mark.first(2)
-@pytest.mark.parametrize("limit", [None, 2])
+@pytest.mark.first(1)
+@pytest.mark.parametrize("limit", [2, None])
 def test_appended_and_reordered_rows_go_on_and_equal_one_run(
     any_sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None
 ) -> None:
@@ -484,6 +484,7 @@ def test_a_run_whose_fingerprint_counts_embedded_images_by_size_goes_on(
 # Damage
 
 
+@pytest.mark.exhaustive
 def test_damaged_rows_do_not_keep_a_changed_table_from_being_compared(
     local_sessions: Sessions,
 ) -> None:

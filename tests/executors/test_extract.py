@@ -179,6 +179,7 @@ def test_a_row_on_which_the_model_raises_harms_no_other(
     assert "ValueError: what a strange image" in run.failures["question_comb_0"].error
 
 
+@pytest.mark.exhaustive
 def test_while_the_halves_run_the_failed_batch_is_gone(
     run_once: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,6 +309,7 @@ def test_strict_stops_at_the_first_failed_row(
     assert open_run(tmp_path / "run").ids == ("question_comb_0",)
 
 
+@pytest.mark.exhaustive
 def test_a_full_disk_is_one_error_and_what_was_published_is_safe(
     run_once: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -379,6 +381,7 @@ def test_a_folder_that_is_no_run_is_not_written_into(
         run_once()
 
 
+@pytest.mark.exhaustive
 def test_half_the_disk_with_float16(run_once: Callable[..., Run]) -> None:
     full, half = run_once("full"), run_once("half", store_dtype="float16")
     name = ("query_token_representation", 4)

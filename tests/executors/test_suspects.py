@@ -173,6 +173,7 @@ def test_two_rows_that_kill(machine: Machine) -> None:
     assert failures(machine) == {"q2": ("model", 2), "q9": ("prepare", 2)}
 
 
+@pytest.mark.exhaustive
 def test_many_suspects_come_in_groups_first_and_alone_when_one_of_them_kills(
     tmp_path: Path,
 ) -> None:

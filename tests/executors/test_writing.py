@@ -124,10 +124,16 @@ def writers() -> list[BaseProcess]:
     return [child for child in children if child.name == "vlmscope-write"]
 
 
+@pytest.mark.first(1)
+@pytest.mark.parametrize(
+    "sessions", [((9, True), (ROWS, False)), ((4, False), (9, True), (ROWS, False))], ids=len
+)
 @pytest.mark.usefixtures("by_hand")
-def test_a_process_writes_what_a_thread_writes(tmp_path: Path) -> None:
+def test_a_process_writes_what_a_thread_writes(
+    tmp_path: Path, sessions: tuple[tuple[int, bool], ...]
+) -> None:
     kinds: tuple[Kind, Kind] = ("thread", "process")
-    for rows, strict in ((4, False), (9, True), (ROWS, False)):
+    for rows, strict in sessions:
         logs = Log(), Log()
         one, other = (
             run_plan(plan_of(tmp_path / kind, kind, rows, strict=strict), observer=log)
@@ -145,6 +151,7 @@ def test_a_process_writes_what_a_thread_writes(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("by_hand")
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("kind", "name"), [("thread", "RunWriter"), ("process", "RunWriterProcess")]
 )
@@ -171,6 +178,7 @@ def test_on_a_gpu_it_is_a_process(tmp_path: Path) -> None:
             assert len(writers()) == len(gpus)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("kind", ["thread", "process"])
 @pytest.mark.usefixtures("by_hand")
 def test_a_disk_that_refuses_is_one_error(
@@ -276,6 +284,7 @@ def test_a_released_run_has_its_rows_and_another_writer_may_go_on(
         assert second.done_ids == {"q0"}
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("behind_bytes", "handed_over"), [(0, BEHIND), (2**30, BEHIND + 3)])
 def test_the_model_waits_for_a_slow_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behind_bytes: int, handed_over: int

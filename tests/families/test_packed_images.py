@@ -67,7 +67,13 @@ GRIDS = {
 """Frames, rows and columns of patches of each image. Qwen2.5's windows are 4 × 4 of them here."""
 
 
-@pytest.fixture(scope="module", params=PASSES)
+FEW = {*CUTS[:2], *MASKS[:2]}
+"""Those of ``make test``; the others are for ``make test-exhaustive``."""
+
+LOADED = [pytest.param(n, marks=() if n in FEW else pytest.mark.exhaustive) for n in PASSES]
+
+
+@pytest.fixture(scope="module", params=LOADED)
 def vlm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = build(request.param, tmp_path_factory.mktemp("packed") / request.param)
     return load_model(folder, device="cpu", dtype="float32")

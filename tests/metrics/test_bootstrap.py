@@ -164,6 +164,7 @@ def test_only_what_is_asked_for_is_drawn() -> None:
     assert found.interval("risk") == all_of_them["auroc"]
 
 
+@pytest.mark.exhaustive
 def test_the_interval_covers_the_true_auroc() -> None:
     true = (1 + erf(0.5 / np.sqrt(2))) / 2
     intervals = [
@@ -244,6 +245,7 @@ def test_a_pair_is_surer_than_its_members() -> None:
     )
 
 
+@pytest.mark.exhaustive
 def test_two_risks_that_know_nothing_seldom_differ() -> None:
     generator = np.random.default_rng(7)
     p_values = []

@@ -70,6 +70,7 @@ def test_one_class_has_no_false_positive_rate() -> None:
     assert found.observed["x"]["aurc"] == 1
 
 
+@pytest.mark.exhaustive
 def test_intervals_cover_the_values_of_the_population() -> None:
     """Of 60 samples, at least 50 intervals contain the value of a hundred times as many rows."""
     truth, risk, image, _ = answers(99, 20_000)

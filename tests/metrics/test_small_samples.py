@@ -51,6 +51,7 @@ def test_small_samples_are_covered(images: int, each: int, gap: float) -> None:
     assert np.mean(covered) >= 0.93
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("positives", "true"), [(20, 0.9), (20, 0.97), (40, 0.97)])
 def test_few_of_a_class_among_many_images_are_covered(positives: int, true: float) -> None:
     """Draws alone hold the truth in 80 to 90% of these."""
@@ -68,6 +69,7 @@ def test_few_of_a_class_among_many_images_are_covered(positives: int, true: floa
     assert np.mean(covered) >= 0.93
 
 
+@pytest.mark.exhaustive
 def test_a_kind_with_a_few_of_a_class_is_not_made_sure_by_kinds_without_pairs() -> None:
     """One kind holds all pairs, and has two hallucinated answers; the other is hallucinated."""
     kind = np.repeat(["some", "all"], 150)
@@ -135,6 +137,7 @@ def test_large_samples_keep_their_draws() -> None:
     assert is_small(np.arange(480) < 30, image), "hallucinations in 15 images"
 
 
+@pytest.mark.exhaustive
 def test_one_giant_image_is_no_proof() -> None:
     """A third of the rows is about one image: noise must not be told from chance by it."""
     told = {True: 0, False: 0}
@@ -164,6 +167,7 @@ def test_a_difference_to_a_constant_is_not_certain_after_perfect_order() -> None
     assert 0 < found.p_value < 0.05
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("fold", [None, np.arange(202) % 5])
 def test_a_difference_to_a_constant_is_as_sure_as_the_auroc(fold: np.ndarray | None) -> None:
     """Not 0.5 within the one interval, and 0 outside the other."""

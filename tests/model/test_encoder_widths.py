@@ -210,7 +210,7 @@ def test_only_on_a_gpu_in_half_precision(device: str | None, dtype: str, count: 
     assert pad_encoder_widths(tower) == count
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(1)
 # Families whose MLPs are gated, of two layers, and of two layers with other names.
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llava", "qwen3_vl", "qwen2_vl", "pixtral"])
 def test_a_capture_is_the_same(

@@ -87,7 +87,7 @@ def test_nothing_keeps_the_plain_model_from_it(
     assert note_of(talkative_vlm, table, monkeypatch) == ()
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
@@ -207,6 +207,7 @@ def test_a_model_on_several_gpus(
     assert why_not_in_slots(talkative_vlm) == ""
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("model_type", "reason", "said"),
     [

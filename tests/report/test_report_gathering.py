@@ -43,7 +43,7 @@ from vlmscope.store import (
 )
 from vlmscope.sweeps import SavedSweep, SweepSpec, read_sweep, save_sweep, splitting, sweep
 
-IMAGES = 20
+IMAGES = 12
 ROWS = 3 * IMAGES
 UNSCORABLE = "q4"
 POSITIONS = ("last_image_token", "last_prompt_token", "last_question_token")
@@ -156,8 +156,8 @@ def test_a_finished_run_lacks_nothing(home: Path) -> None:
     assert [row.name for row in document.results] == [row.name for row in saved.results]
     assert document.best_baseline in {row.name for row in document.results}
     tiles = {number.label: number.value for number in document.numbers}
-    assert tiles["rows"] == "60"
-    assert tiles["images"] == "20"
+    assert tiles["rows"] == str(ROWS)
+    assert tiles["images"] == str(IMAGES)
     assert tiles["unscorable"] == "1"
     assert "failed" not in tiles, "alone in a row of its own, to say 0"
     assert document.numbers[0].note == "none failed"
@@ -414,6 +414,7 @@ def test_a_transfer_is_told(home: Path) -> None:
     assert document.missing == ()
 
 
+@pytest.mark.first(2)
 @texts_only
 @pytest.mark.parametrize(
     ("changes", "said"),
@@ -554,7 +555,9 @@ def test_images_shrink_until_the_page_is_small_enough(labelled: Path) -> None:
         assert write_size(document) <= limit
     document = with_images(found, limit=rest + 100)
     assert document.images == {}
-    assert document.images_note == ("No images: 20 do not fit into the page; give fewer --samples.")
+    assert document.images_note == (
+        f"No images: {IMAGES} do not fit into the page; give fewer --samples."
+    )
     assert {card.images for card in document.cards} == {()}
 
 
@@ -573,7 +576,7 @@ def test_images_that_are_gone_or_changed_are_left_out(labelled: Path) -> None:
     document = document_of(labelled)
     assert len(document.images) == IMAGES - 4
     note = document.images_note
-    assert note.startswith("4 of 20 images are missing: 2 could not be opened (image ")
+    assert note.startswith(f"4 of {IMAGES} images are missing: 2 could not be opened (image ")
     assert "1 changed since the run was made (3.png)" in note
     assert "1 not in the table" in note
     shown = {card.id for card in document.cards if card.images}
@@ -653,7 +656,7 @@ def test_stale_probes_are_left_out_and_it_is_said(home: Path) -> None:
     assert {card.risk for card in document.cards} == {None}
     assert [figure.name for figure in document.figures] == ["category_rates"]
     [said] = document.missing
-    assert said.startswith("The saved probes are left out, 1 of 60 rows have another label now: ")
+    assert said.startswith(f"The saved probes are left out, 1 of {ROWS} rows have another label now: ")
     assert f"`vlmscope probe {home}/run`" in said
 
 
@@ -684,7 +687,7 @@ def test_labels_of_one_kind_and_rows_without(labelled: Path) -> None:
     ids = open_run(labelled / "run").ids
     write_labels(labelled / "run", [Score(id_, False, "column", "") for id_ in ids[1:]], {})
     said = document_of(labelled).missing
-    assert said[0].startswith("1 of 60 rows have no label: ")
+    assert said[0].startswith(f"1 of {ROWS} rows have no label: ")
     assert said[1].startswith("No probes: of 59 scorable answers 0 are hallucinated")
 
 

@@ -65,6 +65,7 @@ def test_eight_threads_get_their_own_risks(scorer: RiskScorer, samples: list[Sam
         assert found == {i: expected[i] for i in found}
 
 
+@pytest.mark.exhaustive
 def test_tables_at_once_and_scorers_of_one_model(
     vlm: VisionLanguageModel, probe: Path, scorer: RiskScorer, samples: list[Sample]
 ) -> None:
@@ -84,6 +85,7 @@ def test_tables_at_once_and_scorers_of_one_model(
     assert at_once(works) == [found for found in expected for _ in range(2)]
 
 
+@pytest.mark.exhaustive
 def test_beside_an_extract_of_the_same_model(
     vlm: VisionLanguageModel,
     scorer: RiskScorer,

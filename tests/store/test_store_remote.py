@@ -220,6 +220,7 @@ def test_a_store_that_goes_away_is_not_called_damaged(
         open_run(url)
 
 
+@pytest.mark.exhaustive
 def test_a_store_that_goes_away_amid_a_file_is_not_called_damaged(
     run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -411,6 +411,7 @@ except StoreError as error:
 """
 
 
+@pytest.mark.exhaustive
 def test_a_full_disk(tmp_path: Path) -> None:
     """A real refusal of the system: files may not grow beyond a limit."""
     done = subprocess.run(

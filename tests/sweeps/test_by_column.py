@@ -140,7 +140,7 @@ def test_p_values_are_corrected_for_the_number_of_columns() -> None:
     data = with_columns(replace(data, columns={**data.columns, "domain": other}))
     document = column_document(
         sweep_rows(
-            data, lambda *_: vectors, SweepSpec(repeats=1, permutations=100, draws=200)
+            data, lambda *_: vectors, SweepSpec(repeats=1, permutations=100, draws=100)
         ).by_column
     )["by_column"]
     gaps = [each for column in document.values() for each in column["gaps"] if "p_holm" in each]

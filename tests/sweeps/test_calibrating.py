@@ -19,6 +19,7 @@ def noise(seed: int, rows: int = 300, width: int = 400) -> tuple[np.ndarray, np.
     return rng.standard_normal((rows, width)).astype(np.float32), rng.random(rows) < 0.2
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_probe_that_fits_its_rows_perfectly_is_not_believed(seed: int) -> None:
     matrix, truth = noise(seed)

@@ -66,6 +66,7 @@ def covered(strength: float, sets: int = SETS, **options: object) -> int:
     return sum(interval.low <= true <= interval.high for true, interval in found)
 
 
+@pytest.mark.exhaustive
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     """19 of 20 are expected; fewer than 17 would be a rare draw of 95%."""
     assert covered(0.0) >= 17

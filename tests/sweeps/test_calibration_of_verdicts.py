@@ -62,6 +62,7 @@ def test_pairs_of_different_folds_would_tell_it(gaps: dict[str, list[Difference]
     assert np.mean([gap.value for gap in gaps["pooled"]]) > 0.06
 
 
+@pytest.mark.exhaustive
 def test_a_whole_sweep_is_held_against_its_truth() -> None:
     found = benchmark.run_one("signal, 60 images × 2", 0)
     assert found is not None

@@ -146,8 +146,13 @@ def probed(
     return run
 
 
-def test_probes_are_compared_each_on_the_labels_of_its_own_model(tmp_path: Path) -> None:
-    weak, strong = probed(tmp_path / "A", 0.8, 1), probed(tmp_path / "B", 4.0, 2, model=OTHER_MODEL)
+def test_probes_are_compared_each_on_the_labels_of_its_own_model(
+    weak: Run, tmp_path: Path
+) -> None:
+    assert isinstance(weak, HeldRun)
+    folder = shutil.copytree(weak.path, tmp_path / "A")  # damaged below
+    weak = HeldRun(folder, weak.manifest, weak.rows)
+    strong = probed(tmp_path / "B", 4.0, 2, model=OTHER_MODEL)
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.rglob("*") if p.is_file()}
     found = compare_runs([weak, strong], draws=100)
     for run, summary in zip((weak, strong), found.runs, strict=True):
@@ -181,10 +186,9 @@ def test_probes_are_compared_each_on_the_labels_of_its_own_model(tmp_path: Path)
     assert compare_runs([weak, strong], draws=100).runs[0].probe_note == "no probes yet"
 
 
-def judged(run: Run, change: Callable[[dict[str, Any]], None]) -> HeldRun:
+def judged(run: Run, folder: Path, change: Callable[[dict[str, Any]], None]) -> HeldRun:
     """Return a twin of a probed run, with its saved sweep as another command would have left it."""
     assert isinstance(run, HeldRun)
-    folder = run.path.with_name(f"twin-{run.path.name}")
     shutil.copytree(run.path, folder)
     found = json.loads((folder / "probes" / "results.json").read_text())
     found["run_id"] = "9" * 32
@@ -217,20 +221,20 @@ def drop_vision(summary: dict[str, Any]) -> None:
 def test_probes_of_other_settings_are_not_told_better_or_worse(
     weak: Run, tmp_path: Path, change: Callable[[dict[str, Any]], None], said: str
 ) -> None:
-    [same] = compare_runs([weak, judged(weak, lambda _: None)], draws=50).pairs
+    [same] = compare_runs([weak, judged(weak, tmp_path / "same", lambda _: None)], draws=50).pairs
     assert (same.probe_not_alike, same.probe_difference) == ("", 0)
     assert same.probe_difference_p is not None
-    shutil.rmtree(weak.path.with_name("twin-A"))
-    [pair] = compare_runs([weak, judged(weak, change)], draws=50).pairs
+    [pair] = compare_runs([weak, judged(weak, tmp_path / "twin", change)], draws=50).pairs
     assert pair.probe_not_alike.startswith(said), pair.probe_not_alike
     assert ";" not in pair.probe_not_alike
     assert (pair.probe_difference_p, pair.probe_difference_p_holm) == (None, None)
     assert pair.probe_difference == 0
 
 
-@pytest.fixture
-def weak(tmp_path: Path) -> Run:
-    return probed(tmp_path / "A", 0.8, 1)
+@pytest.fixture(scope="module")
+def weak(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run whose probes know little; tests leave it as it is."""
+    return probed(tmp_path_factory.mktemp("weak") / "A", 0.8, 1)
 
 
 def test_probes_that_learnt_from_fewer_answers_are_not_told_worse(
@@ -287,6 +291,7 @@ def test_sides_with_truths_of_their_own_are_resampled_by_the_same_images() -> No
         )
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("images", "expected"), [(12, 55), (80, 53)])
 def test_intervals_of_rates_hold_the_truth_as_often_as_they_say(images: int, expected: int) -> None:
     rates = gaps = wrong = 0

@@ -30,7 +30,7 @@ from vlmscope.sweeps.splitting import split_rows
 
 EASY = Path(__file__).parents[1] / "easy-vqa"
 PHOTO = Path(__file__).parents[2] / "benchmarks/photos/coffee.jpg"
-ROWS = 120
+ROWS = 60
 
 
 def about(i: int, image: Image.Image) -> Capture:

@@ -220,8 +220,8 @@ def test_the_order_of_norm_and_rectifier_is_that_of_the_models_script(
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("halp") / "run"
-    truth = np.random.default_rng(1).random(90) < 0.4
-    captures = [make_capture(i, image_sha256=f"{i // 3:064x}", image_dhash="") for i in range(90)]
+    truth = np.random.default_rng(1).random(60) < 0.4
+    captures = [make_capture(i, image_sha256=f"{i // 3:064x}", image_dhash="") for i in range(60)]
     with RunWriter(folder, make_manifest()) as writer:
         writer.add(captures)
     marks = zip(captures, truth, strict=True)

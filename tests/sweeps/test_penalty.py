@@ -94,9 +94,3 @@ def test_an_end_counts_where_most_folds_chose_it(
 ) -> None:
     assert grid_edge(chosen) == edge
     assert len(list(penalty_sentence(chosen))) == (edge is not None)
-
-
-def test_of_repeats_all_are_kept(found: tuple[Path, SweepResult]) -> None:
-    spec = SweepSpec(repeats=2, permutations=100, draws=50, folds=3)
-    twice = sweep(open_run(found[0]), spec)
-    assert len(twice[PLANTED].chosen_c or ()) == 6

@@ -33,7 +33,7 @@ def swept(name: str, seed: int = 0, **spec: object) -> SweepResult:
 
 @pytest.fixture(scope="module")
 def repeated() -> SweepResult:
-    return swept("signal, 60 images × 2", repeats=3, draws=400)
+    return swept("signal, 60 images × 2", repeats=3, draws=200)
 
 
 def test_what_is_told_is_of_all_pairs_of_all_repeats(repeated: SweepResult) -> None:
@@ -54,7 +54,7 @@ def test_what_is_told_is_of_all_pairs_of_all_repeats(repeated: SweepResult) -> N
 
 
 def test_repeats_do_not_pretend_that_there_are_more_images(repeated: SweepResult) -> None:
-    once = swept("signal, 60 images × 2", draws=400)
+    once = swept("signal, 60 images × 2", draws=200)
     one, three = (r["category"].auroc_high - r["category"].auroc_low for r in (once, repeated))
     assert three > 0.75 * one
 
@@ -66,9 +66,11 @@ def test_a_repeat_that_cannot_be_split_anew_is_none() -> None:
     assert len(repeated_splits(data, 5, 0, 3)) == 3
 
 
-def test_permutations_find_nothing_where_there_is_nothing() -> None:
+@pytest.mark.first(1)
+@pytest.mark.parametrize("seeds", [range(8), range(20)], ids=len)
+def test_permutations_find_nothing_where_there_is_nothing(seeds: range) -> None:
     p_values = []
-    for seed in range(20):
+    for seed in seeds:
         made = benchmark.made_for("null, 60 images × 2", seed)
         folds = grouped_folds(made.truth, made.groups, seed=seed)
         null = Permutations(made.truth, made.groups, folds, count=100, seed=seed)
@@ -78,8 +80,8 @@ def test_permutations_find_nothing_where_there_is_nothing() -> None:
         p_values.append(found.p_value)
         assert 0.5 < found.median < found.high < 0.75, "the best of two"
         assert min(each.p_value for each in found.by_layer.values()) == found.p_value
-    assert sum(p <= 0.05 for p in p_values) <= 3
-    assert sum(p <= 0.5 for p in p_values) >= 5
+    assert sum(p <= 0.05 for p in p_values) <= len(seeds) // 6
+    assert sum(p <= 0.5 for p in p_values) >= len(seeds) // 4
 
 
 def test_an_image_under_two_names_is_seen() -> None:
@@ -106,6 +108,7 @@ def test_of_too_many_rows_a_part_is_permuted(monkeypatch: pytest.MonkeyPatch) ->
     assert found.auroc > 0.52
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     "name", ["signal, 80 images × 4", "category only", "one giant image", "null, 40 images × 15"]
 )

@@ -111,7 +111,7 @@ def test_a_risk_that_is_the_same_for_every_answer_is_told_to_be_nothing(tmp_path
         lambda row, _: replace(
             row, vectors={name: np.ones_like(v) for name, v in row.vectors.items()}
         ),
-        rows=90,
+        rows=60,
     )
     run = open_run(folder)
     result = sweep(run, SPEC)
@@ -187,6 +187,7 @@ def test_facts_that_the_vectors_repeat_are_no_gain(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.exhaustive
 def test_an_image_that_gives_the_label_away_does_not_count(tmp_path: Path) -> None:
     """All questions about an image share vector and label: random folds would be perfect."""
     rng = np.random.default_rng(0)
@@ -358,10 +359,10 @@ def test_few_hallucinations_do_not_break_the_null(tmp_path: Path) -> None:
 
 def test_only_pairs_of_one_category_are_compared_within_categories(tmp_path: Path) -> None:
     def of_a_kind(row: Capture, hallucinated: bool) -> Capture:
-        kind = None if int(row.sample.id.rsplit("_", 1)[1]) < 40 else f"only {hallucinated}"
+        kind = None if int(row.sample.id.rsplit("_", 1)[1]) < 20 else f"only {hallucinated}"
         return replace(row, sample=replace(row.sample, metadata={"category": kind}))
 
-    folder = labelled_run(tmp_path / "run", of_a_kind, rows=90)
+    folder = labelled_run(tmp_path / "run", of_a_kind, rows=60)
     result = sweep(open_run(folder), SPEC)
     assert result.within_category == {}, "each category has one outcome; those without are none"
     saved = save_sweep(open_run(folder), result)

@@ -64,6 +64,11 @@ def test_what_was_saved_is_read(run: Run, saved: tuple[Path, SweepResult]) -> No
     assert found.summary["best_baseline"] == result.best_baseline
 
 
+def test_of_repeats_all_penalties_are_kept(saved: tuple[Path, SweepResult]) -> None:
+    probes = [row for row in saved[1].rows if row.kind == "probe"]
+    assert {len(row.chosen_c or ()) for row in probes} == {6}, "two splits into three folds"
+
+
 def test_before_the_probes_there_is_none(run: Run) -> None:
     (run.path / "probes" / "results.json").unlink()
     assert read_sweep(run) is None

@@ -36,8 +36,10 @@ from vlmscope.sweeps.halp_files import research_data
 from vlmscope.sweeps.missing_inputs import unknown_sentence
 from vlmscope.sweeps.verdict import verdict
 
-ROWS = 180
-FEW = 24
+ROWS = 120
+SOME = 60
+"""Rows of a run that is swept only to be compared with its export."""
+FEW = 12
 """Rows of what is only read, and not swept."""
 
 SPEC = SweepSpec(folds=3, repeats=1, permutations=100, draws=100)
@@ -103,8 +105,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepResult]:
     rows[6] |= {VISION_ONLY: np.zeros(VISION // 2, np.float32)}
     for row in rows[40:60]:
         del row[AT_IMAGE]["layer_0"]
-    write_part(folder / "m_part_001.h5", rows[:100], {"model_name": "tiny"})
-    write_part(folder / "m_part_002.h5", rows[98:], {"model_name": "tiny"}, as_bytes=True)
+    write_part(folder / "m_part_001.h5", rows[:70], {"model_name": "tiny"})
+    write_part(folder / "m_part_002.h5", rows[68:], {"model_name": "tiny"}, as_bytes=True)
     lines = labels_of(rows)
     lines[7]["is_hallucinating_manual"] = ""
     del lines[8:10]
@@ -137,7 +139,7 @@ def test_what_is_left_out_is_counted_and_said(found: tuple[Path, SweepResult]) -
         ("row", 2, "not in labels.csv"),
         ("row", 1, "no label in labels.csv"),
         ("row", 1, "generation failed, there is no answer"),
-        (f"{AT_IMAGE}/layer_0", 21, "of 176 vectors 21 missing"),
+        (f"{AT_IMAGE}/layer_0", 21, "of 116 vectors 21 missing"),
         ("row", 1, f"{VISION_ONLY} missing"),
         ("row", 1, f"{QUERY} missing, {AT_IMAGE} missing"),
         ("row", 1, f"{VISION_ONLY} of another width"),
@@ -151,7 +153,7 @@ def test_what_is_left_out_is_counted_and_said(found: tuple[Path, SweepResult]) -
     assert lines == summary["verdict"]
     assert "2 earlier copies are left out: the question is repeated in a later file." in lines
     assert "1 label is left out: the files do not have the question." in lines
-    assert f"{AT_IMAGE}/layer_0 is left out: of 176 vectors 21 missing." in lines
+    assert f"{AT_IMAGE}/layer_0 is left out: of 116 vectors 21 missing." in lines
     assert any("identified by their image_id: there are no hashes" in line for line in lines)
     assert f"{AT_IMAGE}/layer_0" not in {row.name for row in result.rows}
 
@@ -179,7 +181,7 @@ def test_the_best_baseline_is_compared_with_once(found: tuple[Path, SweepResult]
 
 
 def vision_of(width: Callable[[int], int | None]) -> list[Row]:
-    rows = [research_row(i) for i in range(100)]
+    rows = [research_row(i) for i in range(40)]
     for i, row in enumerate(rows):
         size = width(i)
         row[VISION_ONLY] = None if size is None else np.ones(size, np.float32)
@@ -190,10 +192,10 @@ def vision_of(width: Callable[[int], int | None]) -> list[Row]:
 @pytest.mark.parametrize(
     ("width", "left_out"),
     [
-        (lambda i: None if i < 5 else 12, ("row", 5, f"{VISION_ONLY} missing")),
-        (lambda i: None if i < 6 else 12, (VISION_ONLY, 6, "of 100 vectors 6 missing")),
+        (lambda i: None if i < 2 else 12, ("row", 2, f"{VISION_ONLY} missing")),
+        (lambda i: None if i < 3 else 12, (VISION_ONLY, 3, "of 40 vectors 3 missing")),
         # LLaVA's post-projector vectors: as long as the image has tokens
-        (lambda i: 20 + i % 3, (VISION_ONLY, 66, "of 100 vectors 66 of another width")),
+        (lambda i: 20 + i % 3, (VISION_ONLY, 26, "of 40 vectors 26 of another width")),
     ],
     ids=["few", "many", "LLaVA"],
 )
@@ -205,49 +207,49 @@ def test_few_rows_or_a_whole_representation(
 
 def test_few_rows_of_each_may_be_many_in_all(tmp_path: Path) -> None:
     """Seven places that lack 4% each, of other rows: the worst go, not a quarter of the rows."""
-    rows = [research_row(i) for i in range(150)]
+    rows = [research_row(i) for i in range(100)]
     for number, layer in enumerate(("layer_0", "layer_2", "layer_3")):
         for at, name in enumerate((QUERY, AT_IMAGE)):
-            start = 6 * (2 * number + at)
-            for row in rows[start : start + 6 + (name == QUERY)]:
+            start = 4 * (2 * number + at)
+            for row in rows[start : start + 4 + (name == QUERY)]:
                 row[name].pop(layer, None)
     left_out = left_out_of(tmp_path, rows)
     given_up = sum(each.count for each in left_out if each.what == "row")
-    assert given_up <= 15
+    assert given_up <= 10
     assert any("too many together with others" in each.reason for each in left_out)
 
 
 def test_vectors_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
-    rows = [research_row(i) for i in range(100)]
+    rows = [research_row(i) for i in range(30)]
     rows[9][QUERY]["layer_3"][4] = np.inf
     assert left_out_of(tmp_path, rows) == [LeftOut("row", 1, f"{QUERY} not finite")]
 
 
 def test_images_without_a_name(tmp_path: Path) -> None:
     """Research code wrote "nan" where the table named the image in another column."""
-    rows = [research_row(i, image_id="nan") for i in range(60)]
+    rows = [research_row(i, image_id="nan") for i in range(30)]
     files = open_halp_files(write_part(tmp_path / "x.h5", rows))
     lines = labels_of(rows)
     data = research_data(files, read_label_table(write_csv(tmp_path / "a.csv", lines)))
     assert data.grouped_by == "image_id"
-    assert len(set(data.groups.tolist())) == 20
-    half = [research_row(i, image_id="nan" if i % 3 else f"name {i // 3}") for i in range(60)]
+    assert len(set(data.groups.tolist())) == 10
+    half = [research_row(i, image_id="nan" if i % 3 else f"name {i // 3}") for i in range(30)]
     data = research_data(
         open_halp_files(write_part(tmp_path / "half.h5", half)),
         read_label_table(tmp_path / "a.csv"),
     )
-    assert len(set(data.groups.tolist())) == 20, "one image, named in two ways by two columns"
+    assert len(set(data.groups.tolist())) == 10, "one image, named in two ways by two columns"
     for line in lines[:3]:
         line["image_name"] = ""
     data = research_data(files, read_label_table(write_csv(tmp_path / "a.csv", lines)))
     assert data.grouped_by == "image_id (3 rows have none and count as one image)"
-    assert len(set(data.groups.tolist())) == 20
+    assert len(set(data.groups.tolist())) == 10
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A labelled run, and its export with the same labels in a CSV file beside it."""
-    return run_and_export(tmp_path_factory.mktemp("both"), ROWS)
+    return run_and_export(tmp_path_factory.mktemp("both"), SOME)
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +294,7 @@ def test_a_run_and_its_export_give_the_same_numbers(both: tuple[Path, Path]) -> 
     other = sweep(open_halp_files(file), SPEC, labels=table)
     assert one.data.ids == other.data.ids
     assert one.data.groups.tolist() == other.data.groups.tolist()
-    assert len(set(other.data.groups.tolist())) == ROWS // 3
+    assert len(set(other.data.groups.tolist())) == SOME // 3
     assert other.data.grouped_by == "content"
     assert one.data.unscorable == other.data.unscorable == 2
     assert one.chosen == other.chosen
@@ -441,14 +443,14 @@ def test_labels_go_where_they_belong(both: tuple[Path, Path], tmp_path: Path) ->
     with pytest.raises(InputError, match="its ids look like '7', theirs like 'q000'"):
         sweep(files, SPEC, labels=read_label_table(other))
     alike = [{"id": id_, "label": 0} for id_ in open_run(run).ids]
-    with pytest.raises(InputError, match="of 180 scorable answers 0 are hallucinated"):
+    with pytest.raises(InputError, match=f"of {SOME} scorable answers 0 are hallucinated"):
         sweep(files, SPEC, labels=read_label_table(write_csv(tmp_path / "alike.csv", alike)))
 
 
 def test_an_extraction_that_failed_on_many_rows_is_refused(tmp_path: Path) -> None:
     rows = [
         research_row(i, **({VISION_ONLY: None, AT_IMAGE: {}, QUERY: {}} if i % 9 == 0 else {}))
-        for i in range(60)
+        for i in range(27)
     ]
-    with pytest.raises(InputError, match="no representation that 95% of the 60 labelled rows"):
+    with pytest.raises(InputError, match="no representation that 95% of the 27 labelled rows"):
         left_out_of(tmp_path, rows)

@@ -225,6 +225,7 @@ def test_the_same_questions_on_another_model_are_judged_without_their_images(
     assert "first_token" not in test.risks
 
 
+@pytest.mark.exhaustive
 def test_a_signal_is_carried_over_to_another_model(tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
     images, questions = np.arange(ROWS) // 2, [f"number {i}?" for i in range(ROWS)]
@@ -239,6 +240,7 @@ def test_a_signal_is_carried_over_to_another_model(tmp_path: Path) -> None:
     assert 0.7 < test["selected"].auroc_low < 0.91 < test["selected"].auroc_high
 
 
+@pytest.mark.exhaustive
 def test_images_that_only_the_test_run_has_are_judged_too_where_it_is_paired(
     source: tuple[Run, SweepResult], tmp_path: Path
 ) -> None:
@@ -333,6 +335,7 @@ def test_vectors_that_say_nothing_are_told_to_say_nothing(
     assert "the probe is" not in text
 
 
+@pytest.mark.exhaustive
 def test_same_words_are_said_and_not_left_out(
     source: tuple[Run, SweepResult], tmp_path: Path
 ) -> None:
@@ -417,6 +420,7 @@ def test_nothing_left_after_leaving_out_is_refused(
         found(source, run)
 
 
+@pytest.mark.exhaustive
 def test_a_test_run_too_small_to_learn_from_is_judged_all_the_same(
     source: tuple[Run, SweepResult], tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ from vlmscope.sweeps.verdict import verdict, verdict_document, verdict_in, verdi
 @pytest.fixture(scope="module")
 def result() -> SweepResult:
     made = benchmark.made_for("signal, 40 images × 15", 0)
-    spec = SweepSpec(repeats=1, permutations=100, draws=400)
+    spec = SweepSpec(repeats=1, permutations=100, draws=100)
     data = benchmark.probe_data_of(made)
     return sweep_rows(data, lambda _, layer: made.vectors if layer else made.noise, spec)
 
