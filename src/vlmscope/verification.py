@@ -37,7 +37,7 @@ from vlmscope.signals import (
     is_token_states,
     similarity_name,
 )
-from vlmscope.store import Manifest, Run, clean_text
+from vlmscope.store import Manifest, Run, StoreDtype, clean_text
 
 TOLERANCES = {"float32": 3e-5, "float16": 2e-2, "bfloat16": 1e-1}
 """Maximum relative error ‖stored − reference‖ / ‖reference‖ of one vector, by the model's dtype.
@@ -101,11 +101,19 @@ class RowCheck:
         """Whether the answers are the same text."""
         return "answer" not in self.differing
 
-    def faults(self, tolerance: float, dtype: str) -> list[str]:
-        """Return the errors of the row as phrases; NaN is never within the tolerance."""
+    def faults(
+        self, tolerance: float, dtype: str, states_dtype: StoreDtype = "float16"
+    ) -> list[str]:
+        """Return the errors of the row as phrases; NaN is never within the tolerance.
+
+        Args:
+            tolerance: The maximum relative error of a vector.
+            dtype: The type of the weights.
+            states_dtype: As in ``limit_of``.
+        """
         strict = STRICT_ALWAYS + (STRICT_IN_FLOAT32 if dtype == "float32" else ())
         found = [f"the {name} differs" for name in self.differing if name in strict]
-        limits = {name: limit_of(name, tolerance) for name in self.errors}
+        limits = {name: limit_of(name, tolerance, states_dtype) for name in self.errors}
         return found + [
             f"{name} differs by {error:.1e}, tolerance {limits[name]:.0e}"
             for name, error in self.errors.items()
@@ -113,9 +121,20 @@ class RowCheck:
         ]
 
 
-def limit_of(name: str, tolerance: float) -> float:
-    """Return the maximum error of an array: those of several tokens are float16 by default."""
-    half = is_token_rows(name.removeprefix("signals/"))
+def limit_of(name: str, tolerance: float, states_dtype: StoreDtype = "float16") -> float:
+    """Return the maximum error of an array.
+
+    Args:
+        name: Its HDF5 path.
+        tolerance: The maximum relative error of a vector.
+        states_dtype: What arrays of several tokens are stored as.
+
+    >>> limit_of("signals/image_tokens/layer_3", 3e-5)
+    0.001
+    >>> limit_of("signals/image_tokens/layer_3", 3e-5, "float32")
+    3e-05
+    """
+    half = states_dtype == "float16" and is_token_rows(name.removeprefix("signals/"))
     return max(tolerance, HALF_STORAGE_TOLERANCE) if half else tolerance
 
 

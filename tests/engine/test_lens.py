@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import vlmscope
 from engine.against_reference import answered_by_generate
 from families.conformance import NONE, ONE_IMAGE, SEVERAL
-from vlmscope.cli.info import _shown_signals
+from vlmscope.cli.info import _rows_of
 from vlmscope.engine import CaptureSession, capture, prepare
 from vlmscope.engine.lens import ImageLens, image_lens_for
 from vlmscope.errors import InputError
@@ -354,12 +354,12 @@ def test_columns_of_the_lens(run: tuple[Run, Any]) -> None:
 
 def test_info_names_the_layers_of_the_image_tokens_once(run: tuple[Run, Any]) -> None:
     stored, _ = run
-    shown = [*_shown_signals(describe(stored.path).signals)]
-    assert f"{LENS_TOKENS} 2 × 2 × 10" in shown
-    assert [line for line in shown if "internal" in line] == [
-        "internal_confidence per token at layers 0, 4"
+    shown = [*_rows_of(describe(stored.path).signals)]
+    assert (LENS_TOKENS, "", "2 × 2 × 10") in shown
+    assert [row for row in shown if "internal" in row[0]] == [
+        ("internal_confidence", "0, 4", "per token")
     ]
-    assert "entropy per token" in shown
+    assert ("entropy", "", "per token") in shown
 
 
 def test_the_lens_as_a_table(run: tuple[Run, Any]) -> None:

@@ -242,6 +242,11 @@ def test_stored_states_are_verified(run: tuple[Run, Any]) -> None:
     faults = compare(damaged, reference(ONE_IMAGE[0], vlm, spec)).faults(3e-5, "float32")
     assert len(faults) == 1
     assert "signals/image_tokens/layer_0 differs by" in faults[0]
+    name = "signals/image_tokens/layer_0"
+    rounded = replace(check, errors={name: 5e-4})
+    assert not rounded.faults(3e-5, "float32")
+    [fault] = rounded.faults(3e-5, "float32", "float32")  # nothing was rounded to float16
+    assert fault == f"{name} differs by 5.0e-04, tolerance 3e-05"
 
 
 def test_a_type_on_disk_that_was_given(models: Any, tmp_path: Path) -> None:

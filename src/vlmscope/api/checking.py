@@ -220,7 +220,7 @@ def judge(run: Run, checks: Iterable[RowCheck], tolerance: float | None) -> None
     manifest = run.manifest
     limit = tolerance_of(manifest) if tolerance is None else tolerance
     for check in checks:
-        if faults := check.faults(limit, manifest.dtype):
+        if faults := check.faults(limit, manifest.dtype, manifest.states_dtype):
             raise ToleranceError(f"{check.id}: {'; '.join(faults)}")
 
 

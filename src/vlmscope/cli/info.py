@@ -53,7 +53,7 @@ def info(
         stdout.print(f"{count(bare, 'row')} without an image, and so without vision vectors")
     _show_representations(description, run)
     if description.signals:
-        stdout.print(f"signals: {', '.join(_shown_signals(description.signals))}")
+        _show_signals(description.signals)
     if description.kind == "run":
         show_label_sets(run, sets)
         _show_failures(run, failures)
@@ -73,8 +73,17 @@ def _show_representations(description: Description, run: Path) -> None:
     show(table)
 
 
-def _shown_signals(signals: Mapping[str, Sequence[int]]) -> Iterator[str]:
-    """Yield each array of a signal with its shape; those of several layers as one."""
+def _show_signals(signals: Mapping[str, Sequence[int]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("signal", "layers", "shape"):
+        table.add_column(heading, header_style="dim", overflow="fold")
+    for row in _rows_of(signals):
+        table.add_row(*row)
+    show(table)
+
+
+def _rows_of(signals: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, str, str]]:
+    """Yield name, layers and shape of each array of a signal; those of several layers as one."""
     from vlmscope.store import shown_layers
 
     layers: dict[tuple[str, tuple[int, ...]], list[int]] = {}
@@ -84,9 +93,9 @@ def _shown_signals(signals: Mapping[str, Sequence[int]]) -> Iterator[str]:
         if layer.isdecimal():
             found.append(int(layer))
     for (stem, shape), numbers in layers.items():
-        at = f" at layers {shown_layers(sorted(numbers))}" if numbers else ""
         sizes = ["tokens" if size < 0 else str(size) for size in shape]
-        yield f"{stem} {' × '.join(sizes) or 'per token'}{at}"
+        at = shown_layers(sorted(numbers)) if numbers else ""
+        yield stem, at, " × ".join(sizes) or "per token"
 
 
 def _show_failures(run: Path, failures: Sequence[Failure]) -> None:

@@ -88,16 +88,17 @@ def _show(run: Any, checks: list[Any], limit: float) -> None:
     for heading in ("vector", "largest relative error", "mean"):
         table.add_column(heading, header_style="dim")
     names = dict.fromkeys(name for check in checks for name in check.errors)
+    limits = {name: limit_of(name, limit, run.manifest.states_dtype) for name in names}
     for name in names:
         errors = [check.errors[name] for check in checks if name in check.errors]
-        style = "" if max(errors) <= limit_of(name, limit) else "red"
+        style = "" if max(errors) <= limits[name] else "red"
         table.add_row(name, f"{max(errors):.1e}", f"{sum(errors) / len(errors):.1e}", style=style)
     show(table)
     equal = {
         name: sum(name not in check.differing for check in checks)
         for name in ("answer", "boundaries", "image_sha256")
     }
-    loosest = max((limit_of(name, limit) for name in names), default=limit)
+    loosest = max(limits.values(), default=limit)
     tokens = f" ({loosest:.0e} for arrays of several tokens)" if loosest > limit else ""
     stdout.print(
         f"{count(len(checks), 'row')}, tolerance {limit:.0e}{tokens}, {run.manifest.dtype}; "
