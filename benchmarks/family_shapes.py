@@ -331,7 +331,7 @@ QWEN3_VL = FamilyShape(
         "size": {"shortest_edge": 65_536, "longest_edge": 16_777_216},
         "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
     },
-    template=chat_formats.QWEN2_VL,
+    template=chat_formats.QWEN3_VL,
     tokens=QWEN2_5_VL.tokens,
     tokenizer={"eos": "<|im_end|>", "pad": "<|endoftext|>"},
     stops=("<|im_end|>", "<|endoftext|>"),
