@@ -220,22 +220,11 @@ class CaptureSession:
         """Prefill a batch, and add its rows to those that are being decoded."""
         while not self._decoding.has_room(len(batch.samples), band):
             self._collect(self._decoding.step)
-        config = greedy_config(self._vlm, 1)
-        config.return_dict_in_generate = True
-        lengths = ONE_BAND if band == ALONE else self._vlm.lengths
-        if batch.prefix is None:
-            device_batch, hooks = self._device_batch(batch)
-            self._finish_prefilled()  # while the device encodes the images
-            with unscaled(self._vlm.model, lengths):
-                cache = run(device_batch, hooks, self._vlm, config).past_key_values
-        else:
-            self._finish_prefilled()
-            with unscaled(self._vlm.model, lengths):
-                found = run_shared(batch, self._vlm, self._spec, config)
-            if found is None:
-                self._prefill_whole(batch)
-                return
-            device_batch, cache = found
+        found = self._run_prompts(batch, band)
+        if found is None:
+            self._prefill_whole(batch)
+            return
+        device_batch, cache = found
         self.shapes_ = device_batch.recorder.shapes_
         if self._spec.max_new_tokens:
             self._answer(device_batch, cache, batch, band)
@@ -246,6 +235,18 @@ class CaptureSession:
         else:  # all or none: an error is one of this batch, which is run again in pieces
             self._finished += [check_finite(row.capture()) for row in rows]
             self._not_copied.difference_update(row.sample.id for row in rows)
+
+    def _run_prompts(self, batch: Batch, band: int) -> tuple[DeviceBatch, Any] | None:
+        """Run a batch's prompts; return it and its cache, None if it must not share beginnings."""
+        config = greedy_config(self._vlm, 1)
+        config.return_dict_in_generate = True
+        made = self._device_batch(batch) if batch.prefix is None else None
+        self._finish_prefilled()  # while the device encodes the images
+        with unscaled(self._vlm.model, ONE_BAND if band == ALONE else self._vlm.lengths):
+            if made is None:
+                return run_shared(batch, self._vlm, self._spec, config)
+            device_batch, hooks = made
+            return device_batch, run(device_batch, hooks, self._vlm, config).past_key_values
 
     def _prefill_whole(self, batch: Batch) -> None:
         """Prepare the rows of a batch again, each prompt as a whole, and prefill them."""
