@@ -89,6 +89,7 @@ def test_it_equals_the_reference(family: str, models: Any, monkeypatch: pytest.M
     assert bool(generated) == (family in ("gemma3", "qwen3_5"))
 
 
+@pytest.mark.exhaustive
 def test_prompts_that_share_beginnings_and_slots_that_are_taken_again(models: Any) -> None:
     vlm = models("qwen2_5_vl")
     rows = [

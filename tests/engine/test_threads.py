@@ -216,7 +216,7 @@ class AskedToStop(BaseException):
     """As a signal handler or a debugger may raise it anywhere."""
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("where", "error"),
     [
@@ -297,6 +297,7 @@ def test_the_model_is_not_run_from_within_itself(
     assert captured(samples[:1], talkative_vlm) == expected
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("after", ["vision", "prefill", "step"])
 def test_a_call_beside_a_capture_is_refused_unless_it_holds_the_lock(
     talkative_vlm: VisionLanguageModel, samples: list[Sample], after: str
