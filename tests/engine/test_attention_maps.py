@@ -48,7 +48,7 @@ def assert_same(found: Capture, expected: Capture) -> None:
             )
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_equals_eager_attention(
     family: str, models: Any, monkeypatch: pytest.MonkeyPatch

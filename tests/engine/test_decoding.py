@@ -130,6 +130,7 @@ def test_an_answer_that_just_fits_into_the_slots(
     assert lengths == [64, 64, 128]
 
 
+@pytest.mark.exhaustive
 def test_rows_about_two_images_after_rows_about_one(
     samples: Sequence[Sample], talkative_vlm: VisionLanguageModel, lengths: list[int]
 ) -> None:
@@ -142,6 +143,7 @@ def test_rows_about_two_images_after_rows_about_one(
     assert len(lengths) == 2  # keys of two images need longer slots, which do for one too
 
 
+@pytest.mark.exhaustive
 def test_rows_whose_tiles_are_all_used_among_others(talkative_vlm: VisionLanguageModel) -> None:
     """A step goes without the mask of the tiles only while no row in it needs it."""
     names = ["four", "four", "one", "four", "four", "two_wide"]

@@ -280,6 +280,7 @@ def test_half_precision_is_stored_as_float32_and_close(
             assert relative_error(vector, expected.vectors[name]) < 3e-2, name
 
 
+@pytest.mark.exhaustive
 def test_batches_may_be_prepared_on_many_threads(
     vlm: VisionLanguageModel, samples: Sequence[Sample]
 ) -> None:

@@ -135,6 +135,7 @@ def chi_square(counts: np.ndarray, expected: np.ndarray) -> float:
     return float(((counts - expected) ** 2 / expected).sum() / (len(counts) - 1))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_first_tokens_have_the_models_distribution(

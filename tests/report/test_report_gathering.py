@@ -541,6 +541,7 @@ def test_images_are_the_tables_own_made_small(labelled: Path) -> None:
     assert document.images == document_of(labelled).images, "the same at every time"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("without_figures")
 def test_images_shrink_until_the_page_is_small_enough(labelled: Path) -> None:
     found = gathered(labelled)
@@ -656,7 +657,9 @@ def test_stale_probes_are_left_out_and_it_is_said(home: Path) -> None:
     assert {card.risk for card in document.cards} == {None}
     assert [figure.name for figure in document.figures] == ["category_rates"]
     [said] = document.missing
-    assert said.startswith(f"The saved probes are left out, 1 of {ROWS} rows have another label now: ")
+    assert said.startswith(
+        f"The saved probes are left out, 1 of {ROWS} rows have another label now: "
+    )
     assert f"`vlmscope probe {home}/run`" in said
 
 
