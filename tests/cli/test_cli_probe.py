@@ -206,6 +206,7 @@ def test_too_few_labels_say_first_what_to_do(vlmscope: Command, run: Path) -> No
     assert "positive" not in done.err
 
 
+@pytest.mark.exhaustive
 def test_a_probe_that_finds_nothing_has_no_numbers(vlmscope: Command, tmp_path: Path) -> None:
     folder, captures = tmp_path / "run", []
     for i in range(ROWS):

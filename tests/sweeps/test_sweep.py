@@ -138,6 +138,7 @@ def test_little_data_is_said_to_be_little(found: tuple[Path, SweepResult]) -> No
     assert any("Warning: 30 groups of answers" in line for line in verdict(few))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("every_form")
 def test_facts_that_the_vectors_repeat_are_no_gain(tmp_path: Path) -> None:
     """Vectors that hold the category and the entropy, which decide: known without them."""
