@@ -94,9 +94,13 @@ CALLS: dict[str, Callable[[Given], Any]] = {
 
 
 SLOW = ("sweep", "transfer", "transfer_detection", "detect", "write_report", "compare")
+REPEATED = ("sweep", "transfer", "transfer_detection", "compare")
+"""What takes seconds, and is called with a path by a fixture or another test too."""
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.exhaustive) if n in REPEATED else n for n in CALLS]
+)
 def test_a_run_or_its_folder(
     name: str, labelled: Path, other: Path, found: Any, detection: Any, tmp_path: Path
 ) -> None:

@@ -122,6 +122,7 @@ def test_a_truth_that_is_mapped_afterwards_labels_all_rows(
     assert json.loads(done.out)["all"]["unscorable"] <= 1, "one answer is empty"
 
 
+@pytest.mark.exhaustive
 def test_the_truth_by_the_name_it_had_in_the_table(
     extract: Command, vlmscope: Command, table: Path, tmp_path: Path
 ) -> None:

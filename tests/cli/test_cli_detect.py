@@ -162,6 +162,7 @@ def test_what_cannot_work_is_refused(
     assert not (run / "detectors").exists()
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("wrong", ["itself", "unlabelled", "twice"])
 def test_an_unusable_test_run_is_refused_before_anything_is_trained(
     vlmscope: Command,
@@ -199,6 +200,7 @@ def test_the_demo_evaluates_detectors(vlmscope: Command, tmp_path: Path) -> None
     assert 'id="detectors"' in (out / "report.html").read_text()
 
 
+@pytest.mark.exhaustive
 def test_it_writes_elsewhere(vlmscope: Command, run: Path, tmp_path: Path) -> None:
     done = vlmscope("detect", run, *QUICK, "--out", tmp_path / "results")
     assert done.code == 0, done.err

@@ -81,6 +81,7 @@ def test_lines_that_are_no_failures_hide_no_reason(
     assert "reason: no image in column 'image_name'" in extract(data=data).err
 
 
+@pytest.mark.exhaustive
 def test_nothing_is_said_where_nothing_failed(extract: Command) -> None:
     done = extract()
     assert done.code == 0

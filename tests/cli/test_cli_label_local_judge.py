@@ -57,6 +57,7 @@ def test_it_judges_without_a_server_and_unasked(
     assert json.loads(again.out)["all"]["unscorable"] == 1
 
 
+@pytest.mark.exhaustive
 def test_auto_leaves_it_what_the_rules_cannot_tell(
     vlmscope: Command, run: Path, forced: Path
 ) -> None:

@@ -112,6 +112,7 @@ def test_a_hostile_name_is_refused(vlmscope: Command, run: Path, name: str) -> N
     assert not list(run.glob("labels*"))
 
 
+@pytest.mark.exhaustive
 def test_each_set_has_probes_of_its_own(vlmscope: Command, run: Path, by_hand: Path) -> None:
     assert vlmscope("label", run).code == 0
     assert vlmscope("probe", run, *FAST).code == 0

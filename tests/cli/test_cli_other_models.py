@@ -195,6 +195,7 @@ def test_a_description_belongs_to_the_run(
     assert "model.description" in other.err
 
 
+@pytest.mark.exhaustive
 def test_a_probe_is_scored_with_the_adapter_it_was_trained_with(
     run_of: Command, vlmscope: Command, mixed: Path, llava: Path, tmp_path: Path
 ) -> None:

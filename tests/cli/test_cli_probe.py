@@ -97,6 +97,7 @@ def test_what_cannot_be_probed_is_refused_in_one_line(vlmscope: Command, run: Pa
     assert len(done.err.strip().splitlines()) == 1
 
 
+@pytest.mark.exhaustive
 def test_the_halp_protocol_is_shown_below_and_said_to_be_optimistic(
     vlmscope: Command, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +185,7 @@ def test_a_sweep_is_not_written_among_the_files_of_a_run(
     assert done.code == 2, "the place of the default set"
 
 
+@pytest.mark.exhaustive
 def test_a_folder_of_its_own_may_be_in_the_run(vlmscope: Command, run: Path) -> None:
     done = vlmscope("probe", run, *QUICK, "--out", run / "by-question")
     assert done.code == 0, done.err
@@ -204,6 +206,7 @@ def test_too_few_labels_say_first_what_to_do(vlmscope: Command, run: Path) -> No
     assert "positive" not in done.err
 
 
+@pytest.mark.exhaustive
 def test_a_probe_that_finds_nothing_has_no_numbers(vlmscope: Command, tmp_path: Path) -> None:
     folder, captures = tmp_path / "run", []
     for i in range(ROWS):

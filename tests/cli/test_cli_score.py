@@ -196,6 +196,7 @@ def test_a_missing_probe_costs_no_loading(vlmscope: Command, tmp_path: Path) -> 
     assert "is not a probe" in done.err
 
 
+@pytest.mark.exhaustive
 def test_probes_of_older_labels_are_said(vlmscope: Command, demo_run: Path, tmp_path: Path) -> None:
     run, bundled = shutil.copytree(demo_run, tmp_path / "run"), Path(demo.__file__).parent
     vlmscope("label", run)

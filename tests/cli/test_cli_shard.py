@@ -166,6 +166,7 @@ def test_another_number_of_ranks_and_a_plain_session_go_on_from_there(
     assert json.loads(nothing.out)["captured"] == 0
 
 
+@pytest.mark.exhaustive
 def test_the_environment_says_which_rank_it_is(
     rank: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ CASES = Path(__file__).parents[1] / "dataset" / "cases"
 IMAGES = Path(demo.__file__).parent / "images"
 
 
+@pytest.mark.exhaustive
 def test_several_tables_with_ids_images_and_questions_made_of_columns(
     extract: Command, vlmscope: Command, tmp_path: Path
 ) -> None:

@@ -53,6 +53,7 @@ def test_it_shows_a_table_and_says_what_it_means(
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
+@pytest.mark.exhaustive
 def test_a_machine_reads_it(vlmscope: Command, home: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = vlmscope("probe", home / "A", *FEW, "-o", out, "--test", home / "B", "--json")

@@ -69,7 +69,7 @@ def write_csv(path: Path, ids: tuple[str, ...], step: int) -> Path:
 
 
 @pytest.mark.first(1)
-@pytest.mark.parametrize("name", ["default", "human"])
+@pytest.mark.parametrize("name", ["human", "default"])
 def test_label_says_whether_the_probes_fit_the_labels(
     vlmscope: Command, tmp_path: Path, name: str
 ) -> None:
@@ -113,6 +113,7 @@ def test_the_batch_size_that_was_found_is_reported(extract: Command) -> None:
     assert "signals" not in done.err
 
 
+@pytest.mark.exhaustive
 def test_when_every_row_fails_the_reason_is_to_be_checked(
     extract: Command, tmp_path: Path, table: Path
 ) -> None:

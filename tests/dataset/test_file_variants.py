@@ -457,6 +457,7 @@ def test_ids_of_several_columns(tmp_path: Path) -> None:
     assert "the id in columns 's', 'n' is empty" in refusal(empty, "id=s,n")
 
 
+@pytest.mark.exhaustive
 def test_columns_that_differ_together_are_found_without_keeping_rows(tmp_path: Path) -> None:
     """Embedded images would fill the memory; a column of them is never part of an id."""
     rows = [

@@ -51,6 +51,7 @@ def test_a_loop_that_is_left_closes_its_table(tables: list[str]) -> None:
         gc.enable()
 
 
+@pytest.mark.exhaustive
 def test_a_table_that_is_open_at_exit_is_closed_without_a_word(tables: list[str]) -> None:
     """Something that outlives the modules holds the rows, as a notebook or a traceback does."""
     code = (

@@ -161,6 +161,7 @@ def test_placeholders_are_counted_in_all_rows(tmp_path: Path) -> None:
     assert table.scan().marks.numbered == 1
 
 
+@pytest.mark.exhaustive
 def test_images_are_looked_for_in_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row(n, NAMES[n % 3]) for n in range(3000)]
     rows[2500]["image_1"] = "gone.jpg"
@@ -177,6 +178,7 @@ def test_images_are_looked_for_in_all_rows(tmp_path: Path, monkeypatch: pytest.M
     assert gone.startswith("1 image of the first 2,000 rows is not in ")
 
 
+@pytest.mark.exhaustive
 def test_tables_that_hold_images_are_not_read_on_for_names(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [row(n, BASE64[0]) for n in range(3)]
     rows += [row(n, NAMES[0]) for n in range(3, 2010)]

@@ -53,6 +53,7 @@ def test_the_check_sees_a_wrong_image(processor: Any, world: Batches) -> None:
         check(world, processor, World(4, "train", 1, 4))
 
 
+@pytest.mark.exhaustive
 def test_every_word_of_easy_vqa_is_a_token(processor: Any) -> None:
     for question in {as_question(item) for item in read_items("train")[0]}:
         for text in (question.text, question.answer):
@@ -79,6 +80,7 @@ def test_training_never_sees_the_test_split_nor_what_is_held_out() -> None:
     assert {len(part) for _, part in train._rows + held_out._rows} == {4}
 
 
+@pytest.mark.exhaustive
 def test_a_row_asks_about_its_own_image(easy_vqa: Batches, processor: Any) -> None:
     items = {item.question: item.image for item in read_items("train")[0] if item.image < 2}
     text = processor.tokenizer.batch_decode(easy_vqa.questions.flatten(0, 1).clamp(min=0))

@@ -48,6 +48,7 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return run
 
 
+@pytest.mark.exhaustive
 def test_without_easy_vqa_no_package_is_needed(
     train: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

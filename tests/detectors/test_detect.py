@@ -605,6 +605,7 @@ def test_detectors_are_tested_on_another_run(run: Run, found: Detection, other: 
     json.dumps(there.document())
 
 
+@pytest.mark.exhaustive
 def test_what_the_other_run_lacks_is_listed(run: Run, found: Detection, tmp_path: Path) -> None:
     """The same questions and images on a model without such a layer; folds of the training run."""
 

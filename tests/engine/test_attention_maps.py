@@ -48,7 +48,7 @@ def assert_same(found: Capture, expected: Capture) -> None:
             )
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_equals_eager_attention(
     family: str, models: Any, monkeypatch: pytest.MonkeyPatch
@@ -93,6 +93,7 @@ def test_prompts_that_share_beginnings(models: Any) -> None:
         assert (item.signals[BOXES] >= 0).all()
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
 @pytest.mark.parametrize("tokens", [0, 3])
 def test_questions_without_an_image_and_without_an_answer(
@@ -152,6 +153,7 @@ def test_an_unknown_layout_has_values_and_no_map(models: Any) -> None:
         item.attention_map(0)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("width", "height"), [(90, 60), (20, 70), (16, 16)])
 def test_patches_of_tiles_are_where_the_encoder_changes(
     width: int, height: int, models: Any
@@ -194,6 +196,7 @@ def features(vlm: VisionLanguageModel, image: Image.Image) -> np.ndarray:
     return found[0].flatten(0, -2).numpy()
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
 def test_stored_maps(family: str, models: Any, tmp_path: Path) -> None:
     """In two sessions; exported and verified."""

@@ -75,8 +75,8 @@ def test_more_rows_than_slots(
     assert len(lengths) == 1
 
 
-@pytest.mark.first(2)
-@pytest.mark.parametrize(("rows", "size"), [(1, 1), (4, 1), (4, 3), (2, 5), (11, 4)])
+@pytest.mark.first(1)
+@pytest.mark.parametrize(("rows", "size"), [(4, 3), (1, 1), (4, 1), (2, 5), (11, 4)])
 def test_it_does_not_matter_who_shares_the_slots(
     eleven: Sequence[Sample],
     talkative_vlm: VisionLanguageModel,
@@ -130,6 +130,7 @@ def test_an_answer_that_just_fits_into_the_slots(
     assert lengths == [64, 64, 128]
 
 
+@pytest.mark.exhaustive
 def test_rows_about_two_images_after_rows_about_one(
     samples: Sequence[Sample], talkative_vlm: VisionLanguageModel, lengths: list[int]
 ) -> None:
@@ -142,6 +143,7 @@ def test_rows_about_two_images_after_rows_about_one(
     assert len(lengths) == 2  # keys of two images need longer slots, which do for one too
 
 
+@pytest.mark.exhaustive
 def test_rows_whose_tiles_are_all_used_among_others(talkative_vlm: VisionLanguageModel) -> None:
     """A step goes without the mask of the tiles only while no row in it needs it."""
     names = ["four", "four", "one", "four", "four", "two_wide"]
@@ -154,6 +156,7 @@ def test_rows_whose_tiles_are_all_used_among_others(talkative_vlm: VisionLanguag
     assert_all_same(found, expected_of(rows, talkative_vlm, SPEC), rows)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("positions", [("last_prompt_token",), tuple(REPRESENTATIONS)], ids=len)
 def test_one_token(
     samples: Sequence[Sample], vlm: VisionLanguageModel, positions: tuple[str, ...]

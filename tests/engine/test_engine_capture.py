@@ -26,7 +26,8 @@ from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 SHORT = CaptureSpec(max_new_tokens=12)
 
 
-@pytest.mark.parametrize("batch_size", [1, pytest.param(2, marks=pytest.mark.exhaustive), 5])
+@pytest.mark.first(1)
+@pytest.mark.parametrize("batch_size", [5, 1, 2])
 def test_equals_the_reference_at_every_layer(
     vlm: VisionLanguageModel, samples: Sequence[Sample], batch_size: int
 ) -> None:
@@ -279,6 +280,7 @@ def test_half_precision_is_stored_as_float32_and_close(
             assert relative_error(vector, expected.vectors[name]) < 3e-2, name
 
 
+@pytest.mark.exhaustive
 def test_batches_may_be_prepared_on_many_threads(
     vlm: VisionLanguageModel, samples: Sequence[Sample]
 ) -> None:
@@ -311,7 +313,7 @@ def test_nan_in_the_logits_is_a_failure(
     assert "first_token_entropy" in result.error
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     "settings",
     [

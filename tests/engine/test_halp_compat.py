@@ -86,6 +86,7 @@ def query_states(sample: Sample, vlm: VisionLanguageModel) -> list[Tensor]:
     return states[1:]
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("name", ["mllama", *NATIVE])
 def test_layer_k_is_what_the_script_took(
     loaded: Callable[[str], VisionLanguageModel], name: str

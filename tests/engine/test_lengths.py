@@ -273,6 +273,7 @@ def test_positions_that_are_not_counted_by_token(tmp_path: Path) -> None:
         assert_same(item, reference(item.sample, vlm, SPEC))
 
 
+@pytest.mark.exhaustive
 def test_positions_of_images_where_the_configuration_omits_the_sections(tmp_path: Path) -> None:
     """Qwen3-VL has a default for them; five images are more tokens than the switch, not so long."""
     vlm = loaded(with_longrope("qwen3_vl", tmp_path / "model", omit="mrope_section"))

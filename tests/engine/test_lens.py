@@ -186,6 +186,7 @@ def test_a_run_without_answers(llava: VisionLanguageModel, monkeypatch: pytest.M
     assert item.signals[LENS_RANK][0].max() > 0
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision(dtype: Any, llava: VisionLanguageModel) -> None:
     vlm, spec = load_model(llava.name, device="cpu", dtype=dtype), spec_of(*PROMPT)

@@ -97,6 +97,7 @@ def test_rows_are_asked_about_in_batches_and_images_are_encoded_once(
         assert_same(found[alone.sample.id], alone)
 
 
+@pytest.mark.exhaustive
 def test_rows_with_the_same_id_have_their_own(vlm: VisionLanguageModel) -> None:
     teal, red = (Image.new("RGB", (60, 40), colour) for colour in ("teal", "red"))
     for other in (Sample("a", teal, "Is it red?"), Sample("a", red, "What colour is it?")):
@@ -237,6 +238,7 @@ def test_nothing_is_asked_without_the_signal(
     assert P_TRUE not in found.signals
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_was_stopped_is_continued_and_verified(
     talkative_vlm: VisionLanguageModel, samples: Sequence[Sample], tmp_path: Path
 ) -> None:

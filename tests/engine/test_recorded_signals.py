@@ -117,6 +117,7 @@ def test_an_answer_without_a_token_has_no_attention(
     assert_same(found, reference(samples[0], vlm, spec))
 
 
+@pytest.mark.exhaustive
 def test_the_end_that_a_checkpoint_forces_is_the_same_with_signals(
     vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:

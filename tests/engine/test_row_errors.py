@@ -192,6 +192,7 @@ def test_an_id_within_a_message_is_no_name_of_the_row() -> None:
         raise RowError("prompt", "the prompt has 1,725 tokens")
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("command", ["inspect", "verify"])
 def test_the_command_line_shows_one_line(
     command: str, table: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

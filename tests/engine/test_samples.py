@@ -135,6 +135,8 @@ def chi_square(counts: np.ndarray, expected: np.ndarray) -> float:
     return float(((counts - expected) ** 2 / expected).sum() / (len(counts) - 1))
 
 
+@pytest.mark.exhaustive
+@pytest.mark.first(1)
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_first_tokens_have_the_models_distribution(
     vlm: VisionLanguageModel, temperature: float
@@ -171,6 +173,7 @@ def grouped(expected: np.ndarray) -> np.ndarray:
     return groups
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("slots", "size"), [(1, 1), (4, 2)])
 def test_neither_batch_nor_order_matters(
     rows: Sequence[Sample],
@@ -266,6 +269,7 @@ def test_all_else_is_as_without_samples(
         assert dataclasses.replace(found, **changed) == item
 
 
+@pytest.mark.exhaustive
 def test_beside_all_other_signals(
     rows: Sequence[Sample],
     talkative_vlm: VisionLanguageModel,
@@ -290,6 +294,7 @@ def test_beside_all_other_signals(
             assert not compare(each, oracle).faults(3e-5, "float32")
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("by_generate", [False, True])
 def test_a_greedy_answer_that_is_empty_fails_its_row_once(
     rows: Sequence[Sample],
@@ -522,6 +527,7 @@ def run(
     return vlmscope.open_run(out)
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_was_stopped_and_ranks_that_share_it(
     run: Any, rows: Sequence[Sample], expected: Mapping[str, Capture]
 ) -> None:

@@ -70,7 +70,7 @@ def assert_differ(items: list[Capture]) -> None:
         assert all(np.abs(one - other).max() > 1e-4 for other in joined[:i])
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(2)
 @pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl", "gemma3", "llava_next", "qwen3_5"])
 def test_it_equals_the_reference(family: str, models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """In slots, and by ``generate``; the end-of-turn token included."""
@@ -89,6 +89,7 @@ def test_it_equals_the_reference(family: str, models: Any, monkeypatch: pytest.M
     assert bool(generated) == (family in ("gemma3", "qwen3_5"))
 
 
+@pytest.mark.exhaustive
 def test_prompts_that_share_beginnings_and_slots_that_are_taken_again(models: Any) -> None:
     vlm = models("qwen2_5_vl")
     rows = [
@@ -184,6 +185,7 @@ def test_it_needs_an_answer() -> None:
         CaptureSpec(max_new_tokens=0, signals="similarity")
 
 
+@pytest.mark.exhaustive
 def test_stored_similarity_is_verified(models: Any, tmp_path: Path) -> None:
     vlm = models("qwen2_5_vl")
     rows = [ONE_IMAGE[0], NONE[0], ONE_IMAGE[1]]

@@ -65,7 +65,7 @@ def assert_alike(vlm: VisionLanguageModel, rows: Sequence[Sample] = ROWS) -> lis
     return [id_ for id_, item in alone.items() if isinstance(item, Failure)]
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("family", "failing"),
     [
@@ -93,6 +93,7 @@ def test_an_image_of_one_token_is_what_the_slow_method_sees(mistral3: Path) -> N
             assert_same(item, reference(item.sample, vlm, SPEC))
 
 
+@pytest.mark.exhaustive
 def test_a_stranger_is_mended_likewise(mistral3: Path, tmp_path: Path) -> None:
     strangers.register()
     folder = strangers.rename(mistral3, tmp_path / "copy", "acme_mistral")

@@ -87,6 +87,7 @@ def test_eight_threads_get_what_one_gets(any_vlm: VisionLanguageModel) -> None:
     assert state_of(any_vlm) == before
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 def test_two_models_share_the_process(
     vlm: VisionLanguageModel, any_vlm: VisionLanguageModel
@@ -124,6 +125,7 @@ def test_a_model_is_loaded_while_another_one_computes(
     assert waits
 
 
+@pytest.mark.exhaustive
 def test_models_are_loaded_at_once_and_used_at_once(
     checkpoint: Path, vlm: VisionLanguageModel
 ) -> None:
@@ -140,6 +142,7 @@ def test_models_are_loaded_at_once_and_used_at_once(
     assert torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.exhaustive
 def test_sessions_take_turns_with_their_rows_half_answered(
     talkative_vlm: VisionLanguageModel, samples: list[Sample]
 ) -> None:
@@ -216,7 +219,7 @@ class AskedToStop(BaseException):
     """As a signal handler or a debugger may raise it anywhere."""
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("where", "error"),
     [
@@ -297,6 +300,7 @@ def test_the_model_is_not_run_from_within_itself(
     assert captured(samples[:1], talkative_vlm) == expected
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("after", ["vision", "prefill", "step"])
 def test_a_call_beside_a_capture_is_refused_unless_it_holds_the_lock(
     talkative_vlm: VisionLanguageModel, samples: list[Sample], after: str

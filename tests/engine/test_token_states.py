@@ -66,7 +66,7 @@ def with_ends(vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(config, "eos_token_id", sorted(ends))
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_they_equal_the_reference(
     family: str, models: Any, monkeypatch: pytest.MonkeyPatch
@@ -88,6 +88,7 @@ def test_they_equal_the_reference(
     assert bool(generated) == (family in WITH_GENERATE)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_5"])
 def test_answers_of_the_greatest_length(
     family: str, models: Any, monkeypatch: pytest.MonkeyPatch
@@ -125,6 +126,7 @@ def test_nothing_else_changes(models: Any, monkeypatch: pytest.MonkeyPatch) -> N
             assert one.finish_reason == other.finish_reason
 
 
+@pytest.mark.exhaustive
 def test_slots_that_are_taken_again(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch equals each row alone, whatever was in its slot before."""
     vlm = models("qwen2_5_vl")

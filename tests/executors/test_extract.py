@@ -215,6 +215,7 @@ def test_the_ways_of_saying_that_memory_ran_out(error: Exception) -> None:
     assert not runner.is_out_of_memory(RuntimeError("CUDA error: device-side assert"))
 
 
+@pytest.mark.exhaustive
 def test_rows_that_fail_at_the_start_do_not_keep_the_others_back(
     run_once: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

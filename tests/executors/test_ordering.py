@@ -185,6 +185,7 @@ def scattered_table(folder: Path) -> list[Sample]:
     return [row for row in rows if row.id != "q4"]
 
 
+@pytest.mark.exhaustive
 def test_a_table_that_scatters_its_images_gives_the_same_rows(
     tmp_path: Path,
     checkpoint: Path,

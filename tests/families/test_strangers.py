@@ -75,7 +75,7 @@ def assert_exact(vlm: VisionLanguageModel) -> None:
         assert_same(item, reference(item.sample, vlm, SPEC))
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("like", "model_type", "rule"),
     [
@@ -260,6 +260,7 @@ def test_batches_are_tried_with_images_that_tile(
     assert (40, 160) in sizes
 
 
+@pytest.mark.exhaustive
 def test_a_description_without_a_rule_is_as_free_as_none(known: Path, tmp_path: Path) -> None:
     folder = strangers.rename(known / "llava_next", tmp_path / "copy", "acme_tiles")
     vlm = load_model(folder, device="cpu", family={"title": "Mine"})

@@ -267,6 +267,7 @@ def test_the_data_of_a_figure_can_be_saved(open_page: OpenPage, tmp_path: Path) 
     assert (tmp_path / "saved.csv").read_text() == "x,y\n1,0.5\n"
 
 
+@pytest.mark.exhaustive
 def test_the_contents_say_where_the_reader_is(open_page: OpenPage) -> None:
     page = open_page(FULL)
     page.get_by_role("link", name="Labels").click()

@@ -271,6 +271,7 @@ def test_a_run_without_labels_has_only_the_filters_that_make_sense(open_page: Op
     assert orders == ["order of the run", "id", "category"]
 
 
+@pytest.mark.exhaustive
 def test_a_run_without_answers_shows_its_questions(open_page: OpenPage) -> None:
     page = open_page(examples.prefill(FULL))
     assert page.locator(".card-image:visible, [name=category]").count() == 0

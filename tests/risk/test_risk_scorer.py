@@ -134,6 +134,7 @@ class Id(str):
     __slots__ = ("__weakref__",)
 
 
+@pytest.mark.exhaustive
 def test_nothing_is_kept_of_the_rows_of_an_endless_stream(
     tmp_path: Path, vlm: VisionLanguageModel, samples: list[Sample], captures: list[Capture]
 ) -> None:

@@ -256,6 +256,7 @@ def test_an_endpoint_that_is_gone_ends_the_run(
     assert len(list(judge(rows(before + 5)))) == before + 5
 
 
+@pytest.mark.exhaustive
 def test_an_endpoint_that_goes_while_rows_are_asked(judge: Judge, server: Server) -> None:
     """Failures count in succession: a reply between them shows that the endpoint is there."""
     server.respond = lambda _: (

@@ -17,7 +17,7 @@ from store_support import assert_same, make_capture, make_manifest
 from vlmscope.store import RunWriter, open_run
 
 HERE = Path(__file__).parent
-KILLS = 5
+KILLS = 3
 
 WRITE = """
 import sys

@@ -117,6 +117,7 @@ def test_an_object_that_was_put_by_the_request_that_seemed_lost_is_ours(run: str
     assert shard.read_bytes() == data
 
 
+@pytest.mark.exhaustive
 def test_ranks_write_side_by_side(bucket: str) -> None:
     url = f"{bucket}/run"
     with (

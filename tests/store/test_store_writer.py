@@ -101,6 +101,7 @@ def test_the_fewer_rows_are_to_come_the_smaller_the_packs(
         assert_same(capture, make_capture(i))
 
 
+@pytest.mark.exhaustive
 def test_more_rows_than_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table that grew."""
     monkeypatch.setattr(writer_module, "FEWEST_ROWS", 2)
@@ -126,6 +127,7 @@ def test_a_writer_is_closed_or_released_once(tmp_path: Path, opened: Any) -> Non
     assert len(open_run(run)) == 4
 
 
+@pytest.mark.exhaustive
 def test_nothing_is_remembered_of_parts_that_were_packed(tmp_path: Path) -> None:
     with RunWriter(tmp_path, make_manifest(), pack_rows=4) as writer:
         for start in range(0, 8, 2):
@@ -320,6 +322,7 @@ def test_what_a_killed_writer_left_is_packed_by_whoever_ends_last(tmp_path: Path
     assert open_run(tmp_path).check() == []
 
 
+@pytest.mark.exhaustive
 def test_a_reader_sees_the_rows_of_many_that_pack_meanwhile(tmp_path: Path) -> None:
     def write(number: int) -> None:
         with RunWriter(tmp_path, make_manifest(), f"rank_{number:03d}_of_004") as writer:

@@ -133,6 +133,7 @@ def test_pairs_are_of_one_value_and_fold(by_source: SweepResult) -> None:
     assert found.auroc == pytest.approx(expected.observed[""]["auroc"])
 
 
+@pytest.mark.exhaustive
 def test_p_values_are_corrected_for_the_number_of_columns() -> None:
     data, vectors = source_world(np.random.default_rng(3))
     vectors[:, 5] += 0.5 * data.truth
@@ -340,6 +341,7 @@ def test_what_is_saved(run: Path, tmp_path: Path) -> None:
     assert "\x1b" not in " ".join(column_sentences(result.by_column))
 
 
+@pytest.mark.exhaustive
 def test_the_category_is_told_twice_and_the_same(run: Path) -> None:
     rng = np.random.default_rng(5)
     truth = rng.random(ROWS) < 0.4

@@ -126,6 +126,7 @@ def test_a_seed_decides_everything_but_the_split(found: tuple[ProbeData, HalpRep
     assert other.results[1].test_hallucinated == found[1].results[1].test_hallucinated
 
 
+@pytest.mark.exhaustive
 def test_threads_change_nothing(
     found: tuple[ProbeData, HalpReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def test_what_is_told_is_of_all_pairs_of_all_repeats(repeated: SweepResult) -> N
     assert len(splits) == 3
 
 
+@pytest.mark.exhaustive
 def test_repeats_do_not_pretend_that_there_are_more_images(repeated: SweepResult) -> None:
     once = swept("signal, 60 images × 2", draws=200)
     one, three = (r["category"].auroc_high - r["category"].auroc_low for r in (once, repeated))
@@ -108,7 +109,7 @@ def test_of_too_many_rows_a_part_is_permuted(monkeypatch: pytest.MonkeyPatch) ->
     assert found.auroc > 0.52
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     "name", ["signal, 80 images × 4", "category only", "one giant image", "null, 40 images × 15"]
 )

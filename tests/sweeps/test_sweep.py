@@ -138,6 +138,7 @@ def test_little_data_is_said_to_be_little(found: tuple[Path, SweepResult]) -> No
     assert any("Warning: 30 groups of answers" in line for line in verdict(few))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("every_form")
 def test_facts_that_the_vectors_repeat_are_no_gain(tmp_path: Path) -> None:
     """Vectors that hold the category and the entropy, which decide: known without them."""
@@ -304,7 +305,7 @@ def test_a_save_that_cannot_be_written_leaves_the_earlier_sweep(
     assert contents(folder) == before
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("module", "name", "calls"),
     [
@@ -357,6 +358,7 @@ def test_few_hallucinations_do_not_break_the_null(tmp_path: Path) -> None:
         assert np.isfinite(result.chance.high)
 
 
+@pytest.mark.exhaustive
 def test_only_pairs_of_one_category_are_compared_within_categories(tmp_path: Path) -> None:
     def of_a_kind(row: Capture, hallucinated: bool) -> Capture:
         kind = None if int(row.sample.id.rsplit("_", 1)[1]) < 20 else f"only {hallucinated}"

@@ -170,6 +170,12 @@ def test_what_is_saved(found: tuple[Path, SweepResult]) -> None:
     _, info = load_probe(folder / "probes" / summary["probes"][0]["folder"])
     assert (info.representation, info.layer, info.width) == (QUERY, 2, HIDDEN)
     assert info.model == {"model_name": "tiny", "source": "research files"}, "fits no loaded model"
+    assert set(summary["within_category"]["joint"]) == {"auroc", "interval", "share"}
+    assert {(each["of"], each["over"]) for each in summary["within_category_gaps"]} == {
+        ("selected", result.best_baseline),
+        ("selected", "joint"),
+        ("joint_and_probe", "joint"),
+    }
 
 
 def test_the_best_baseline_is_compared_with_once(found: tuple[Path, SweepResult]) -> None:

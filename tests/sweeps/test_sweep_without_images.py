@@ -153,6 +153,7 @@ def test_a_question_about_several_images_joins_their_groups(tmp_path: Path) -> N
     assert found[2] == found[4] == found[8] != found[1]
 
 
+@pytest.mark.exhaustive
 def test_an_export_leaves_them_out_too(mixed: Path, tmp_path: Path) -> None:
     run = open_run(mixed)
     files = open_halp_files(export_run(run, tmp_path / "rows.h5"))

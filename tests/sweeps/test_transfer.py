@@ -142,6 +142,7 @@ def test_a_direction_that_is_another_there_does_not(
     assert "the transfer loses, -0." in text
 
 
+@pytest.mark.exhaustive
 def test_a_direction_that_is_turned_round_is_told_to_be_worse(
     source: tuple[Run, SweepResult], tmp_path: Path
 ) -> None:
@@ -319,6 +320,7 @@ def test_runs_that_hang_together_by_their_images_are_refused_before_anything_is_
         targets(source[0], [HeldRun(run.path, run.manifest, rows)])
 
 
+@pytest.mark.exhaustive
 def test_vectors_that_say_nothing_are_told_to_say_nothing(
     source: tuple[Run, SweepResult], tmp_path: Path
 ) -> None:
@@ -369,6 +371,7 @@ def test_widths_that_differ_are_one_line(source: tuple[Run, SweepResult], tmp_pa
         found(source, none)
 
 
+@pytest.mark.exhaustive
 def test_layers_that_one_side_lacks_are_left_out(
     source: tuple[Run, SweepResult], tmp_path: Path
 ) -> None:
