@@ -13,6 +13,7 @@ failed; 130 and 143 stopped by Ctrl-C and SIGTERM, finished rows are saved.
 - Parts of ``label``: ``label_target``, ``label_judge``, ``label_reading``, ``label_doubts``,
   ``label_sets``
 - Parts of ``probe``: ``verdict``, ``by_column``, ``halp``, ``transfer``
+- Part of ``inspect``: ``inspect_maps``
 """
 
 from __future__ import annotations
