@@ -40,7 +40,10 @@ def attention_maps(
     kinds = ("prompt", "answer")[: signals[name].shape[1]]
     if of not in kinds:
         raise InputError(f"{where}: no attention of {of!r}, choose from {', '.join(kinds)}")
-    return image_maps(signals[name][:, kinds.index(of)], signals[BOXES])
+    boxes = signals.get(BOXES)
+    if boxes is None:
+        raise InputError(f"{where}: {name} without {BOXES}; restore the run from a copy")
+    return image_maps(signals[name][:, kinds.index(of)], boxes)
 
 
 MOST_CELLS = 1024
@@ -60,7 +63,7 @@ def image_maps(values: Values, boxes: Values, most: int = MOST_CELLS) -> list[ND
         most: Maximum number of cells along a side; a cell may then have the sum of several tokens.
 
     Raises:
-        InputError: It is not known of any token, or a part has no extent.
+        InputError: It is not known of any token, or they are not the parts of images.
 
     >>> import numpy as np
     >>> boxes = np.array([[0, 0, 0, 1, 0.5], [0, 0, 0.5, 1, 1], [0, 0, 0, 1, 1]])
@@ -69,6 +72,11 @@ def image_maps(values: Values, boxes: Values, most: int = MOST_CELLS) -> list[ND
     """
     import numpy as np
 
+    damaged = InputError(
+        "attention_map/boxes: not the parts of images; restore the run from a copy"
+    )
+    if boxes.shape != (len(values), 5):
+        raise damaged
     covers = boxes[:, 0] >= 0
     if not covers.any():
         raise InputError(
@@ -78,9 +86,7 @@ def image_maps(values: Values, boxes: Values, most: int = MOST_CELLS) -> list[ND
     numbers = np.unique(boxes[covers, 0])
     extents = boxes[covers, 3:] - boxes[covers, 1:3]
     if not (extents > 0).all() or numbers.tolist() != list(range(len(numbers))):
-        raise InputError(
-            "attention_map/boxes: not the parts of images; restore the run from a copy"
-        )
+        raise damaged
     found = []
     for image in range(len(numbers)):
         own = boxes[:, 0] == image

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,9 @@ def test_the_maps_of_a_page_are_bounded_and_it_says_so() -> None:
     found, summary = card_maps(rows, SIGNALS, (), limit=2 * 8 + 7)
     assert list(found) == [row.sample.id for row in rows[:2]]
     assert "Only the first 2 cards" in summary.note
+    found, summary = card_maps(rows, SIGNALS, (), limit=7)
+    assert found == {}
+    assert "maps of one question are too large" in summary.note
     found, summary = card_maps(rows, SIGNALS, (), limit=4 * 8)
     assert len(found) == 4
     assert not summary.note
@@ -99,8 +103,12 @@ def test_the_maps_of_a_page_are_bounded_and_it_says_so() -> None:
     [
         ([[-1] * 5, [-1] * 5], "it is not known which part of the image"),
         ([[0, 0, 0, 1, 0.5], [0, 0, 0.5, 1, 0.5]], "not the parts of images"),
-        ([[0, 0, 0, 1, 0.5], [2e9, 0, 0.5, 1, 1]], "not the parts of images"),
+        ([[0, 0, 0, 1, 0.5], [2e9, 0, 0.5, 1, 1]], "more images than it has"),
+        ([[0, 0, 0, 1, 0.5], [0.5, 0, 0.5, 1, 1]], "not the parts of images"),
         ([[0, 0, 0, 1, 0.5], [0, np.nan, 0.5, 1, 1]], "not the parts of images"),
+        ([[0, 0, 0], [0, 0, 0.5]], "not the parts of images"),
+        ([[0, 0, 0, 1, 0.5, 1, 1]] * 2, "not the parts of images"),
+        ([[], []], "not the parts of images"),
     ],
 )
 def test_maps_that_cannot_be_laid_out_are_left_out(boxes: list[list[float]], reason: str) -> None:
@@ -115,6 +123,34 @@ def test_maps_that_cannot_be_laid_out_are_left_out(boxes: list[list[float]], rea
 def test_maps_of_more_images_than_the_row_has_are_left_out() -> None:
     row = replace(mapped(0, [[0.1, 0.1]] * 2, [[i, 0, 0, 1, 1] for i in (0, 1)]), image_sha256="a")
     found, summary = card_maps([row], SIGNALS, ())
+    assert found == {}
+    assert "more images than it has" in summary.note
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, 3e38, np.inf])
+def test_maps_that_are_not_shares_of_attention_are_left_out(value: float) -> None:
+    found, summary = card_maps([mapped(0, [[0.1, 0.1], [0.2, value / 2]], HALVES)], SIGNALS, ())
+    assert found == {}
+    assert "not shares of attention" in summary.note
+
+
+def test_maps_of_a_question_without_those_of_the_answer_beside_others_are_left_out() -> None:
+    rows = [mapped(0, [[0.1], [0.2]], HALVES), mapped(1, [[0.1, 0.1], [0.2, 0.2]], HALVES)]
+    found, summary = card_maps(rows, SIGNALS, ())
+    assert found == {}
+    assert "other tokens than the maps of other questions" in summary.note
+
+
+def test_many_images_in_the_boxes_ask_for_no_memory() -> None:
+    """The number of images is compared with that of the row before there is a map of each."""
+    boxes = [[i, 0, 0, 1 / MOST_CELLS, 1 / MOST_CELLS] for i in range(2000)]
+    row = replace(mapped(0, [[0.1, 0.1]] * 2000, boxes), image_sha256="a")
+    tracemalloc.start()
+    try:
+        found, summary = card_maps([row], SIGNALS, ())
+        assert tracemalloc.get_traced_memory()[1] < 4e6
+    finally:
+        tracemalloc.stop()
     assert found == {}
     assert "more images than it has" in summary.note
 

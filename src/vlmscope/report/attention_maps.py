@@ -34,6 +34,9 @@ MOST_MAP_BYTES = 2_500_000
 MOST_CELLS = 64
 """Maximum number of cells along a side of a map; of a finer grid, several cells are added."""
 
+MOST_SHARE = 1.01
+"""Maximum share of attention, with rounding."""
+
 OF = ("last prompt token", "answer")
 """The tokens whose attention the two columns of a map are."""
 
@@ -58,14 +61,13 @@ def card_maps(
     found: dict[str, tuple[AttentionGrid, ...]] = {}
     if not signals.map_layers:
         return found, AttentionSummary()
-    used, note = 0, ""
-    of: tuple[str, ...] = OF[:1]
+    used, note, columns = 0, "", 0
     for number, capture in enumerate(captures):
         if BOXES not in capture.signals:
             continue  # a question without an image
         try:
-            of = OF[: _columns(capture, signals)]
-            grids = _grids(capture, signals, images)
+            columns = _columns(capture, signals, columns)
+            grids = _grids(capture, signals, columns, images)
         except InputError as error:
             return {}, AttentionSummary((), (), f"Attention is not drawn: {error}.")
         used += sum(len(grid.levels) for grid in grids)
@@ -73,17 +75,25 @@ def card_maps(
             note = (
                 f"Only the first {number:,} cards have the attention over the image: with all, "
                 "the page is too large."
+                if found
+                else "Attention is not drawn: the maps of one question are too large for the page."
             )
             break
         found[capture.sample.id] = grids
-    return found, AttentionSummary(signals.map_layers if found else (), of, note)
+    return found, AttentionSummary(signals.map_layers if found else (), OF[:columns], note)
 
 
-def _columns(capture: Capture, signals: RecordedSignals) -> int:
+def _columns(capture: Capture, signals: RecordedSignals, before: int) -> int:
     """Return the number of columns of a row's maps.
 
+    Args:
+        capture: The row.
+        signals: The signals of the run.
+        before: That of the rows before; 0 for the first.
+
     Raises:
-        InputError: They are not arrays of the same tokens.
+        InputError: They are not arrays of the same tokens, of other columns than the rows before,
+            or not shares of attention.
     """
     tokens, arrays = len(capture.signals[BOXES]), capture.signals
     shapes = {arrays[name].shape if name in arrays else () for name in signals.map_names}
@@ -92,26 +102,32 @@ def _columns(capture: Capture, signals: RecordedSignals) -> int:
             f"question {capture.sample.id!r}: its maps are of different tokens; restore the run "
             "from a copy"
         )
-    return int(shapes.pop()[1])
+    values = np.stack([arrays[name] for name in signals.map_names])
+    columns = values.shape[2]
+    if before not in (0, columns) or not (np.isnan(values) | (values >= 0) & (values <= MOST_SHARE)).all():
+        raise InputError(
+            f"question {capture.sample.id!r}: its maps are not shares of attention, or of other "
+            "tokens than the maps of other questions; restore the run from a copy"
+        )
+    return columns
 
 
 def _grids(
-    capture: Capture, signals: RecordedSignals, images: Collection[str]
+    capture: Capture, signals: RecordedSignals, columns: int, images: Collection[str]
 ) -> tuple[AttentionGrid, ...]:
     """Return the maps of a row, one grid for each image.
 
     Raises:
         InputError: It is not known which part of the image each token covers.
     """
-    boxes = capture.signals[BOXES]
+    boxes, hashes = capture.signals[BOXES], hashes_of(capture.image_sha256)
+    if boxes.shape[1] and (boxes[:, 0] >= len(hashes)).any():  # before there is a map for each
+        raise InputError(f"question {capture.sample.id!r}: maps of more images than it has")
     maps = [
         image_maps(capture.signals[name][:, column], boxes, MOST_CELLS)
-        for column in range(_columns(capture, signals))
+        for column in range(columns)
         for name in signals.map_names
     ]
-    hashes = hashes_of(capture.image_sha256)
-    if len(maps[0]) > len(hashes):
-        raise InputError(f"question {capture.sample.id!r}: maps of more images than it has")
     shown = [sha256 in images for sha256 in hashes]
     return tuple(
         _grid(
