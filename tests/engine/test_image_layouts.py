@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from transformers.image_transforms import get_resize_output_image_size
 
 from families.conformance import RUNNABLE, WANTS_TORCHVISION, build, make_image
 from vlmscope.engine import capture
 from vlmscope.image_maps import image_maps
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.image_grids import layout_of
-from vlmscope.model.image_layouts import grid
+from vlmscope.model.image_layouts import _seen_part, grid
 from vlmscope.schema import Capture, CaptureSpec, Sample
 from vlmscope.signals import BOXES
 
@@ -274,6 +276,15 @@ def test_what_a_processor_crops_has_no_attention(models: Any) -> None:
     assert (drawn[:, :third] == 0).all()
     assert (drawn[:, third:-third] > 0).all()
     assert drawn.sum() == pytest.approx(item.signals["attention_map/layer_0"][:, 0].sum(), rel=1e-4)
+
+
+def test_a_crop_is_that_of_the_size_the_library_resizes_to(models: Any) -> None:
+    """Computed as there: 224 / 107 times 1284 is not 2688 in floating point."""
+    images = copy(models("llava").processor.image_processor)
+    images.size, images.crop_size = {"shortest_edge": 224}, {"height": 224, "width": 224}
+    tall, wide = get_resize_output_image_size(np.zeros((107, 1284, 3)), 224, False)
+    assert (tall, wide) == (224, 2688)
+    assert _seen_part(images, 107, 1284) == (0, 1232 / 2688, 1, 1456 / 2688)
 
 
 def test_padding_covers_no_part_of_an_image(models: Any) -> None:

@@ -104,7 +104,10 @@ def _columns(capture: Capture, signals: RecordedSignals, before: int) -> int:
         )
     values = np.stack([arrays[name] for name in signals.map_names])
     columns = values.shape[2]
-    if before not in (0, columns) or not (np.isnan(values) | (values >= 0) & (values <= MOST_SHARE)).all():
+    if (
+        before not in (0, columns)
+        or not (np.isnan(values) | (values >= 0) & (values <= MOST_SHARE)).all()
+    ):
         raise InputError(
             f"question {capture.sample.id!r}: its maps are not shares of attention, or of other "
             "tokens than the maps of other questions; restore the run from a copy"
