@@ -54,7 +54,7 @@ def test_levels_are_shares_of_the_largest_cell() -> None:
     row = mapped(0, [[0.1, 0.02], [0.2, 0.0]], HALVES)
     found, summary = card_maps([row], SIGNALS, {"hash0"})
     [grid] = found[row.sample.id]
-    assert (grid.rows, grid.columns, grid.place) == (1, 2, 0)
+    assert (grid.rows, grid.columns, grid.image) == (1, 2, 0)
     np.testing.assert_allclose(grid.peaks, [[0.2, 0.4], [0.02, 0.04]], rtol=1e-6)
     np.testing.assert_allclose(grid.shares, [[0.3, 0.6], [0.02, 0.04]], rtol=1e-6)
     assert list(grid.levels) == [128, 255, 128, 255, 255, 0, 255, 0]
@@ -66,13 +66,13 @@ def test_an_answer_without_a_token_has_no_map() -> None:
     row = mapped(0, [[0.1, np.nan], [0.3, np.nan]], HALVES)
     [grid] = card_maps([row], SIGNALS, ())[0][row.sample.id]
     assert grid.peaks[1] == grid.shares[1] == (None, None)
-    assert grid.place is None
+    assert grid.image is None
 
 
 def test_maps_of_several_images_know_which_are_shown() -> None:
     row = mapped(0, [[0.1, 0.1]] * 3, [[i, 0, 0, 1, 1] for i in range(3)])
     grids = card_maps([row], SIGNALS, {"hash0", "hash2"})[0][row.sample.id]
-    assert [grid.place for grid in grids] == [0, None, 1]
+    assert [grid.image for grid in grids] == [0, None, 1]
 
 
 def test_a_fine_grid_is_drawn_in_fewer_cells() -> None:
@@ -221,20 +221,20 @@ def check(card: Card, row: Capture, document: Document) -> None:
 def test_a_run_s_maps_are_those_of_its_rows(document: Document) -> None:
     cards = {card.id: card for card in document.cards}
     assert [len(cards[id_].attention) for id_ in ("one", "two", "none", "gone")] == [1, 2, 0, 1]
-    assert [grid.place for grid in cards["two"].attention] == [0, 1]
-    assert cards["gone"].attention[0].place is None
+    assert [grid.image for grid in cards["two"].attention] == [0, 1]
+    assert cards["gone"].attention[0].image is None
     assert document.attention.view is not None
     assert document.attention.view.id == "one"
 
 
 def test_the_view_of_a_run_has_its_first_and_last_layer(document: Document) -> None:
     assert document.attention.view is not None
-    pictures, layers = document.attention.view.pictures, document.attention.layers
+    maps, layers = document.attention.view.maps, document.attention.layers
     ends = [layers[0], layers[-1]]
-    assert [each.layer for each in pictures] == 2 * ends
-    assert [each.of for each in pictures] == ["last prompt token"] * 2 + ["answer"] * 2
+    assert [each.layer for each in maps] == 2 * ends
+    assert [each.of for each in maps] == ["last prompt token"] * 2 + ["answer"] * 2
     [grid] = document.cards[0].attention
-    overlay = Image.open(io.BytesIO(base64.b64decode(pictures[0].overlay.partition(",")[2])))
+    overlay = Image.open(io.BytesIO(base64.b64decode(maps[0].overlay.partition(",")[2])))
     pixels = np.array(overlay)
     assert pixels.shape == (grid.rows, grid.columns, 4)
     assert (pixels[..., :3] == COLOUR).all()
@@ -308,7 +308,7 @@ def test_the_choice_is_kept_from_card_to_card(open_page: OpenPage) -> None:
 def test_a_map_lies_exactly_over_its_image(open_page: OpenPage, size: tuple[int, int]) -> None:
     """Also of an image that is fitted into its box, and of one that is not available."""
     tall = examples.make_image((9, 90, 200), (20, 200))
-    grids = (examples.GRID, replace(examples.GRID, place=1), replace(examples.GRID, place=None))
+    grids = (examples.GRID, replace(examples.GRID, image=1), replace(examples.GRID, image=None))
     card = examples.card(
         0, images=("tall", "red.png"), num_images=3, image_id="a, b, c", attention=grids
     )
@@ -320,7 +320,7 @@ def test_a_map_lies_exactly_over_its_image(open_page: OpenPage, size: tuple[int,
     for number in range(3):
         expect_levels(page, [0, 51, 255], number)
     for number in (0, 1):
-        own = dialog.locator(".picture").nth(number)
+        own = dialog.locator(".map-image").nth(number)
         over, under = (own.locator(name).bounding_box() for name in ("canvas", "img"))
         assert over == under
         ratios = "e => (e.naturalWidth || e.width) / (e.naturalHeight || e.height)"
@@ -329,7 +329,7 @@ def test_a_map_lies_exactly_over_its_image(open_page: OpenPage, size: tuple[int,
         fitted = [own.locator(n).evaluate("e => getComputedStyle(e).objectFit")
                   for n in ("canvas", "img")]  # fmt: skip
         assert fitted == ["contain", "contain"]
-    alone = dialog.locator(".picture").nth(2).locator("canvas").bounding_box()
+    alone = dialog.locator(".map-image").nth(2).locator("canvas").bounding_box()
     assert alone is not None
     assert alone["width"] > 40
     assert dialog.locator(".dialog-body").evaluate("e => e.scrollWidth - e.clientWidth") <= 0
@@ -338,7 +338,7 @@ def test_a_map_lies_exactly_over_its_image(open_page: OpenPage, size: tuple[int,
 @pytest.mark.exhaustive
 def test_a_page_without_images_has_maps_alone(open_page: OpenPage) -> None:
     cards = tuple(
-        replace(card, images=(), attention=(replace(examples.GRID, place=None),))
+        replace(card, images=(), attention=(replace(examples.GRID, image=None),))
         for card in FULL.cards[:2]
     )
     page = open_page(replace(FULL, cards=cards, images={}), "#?card=q0")
@@ -353,7 +353,7 @@ def test_without_scripts_and_on_paper_two_layers_are_shown(open_page: OpenPage) 
     expect(section).to_contain_text("answer, layer 20: on the image 0.200")
     expect(section.locator("img[src]")).to_have_count(4)
     page.emulate_media(media="print")
-    boxes = [section.locator(".picture").first.locator(n).bounding_box() for n in
+    boxes = [section.locator(".map-image").first.locator(n).bounding_box() for n in
              ("img:not(.overlay)", ".overlay")]  # fmt: skip
     assert boxes[0] is not None
     assert boxes[0] == boxes[1]

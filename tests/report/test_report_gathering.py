@@ -656,7 +656,9 @@ def test_stale_probes_are_left_out_and_it_is_said(home: Path) -> None:
     assert {card.risk for card in document.cards} == {None}
     assert [figure.name for figure in document.figures] == ["category_rates"]
     [said] = document.missing
-    assert said.startswith(f"The saved probes are left out, 1 of {ROWS} rows have another label now: ")
+    assert said.startswith(
+        f"The saved probes are left out, 1 of {ROWS} rows have another label now: "
+    )
     assert f"`vlmscope probe {home}/run`" in said
 
 

@@ -95,16 +95,16 @@ def boxes_of_patches(
     if layouts is None or shape[2] != side * side + 1:
         return boxes
     patches = boxes.reshape(*shape, 5)
-    for place, (layout, number) in enumerate(zip(layouts.tolist(), order, strict=False)):
-        height, width = sizes[place]
+    for position, (layout, number) in enumerate(zip(layouts.tolist(), order, strict=False)):
+        height, width = sizes[position]
         rows, columns = config.supported_aspect_ratios[int(layout) - 1]
         down, across = _tile_on_image(height, width, rows, columns, config.image_size)
         for i in range(rows * columns):
             top, left = i // columns * down, i % columns * across
             cells = grid(side, side, (top, left, top + down, left + across))
             cells[(cells[:, :2] >= 1).any(axis=1)] = UNKNOWN
-            patches[place, i, 1:, 1:] = cells
-            patches[place, i, 1:, 0] = np.where(cells[:, 0] >= 0, number, UNKNOWN)
+            patches[position, i, 1:, 1:] = cells
+            patches[position, i, 1:, 0] = np.where(cells[:, 0] >= 0, number, UNKNOWN)
     return boxes
 
 

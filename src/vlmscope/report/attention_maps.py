@@ -19,10 +19,10 @@ from vlmscope.errors import InputError
 from vlmscope.image_maps import image_maps
 from vlmscope.report.document import (
     AttentionGrid,
-    AttentionPicture,
     AttentionSummary,
     AttentionView,
     Card,
+    DrawnMap,
 )
 from vlmscope.report.rows import hashes_of
 from vlmscope.schema import Capture
@@ -142,13 +142,13 @@ def _grids(
     )
 
 
-def _grid(maps: list[NDArray[np.float32]], layers: int, place: int | None) -> AttentionGrid:
+def _grid(maps: list[NDArray[np.float32]], layers: int, image: int | None) -> AttentionGrid:
     """Return the maps of one image: of each column and layer, as levels.
 
     Args:
         maps: The maps.
         layers: Number of layers.
-        place: Which of the card's images it is; None if the image is not available.
+        image: Which of the card's images it is; None if the image is not available.
     """
     stacked = np.stack(maps)
     known = np.isfinite(stacked).all(axis=(1, 2), keepdims=True)
@@ -164,7 +164,7 @@ def _grid(maps: list[NDArray[np.float32]], layers: int, place: int | None) -> At
         return tuple(tuple(flat[i : i + layers]) for i in range(0, len(flat), layers))
 
     return AttentionGrid(
-        place=place,
+        image=image,
         rows=stacked.shape[1],
         columns=stacked.shape[2],
         peaks=by_column(peaks),
@@ -190,19 +190,19 @@ def with_view(
     if card is None:
         return summary
     ends = dict.fromkeys((0, len(summary.layers) - 1))
-    pictures = [
-        picture
+    maps = [
+        drawn
         for column, of in enumerate(summary.of)
         for at in ends
         for number, grid in enumerate(card.attention)
-        if (picture := _picture(card, grid, number, (column, at), (of, summary.layers[at])))
+        if (drawn := _drawn(card, grid, number, (column, at), (of, summary.layers[at])))
     ]
-    return replace(summary, view=AttentionView(card.id, card.question, tuple(pictures)))
+    return replace(summary, view=AttentionView(card.id, card.question, tuple(maps)))
 
 
-def _picture(
+def _drawn(
     card: Card, grid: AttentionGrid, number: int, index: tuple[int, int], of: tuple[str, int]
-) -> AttentionPicture | None:
+) -> DrawnMap | None:
     """Return one map as an image; None if the row has no such attention."""
     column, at = index
     peak, share = grid.peaks[column][at], grid.shares[column][at]
@@ -217,10 +217,10 @@ def _picture(
     with BytesIO() as buffer:
         Image.fromarray(pixels).save(buffer, "PNG")
         overlay = base64.b64encode(buffer.getvalue()).decode()
-    return AttentionPicture(
+    return DrawnMap(
         of=of[0],
         layer=of[1],
-        image="" if grid.place is None else card.images[grid.place],
+        image="" if grid.image is None else card.images[grid.image],
         number=number + 1 if card.num_images > 1 else None,
         overlay=f"data:image/png;base64,{overlay}",
         peak=peak,
@@ -230,4 +230,4 @@ def _picture(
 
 def bytes_beside(images: Mapping[str, str], view: AttentionView | None) -> int:
     """Return the size of the copies of images that the view of one card adds to a page."""
-    return sum(len(images.get(each.image, "")) for each in view.pictures) if view else 0
+    return sum(len(images.get(each.image, "")) for each in view.maps) if view else 0
