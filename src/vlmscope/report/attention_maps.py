@@ -103,7 +103,7 @@ def _columns(capture: Capture, signals: RecordedSignals, before: int) -> int:
             "from a copy"
         )
     values = np.stack([arrays[name] for name in signals.map_names])
-    columns = values.shape[2]
+    columns = int(values.shape[2])
     if (
         before not in (0, columns)
         or not (np.isnan(values) | (values >= 0) & (values <= MOST_SHARE)).all()
