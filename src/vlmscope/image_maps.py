@@ -49,6 +49,9 @@ def attention_maps(
 MOST_CELLS = 1024
 """Maximum number of cells along a side of a map."""
 
+BLOCK = 4096
+"""Tokens that are divided among cells at once: each takes memory for a row and a column of them."""
+
 
 def image_maps(values: Values, boxes: Values, most: int = MOST_CELLS) -> list[NDArray[np.float32]]:
     """Return the values of image tokens as one array ``[rows, columns]`` for each image.
@@ -89,14 +92,25 @@ def image_maps(values: Values, boxes: Values, most: int = MOST_CELLS) -> list[ND
         raise damaged
     found = []
     for image in range(len(numbers)):
-        own = boxes[:, 0] == image
-        top, left, bottom, right = boxes[own, 1:].astype(np.float64).T
-        rows, columns = (min(_cells(sizes), most) for sizes in (bottom - top, right - left))
-        down = _overlaps(top, bottom, rows) / (bottom - top)[:, None]
-        across = _overlaps(left, right, columns) / (right - left)[:, None]
-        shares = values[own].astype(np.float64)[:, None] * down
-        found.append((shares.T @ across).astype(np.float32))
+        own = np.flatnonzero(boxes[:, 0] == image)
+        sizes = (boxes[own, 3:] - boxes[own, 1:3]).T
+        cells = np.zeros([min(_cells(each), most) for each in sizes])
+        for start in range(0, len(own), BLOCK):
+            block = own[start : start + BLOCK]
+            cells += _divided(values[block], boxes[block, 1:], cells.shape)
+        found.append(cells.astype(np.float32))
     return found
+
+
+def _divided(values: Values, boxes: Values, shape: tuple[int, ...]) -> Values:
+    """Return the values of some tokens of an image, divided among cells by area."""
+    import numpy as np
+
+    top, left, bottom, right = boxes.astype(np.float64).T
+    down = _overlaps(top, bottom, shape[0]) / (bottom - top)[:, None]
+    across = _overlaps(left, right, shape[1]) / (right - left)[:, None]
+    divided: Values = (values.astype(np.float64)[:, None] * down).T @ across
+    return divided
 
 
 def _cells(sizes: Values) -> int:

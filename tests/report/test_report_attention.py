@@ -19,6 +19,7 @@ from material import make_image
 from page_reading import OpenPage
 from store_support import make_capture
 from vlmscope import extract
+from vlmscope.image_maps import image_maps
 from vlmscope.model import VisionLanguageModel
 from vlmscope.report import ReportSpec
 from vlmscope.report.attention_maps import COLOUR, MOST_CELLS, card_maps
@@ -171,6 +172,21 @@ def test_a_tiny_part_asks_for_no_memory() -> None:
     row = mapped(0, [[0.1, 0.1]] * 2, boxes)
     [grid] = card_maps([row], SIGNALS, ())[0][row.sample.id]
     assert (grid.rows, grid.columns) == (MOST_CELLS, MOST_CELLS)
+
+
+def test_many_tokens_take_little_memory_and_keep_their_sum() -> None:
+    count = 20_000
+    boxes = np.tile(np.array([[0, 0, 0, 1 / MOST_CELLS, 1]], np.float32), (count, 1))
+    values = np.random.default_rng(0).random(count)
+    tracemalloc.start()
+    try:
+        [found] = image_maps(values, boxes, MOST_CELLS)
+        assert tracemalloc.get_traced_memory()[1] < 12e6
+    finally:
+        tracemalloc.stop()
+    assert found.shape == (MOST_CELLS, 1)
+    assert found[0, 0] == pytest.approx(values.sum())
+    assert not found[1:].any()
 
 
 @pytest.fixture(scope="module")

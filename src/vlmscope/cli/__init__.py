@@ -12,7 +12,8 @@ failed; 130 and 143 stopped by Ctrl-C and SIGTERM, finished rows are saved.
 - ``paths``, ``verified_run``: checks before a command writes to a path, or uses a run
 - Parts of ``label``: ``label_target``, ``label_judge``, ``label_reading``, ``label_doubts``,
   ``label_sets``
-- Parts of ``probe``: ``verdict``, ``by_column``, ``halp``, ``transfer``; of ``inspect``: ``inspect_maps``
+- Parts of ``probe``: ``verdict``, ``by_column``, ``halp``, ``transfer``
+- Part of ``inspect``: ``inspect_maps``
 """
 
 from __future__ import annotations
