@@ -316,6 +316,28 @@ def test_settings_that_do_not_fit_the_prompt_have_no_layout(
     assert (item.signals[BOXES] == -1).all()
 
 
+def test_a_processor_without_the_settings_has_no_layout(
+    models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another class than the family's: the rows are captured all the same."""
+    vlm = models("internvl")
+
+    class Settings:
+        """The image processor, whose class is of a module without the function."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(processor, name)
+
+        def __call__(self, *args: Any, **options: Any) -> Any:
+            return processor(*args, **options)
+
+    processor = vlm.processor.image_processor
+    monkeypatch.setattr(vlm.processor, "image_processor", Settings())
+    [item] = capture([Sample("wide", smooth(96, 64), "What?")], vlm, SPEC)
+    assert (item.signals[BOXES] == -1).all()
+    assert np.isfinite(item.signals["attention_map/layer_0"]).all()
+
+
 def test_a_map_of_cells_that_are_cut_off_keeps_their_sum_within_the_image() -> None:
     """Of a grid that extends beyond the image, as the patches of a padded canvas do."""
     boxes = np.concatenate([np.zeros((4, 1), np.float32), grid(2, 2, (0, 0, 1.25, 1))], axis=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,9 @@ def boxes_of_row(
     count = int(is_image.sum())
     layout, found = layout_of(vlm.family), None
     if layout is not None and sizes and count:
-        config = vlm.model.config
-        found = layout(ShownImages(inputs, ids, is_image, sizes, config, vlm.processor))
+        shown = ShownImages(inputs, ids, is_image, sizes, vlm.model.config, vlm.processor)
+        with suppress(AttributeError):  # another class of processor, without these settings
+            found = layout(shown)
     boxes = np.full((count, 5), UNKNOWN, np.float32)
     if found is None or len(found) != len(sizes) or sum(map(len, found)) != count:
         return boxes
