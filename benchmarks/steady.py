@@ -3,9 +3,10 @@ r"""Rows a second of a loaded model without the start and end of a run, with and
 Random weights in bfloat16 (family_shapes.py), one family after the other, the tables of
 families.py. Each model is built and loaded once, so that many short runs of ``vlmscope.extract``
 fit into minutes: for every mode (with answers, without, without on four questions an image), a run
-without signals first and last, and one for each of ``--signals``. A run is measured as a whole, and
-steadily: between a third and two thirds of its rows, with the share of that time in which the GPU
-was busy. Then the library's batched ``generate`` and the floor, as in families.py.
+without signals first and last, and one for each of ``--signals``. A run is measured from its start
+to its last row, and steadily: between a third and two thirds of its rows, with the share of that
+time in which the GPU was busy. A run in which rows fail has no numbers. Then the library's batched
+``generate`` and the floor, as in families.py.
 
     python benchmarks/steady.py --work /tmp/steady --models mllama --generate 32        # one GPU
     python benchmarks/steady.py --work /tmp/signals --models qwen2_5_vl --modes answers \
@@ -40,6 +41,7 @@ from family_shapes import SHAPES
 from true_shape import device_name
 from vlmscope.executors.writing import WritingThread
 from vlmscope.model import fused, load_model
+from vlmscope.schema import Failure
 from vlmscope.signals import SIGNALS
 
 NONE, EAGER, SAMPLES = "none", "eager", "samples"
@@ -158,6 +160,22 @@ class Times:
 
     moments: list[tuple[float, int]] = field(default_factory=list)
     """Moment in seconds (``time.perf_counter``), and rows until then."""
+    failed: int = 0
+    """Rows that could not be captured, which are no rows of the rates."""
+
+    def add(self, results: Sequence[Any]) -> None:
+        """Note results that leave the model now.
+
+        >>> times = Times()
+        >>> times.add([Failure("a", "capture", "out of memory", 0)])
+        >>> len(times.moments), times.failed
+        (0, 1)
+        """
+        failed = sum(isinstance(each, Failure) for each in results)
+        self.failed += failed
+        if rows := len(results) - failed:
+            before = self.moments[-1][1] if self.moments else 0
+            self.moments.append((time.perf_counter(), before + rows))
 
     def window(self, rows: int) -> tuple[float, float, int]:
         """Return start and end of the middle third of a run, and the rows within it.
@@ -179,9 +197,7 @@ def timing_rows() -> Iterator[Times]:
     times, put = Times(), WritingThread.put
 
     def put_and_note(writing: WritingThread, results: Sequence[Any]) -> None:
-        before = times.moments[-1][1] if times.moments else 0
-        if results:
-            times.moments.append((time.perf_counter(), before + len(results)))
+        times.add(results)
         put(writing, results)
 
     WritingThread.put = put_and_note  # type: ignore[method-assign]
@@ -213,6 +229,8 @@ def run_once(
             vlmscope.extract(table, vlm, out, images=table.parent, progress=False, **more)
     except (vlmscope.VlmscopeError, torch.OutOfMemoryError) as error:  # the others are to come
         return {"error": f"{type(error).__name__}: {error}"[:300]}
+    if times.failed:  # fast, and no rows
+        return {"error": f"{times.failed} of {rows} rows failed: see {out}/failures.jsonl"}
     seconds = times.moments[-1][0] - start
     begin, end, inside = times.window(rows)
     peak = torch.cuda.max_memory_allocated() / 1e9 if vlm.device.type == "cuda" else None

@@ -40,11 +40,17 @@ def attention_maps(
     kinds = ("prompt", "answer")[: signals[name].shape[1]]
     if of not in kinds:
         raise InputError(f"{where}: no attention of {of!r}, choose from {', '.join(kinds)}")
-    return image_maps(signals[name][:, kinds.index(of)], signals[BOXES])
+    boxes = signals.get(BOXES)
+    if boxes is None:
+        raise InputError(f"{where}: {name} without {BOXES}; restore the run from a copy")
+    return image_maps(signals[name][:, kinds.index(of)], boxes)
 
 
 MOST_CELLS = 1024
 """Maximum number of cells along a side of a map."""
+
+BLOCK = 4096
+"""Tokens that are divided among cells at once: each takes memory for a row and a column of them."""
 
 
 def image_maps(values: Values, boxes: Values, most: int = MOST_CELLS) -> list[NDArray[np.float32]]:
@@ -60,7 +66,7 @@ def image_maps(values: Values, boxes: Values, most: int = MOST_CELLS) -> list[ND
         most: Maximum number of cells along a side; a cell may then have the sum of several tokens.
 
     Raises:
-        InputError: It is not known of any token, or a part has no extent.
+        InputError: It is not known of any token, or they are not the parts of images.
 
     >>> import numpy as np
     >>> boxes = np.array([[0, 0, 0, 1, 0.5], [0, 0, 0.5, 1, 1], [0, 0, 0, 1, 1]])
@@ -69,6 +75,11 @@ def image_maps(values: Values, boxes: Values, most: int = MOST_CELLS) -> list[ND
     """
     import numpy as np
 
+    damaged = InputError(
+        "attention_map/boxes: not the parts of images; restore the run from a copy"
+    )
+    if boxes.shape != (len(values), 5):
+        raise damaged
     covers = boxes[:, 0] >= 0
     if not covers.any():
         raise InputError(
@@ -78,19 +89,28 @@ def image_maps(values: Values, boxes: Values, most: int = MOST_CELLS) -> list[ND
     numbers = np.unique(boxes[covers, 0])
     extents = boxes[covers, 3:] - boxes[covers, 1:3]
     if not (extents > 0).all() or numbers.tolist() != list(range(len(numbers))):
-        raise InputError(
-            "attention_map/boxes: not the parts of images; restore the run from a copy"
-        )
+        raise damaged
     found = []
     for image in range(len(numbers)):
-        own = boxes[:, 0] == image
-        top, left, bottom, right = boxes[own, 1:].astype(np.float64).T
-        rows, columns = (min(_cells(sizes), most) for sizes in (bottom - top, right - left))
-        down = _overlaps(top, bottom, rows) / (bottom - top)[:, None]
-        across = _overlaps(left, right, columns) / (right - left)[:, None]
-        shares = values[own].astype(np.float64)[:, None] * down
-        found.append((shares.T @ across).astype(np.float32))
+        own = np.flatnonzero(boxes[:, 0] == image)
+        sizes = (boxes[own, 3:] - boxes[own, 1:3]).T
+        cells = np.zeros([min(_cells(each), most) for each in sizes])
+        for start in range(0, len(own), BLOCK):
+            block = own[start : start + BLOCK]
+            cells += _divided(values[block], boxes[block, 1:], cells.shape)
+        found.append(cells.astype(np.float32))
     return found
+
+
+def _divided(values: Values, boxes: Values, shape: tuple[int, ...]) -> Values:
+    """Return the values of some tokens of an image, divided among cells by area."""
+    import numpy as np
+
+    top, left, bottom, right = boxes.astype(np.float64).T
+    down = _overlaps(top, bottom, shape[0]) / (bottom - top)[:, None]
+    across = _overlaps(left, right, shape[1]) / (right - left)[:, None]
+    divided: Values = (values.astype(np.float64)[:, None] * down).T @ across
+    return divided
 
 
 def _cells(sizes: Values) -> int:

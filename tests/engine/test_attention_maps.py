@@ -142,6 +142,11 @@ def test_maps_of_several_images_and_of_none(models: Any) -> None:
         alone.attention_map(77)
     with pytest.raises(InputError, match="no attention of 'image', choose from prompt, answer"):
         alone.attention_map(0, "image")  # type: ignore[arg-type]
+    boxes = alone.signals[BOXES]
+    for others in ({}, {BOXES: boxes[1:]}, {BOXES: boxes[:, :3]}):
+        arrays = {name: each for name, each in alone.signals.items() if name != BOXES} | others
+        with pytest.raises(InputError, match="restore the run from a copy"):
+            replace(alone, signals=arrays).attention_map(0)
 
 
 def test_an_unknown_layout_has_values_and_no_map(models: Any) -> None:

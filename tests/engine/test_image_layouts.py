@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from transformers.image_transforms import get_resize_output_image_size
 
 from families.conformance import RUNNABLE, WANTS_TORCHVISION, build, make_image
 from vlmscope.engine import capture
 from vlmscope.image_maps import image_maps
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.image_grids import layout_of
-from vlmscope.model.image_layouts import grid
+from vlmscope.model.image_layouts import _seen_part, grid
 from vlmscope.schema import Capture, CaptureSpec, Sample
 from vlmscope.signals import BOXES
 
@@ -276,6 +278,15 @@ def test_what_a_processor_crops_has_no_attention(models: Any) -> None:
     assert drawn.sum() == pytest.approx(item.signals["attention_map/layer_0"][:, 0].sum(), rel=1e-4)
 
 
+def test_a_crop_is_that_of_the_size_the_library_resizes_to(models: Any) -> None:
+    """Computed as there: 224 / 107 times 1284 is not 2688 in floating point."""
+    images = copy(models("llava").processor.image_processor)
+    images.size, images.crop_size = {"shortest_edge": 224}, {"height": 224, "width": 224}
+    tall, wide = get_resize_output_image_size(np.zeros((107, 1284, 3)), 224, False)
+    assert (tall, wide) == (224, 2688)
+    assert _seen_part(images, 107, 1284) == (0, 1232 / 2688, 1, 1456 / 2688)
+
+
 def test_padding_covers_no_part_of_an_image(models: Any) -> None:
     """Janus pads an image to a square."""
     vlm = models("janus")
@@ -303,6 +314,28 @@ def test_settings_that_do_not_fit_the_prompt_have_no_layout(
     [item] = capture([sample], vlm, SPEC)
     assert len(item.signals[BOXES]) == len(plain.signals[BOXES])
     assert (item.signals[BOXES] == -1).all()
+
+
+def test_a_processor_without_the_settings_has_no_layout(
+    models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another class than the family's: the rows are captured all the same."""
+    vlm = models("internvl")
+
+    class Settings:
+        """The image processor, whose class is of a module without the function."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(processor, name)
+
+        def __call__(self, *args: Any, **options: Any) -> Any:
+            return processor(*args, **options)
+
+    processor = vlm.processor.image_processor
+    monkeypatch.setattr(vlm.processor, "image_processor", Settings())
+    [item] = capture([Sample("wide", smooth(96, 64), "What?")], vlm, SPEC)
+    assert (item.signals[BOXES] == -1).all()
+    assert np.isfinite(item.signals["attention_map/layer_0"]).all()
 
 
 def test_a_map_of_cells_that_are_cut_off_keeps_their_sum_within_the_image() -> None:

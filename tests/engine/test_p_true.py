@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from PIL import Image
 import vlmscope
 from engine.against_reference import assert_same, each_once, run_session
 from families.conformance import NONE, ONE_IMAGE, SEVERAL
-from vlmscope.engine import capture
+from vlmscope.engine import CaptureSession, capture, prepare
 from vlmscope.engine import p_true as asking
 from vlmscope.errors import InputError
 from vlmscope.model import VisionLanguageModel, resolve_spec
@@ -169,6 +170,35 @@ def test_memory_that_runs_out_halves_the_rows_and_one_row_is_recorded(
     assert [item.id for item in failed] == [samples[3].id]
     assert failed[0].stage == "capture"
     assert failed[0].error.startswith("out of memory on this row alone")
+
+
+@pytest.mark.parametrize("where", ["Asker._ask_together", "_read"])
+def test_no_row_is_lost_by_an_interrupt(
+    where: str, vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session is used again after Ctrl-C, as in a notebook."""
+    name, _, method = where.rpartition(".")
+    owner: Any = getattr(asking, name) if name else asking
+    original, calls = getattr(owner, method), []
+
+    def interrupted(*args: Any) -> Any:
+        calls.append(len(calls))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(owner, method, interrupted)
+    spec = resolve_spec(SPEC, vlm)
+    session, found = CaptureSession(vlm, spec, 2), list[Capture | Failure]()
+    for start in range(0, 8, 2):
+        [batch], _ = prepare(samples[start : start + 2], vlm, spec)
+        with suppress(KeyboardInterrupt):
+            found += session.submit(batch)
+    with suppress(KeyboardInterrupt):
+        found += session.drain()
+    found += session.drain()
+    assert len(calls) > 2
+    assert all(isinstance(item, Capture) for item in each_once(found, samples[:8]).values())
 
 
 def test_an_image_that_changes_meanwhile_is_a_failure(

@@ -14,7 +14,6 @@ from PIL import Image
 from vlmscope.detectors.results import METRICS, DetectorResult, Unavailable
 from vlmscope.report.document import (
     AttentionGrid,
-    AttentionPicture,
     AttentionSummary,
     AttentionView,
     Card,
@@ -24,6 +23,7 @@ from vlmscope.report.document import (
     DetectorsSection,
     DetectorTransfer,
     Document,
+    DrawnMap,
     FailureRow,
     Figure,
     LabelSummary,
@@ -68,7 +68,7 @@ OVERLAY = make_image((255, 176, 0), (3, 1))
 
 
 GRID = AttentionGrid(
-    place=0,
+    image=0,
     rows=1,
     columns=3,
     peaks=((0.25, 0.5), (0.125, None)),
@@ -161,7 +161,7 @@ def full(cards: int = 120) -> Document:
                 "q2",
                 "Is there a tree?",
                 tuple(
-                    AttentionPicture("answer", layer, "green.png", None, OVERLAY, 0.125, 0.2)
+                    DrawnMap("answer", layer, "green.png", None, OVERLAY, 0.125, 0.2)
                     for layer in (0, 20)
                 ),
             ),
@@ -280,7 +280,7 @@ def hostile() -> Document:
             answer_tokens=((text, float("-inf"), float("nan")), ("\u202e", -1.0, None)),
             first_tokens=((text, 0.5),),
             lens={text: (((text, float("nan")), ("\u202e", 0.5)), ())},
-            attention=(replace(GRID, place=7, peaks=((math.inf, 1e9), (None, math.nan))),),
+            attention=(replace(GRID, image=7, peaks=((math.inf, 1e9), (None, math.nan))),),
         )
         for i, text in enumerate((*HOSTILE, "x" * 5000))
     )
@@ -324,7 +324,7 @@ def hostile() -> Document:
             (bad, bad),
             bad,
             AttentionView(
-                bad, bad, (AttentionPicture(bad, 0, "red.png", 1, "javascript:1", math.nan, 1e300),)
+                bad, bad, (DrawnMap(bad, 0, "red.png", 1, "javascript:1", math.nan, 1e300),)
             ),
         ),
         labels=LabelSummary(bad, ((bad, 1),), ((bad, 1),)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from material import make_image
 from page_reading import OpenPage
 from store_support import make_capture
 from vlmscope import extract
+from vlmscope.image_maps import image_maps
 from vlmscope.model import VisionLanguageModel
 from vlmscope.report import ReportSpec
 from vlmscope.report.attention_maps import COLOUR, MOST_CELLS, card_maps
@@ -53,7 +55,7 @@ def test_levels_are_shares_of_the_largest_cell() -> None:
     row = mapped(0, [[0.1, 0.02], [0.2, 0.0]], HALVES)
     found, summary = card_maps([row], SIGNALS, {"hash0"})
     [grid] = found[row.sample.id]
-    assert (grid.rows, grid.columns, grid.place) == (1, 2, 0)
+    assert (grid.rows, grid.columns, grid.image) == (1, 2, 0)
     np.testing.assert_allclose(grid.peaks, [[0.2, 0.4], [0.02, 0.04]], rtol=1e-6)
     np.testing.assert_allclose(grid.shares, [[0.3, 0.6], [0.02, 0.04]], rtol=1e-6)
     assert list(grid.levels) == [128, 255, 128, 255, 255, 0, 255, 0]
@@ -65,13 +67,13 @@ def test_an_answer_without_a_token_has_no_map() -> None:
     row = mapped(0, [[0.1, np.nan], [0.3, np.nan]], HALVES)
     [grid] = card_maps([row], SIGNALS, ())[0][row.sample.id]
     assert grid.peaks[1] == grid.shares[1] == (None, None)
-    assert grid.place is None
+    assert grid.image is None
 
 
 def test_maps_of_several_images_know_which_are_shown() -> None:
     row = mapped(0, [[0.1, 0.1]] * 3, [[i, 0, 0, 1, 1] for i in range(3)])
     grids = card_maps([row], SIGNALS, {"hash0", "hash2"})[0][row.sample.id]
-    assert [grid.place for grid in grids] == [0, None, 1]
+    assert [grid.image for grid in grids] == [0, None, 1]
 
 
 def test_a_fine_grid_is_drawn_in_fewer_cells() -> None:
@@ -89,6 +91,9 @@ def test_the_maps_of_a_page_are_bounded_and_it_says_so() -> None:
     found, summary = card_maps(rows, SIGNALS, (), limit=2 * 8 + 7)
     assert list(found) == [row.sample.id for row in rows[:2]]
     assert "Only the first 2 cards" in summary.note
+    found, summary = card_maps(rows, SIGNALS, (), limit=7)
+    assert found == {}
+    assert "maps of one question are too large" in summary.note
     found, summary = card_maps(rows, SIGNALS, (), limit=4 * 8)
     assert len(found) == 4
     assert not summary.note
@@ -99,8 +104,12 @@ def test_the_maps_of_a_page_are_bounded_and_it_says_so() -> None:
     [
         ([[-1] * 5, [-1] * 5], "it is not known which part of the image"),
         ([[0, 0, 0, 1, 0.5], [0, 0, 0.5, 1, 0.5]], "not the parts of images"),
-        ([[0, 0, 0, 1, 0.5], [2e9, 0, 0.5, 1, 1]], "not the parts of images"),
+        ([[0, 0, 0, 1, 0.5], [2e9, 0, 0.5, 1, 1]], "more images than it has"),
+        ([[0, 0, 0, 1, 0.5], [0.5, 0, 0.5, 1, 1]], "not the parts of images"),
         ([[0, 0, 0, 1, 0.5], [0, np.nan, 0.5, 1, 1]], "not the parts of images"),
+        ([[0, 0, 0], [0, 0, 0.5]], "not the parts of images"),
+        ([[0, 0, 0, 1, 0.5, 1, 1]] * 2, "not the parts of images"),
+        ([[], []], "not the parts of images"),
     ],
 )
 def test_maps_that_cannot_be_laid_out_are_left_out(boxes: list[list[float]], reason: str) -> None:
@@ -115,6 +124,34 @@ def test_maps_that_cannot_be_laid_out_are_left_out(boxes: list[list[float]], rea
 def test_maps_of_more_images_than_the_row_has_are_left_out() -> None:
     row = replace(mapped(0, [[0.1, 0.1]] * 2, [[i, 0, 0, 1, 1] for i in (0, 1)]), image_sha256="a")
     found, summary = card_maps([row], SIGNALS, ())
+    assert found == {}
+    assert "more images than it has" in summary.note
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, 3e38, np.inf])
+def test_maps_that_are_not_shares_of_attention_are_left_out(value: float) -> None:
+    found, summary = card_maps([mapped(0, [[0.1, 0.1], [0.2, value / 2]], HALVES)], SIGNALS, ())
+    assert found == {}
+    assert "not shares of attention" in summary.note
+
+
+def test_maps_of_a_question_without_those_of_the_answer_beside_others_are_left_out() -> None:
+    rows = [mapped(0, [[0.1], [0.2]], HALVES), mapped(1, [[0.1, 0.1], [0.2, 0.2]], HALVES)]
+    found, summary = card_maps(rows, SIGNALS, ())
+    assert found == {}
+    assert "other tokens than the maps of other questions" in summary.note
+
+
+def test_many_images_in_the_boxes_ask_for_no_memory() -> None:
+    """The number of images is compared with that of the row before there is a map of each."""
+    boxes = [[i, 0, 0, 1 / MOST_CELLS, 1 / MOST_CELLS] for i in range(2000)]
+    row = replace(mapped(0, [[0.1, 0.1]] * 2000, boxes), image_sha256="a")
+    tracemalloc.start()
+    try:
+        found, summary = card_maps([row], SIGNALS, ())
+        assert tracemalloc.get_traced_memory()[1] < 4e6
+    finally:
+        tracemalloc.stop()
     assert found == {}
     assert "more images than it has" in summary.note
 
@@ -135,6 +172,21 @@ def test_a_tiny_part_asks_for_no_memory() -> None:
     row = mapped(0, [[0.1, 0.1]] * 2, boxes)
     [grid] = card_maps([row], SIGNALS, ())[0][row.sample.id]
     assert (grid.rows, grid.columns) == (MOST_CELLS, MOST_CELLS)
+
+
+def test_many_tokens_take_little_memory_and_keep_their_sum() -> None:
+    count = 20_000
+    boxes = np.tile(np.array([[0, 0, 0, 1 / MOST_CELLS, 1]], np.float32), (count, 1))
+    values = np.random.default_rng(0).random(count)
+    tracemalloc.start()
+    try:
+        [found] = image_maps(values, boxes, MOST_CELLS)
+        assert tracemalloc.get_traced_memory()[1] < 12e6
+    finally:
+        tracemalloc.stop()
+    assert found.shape == (MOST_CELLS, 1)
+    assert found[0, 0] == pytest.approx(values.sum())
+    assert not found[1:].any()
 
 
 @pytest.fixture(scope="module")
@@ -185,20 +237,20 @@ def check(card: Card, row: Capture, document: Document) -> None:
 def test_a_run_s_maps_are_those_of_its_rows(document: Document) -> None:
     cards = {card.id: card for card in document.cards}
     assert [len(cards[id_].attention) for id_ in ("one", "two", "none", "gone")] == [1, 2, 0, 1]
-    assert [grid.place for grid in cards["two"].attention] == [0, 1]
-    assert cards["gone"].attention[0].place is None
+    assert [grid.image for grid in cards["two"].attention] == [0, 1]
+    assert cards["gone"].attention[0].image is None
     assert document.attention.view is not None
     assert document.attention.view.id == "one"
 
 
 def test_the_view_of_a_run_has_its_first_and_last_layer(document: Document) -> None:
     assert document.attention.view is not None
-    pictures, layers = document.attention.view.pictures, document.attention.layers
+    maps, layers = document.attention.view.maps, document.attention.layers
     ends = [layers[0], layers[-1]]
-    assert [each.layer for each in pictures] == 2 * ends
-    assert [each.of for each in pictures] == ["last prompt token"] * 2 + ["answer"] * 2
+    assert [each.layer for each in maps] == 2 * ends
+    assert [each.of for each in maps] == ["last prompt token"] * 2 + ["answer"] * 2
     [grid] = document.cards[0].attention
-    overlay = Image.open(io.BytesIO(base64.b64decode(pictures[0].overlay.partition(",")[2])))
+    overlay = Image.open(io.BytesIO(base64.b64decode(maps[0].overlay.partition(",")[2])))
     pixels = np.array(overlay)
     assert pixels.shape == (grid.rows, grid.columns, 4)
     assert (pixels[..., :3] == COLOUR).all()
@@ -272,7 +324,7 @@ def test_the_choice_is_kept_from_card_to_card(open_page: OpenPage) -> None:
 def test_a_map_lies_exactly_over_its_image(open_page: OpenPage, size: tuple[int, int]) -> None:
     """Also of an image that is fitted into its box, and of one that is not available."""
     tall = examples.make_image((9, 90, 200), (20, 200))
-    grids = (examples.GRID, replace(examples.GRID, place=1), replace(examples.GRID, place=None))
+    grids = (examples.GRID, replace(examples.GRID, image=1), replace(examples.GRID, image=None))
     card = examples.card(
         0, images=("tall", "red.png"), num_images=3, image_id="a, b, c", attention=grids
     )
@@ -284,7 +336,7 @@ def test_a_map_lies_exactly_over_its_image(open_page: OpenPage, size: tuple[int,
     for number in range(3):
         expect_levels(page, [0, 51, 255], number)
     for number in (0, 1):
-        own = dialog.locator(".picture").nth(number)
+        own = dialog.locator(".map-image").nth(number)
         over, under = (own.locator(name).bounding_box() for name in ("canvas", "img"))
         assert over == under
         ratios = "e => (e.naturalWidth || e.width) / (e.naturalHeight || e.height)"
@@ -293,7 +345,7 @@ def test_a_map_lies_exactly_over_its_image(open_page: OpenPage, size: tuple[int,
         fitted = [own.locator(n).evaluate("e => getComputedStyle(e).objectFit")
                   for n in ("canvas", "img")]  # fmt: skip
         assert fitted == ["contain", "contain"]
-    alone = dialog.locator(".picture").nth(2).locator("canvas").bounding_box()
+    alone = dialog.locator(".map-image").nth(2).locator("canvas").bounding_box()
     assert alone is not None
     assert alone["width"] > 40
     assert dialog.locator(".dialog-body").evaluate("e => e.scrollWidth - e.clientWidth") <= 0
@@ -302,7 +354,7 @@ def test_a_map_lies_exactly_over_its_image(open_page: OpenPage, size: tuple[int,
 @pytest.mark.exhaustive
 def test_a_page_without_images_has_maps_alone(open_page: OpenPage) -> None:
     cards = tuple(
-        replace(card, images=(), attention=(replace(examples.GRID, place=None),))
+        replace(card, images=(), attention=(replace(examples.GRID, image=None),))
         for card in FULL.cards[:2]
     )
     page = open_page(replace(FULL, cards=cards, images={}), "#?card=q0")
@@ -317,7 +369,7 @@ def test_without_scripts_and_on_paper_two_layers_are_shown(open_page: OpenPage) 
     expect(section).to_contain_text("answer, layer 20: on the image 0.200")
     expect(section.locator("img[src]")).to_have_count(4)
     page.emulate_media(media="print")
-    boxes = [section.locator(".picture").first.locator(n).bounding_box() for n in
+    boxes = [section.locator(".map-image").first.locator(n).bounding_box() for n in
              ("img:not(.overlay)", ".overlay")]  # fmt: skip
     assert boxes[0] is not None
     assert boxes[0] == boxes[1]

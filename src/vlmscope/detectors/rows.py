@@ -147,8 +147,9 @@ class Rows:
         """Return what a function computes of these rows: a value for each, computed only once.
 
         Args:
-            compute: Rows → an array or a list whose first axis is the row; it must not depend on
-                the other rows, as some of the values are returned for some of the rows.
+            compute: Rows → an array or a list whose first axis is the row. ``take`` keeps the
+                values of the rows that are left: one that depends on other rows (``contrast``)
+                is that of all rows there were at the first call.
         """
         if id(compute) not in self.known:
             self.known[id(compute)] = compute, compute(self)

@@ -44,7 +44,7 @@ class _Questions:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """Rows whose questions are in the model."""
+    """Rows whose questions are in the model, or have failed."""
 
     rows: Sequence[Capture]
     failed: Mapping[str, Failure]
@@ -97,47 +97,46 @@ class Asker:
             self._begun.append((together, self._preparing.submit(self._prepared, together)))
             del self._waiting[: len(together)]
         while len(self._begun) > (self._ahead if at_once else 0):
-            asked, questions = self._begun.popleft()
-            self._ask(asked, images, questions)
+            self._in_model += self._ask(*self._begun[0], images)
+            self._begun.popleft()  # only now: after Ctrl-C its rows are asked about again
         while len(self._in_model) > (1 if at_once else 0):  # one is read while others are launched
-            self._asked += _read(self._in_model.popleft())
+            self._asked += _read(self._in_model[0])
+            self._in_model.popleft()
         found, self._asked = self._asked, []
         return found
 
     def _ask(
         self,
         rows: Sequence[Capture],
+        questions: Future[_Questions] | None,
         images: ImageEncoder | None,
-        questions: Future[_Questions] | None = None,
-    ) -> None:
-        """Ask about some rows; a row that fails alone is recorded as a ``Failure``.
+    ) -> list[_Asked]:
+        """Start to ask about some rows, in halves if that fails; a row may fail alone.
 
         Args:
             rows: The rows, with answers.
+            questions: What a thread prepares of the rows; if None they are prepared here.
             images: Encodes the images, if that is done separately.
-            questions: What a thread prepares of the rows; by default they are prepared here.
         """
         try:
-            self._in_model.append(self._ask_together(rows, images, questions))
-            return
+            return [self._ask_together(rows, questions, images)]
         except Exception as error:
             if is_dead_device(error):
                 raise
             if len(rows) == 1:
                 sample = rows[0].sample
-                self._asked.append(failure_of(sample, "capture", str(row_error(sample, error))))
-                return
+                failure = failure_of(sample, "capture", str(row_error(sample, error)))
+                return [_Asked(rows, {"0": failure})]
             if images is not None and is_out_of_memory(error):
                 images.forget()
         half = len(rows) // 2  # outside of the handler, whose error keeps tensors alive
-        self._ask(rows[:half], images)
-        self._ask(rows[half:], images)
+        return [*self._ask(rows[:half], None, images), *self._ask(rows[half:], None, images)]
 
     def _ask_together(
         self,
         rows: Sequence[Capture],
-        images: ImageEncoder | None,
         questions: Future[_Questions] | None,
+        images: ImageEncoder | None,
     ) -> _Asked:
         """Start the prefill of the questions about some rows."""
         prepared = self._prepared(rows) if questions is None else questions.result()

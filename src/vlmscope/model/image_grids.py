@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,9 @@ def boxes_of_row(
     count = int(is_image.sum())
     layout, found = layout_of(vlm.family), None
     if layout is not None and sizes and count:
-        config = vlm.model.config
-        found = layout(ShownImages(inputs, ids, is_image, sizes, config, vlm.processor))
+        shown = ShownImages(inputs, ids, is_image, sizes, vlm.model.config, vlm.processor)
+        with suppress(AttributeError):  # another class of processor, without these settings
+            found = layout(shown)
     boxes = np.full((count, 5), UNKNOWN, np.float32)
     if found is None or len(found) != len(sizes) or sum(map(len, found)) != count:
         return boxes
@@ -95,16 +97,16 @@ def boxes_of_patches(
     if layouts is None or shape[2] != side * side + 1:
         return boxes
     patches = boxes.reshape(*shape, 5)
-    for place, (layout, number) in enumerate(zip(layouts.tolist(), order, strict=False)):
-        height, width = sizes[place]
+    for position, (layout, number) in enumerate(zip(layouts.tolist(), order, strict=False)):
+        height, width = sizes[position]
         rows, columns = config.supported_aspect_ratios[int(layout) - 1]
         down, across = _tile_on_image(height, width, rows, columns, config.image_size)
         for i in range(rows * columns):
             top, left = i // columns * down, i % columns * across
             cells = grid(side, side, (top, left, top + down, left + across))
             cells[(cells[:, :2] >= 1).any(axis=1)] = UNKNOWN
-            patches[place, i, 1:, 1:] = cells
-            patches[place, i, 1:, 0] = np.where(cells[:, 0] >= 0, number, UNKNOWN)
+            patches[position, i, 1:, 1:] = cells
+            patches[position, i, 1:, 0] = np.where(cells[:, 0] >= 0, number, UNKNOWN)
     return boxes
 
 

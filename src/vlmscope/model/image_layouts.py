@@ -119,11 +119,8 @@ def _seen_part(images: Any, height: int, width: int) -> Box:
         height, width = side, side
     if getattr(images, "do_center_crop", False) and images.crop_size:
         if images.do_resize and (short := _size(images.size, "shortest_edge")):
-            by = int(short) / min(height, width)
-            height, width = (
-                int(short) if side == min(height, width) else int(side * by)
-                for side in (height, width)
-            )
+            least = min(height, width)
+            height, width = (int(int(short) * side / least) for side in (height, width))
         elif images.do_resize:
             height, width = (int(_size(images.size, name) or 0) for name in ("height", "width"))
         crop = [int(_size(images.crop_size, name) or 0) for name in ("height", "width")]

@@ -19,10 +19,10 @@ from vlmscope.errors import InputError
 from vlmscope.image_maps import image_maps
 from vlmscope.report.document import (
     AttentionGrid,
-    AttentionPicture,
     AttentionSummary,
     AttentionView,
     Card,
+    DrawnMap,
 )
 from vlmscope.report.rows import hashes_of
 from vlmscope.schema import Capture
@@ -33,6 +33,9 @@ MOST_MAP_BYTES = 2_500_000
 
 MOST_CELLS = 64
 """Maximum number of cells along a side of a map; of a finer grid, several cells are added."""
+
+MOST_SHARE = 1.01
+"""Maximum share of attention, with rounding."""
 
 OF = ("last prompt token", "answer")
 """The tokens whose attention the two columns of a map are."""
@@ -58,14 +61,13 @@ def card_maps(
     found: dict[str, tuple[AttentionGrid, ...]] = {}
     if not signals.map_layers:
         return found, AttentionSummary()
-    used, note = 0, ""
-    of: tuple[str, ...] = OF[:1]
+    used, note, columns = 0, "", 0
     for number, capture in enumerate(captures):
         if BOXES not in capture.signals:
             continue  # a question without an image
         try:
-            of = OF[: _columns(capture, signals)]
-            grids = _grids(capture, signals, images)
+            columns = _columns(capture, signals, columns)
+            grids = _grids(capture, signals, columns, images)
         except InputError as error:
             return {}, AttentionSummary((), (), f"Attention is not drawn: {error}.")
         used += sum(len(grid.levels) for grid in grids)
@@ -73,17 +75,25 @@ def card_maps(
             note = (
                 f"Only the first {number:,} cards have the attention over the image: with all, "
                 "the page is too large."
+                if found
+                else "Attention is not drawn: the maps of one question are too large for the page."
             )
             break
         found[capture.sample.id] = grids
-    return found, AttentionSummary(signals.map_layers if found else (), of, note)
+    return found, AttentionSummary(signals.map_layers if found else (), OF[:columns], note)
 
 
-def _columns(capture: Capture, signals: RecordedSignals) -> int:
+def _columns(capture: Capture, signals: RecordedSignals, before: int) -> int:
     """Return the number of columns of a row's maps.
 
+    Args:
+        capture: The row.
+        signals: The signals of the run.
+        before: That of the rows before; 0 for the first.
+
     Raises:
-        InputError: They are not arrays of the same tokens.
+        InputError: They are not arrays of the same tokens, of other columns than the rows before,
+            or not shares of attention.
     """
     tokens, arrays = len(capture.signals[BOXES]), capture.signals
     shapes = {arrays[name].shape if name in arrays else () for name in signals.map_names}
@@ -92,26 +102,35 @@ def _columns(capture: Capture, signals: RecordedSignals) -> int:
             f"question {capture.sample.id!r}: its maps are of different tokens; restore the run "
             "from a copy"
         )
-    return int(shapes.pop()[1])
+    values = np.stack([arrays[name] for name in signals.map_names])
+    columns = int(values.shape[2])
+    if (
+        before not in (0, columns)
+        or not (np.isnan(values) | (values >= 0) & (values <= MOST_SHARE)).all()
+    ):
+        raise InputError(
+            f"question {capture.sample.id!r}: its maps are not shares of attention, or of other "
+            "tokens than the maps of other questions; restore the run from a copy"
+        )
+    return columns
 
 
 def _grids(
-    capture: Capture, signals: RecordedSignals, images: Collection[str]
+    capture: Capture, signals: RecordedSignals, columns: int, images: Collection[str]
 ) -> tuple[AttentionGrid, ...]:
     """Return the maps of a row, one grid for each image.
 
     Raises:
         InputError: It is not known which part of the image each token covers.
     """
-    boxes = capture.signals[BOXES]
+    boxes, hashes = capture.signals[BOXES], hashes_of(capture.image_sha256)
+    if boxes.shape[1] and (boxes[:, 0] >= len(hashes)).any():  # before there is a map for each
+        raise InputError(f"question {capture.sample.id!r}: maps of more images than it has")
     maps = [
         image_maps(capture.signals[name][:, column], boxes, MOST_CELLS)
-        for column in range(_columns(capture, signals))
+        for column in range(columns)
         for name in signals.map_names
     ]
-    hashes = hashes_of(capture.image_sha256)
-    if len(maps[0]) > len(hashes):
-        raise InputError(f"question {capture.sample.id!r}: maps of more images than it has")
     shown = [sha256 in images for sha256 in hashes]
     return tuple(
         _grid(
@@ -123,13 +142,13 @@ def _grids(
     )
 
 
-def _grid(maps: list[NDArray[np.float32]], layers: int, place: int | None) -> AttentionGrid:
+def _grid(maps: list[NDArray[np.float32]], layers: int, image: int | None) -> AttentionGrid:
     """Return the maps of one image: of each column and layer, as levels.
 
     Args:
         maps: The maps.
         layers: Number of layers.
-        place: Which of the card's images it is; None if the image is not available.
+        image: Which of the card's images it is; None if the image is not available.
     """
     stacked = np.stack(maps)
     known = np.isfinite(stacked).all(axis=(1, 2), keepdims=True)
@@ -145,7 +164,7 @@ def _grid(maps: list[NDArray[np.float32]], layers: int, place: int | None) -> At
         return tuple(tuple(flat[i : i + layers]) for i in range(0, len(flat), layers))
 
     return AttentionGrid(
-        place=place,
+        image=image,
         rows=stacked.shape[1],
         columns=stacked.shape[2],
         peaks=by_column(peaks),
@@ -171,19 +190,19 @@ def with_view(
     if card is None:
         return summary
     ends = dict.fromkeys((0, len(summary.layers) - 1))
-    pictures = [
-        picture
+    maps = [
+        drawn
         for column, of in enumerate(summary.of)
         for at in ends
         for number, grid in enumerate(card.attention)
-        if (picture := _picture(card, grid, number, (column, at), (of, summary.layers[at])))
+        if (drawn := _drawn(card, grid, number, (column, at), (of, summary.layers[at])))
     ]
-    return replace(summary, view=AttentionView(card.id, card.question, tuple(pictures)))
+    return replace(summary, view=AttentionView(card.id, card.question, tuple(maps)))
 
 
-def _picture(
+def _drawn(
     card: Card, grid: AttentionGrid, number: int, index: tuple[int, int], of: tuple[str, int]
-) -> AttentionPicture | None:
+) -> DrawnMap | None:
     """Return one map as an image; None if the row has no such attention."""
     column, at = index
     peak, share = grid.peaks[column][at], grid.shares[column][at]
@@ -198,10 +217,10 @@ def _picture(
     with BytesIO() as buffer:
         Image.fromarray(pixels).save(buffer, "PNG")
         overlay = base64.b64encode(buffer.getvalue()).decode()
-    return AttentionPicture(
+    return DrawnMap(
         of=of[0],
         layer=of[1],
-        image="" if grid.place is None else card.images[grid.place],
+        image="" if grid.image is None else card.images[grid.image],
         number=number + 1 if card.num_images > 1 else None,
         overlay=f"data:image/png;base64,{overlay}",
         peak=peak,
@@ -211,4 +230,4 @@ def _picture(
 
 def bytes_beside(images: Mapping[str, str], view: AttentionView | None) -> int:
     """Return the size of the copies of images that the view of one card adds to a page."""
-    return sum(len(images.get(each.image, "")) for each in view.pictures) if view else 0
+    return sum(len(images.get(each.image, "")) for each in view.maps) if view else 0

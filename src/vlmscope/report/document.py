@@ -112,7 +112,7 @@ class ColumnTable:
 class AttentionGrid:
     """The attention over one image of a card."""
 
-    place: int | None
+    image: int | None
     """Index of the image in ``Card.images``; None if it is not available."""
     rows: int
     columns: int
@@ -201,7 +201,7 @@ class LensSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionPicture:
+class DrawnMap:
     """One map as an image."""
 
     of: str
@@ -225,7 +225,7 @@ class AttentionView:
 
     id: str
     question: str
-    pictures: tuple[AttentionPicture, ...]
+    maps: tuple[DrawnMap, ...]
 
 
 @dataclass(frozen=True, slots=True)

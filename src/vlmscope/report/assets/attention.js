@@ -15,11 +15,11 @@ function drawMap(canvas, { rows, columns, levels }, number, image) {
 /** Put each image of a map into a box with a canvas; an image that is not available is left out. */
 function mapBoxes(root, grids) {
   const images = [...root.querySelectorAll("img")];
-  return grids.map(({ place }) => {
-    const box = element("span", "picture");
-    if (images[place]) images[place].replaceWith(box);
+  return grids.map(({ image }) => {
+    const box = element("span", "map-image");
+    if (images[image]) images[image].replaceWith(box);
     else root.append(box);
-    box.append(...[images[place], element("canvas")].filter(Boolean));
+    box.append(...[images[image], element("canvas")].filter(Boolean));
     return box;
   });
 }
