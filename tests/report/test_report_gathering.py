@@ -295,6 +295,7 @@ def row_of(page: str, title: str) -> str:
     return " ".join(re.sub(r"<[^>]*>", " ", row).split())
 
 
+@pytest.mark.exhaustive
 @no_images
 @pytest.mark.first(1)
 @pytest.mark.parametrize("which", ["joint", "best", "layer"])
