@@ -93,6 +93,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
     assert "0 questions in common, too few to compare" in " ".join(done.out.split())
 
 
+@pytest.mark.exhaustive
 def test_what_else_differs_is_said(vlmscope: Command, tmp_path: Path) -> None:
     """The model's dtype and the labels' scorer; probes of unequal training get no verdict."""
     rng = np.random.default_rng(1)

@@ -108,6 +108,7 @@ def test_labels_of_old_truths_are_said_to_be_stale(
     assert "stale" not in vlmscope("info", run).out
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("how", [(), ("--target", "gold")])
 def test_a_truth_that_is_mapped_afterwards_labels_all_rows(

@@ -98,6 +98,7 @@ def test_no_vector_before_the_norm_is_said_to_be_after_it(
             assert "vision_token_representation" not in row
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize(
     "path", [f"{QUERY}/layer_0", f"{QUERY}/layer_2", "vision_only_representation"]

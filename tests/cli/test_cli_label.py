@@ -123,6 +123,7 @@ def test_a_wrong_answer_affirms_or_denies(
         assert error_kind(row, Score("q", other, "file", "")) is None
 
 
+@pytest.mark.exhaustive
 def test_how_a_coded_column_was_read_is_said(
     extract: Command, vlmscope: Command, tmp_path: Path, table: Path
 ) -> None:

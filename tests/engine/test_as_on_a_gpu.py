@@ -117,6 +117,7 @@ class WithoutHost(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("slots", [2, 10])
 def test_samples_are_drawn_without_the_host(

@@ -242,6 +242,7 @@ def run_piece(session: CaptureSession, rows: Sequence[Sample], vlm: VisionLangua
     return session.submit(batch)
 
 
+@pytest.mark.exhaustive
 def test_where_memory_is_short_there_are_fewer_slots(
     eleven: Sequence[Sample],
     talkative_vlm: VisionLanguageModel,

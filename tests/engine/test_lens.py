@@ -109,6 +109,7 @@ def test_the_lens_equals_the_reference(
     assert bool(generated) == (family in WITH_GENERATE)
 
 
+@pytest.mark.exhaustive
 def test_a_batch_equals_each_row_alone(talkative: VisionLanguageModel) -> None:
     """Answers of different lengths, in slots that are taken again by other rows."""
     spec = spec_of(*PROMPT, max_new_tokens=12)

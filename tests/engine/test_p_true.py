@@ -35,6 +35,7 @@ def is_nan(item: Capture) -> bool:
     return math.isnan(item.signals[P_TRUE]) and math.isnan(item.signals[P_TRUE_MASS])
 
 
+@pytest.mark.exhaustive
 def test_questions_about_one_image_several_and_none(vlm: VisionLanguageModel) -> None:
     rows = (*ONE_IMAGE, *SEVERAL, *NONE)
     for item in capture(rows, vlm, SPEC, batch_size=8):

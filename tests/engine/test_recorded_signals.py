@@ -149,6 +149,7 @@ def test_a_prefill_alone_has_the_signals_of_its_prompt(
         assert_same(item, reference(item.sample, vlm, spec))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("family", ["llava", "gemma3"])
 def test_a_model_that_attends_eagerly_has_the_same_attention(tmp_path: Path, family: str) -> None:

@@ -421,6 +421,7 @@ def check_draws(sample: Sample, number: int, ids: np.ndarray, vlm: VisionLanguag
     return len(ids)
 
 
+@pytest.mark.exhaustive
 def test_samples_that_are_empty(talkative_vlm: VisionLanguageModel, tmp_path: Path) -> None:
     """A sample may end at once: it has no last token, and the row is kept."""
     spec = dataclasses.replace(SPEC, samples=60, max_new_tokens=2)

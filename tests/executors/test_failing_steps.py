@@ -128,6 +128,7 @@ def test_the_user_is_told_once(
     assert len(said) == 1
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("at", [0, 1, 2, 4])
 def test_where_memory_runs_out_in_a_prefill_the_rows_in_the_slots_go_on(

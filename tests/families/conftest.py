@@ -27,8 +27,10 @@ COSTLY = (
 CHECKPOINTS = "test_family_checkpoints.py"
 """What is asked of the checkpoints themselves, without vlmscope."""
 
-FEW = {"mllama", "qwen2_5_vl", "llava_next", "gemma3", *WANTS_TORCHVISION, *WANTS_TIMM}
-"""Families for which they are made all the same: cross-attention, packed images, tiles, windows.
+FEW = {"mllama", "qwen2_5_vl", "llava_next", *WANTS_TORCHVISION, *WANTS_TIMM}
+"""Families for which they are made all the same: cross-attention, packed images, tiles.
+
+Sliding windows have ``test_windows.py``.
 
 And those that run only where torchvision or timm is, so in ``make test-extras``.
 """

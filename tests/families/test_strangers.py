@@ -156,6 +156,7 @@ def test_a_norm_of_the_usual_name_that_is_another_one(odd: Path, tmp_path: Path)
     assert with_found_parts(dataclasses.replace(vlm, family=usual)).family.final_norm == "last"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("own", [False, True])
 def test_a_decoder_with_a_head_is_entered(known: Path, tmp_path: Path, own: bool) -> None:
@@ -167,6 +168,7 @@ def test_a_decoder_with_a_head_is_entered(known: Path, tmp_path: Path, own: bool
     assert_exact(vlm)
 
 
+@pytest.mark.exhaustive
 def test_an_encoder_is_read_before_its_merger(tmp_path: Path) -> None:
     folder = strangers.rename(
         BUILDERS["glm4v"](tmp_path / "known"), tmp_path / "copy", "acme_merger"
@@ -188,6 +190,7 @@ def test_a_merger_of_the_same_width_is_known_by_its_positions(tmp_path: Path) ->
     assert_exact(vlm)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("cap", [5.0, None])
 def test_logits_that_are_scaled_and_capped(known: Path, tmp_path: Path, cap: float | None) -> None:

@@ -125,7 +125,7 @@ def test_the_size_of_a_row_is_about_right(store_dtype: Any, signals: dict[str, A
             }
             | (sampled(rng) if "samples" in signals else {}),
         )
-        for i in range(25)
+        for i in range(50)
     ]
     block = block_of(captures, manifest.widths(), manifest.signals())
     found = sum(map(len, build_shard(block, manifest, writer="000"))) / len(captures)
