@@ -54,10 +54,11 @@ LONG = pytest.mark.exhaustive
              "--scenarios", "answers", "prefill", "lengths"],
             "prefill, share of the FLOP/s", marks=LONG,
         ),
-        (
+        pytest.param(
             "scaling.py",
             ["--size", "tiny", "--cores", "1", "--workers", "1", "--rows", "2", "--tokens", "2"],
             "| plain | 1 |",
+            marks=LONG,
         ),
         pytest.param(
             "encoders.py",

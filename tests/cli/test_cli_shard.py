@@ -151,6 +151,7 @@ def test_a_killed_rank_is_run_again_and_others_stay_out_meanwhile(
     assert_same_rows(open_run(out), plain)
 
 
+@pytest.mark.exhaustive
 def test_another_number_of_ranks_and_a_plain_session_go_on_from_there(
     rank: Command, tmp_path: Path
 ) -> None:

@@ -244,6 +244,7 @@ def test_positions_and_masks_of_the_layout(qwen: VisionLanguageModel) -> None:
     assert batch.computed_tokens < whole.computed_tokens
 
 
+@pytest.mark.exhaustive
 def test_worker_processes_send_beginnings(
     qwen: VisionLanguageModel, worker_processes: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

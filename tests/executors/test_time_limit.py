@@ -125,6 +125,7 @@ def child(
         process.join()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_stops_take_no_time_and_what_hangs_is_still_caught(
     monkeypatch: pytest.MonkeyPatch,

@@ -39,6 +39,7 @@ def mixed(folder: Path) -> VisionLanguageModel:
     return load_model(folder, device="cpu", dtype="float32")
 
 
+@pytest.mark.exhaustive
 def test_a_decoder_without_sdpa_gets_eager_and_the_encoder_sdpa(
     folder: Path, mixed: VisionLanguageModel
 ) -> None:

@@ -288,6 +288,7 @@ def test_no_process_can_be_started(
     assert not alone
 
 
+@pytest.mark.exhaustive
 def test_memory_is_limited(
     tmp_path: Path, alone: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
