@@ -33,7 +33,7 @@ from vlmscope.engine.token_states import (
     image_tokens_for,
 )
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
-from vlmscope.model.attention.kv_cache import cache_with, keeping_first_states
+from vlmscope.model.attention.kv_cache import cache_argument, cache_with, keeping_first_states
 from vlmscope.model.attention.packed import packed
 from vlmscope.model.attention.padded import attending_without_padding
 from vlmscope.model.encoder_layout import contiguous_states
@@ -207,7 +207,8 @@ def run(
 ) -> Any:
     """Run ``generate`` with the hooks registered; return its result."""
     if device_batch.encodings is not None:
-        options["past_key_values"] = cache_with(device_batch.encodings.layers, vlm.num_layers)
+        name = cache_argument(type(vlm.model).generate)
+        options[name] = cache_with(device_batch.encodings.layers, vlm.num_layers)
     with prefilling(vlm, hooks, device_batch.batch.attention_mask):
         return vlm.model.generate(**device_batch.inputs, generation_config=config, **options)
 

@@ -49,7 +49,7 @@ from vlmscope.errors import InputError, one_line
 from vlmscope.locking import model_lock
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.attention.flash import attending_at_own_width
-from vlmscope.model.attention.kv_cache import keys_and_values
+from vlmscope.model.attention.kv_cache import cache_of, keys_and_values
 from vlmscope.model.computing import computing
 from vlmscope.model.fused import FusedParts
 from vlmscope.model.lengths import ALONE, ONE_BAND, unscaled
@@ -246,7 +246,7 @@ class CaptureSession:
             if made is None:
                 return run_shared(batch, self._vlm, self._spec, config)
             device_batch, hooks = made
-            return device_batch, run(device_batch, hooks, self._vlm, config).past_key_values
+            return device_batch, cache_of(run(device_batch, hooks, self._vlm, config))
 
     def _prefill_whole(self, batch: Batch) -> None:
         """Prepare the rows of a batch again, each prompt as a whole, and prefill them."""

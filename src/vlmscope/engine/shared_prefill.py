@@ -22,7 +22,7 @@ from vlmscope.engine.prefill import DeviceBatch, make_hooks, prefilling, tokens_
 from vlmscope.engine.shared_prefix import SharedPrefix
 from vlmscope.engine.token_states import image_tokens_for
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
-from vlmscope.model.attention.kv_cache import cache_over, keys_and_values
+from vlmscope.model.attention.kv_cache import cache_argument, cache_of, cache_over, keys_and_values
 
 Located = Mapping[str, Bool[np.ndarray, "batch length"]]
 """Position → the tokens it refers to in each row."""
@@ -123,7 +123,7 @@ def _beginnings(
     hooks = make_hooks(vlm, spec, located, inputs, images, lens=lens, image_tokens=tokens)
     with prefilling(vlm, hooks, mask):
         output = vlm.model.generate(**inputs, generation_config=config)
-    return hooks, output.past_key_values
+    return hooks, cache_of(output)
 
 
 def _ends(
@@ -148,8 +148,8 @@ def _ends(
             input_ids=ids,
             attention_mask=inputs["attention_mask"],
             position_ids=_positions(batch.attention_mask, prefix, beginnings, vlm.device),
-            past_key_values=cache,
             use_cache=True,
+            **{cache_argument(type(vlm.model).forward): cache},
             **({"logits_to_keep": 1} if one else {}),
         )
     return hooks

@@ -25,6 +25,12 @@ from vlmscope.engine.device import is_out_of_memory
 from vlmscope.engine.hooks import hook_state, last_token
 from vlmscope.errors import one_line
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
+from vlmscope.model.attention.kv_cache import (
+    FixedLayer,
+    RowLayer,
+    cache_argument,
+    cache_over,
+)
 from vlmscope.model.attention.shares import LastQuery, Weights, observed
 from vlmscope.model.attention.switch import (
     GROUPED,
@@ -192,15 +198,13 @@ class Stepper:
             input_ids=slots.tokens[:rows],
             attention_mask=slots.attention_mask[:rows],
             position_ids=positions[0] if len(positions) == 1 else positions,
-            past_key_values=self._cache(rows),
             use_cache=True,
+            **{cache_argument(type(self._vlm.model).forward): self._cache(rows)},
         )
         return output.logits[:, -1].float()  # type: ignore[no-any-return]
 
     def _cache(self, rows: int) -> Any:
         """Return a cache of the library over the first rows of the slots."""
-        from vlmscope.model.attention.kv_cache import FixedLayer, RowLayer, cache_over
-
         if rows not in self._caches:
             slots = self._slots
             self._caches[rows] = cache_over(

@@ -19,18 +19,46 @@ again. In a prefill the cache keeps the states themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from vlmscope.model.computing import undone_at_exit
 from vlmscope.model.vlm import VisionLanguageModel
 
 KeysAndValues = tuple[Tensor, Tensor]
 """Keys and values of one block, each ``[rows or images, heads, length, width]``."""
+
+
+NAMES = ("cache", "past_key_values")
+"""Names of a model's argument for its cache: since transformers 5.24, and before."""
+
+
+@cache
+def cache_argument(function: Callable[..., Any]) -> str:
+    """Return the name of a function's argument for the cache, such as a class's ``forward``.
+
+    If it has none of its own, as ``generate``, it is that of the library's outputs.
+
+    >>> cache_argument(lambda input_ids, past_key_values=None: None)
+    'past_key_values'
+    >>> cache_argument(lambda input_ids, cache=None, **options: None)
+    'cache'
+    """
+    own = inspect.signature(function).parameters
+    of_outputs = inspect.signature(GenerateDecoderOnlyOutput).parameters
+    return next(name for names in (own, of_outputs) for name in NAMES if name in names)
+
+
+def cache_of(output: Any) -> Any:
+    """Return the cache in an output of ``generate``."""
+    return next(output[name] for name in NAMES if name in output)
 
 
 class RowLayer(DynamicLayer):  # type: ignore[misc]
@@ -174,7 +202,7 @@ def keys_of_images(vlm: VisionLanguageModel, states: Tensor) -> dict[int, KeysAn
             hidden_states=query,
             cross_attention_states=flat,
             attention_mask=None,
-            past_key_values=recorder,
+            **{cache_argument(type(attention).forward): recorder},
         )
     return recorder.layers
 
