@@ -62,6 +62,14 @@ def by_hand(tmp_path: Path) -> Path:
     return path
 
 
+def test_rows_that_came_after_the_labels_are_counted(vlmscope: Command, run: Path) -> None:
+    assert vlmscope("label", run).code == 0
+    found = read_labels(run)
+    scores = [found[id_] for id_ in list(found)[:-2]]
+    write_labels(run, scores, label_settings(run, "default"))
+    assert "unscorable, 2 unlabelled;" in vlmscope("info", run).out
+
+
 def test_a_named_set_stands_beside_the_default_one(
     vlmscope: Command, run: Path, by_hand: Path
 ) -> None:

@@ -17,14 +17,16 @@ def describe_label_sets(run: Path) -> dict[str, dict[str, Any]]:
     A set whose file is damaged has an ``error`` instead of counts.
     """
     from vlmscope.errors import StoreError, UnreachableError
-    from vlmscope.store import are_stale, label_sets, labels_file, read_labels
+    from vlmscope.store import are_stale, label_sets, labels_file, open_run, read_labels
     from vlmscope.sweeps import probes_folder
 
     found: dict[str, dict[str, Any]] = {}
     for name in label_sets(run):
         about: dict[str, Any] = {"file": labels_file(name)}
         try:
-            counts: Counter[str] = Counter(s.outcome for s in read_labels(run, name).values())
+            labels = read_labels(run, name)
+            counts: Counter[str] = Counter(score.outcome for score in labels.values())
+            counts["unlabelled"] += sum(id_ not in labels for id_ in open_run(run).ids)
             about |= {outcome: counts[outcome] for outcome in OUTCOMES}
             about["stale"] = are_stale(run, name)
         except UnreachableError:

@@ -128,7 +128,8 @@ def resolve_signals(
         if name in SUBLAYERS:
             found = {k: _width(parts[k], name, vlm) for k in layers if parts[k].module(name)}
             if not found:
-                raise _no_signal(name, vlm)
+                having = [k for k, part in enumerate(parts) if part.module(name)]
+                raise _no_signal(name, vlm, having)
             widths |= {f"{name}/layer_{layer}": width for layer, width in found.items()}
     lens = _lens_positions(spec, vlm) if LENS in names else ()
     read = tuple(layers) if LENS in names else ()
@@ -138,9 +139,10 @@ def resolve_signals(
     cross = vlm.skipped_without_image if tiles else frozenset()
     attentions = _attentions(parts, cross)
     if ATTENTION_MAP in names:
-        mapped = [k for k in layers if k in attentions and (k in cross or not cross)]
+        having = [k for k in attentions if k in cross or not cross]
+        mapped = [k for k in layers if k in having]
         if not mapped:
-            raise _no_signal(ATTENTION_MAP, vlm)
+            raise _no_signal(ATTENTION_MAP, vlm, having)
         widths |= {f"{ATTENTION_MAP}/layer_{layer}": 1 for layer in mapped}
     if ATTENTION not in names:
         return RecordedSignals(names, widths, lens_positions=lens, lens_layers=read)
@@ -257,10 +259,12 @@ def _width(part: Sublayers, sublayer: str, vlm: VisionLanguageModel) -> int:
     return int(projection.in_features)
 
 
-def _no_signal(name: str, vlm: VisionLanguageModel) -> InputError:
+def _no_signal(name: str, vlm: VisionLanguageModel, having: Sequence[int] = ()) -> InputError:
+    """Return the error for a signal that no chosen layer has; ``having`` are the layers with it."""
     kinds = ", ".join(sorted({type(block).__name__ for block in vlm.layers}))
-    by_layer = name in (ATTENTION_MAP, *SUBLAYERS)
-    chosen, other = ("chosen ", ", or choose other --layers") if by_layer else ("", "")
+    chosen, other = ("chosen ", "") if having else ("", "")
+    if having:
+        other = f", or choose --layers of those that have it: {','.join(map(str, having))}"
     return InputError(
         f"--signals {name}: none of the {chosen}layers of {vlm.family.title} ({kinds}) has it; "
         f"omit this signal{other}"
