@@ -55,6 +55,7 @@ __all__ = [
     "absolute_data",
     "absolute_name",
     "difference_hash",
+    "folder_of_images",
     "hash_image",
     "image_of_array",
     "image_size",
