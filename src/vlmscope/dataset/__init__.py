@@ -29,7 +29,13 @@ from vlmscope.dataset.rows.reader import Identity
 from vlmscope.dataset.share import Share
 from vlmscope.dataset.table import Table, TableScan, open_table, read_samples
 from vlmscope.dataset.tables.memory import InMemory, in_memory, with_listed_paths
-from vlmscope.dataset.tables.opening import Data, absolute_data, absolute_name, shown_data
+from vlmscope.dataset.tables.opening import (
+    Data,
+    absolute_data,
+    absolute_name,
+    folder_of_images,
+    shown_data,
+)
 from vlmscope.dataset.unchanged import UntilChanged
 from vlmscope.dataset.values import CellError, to_target
 
@@ -49,6 +55,7 @@ __all__ = [
     "absolute_data",
     "absolute_name",
     "difference_hash",
+    "folder_of_images",
     "hash_image",
     "image_of_array",
     "image_size",

@@ -6,12 +6,20 @@ duplicate id is reported after seconds, not after minutes of loading.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from vlmscope.arguments import check_batch_size, whole_number
-from vlmscope.dataset import Table, TableScan, open_table, shown_data, table_notes
+from vlmscope.dataset import (
+    Table,
+    TableScan,
+    folder_of_images,
+    open_table,
+    shown_data,
+    table_notes,
+)
 from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.errors import InputError, RowError, StoreError
 from vlmscope.executors.manifest import capture_record, make_manifest, states_dtype
@@ -253,9 +261,11 @@ def compare(
     stored = read_manifest(request.out)
     check_same(stored, manifest)
     notes = _set_damage_aside(request) if request.redo_damaged else ()
-    done = frozenset(scan.ids).intersection(open_run(request.out).ids)
+    ids = open_run(request.out).ids
+    done = frozenset(scan.ids).intersection(ids)
     changes = _notes_on_changes(request.out, stored, scan, comparison)
-    return done, (*notes, *changes, *_notes(stored, manifest))
+    moved = _notes_on_images(stored, manifest, left=len(scan.ids) - len(done)) if ids else ()
+    return done, (*notes, *changes, *moved)
 
 
 def _check_prompts(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> None:
@@ -310,20 +320,33 @@ def _notes_on_rows(request: Request, scan: TableScan, vlm: VisionLanguageModel) 
         )
 
 
-def _notes(stored: Manifest, wanted: Manifest) -> tuple[str, ...]:
-    """Return notes on differences from earlier sessions that do not change the numbers."""
+def _notes_on_images(stored: Manifest, wanted: Manifest, *, left: int) -> Iterator[str]:
+    """Yield a note if a run that has rows continues with images from another folder.
+
+    Args:
+        stored: The manifest of the run.
+        wanted: The manifest that a new run would have.
+        left: Number of rows to capture.
+    """
     if stored.data.in_memory or wanted.data.in_memory:
-        return ()
-    before, now = (record.data.images or record.data.shown_path for record in (stored, wanted))
-    if before == now or (
-        not (stored.data.images or wanted.data.images)
-        and PurePath(before).parent == PurePath(now).parent
-    ):
-        return ()
-    return (
-        f"images of earlier rows came from {before}, now they come from {now}; "
-        "'vlmscope verify' checks whether the images are the same",
+        return
+    before, now = (
+        record.data.images or str(folder_of_images(record.data.path)) for record in (stored, wanted)
     )
+    if before == now:
+        return
+    if left:
+        yield (
+            f"images of earlier rows came from {before}, now they come from {now}: from the first "
+            "captured image on, 'vlmscope verify' reads all images there, and checks whether they "
+            "are the same"
+        )
+    else:
+        yield (
+            f"images of the rows came from {before}, and no row is left to capture from {now}; "
+            f"'vlmscope verify RUN --images {shlex.quote(now)}' checks whether the images there "
+            "are the same"
+        )
 
 
 def _notes_on_changes(

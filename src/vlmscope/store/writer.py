@@ -133,13 +133,16 @@ class RunWriter(OpenRun):
         self._parts: list[_Part] = []
         self._next = 0
         self._log: FailureLog | None = None
+        self._read_from: DataRecord | None = None
         self._lock = lock_of(self.run, writer)
 
     def __enter__(self) -> RunWriter:
         _make_folders(self.run)
         self._lock = enter(self.run, self.writer)
         try:
-            self.manifest = claim_run(self.run, self.manifest)
+            wanted, self.manifest = self.manifest, claim_run(self.run, self.manifest)
+            if not _same_place(self.manifest.data, wanted.data):
+                self._read_from = wanted.data
             _clear(self._unpublished(self.writer))
             self._find_rows()
         except BaseException:
@@ -164,6 +167,9 @@ class RunWriter(OpenRun):
         if not captures:
             return
         self._refuse_stored([capture.sample.id for capture in captures])
+        if self._read_from is not None and any(capture.image_sha256 for capture in captures):
+            self.manifest = record_place(self.run, self._read_from)
+            self._read_from = None
         manifest = self.manifest
         tokens = manifest.token_widths()
         block = block_of(captures, manifest.widths(), manifest.signals(), tokens)
@@ -345,6 +351,33 @@ def _data_of_both(stored: DataRecord, wanted: DataRecord) -> DataRecord:
         text_only=stored.text_only or wanted.text_only,
         several_tables=stored.several_tables or wanted.several_tables or changed,
     )
+
+
+def record_place(run: Path, wanted: DataRecord) -> Manifest:
+    """Record where the table and its images are now, and return the manifest of the run.
+
+    Called before the first row of a session that has an image is published. So a session in which
+    every image is missing, as after a wrong ``--images``, changes nothing. Of several writers the
+    last one is recorded. Nothing is written if the run has meanwhile continued with another version
+    of the table, or with other columns.
+    """
+    with waiting(run, "manifest"):
+        stored = read_manifest(run)
+        now = stored.data
+        same_table = (
+            now.fingerprint == wanted.fingerprint
+            and dict(now.fields) == dict(wanted.fields)
+            and now.in_memory == wanted.in_memory
+        )
+        if same_table and not _same_place(now, wanted):
+            data = replace(now, path=wanted.path, images=wanted.images)
+            stored = replace(stored, data=data)
+            write_manifest(run, stored)
+    return stored
+
+
+def _same_place(one: DataRecord, other: DataRecord) -> bool:
+    return (one.path, one.images) == (other.path, other.images)
 
 
 def _part(path: Path, rows: int, *, just_written: bool = False) -> _Part:

@@ -132,6 +132,32 @@ def absolute_name(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
+def folder_of_images(name: str | tuple[str, ...]) -> Path:
+    """Return the default folder of a table's images, as ``open_source`` does, without opening it.
+
+    Of a pattern it is the folder that all files are in or below that fit it.
+
+    Args:
+        name: The name of the table, as ``absolute_data`` returns it. It may have been removed.
+    """
+    names = (name,) if isinstance(name, str) else name
+    return Path(commonpath(map(_folder_of_images, names)))
+
+
+def _folder_of_images(name: str) -> Path:
+    """Return the default folder of images of one file, folder, hub name or pattern."""
+    path = Path(name).absolute()
+    if not path.exists():
+        folder, _, _ = name.rpartition(":")
+        if folder and Path(folder).is_dir():
+            path = Path(folder).absolute()
+        elif _HUB_NAME.fullmatch(name) and plain_suffix(path) not in READERS:
+            return Path().absolute()
+        elif _PATTERN.search(name):
+            return next(each for each in path.parents if not _PATTERN.search(str(each)))
+    return path if path.is_dir() and not is_saved(path) else path.parent
+
+
 def _fitting(pattern: str) -> list[Path]:
     """Return the paths that match a pattern, sorted; ``**`` matches folders of any depth."""
     # Path.glob takes no absolute pattern.

@@ -1,7 +1,7 @@
 """``run.json``: the settings that the rows of a run were made with, and comparing two manifests.
 
-It is written before the first row, and again if a run continues with ``--text-only`` or with
-another version of its table.
+It is written before the first row, and again if a run continues with ``--text-only``, with another
+version of its table, or with images from another folder.
 
 A run continues only with a manifest that would give the same numbers; a mismatch names every
 difference at once. Names, paths, devices and versions are recorded and never compared. The table
@@ -143,6 +143,7 @@ class DataRecord:
 
     path: str | tuple[str, ...]
     images: str | None
+    """The image root that rows were last captured from; None for the default of the table."""
     fields: Mapping[str, str | bool | None]
     fingerprint: str
     text_only: bool = False
