@@ -115,7 +115,7 @@ def detect(
     from vlmscope.detectors import detect as evaluate
     from vlmscope.detectors import save_detection
     from vlmscope.detectors.nli import meaning_by_model
-    from vlmscope.detectors.save import DOCUMENT, check_folder, detectors_folder, folder_of
+    from vlmscope.detectors.save import DOCUMENT, check_folder, detectors_folder
     from vlmscope.detectors.transfer import transfer_to
     from vlmscope.store import DEFAULT, open_run, read_document
     from vlmscope.sweeps import SweepSpec, check_label_set
@@ -141,9 +141,7 @@ def detect(
         found = evaluate(opened, detectors, spec, **common)
         transfers = transfer_to(opened, found, aims, spec, **common)
         status.update("saving")
-        if folder == own and detectors is not None:
-            folder = folder_of(opened, found.detectors, labels)
-        save_detection(opened, found, folder, transfers=transfers)
+        folder = save_detection(opened, found, folder, transfers=transfers)
     if as_json:
         stdout.print_json(read_document(folder / DOCUMENT).decode())
     else:

@@ -140,6 +140,8 @@ class Detection:
     best_single: str
     """Name of the best single number without training; empty if there is none."""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    complete: bool = False
+    """Whether all detectors were asked for, so that ``save_detection`` replaces older results."""
 
     def __repr__(self) -> str:
         best = max(self.results, key=lambda row: row.auroc)

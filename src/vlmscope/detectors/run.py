@@ -64,7 +64,8 @@ def detect(
     data = grouped_by(probe_data(opened, spec.copies, labels=labels), opened, spec.group_by)
     data = with_columns(data, spec.by)
     rows = rows_of(opened, data, same_meaning or by_rules)
-    return detect_rows(data, rows, wanted, spec, asked=asked, progress=report)
+    found = detect_rows(data, rows, wanted, spec, asked=asked, progress=report)
+    return replace(found, complete=detectors is None)
 
 
 def _wanted(
