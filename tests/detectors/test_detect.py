@@ -257,9 +257,9 @@ def test_a_detector_of_ones_own(run: Run) -> None:
     found = detect(run, [own], SPEC)
     assert found["own"].above_model_free is not None
     assert list(found.detectors)[-1] == "own"
-    with pytest.raises(InputError, match="'max_entropy' is the name of two"):
+    with pytest.raises(InputError, match="'max_entropy': is the name of a registered"):
         detect(run, ["max_entropy", replace(own, name="max_entropy")], SPEC)
-    with pytest.raises(InputError, match="'own' is the name of two"):
+    with pytest.raises(InputError, match="'own': is the name of another one"):
         detect(run, [own, replace(own)], SPEC)
 
 

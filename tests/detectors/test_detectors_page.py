@@ -12,6 +12,8 @@ def test_the_page_has_the_table_of_the_registry() -> None:
     page = detectors_table.PAGE.read_text("utf-8")
     assert detectors_table.tables() in page, "run scripts/detectors_table.py"
     assert re.findall(r"^\| `(\w+)`", page, re.M) == list(detectors_table.DETECTORS)
+    titles = re.findall(r"^\| `\w+`[^|]*\| ([^|]+) \|", page, re.M)
+    assert titles == [each.title for each in DETECTORS.values()], "as tables and reports show them"
 
 
 def test_every_paper_of_a_detector_is_linked() -> None:

@@ -11,6 +11,7 @@ import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 from numpy.typing import NDArray
 
 from vlmscope.detectors.detector import Detector
+from vlmscope.errors import InputError, suggest_names
 from vlmscope.metrics import Difference
 from vlmscope.shown import count
 from vlmscope.sweeps import ProbeData
@@ -150,8 +151,19 @@ class Detection:
         return f"Detection({rows}, {number}, best: {best.name}: AUROC {best.auroc:.3f})"
 
     def __getitem__(self, name: str) -> DetectorResult:
-        """Return a result by name."""
-        return next(row for row in self.results if row.name == name)
+        """Return a result by name.
+
+        Raises:
+            InputError: No result has that name; the message says why.
+        """
+        for row in self.results:
+            if row.name == name:
+                return row
+        for each in self.unavailable:
+            if each.name == name:
+                raise InputError(f"detector {name!r}: was not evaluated: {each.reason}")
+        near = suggest_names(str(name), self.detectors)
+        raise InputError(f"detector {name!r}: was not asked for; {near}")
 
     @property
     def table(self) -> pd.DataFrame:

@@ -11,11 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.arguments import listener
+from vlmscope.detectors.checks import (
+    check_detector,
+    check_requires,
+    is_own,
+    risks_of,
+    undefined_rows,
+)
 from vlmscope.detectors.detector import Detector
 from vlmscope.detectors.evaluate import evaluate
 from vlmscope.detectors.meaning import SameMeaning, by_rules
 from vlmscope.detectors.methods import Flags, Task
-from vlmscope.detectors.registry import chosen, named
+from vlmscope.detectors.registry import DETECTORS, chosen, named
 from vlmscope.detectors.results import Detection, Dropped, Unavailable
 from vlmscope.detectors.rows import Rows, rows_of
 from vlmscope.errors import InputError
@@ -34,7 +41,7 @@ MOST_UNDEFINED = 0.2
 
 def detect(
     run: AnyRun,
-    detectors: str | Iterable[str | Detector] | None = None,
+    detectors: str | Detector | Iterable[str | Detector] | None = None,
     spec: SweepSpec | None = None,
     *,
     labels: str = DEFAULT,
@@ -55,8 +62,8 @@ def detect(
         progress: Called with a line of text about each step; True prints it.
 
     Raises:
-        InputError: No labels, an unknown detector, none of the named ones can be evaluated, or too
-            few images of either class.
+        InputError: No labels, an unknown detector, none of the named ones can be evaluated, too few
+            images of either class, or an error in a detector of your own.
     """
     report, spec = listener("progress", progress), spec or SweepSpec()
     opened = as_run(run)
@@ -69,18 +76,27 @@ def detect(
 
 
 def _wanted(
-    detectors: str | Iterable[str | Detector] | None,
+    detectors: str | Detector | Iterable[str | Detector] | None,
 ) -> tuple[tuple[Detector, ...], frozenset[str]]:
     """Return the detectors with some names and those that are given, and which are asked for."""
     if detectors is None or isinstance(detectors, str):
         return chosen(detectors), named(detectors)
-    given = list(detectors)
-    own = [each for each in given if isinstance(each, Detector)]
-    texts = [each for each in given if isinstance(each, str)]
+    given = [detectors] if isinstance(detectors, Detector) else list(detectors)
+    own = [each for each in given if is_own(each)]
+    for each in given:
+        if not isinstance(each, str | Detector):
+            what = type(each).__name__
+            raise InputError(f"detectors: found a {what}, expected names or Detectors; wrap it")
+    texts = [each.name if isinstance(each, Detector) else each for each in given if each not in own]
+    for detector in own:
+        check_detector(detector)
     registered = chosen(texts if texts or not own else ["no_model"])
-    names = Counter(each.name for each in (*registered, *own))
-    if taken := [name for name, number in names.items() if number > 1]:
-        raise InputError(f"detectors: {min(taken)!r} is the name of two; give one another name")
+    names = Counter((*DETECTORS, *(each.name for each in own)))
+    if taken := [each.name for each in own if names[each.name] > 1]:
+        where = "a registered one too" if taken[0] in DETECTORS else "another one too"
+        raise InputError(
+            f"detector {taken[0]!r}: is the name of {where}, expected a name of its own; rename it"
+        )
     asked = named(texts) if texts else frozenset[str]()
     return (*registered, *own), asked | {each.name for each in own}
 
@@ -120,7 +136,7 @@ def detect_rows(
     risks: dict[str, NDArray[np.float64]] = {}
     for name, detector in found.items():
         progress(detector.title)
-        risks[name] = detector.method.risks(task)
+        risks[name] = risks_of(detector, task)
     progress("intervals")
     fold_of = np.stack([block_numbers(folds, len(data.truth)) for folds in splits])
     stack = stacked(data.truth, data.groups, fold_of, risks)
@@ -145,6 +161,7 @@ def _usable(
     """Return the detectors that the rows have everything for, and the others with the reason."""
     usable, unavailable = [], []
     for each in detectors:
+        check_requires(each, rows)
         if missing := rows.lacks(each.requires):
             reason = f"the run has no {missing}"
             unavailable.append(Unavailable(each.name, each.title, reason))
@@ -174,7 +191,7 @@ def _undefined(
     """Yield each detector's name with the rows that it has no value for."""
     for each in detectors:
         progress(f"{each.title}: rows with a value")
-        yield each.name, each.method.undefined(rows)
+        yield each.name, undefined_rows(each, rows)
 
 
 def _kept(
