@@ -178,6 +178,8 @@ def _grouping(group_by: str, leave_category_out: bool) -> str:
 
 def _show(found: Detection, verdict: Sequence[str], transfers: Sequence[DetectionTransfer]) -> None:
     """Print the findings, a line for each detector, and the results on other runs."""
+    from vlmscope.detectors.missing import missing_lines
+
     for line in verdict:
         show(Text(shown_text(line, len(line))))
     stdout.print()
@@ -199,8 +201,8 @@ def _show(found: Detection, verdict: Sequence[str], transfers: Sequence[Detectio
             style="dim",
         )
     )
-    for each in found.unavailable:
-        show(Text(f"not evaluated: {each.title}: {each.reason}", style="dim"))
+    for line in missing_lines(found.unavailable):
+        show(Text(f"not evaluated, {line}", style="dim"))
     show_transfers(found, transfers)
 
 

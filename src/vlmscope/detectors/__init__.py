@@ -10,6 +10,7 @@
 - ``run``: ``detect``: same rows, same folds, for every detector
 - ``evaluate``: metrics, intervals over images, corrected comparisons
 - ``results``: what it returns, plain data; ``verdict``: its findings in sentences
+- ``missing``: what a run lacks for detectors, and the option that records it
 - ``transfer``: detectors trained on one run, evaluated on others
 - ``figures``, ``save``: quality against cost and time; everything on disk
 """

@@ -21,6 +21,9 @@ from vlmscope.sweeps.splitting import Stacked, stacked
 METRICS = ("auroc", "auprc", "aurc", "fpr_at_95", "accuracy_at_90")
 """The metrics of the table: each with the ends of a 95% interval."""
 
+LACKS = "the run has no "
+"""Beginning of the reason why a detector is not evaluated that requires something else."""
+
 SIGNIFICANT = 0.05
 """Corrected p-value below which a difference is stated."""
 
@@ -107,6 +110,17 @@ class Unavailable:
     title: str
     reason: str
     """Why, as text."""
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What the run lacks, in the names of ``Detector.requires``; empty for another reason.
+
+        >>> Unavailable("svar", "SVAR", f"{LACKS}signals/attention_answer").missing
+        ('signals/attention_answer',)
+        """
+        if not self.reason.startswith(LACKS):
+            return ()
+        return tuple(self.reason.removeprefix(LACKS).split(", "))
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,9 @@ from vlmscope.detectors.detector import Detector
 from vlmscope.detectors.evaluate import evaluate
 from vlmscope.detectors.meaning import SameMeaning, by_rules
 from vlmscope.detectors.methods import Flags, Task
+from vlmscope.detectors.missing import remedy
 from vlmscope.detectors.registry import DETECTORS, chosen, named
-from vlmscope.detectors.results import Detection, Dropped, Unavailable
+from vlmscope.detectors.results import LACKS, Detection, Dropped, Unavailable
 from vlmscope.detectors.rows import Rows, rows_of
 from vlmscope.errors import InputError
 from vlmscope.probes.base import block_numbers
@@ -163,8 +164,7 @@ def _usable(
     for each in detectors:
         check_requires(each, rows)
         if missing := rows.lacks(each.requires):
-            reason = f"the run has no {missing}"
-            unavailable.append(Unavailable(each.name, each.title, reason))
+            unavailable.append(Unavailable(each.name, each.title, f"{LACKS}{missing}"))
         else:
             usable.append(each)
     return tuple(usable), tuple(unavailable)
@@ -181,8 +181,15 @@ def _check_some(
     raise InputError(
         "--detectors: found none that can be evaluated, expected one or more: "
         + "".join(f"{each.title} ({each.reason})" for each in why[:1])
-        + f"{more}; name others, or extract with the --signals that they need"
+        + f"{more}; name others, or {_remedies(why)}"
     )
+
+
+def _remedies(unavailable: Iterable[Unavailable]) -> str:
+    """Return how a run gets what the first of some detectors lacks."""
+    first = next(iter(unavailable), None)
+    every = [] if first is None else list(dict.fromkeys(map(remedy, first.missing)))
+    return "; ".join(filter(None, every)) or "extract with the --signals that they need"
 
 
 def _undefined(
