@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 import detectors_table
-from vlmscope.detectors import DETECTORS
+from vlmscope.detectors import DETECTORS, GROUPS, KNOWN, PASSES
 
 
 def test_the_page_has_the_table_of_the_registry() -> None:
@@ -33,5 +35,13 @@ def test_papers_are_told_apart_by_authors_and_year() -> None:
 
 def test_adding_a_detector_takes_twenty_lines() -> None:
     page = detectors_table.PAGE.read_text("utf-8")
-    [code] = re.findall(r"^```python\n(.*?)^```", page, re.S | re.M)
+    code, *_ = re.findall(r"^```python\n(.*?)^```", page, re.S | re.M)
     assert len(list(filter(None, code.splitlines()))) <= 20
+
+
+@pytest.mark.parametrize(
+    ("field", "values"), [("group", GROUPS), ("known", KNOWN), ("passes", PASSES)]
+)
+def test_the_values_of_each_field_are_listed(field: str, values: tuple[str, ...]) -> None:
+    page = detectors_table.PAGE.read_text("utf-8")
+    assert f"`{field}` | {', '.join(f'`"{value}"`' for value in values)} |" in page

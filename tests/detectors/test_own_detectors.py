@@ -114,6 +114,8 @@ def test_a_requirement_that_a_run_may_have_leaves_it_out(run: Run) -> None:
         (Probe(lambda rows: {"all": states(rows)}), "its features are a dict, expected"),
         (Probe(lambda rows: {"all": lambda: length(rows)}), "its feature 'all': returned a ndarray "
          "of float64, (60,), expected an array of numbers, (60, any)"),
+        (Probe(lambda rows: {STATE: lambda: 2 * states(rows)}), "its feature "
+         f"{STATE!r} has the name of vectors of the run, whose probes are shared, and is another"),
         (Distance(False, length, lambda *_: 0), "its vectors: returned a ndarray"),
         (Distance(False, states, lambda *given: np.ones(len(given[0]))),
          "its score of test vectors: returned a ndarray of float64, (40,), expected an array of "

@@ -14,7 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.detectors.detector import GROUPS, KNOWN, PASSES, Detector, Paper
-from vlmscope.detectors.methods import Estimator, Flags, Probe, ReturnedError, Task
+from vlmscope.detectors.methods import (
+    BestHeads,
+    Estimator,
+    Flags,
+    Method,
+    Probe,
+    ReturnedError,
+    Task,
+    candidates,
+    numbers,
+)
 from vlmscope.detectors.registry import DETECTORS
 from vlmscope.detectors.rows import ANSWER_LOGPROBS, Floats, Rows
 from vlmscope.errors import InputError, VlmscopeError, one_line, suggest_names
@@ -134,12 +144,29 @@ def undefined_rows(detector: Detector, rows: Rows) -> Flags:
         InputError: A function of a user's own detector failed, or returned something else.
     """
     with naming(detector, rows):
+        if is_own(detector):
+            _check_shared(detector.method, rows)
         bad = np.asarray(detector.method.undefined(rows))
         if bad.shape != (len(rows),) or bad.dtype != np.bool_:
             raise ReturnedError(
                 f"undefined: {_found(bad)}, expected an array of bool, ({len(rows)},)"
             )
     return bad
+
+
+def _check_shared(method: Method, rows: Rows) -> None:
+    """Raise if a feature has the name of vectors, whose fits are shared, and is another array."""
+    if not isinstance(method, Probe | BestHeads):
+        return
+    for name, read in candidates(method.features(rows)).items():
+        if name not in rows.vectors:
+            continue
+        matrix = numbers(read(), (len(rows), None), f"its feature {name!r}")
+        if not np.array_equal(matrix, rows.vectors[name], equal_nan=True):
+            raise ReturnedError(
+                f"its feature {name!r} has the name of vectors of the run, whose probes are "
+                "shared, and is another array; give it another name"
+            )
 
 
 def risks_of(detector: Detector, task: Task) -> Floats:

@@ -82,24 +82,35 @@ def _wanted(
     """Return the detectors with some names and those that are given, and which are asked for."""
     if detectors is None or isinstance(detectors, str):
         return chosen(detectors), named(detectors)
-    given = [detectors] if isinstance(detectors, Detector) else list(detectors)
-    own = [each for each in given if is_own(each)]
-    for each in given:
-        if not isinstance(each, str | Detector):
-            what = type(each).__name__
-            raise InputError(f"detectors: found a {what}, expected names or Detectors; wrap it")
-    texts = [each.name if isinstance(each, Detector) else each for each in given if each not in own]
-    for detector in own:
-        check_detector(detector)
+    own, texts = _separated([detectors] if isinstance(detectors, Detector) else detectors)
     registered = chosen(texts if texts or not own else ["no_model"])
     names = Counter((*DETECTORS, *(each.name for each in own)))
     if taken := [each.name for each in own if names[each.name] > 1]:
-        where = "a registered one too" if taken[0] in DETECTORS else "another one too"
+        where = "a registered one" if taken[0] in DETECTORS else "another one"
         raise InputError(
-            f"detector {taken[0]!r}: is the name of {where}, expected a name of its own; rename it"
+            f"detector {taken[0]!r}: is the name of {where} too, expected a name of its own; "
+            "rename it"
         )
     asked = named(texts) if texts else frozenset[str]()
     return (*registered, *own), asked | {each.name for each in own}
+
+
+def _separated(given: Iterable[Any]) -> tuple[list[Detector], list[str]]:
+    """Return a user's own detectors, which are checked, and the names of the others."""
+    own: list[Detector] = []
+    texts: list[str] = []
+    for each in given:
+        if isinstance(each, str):
+            texts.append(each)
+        elif not isinstance(each, Detector):
+            what = type(each).__name__
+            raise InputError(f"detectors: found a {what}, expected names or Detectors; wrap it")
+        elif is_own(each):
+            check_detector(each)
+            own.append(each)
+        else:
+            texts.append(each.name)
+    return own, texts
 
 
 def detect_rows(
