@@ -44,4 +44,5 @@ def test_adding_a_detector_takes_twenty_lines() -> None:
 )
 def test_the_values_of_each_field_are_listed(field: str, values: tuple[str, ...]) -> None:
     page = detectors_table.PAGE.read_text("utf-8")
-    assert f"`{field}` | {', '.join(f'`"{value}"`' for value in values)} |" in page
+    listed = ", ".join(f'`"{value}"`' for value in values)
+    assert f"`{field}` | {listed} |" in page
