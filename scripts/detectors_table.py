@@ -37,12 +37,13 @@ def tables() -> str:
 
 
 def _table(group: str) -> Iterator[str]:
-    yield "| detector | formula, higher is hallucinated | needs | known, passes | notes |"
-    yield "| --- | --- | --- | --- | --- |"
+    yield "| detector | title | formula, higher is hallucinated | needs | known, passes | notes |"
+    yield "| --- | --- | --- | --- | --- | --- |"
     for each in DETECTORS.values():
         if each.group == group:
             cells = (
                 f"`{each.name}` {_paper(each.paper)}".rstrip(),
+                each.title,
                 each.formula + (" (trained)" if each.learned else ""),
                 ", ".join(f"`{name}`" for name in each.requires),
                 f"{each.known}; {each.passes}",

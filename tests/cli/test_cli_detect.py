@@ -56,6 +56,17 @@ def test_it_shows_the_table_and_the_findings(vlmscope: Command, run: Path) -> No
     assert "report" in done.err
 
 
+def test_what_the_run_lacks_is_a_line_for_each_option(vlmscope: Command, run: Path) -> None:
+    done = vlmscope("detect", run, *QUICK[:-1], "perplexity,attention,samples,asked")
+    assert done.code == 0, done.err
+    text = " ".join(done.out.split())
+    for option in ("(add attention to --signals): attention on the image, last prompt token; ",
+                   "(extract with --samples 5): ", "(add p_true to --signals): P(True)",
+                   "(add the column verbalised_confidence to the table): "):  # fmt: skip
+        assert text.count(option) == 1, option
+    assert text.count("not evaluated, the run has no ") == 4
+
+
 def test_the_report_has_a_section_until_it_is_stale(vlmscope: Command, run: Path) -> None:
     page = run / "report.html"
     assert vlmscope("report", run).code == 0

@@ -257,9 +257,9 @@ def test_a_detector_of_ones_own(run: Run) -> None:
     found = detect(run, [own], SPEC)
     assert found["own"].above_model_free is not None
     assert list(found.detectors)[-1] == "own"
-    with pytest.raises(InputError, match="'max_entropy' is the name of two"):
+    with pytest.raises(InputError, match="'max_entropy': is the name of a registered"):
         detect(run, ["max_entropy", replace(own, name="max_entropy")], SPEC)
-    with pytest.raises(InputError, match="'own' is the name of two"):
+    with pytest.raises(InputError, match="'own': is the name of another one"):
         detect(run, [own, replace(own)], SPEC)
 
 
@@ -556,18 +556,23 @@ def test_nothing_else_is_replaced(copied: Run, found: Detection, tmp_path: Path)
 
 
 def test_a_selection_is_saved_beside_the_results_of_more(copied: Run, found: Detection) -> None:
-    fewer = replace(found, results=found.results[:-1])
     names = [row.name for row in found.results]
+    kept = {name: found.detectors[name] for name in names[:-1]}
+    fewer = replace(found, results=found.results[:-1], detectors=kept)
     own, beside = copied.path / "detectors", copied.path / "detectors" / "selected"
     assert folder_of(copied, names) == own
     save_detection(copied, found)
     before = (own / "detectors.json").read_bytes()
-    assert folder_of(copied, names) == own
+    assert save_detection(copied, found) == own, "of no other detector"
     assert folder_of(copied, names[:-1]) == beside
-    assert save_detection(copied, fewer, beside) == beside
+    for folder in (None, own, beside):
+        assert save_detection(copied, fewer, folder) == beside
     assert (own / "detectors.json").read_bytes() == before
     assert len(json.loads((beside / "detectors.json").read_text())["results"]) == len(names) - 1
     assert copied.check() == []
+    assert save_detection(copied, replace(fewer, complete=True)) == own, "all were asked for"
+    assert len(json.loads((own / "detectors.json").read_text())["results"]) == len(names) - 1
+    save_detection(copied, found)
     truth = truth_of(COUNT)
     truth[3] = ~truth[3]
     label(copied.path, copied.ids, truth)

@@ -115,7 +115,7 @@ def detect(
     from vlmscope.detectors import detect as evaluate
     from vlmscope.detectors import save_detection
     from vlmscope.detectors.nli import meaning_by_model
-    from vlmscope.detectors.save import DOCUMENT, check_folder, detectors_folder, folder_of
+    from vlmscope.detectors.save import DOCUMENT, check_folder, detectors_folder
     from vlmscope.detectors.transfer import transfer_to
     from vlmscope.store import DEFAULT, open_run, read_document
     from vlmscope.sweeps import SweepSpec, check_label_set
@@ -141,9 +141,7 @@ def detect(
         found = evaluate(opened, detectors, spec, **common)
         transfers = transfer_to(opened, found, aims, spec, **common)
         status.update("saving")
-        if folder == own and detectors is not None:
-            folder = folder_of(opened, found.detectors, labels)
-        save_detection(opened, found, folder, transfers=transfers)
+        folder = save_detection(opened, found, folder, transfers=transfers)
     if as_json:
         stdout.print_json(read_document(folder / DOCUMENT).decode())
     else:
@@ -180,6 +178,8 @@ def _grouping(group_by: str, leave_category_out: bool) -> str:
 
 def _show(found: Detection, verdict: Sequence[str], transfers: Sequence[DetectionTransfer]) -> None:
     """Print the findings, a line for each detector, and the results on other runs."""
+    from vlmscope.detectors.missing import missing_lines
+
     for line in verdict:
         show(Text(shown_text(line, len(line))))
     stdout.print()
@@ -201,8 +201,8 @@ def _show(found: Detection, verdict: Sequence[str], transfers: Sequence[Detectio
             style="dim",
         )
     )
-    for each in found.unavailable:
-        show(Text(f"not evaluated: {each.title}: {each.reason}", style="dim"))
+    for line in missing_lines(found.unavailable):
+        show(Text(f"not evaluated, {line}", style="dim"))
     show_transfers(found, transfers)
 
 

@@ -6,9 +6,11 @@
 - ``methods``: scores without a fit, probes, distances and baselines, in grouped folds
 - One file for each group: ``no_model``, ``answer``, ``attention``, ``states`` (and ``contrast``, of
   pairs of rows), ``lens``, ``samples``, ``asked``
+- ``checks``: a user's own detector: its description, and what its functions return
 - ``run``: ``detect``: same rows, same folds, for every detector
 - ``evaluate``: metrics, intervals over images, corrected comparisons
 - ``results``: what it returns, plain data; ``verdict``: its findings in sentences
+- ``missing``: what a run lacks for detectors, and the option that records it
 - ``transfer``: detectors trained on one run, evaluated on others
 - ``figures``, ``save``: quality against cost and time; everything on disk
 """

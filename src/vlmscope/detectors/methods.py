@@ -44,6 +44,57 @@ share its fits.
 Splits = Sequence[Sequence[Fold]]
 
 
+class ReturnedError(ValueError):
+    """A function of a detector returned something else than a method needs."""
+
+
+def numbers(found: Any, shape: tuple[int | None, ...], of: str) -> Matrix:
+    """Return what a function of a detector returned, if it is numbers of some shape.
+
+    Args:
+        found: What it returned.
+        shape: The expected shape; None for any length.
+        of: What it is of, for the message.
+
+    Raises:
+        ReturnedError: It is something else.
+
+    >>> numbers([[1.0, 2.0]], (1, None), "the vectors").shape
+    (1, 2)
+    """
+    try:
+        values = np.asarray(found)
+    except ValueError as error:  # rows of several lengths
+        raise ReturnedError(f"{of}: returned a {type(found).__name__} of unequal rows") from error
+    right = len(values.shape) == len(shape) and all(
+        wanted in (None, length) for wanted, length in zip(shape, values.shape, strict=True)
+    )
+    if right and values.dtype.kind in "biuf":
+        return values
+    expected = ", ".join("any" if length is None else str(length) for length in shape)
+    raise ReturnedError(
+        f"{of}: returned a {type(found).__name__} of {values.dtype}, {values.shape}, expected "
+        f"an array of numbers, ({expected}), where {shape[0]} is the number of rows"
+    )
+
+
+def candidates(found: Any) -> Features:
+    """Return what the function of a probe returned, if it is candidates.
+
+    Raises:
+        ReturnedError: It is not a dictionary of functions, or an empty one.
+    """
+    if not isinstance(found, Mapping) or not found or not all(map(callable, found.values())):
+        empty = isinstance(found, Mapping) and not found
+        what = "empty" if empty else f"a {type(found).__name__}"
+        raise ReturnedError(
+            f"its features are {what}, expected "
+            "a dictionary from a name to a function without arguments that returns the array, "
+            '[N, D]: {"all": lambda: array}'
+        )
+    return found
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
     """Labelled rows, and the folds that every detector goes through."""
@@ -117,7 +168,7 @@ class Score:
 
     def undefined(self, rows: Rows) -> Flags:
         """Return the rows that it has no value for."""
-        return ~np.isfinite(self.values(rows))
+        return np.asarray(~np.isfinite(self.values(rows)))
 
     def risks(self, task: Task) -> Floats:
         """Return the rank of each row's score, the same in every split."""
@@ -125,8 +176,7 @@ class Score:
 
     def values(self, rows: Rows) -> Floats:
         """Return the score, computed once for these rows and any of them."""
-        found: Floats = rows.once(self.compute)
-        return found
+        return numbers(rows.once(self.compute), (len(rows),), "its score")
 
 
 def is_fitted(method: Method) -> bool:
@@ -192,9 +242,10 @@ def _by_candidate(
 def undefined_features(features: Features, rows: Rows) -> Flags:
     """Return the rows for which a candidate has a value that is not finite."""
     bad = np.zeros(len(rows), dtype=bool)
-    for name, read in features.items():
+    for name, read in candidates(features).items():
         if name not in rows.undefined:
-            found = np.asarray(~np.isfinite(read()).all(axis=1))
+            matrix = numbers(read(), (len(rows), None), f"its feature {name!r}")
+            found = np.asarray(~np.isfinite(matrix).all(axis=1))
             if name not in rows.vectors:
                 bad |= found
                 continue
@@ -253,16 +304,24 @@ class Distance:
 
     def undefined(self, rows: Rows) -> Flags:
         """Return the rows that it has no value for."""
-        return np.asarray(~np.isfinite(self.vectors(rows)).all(axis=1))
+        vectors = numbers(self.vectors(rows), (len(rows), None), "its vectors")
+        return np.asarray(~np.isfinite(vectors).all(axis=1))
 
     def risks(self, task: Task) -> Floats:
         """Return the rank of each row's score among the test rows of its fold, in each split."""
-        matrix = self.vectors(task.rows)
+        matrix = np.asarray(self.vectors(task.rows))
         found = np.empty((len(task.splits), len(task.truth)))
         for number, folds in enumerate(task.splits):
             for fold in folds:
-                score = self.score(matrix[fold.train], task.truth[fold.train], matrix[fold.test])
+                score = self.scores(matrix[fold.train], task.truth[fold.train], matrix[fold.test])
                 found[number, fold.test] = ranks(score)
+        return found
+
+    def scores(self, train: Matrix, truth: Flags, test: Matrix) -> Floats:
+        """Return the score of each test vector, ``[M]``."""
+        found = numbers(self.score(train, truth, test), (len(test),), "its score of test vectors")
+        if not np.isfinite(found).all():
+            raise ReturnedError("its score of test vectors is not finite; expected a finite number")
         return found
 
 

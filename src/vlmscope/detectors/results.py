@@ -11,6 +11,7 @@ import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 from numpy.typing import NDArray
 
 from vlmscope.detectors.detector import Detector
+from vlmscope.errors import InputError, suggest_names
 from vlmscope.metrics import Difference
 from vlmscope.shown import count
 from vlmscope.sweeps import ProbeData
@@ -19,6 +20,9 @@ from vlmscope.sweeps.splitting import Stacked, stacked
 
 METRICS = ("auroc", "auprc", "aurc", "fpr_at_95", "accuracy_at_90")
 """The metrics of the table: each with the ends of a 95% interval."""
+
+LACKS = "the run has no "
+"""Beginning of the reason why a detector is not evaluated that requires something else."""
 
 SIGNIFICANT = 0.05
 """Corrected p-value below which a difference is stated."""
@@ -107,6 +111,17 @@ class Unavailable:
     reason: str
     """Why, as text."""
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What the run lacks, in the names of ``Detector.requires``; empty for another reason.
+
+        >>> Unavailable("svar", "SVAR", f"{LACKS}signals/attention_answer").missing
+        ('signals/attention_answer',)
+        """
+        if not self.reason.startswith(LACKS):
+            return ()
+        return tuple(self.reason.removeprefix(LACKS).split(", "))
+
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
@@ -140,6 +155,8 @@ class Detection:
     best_single: str
     """Name of the best single number without training; empty if there is none."""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    complete: bool = False
+    """Whether all detectors were asked for, so that ``save_detection`` replaces older results."""
 
     def __repr__(self) -> str:
         best = max(self.results, key=lambda row: row.auroc)
@@ -148,8 +165,19 @@ class Detection:
         return f"Detection({rows}, {number}, best: {best.name}: AUROC {best.auroc:.3f})"
 
     def __getitem__(self, name: str) -> DetectorResult:
-        """Return a result by name."""
-        return next(row for row in self.results if row.name == name)
+        """Return a result by name.
+
+        Raises:
+            InputError: No result has that name; the message says why.
+        """
+        for row in self.results:
+            if row.name == name:
+                return row
+        for each in self.unavailable:
+            if each.name == name:
+                raise InputError(f"detector {name!r}: was not evaluated: {each.reason}")
+        near = suggest_names(str(name), self.detectors)
+        raise InputError(f"detector {name!r}: was not asked for; {near}")
 
     @property
     def table(self) -> pd.DataFrame:

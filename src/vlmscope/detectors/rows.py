@@ -152,7 +152,10 @@ class Rows:
                 is that of all rows there were at the first call.
         """
         if id(compute) not in self.known:
-            self.known[id(compute)] = compute, compute(self)
+            values = compute(self)
+            # Rows are taken by position, and of a Series by its index.
+            values = values.to_numpy() if isinstance(values, pd.Series) else values
+            self.known[id(compute)] = compute, values
         return self.known[id(compute)][1]
 
     def take(self, rows: NDArray[np.int64]) -> Rows:

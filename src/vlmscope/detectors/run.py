@@ -11,12 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.arguments import listener
+from vlmscope.detectors.checks import (
+    check_detector,
+    check_requires,
+    is_own,
+    risks_of,
+    undefined_rows,
+)
 from vlmscope.detectors.detector import Detector
 from vlmscope.detectors.evaluate import evaluate
 from vlmscope.detectors.meaning import SameMeaning, by_rules
 from vlmscope.detectors.methods import Flags, Task
-from vlmscope.detectors.registry import chosen, named
-from vlmscope.detectors.results import Detection, Dropped, Unavailable
+from vlmscope.detectors.missing import remedy
+from vlmscope.detectors.registry import DETECTORS, chosen, named
+from vlmscope.detectors.results import LACKS, Detection, Dropped, Unavailable
 from vlmscope.detectors.rows import Rows, rows_of
 from vlmscope.errors import InputError
 from vlmscope.probes.base import block_numbers
@@ -34,7 +42,7 @@ MOST_UNDEFINED = 0.2
 
 def detect(
     run: AnyRun,
-    detectors: str | Iterable[str | Detector] | None = None,
+    detectors: str | Detector | Iterable[str | Detector] | None = None,
     spec: SweepSpec | None = None,
     *,
     labels: str = DEFAULT,
@@ -55,8 +63,8 @@ def detect(
         progress: Called with a line of text about each step; True prints it.
 
     Raises:
-        InputError: No labels, an unknown detector, none of the named ones can be evaluated, or too
-            few images of either class.
+        InputError: No labels, an unknown detector, none of the named ones can be evaluated, too few
+            images of either class, or an error in a detector of your own.
     """
     report, spec = listener("progress", progress), spec or SweepSpec()
     opened = as_run(run)
@@ -64,24 +72,45 @@ def detect(
     data = grouped_by(probe_data(opened, spec.copies, labels=labels), opened, spec.group_by)
     data = with_columns(data, spec.by)
     rows = rows_of(opened, data, same_meaning or by_rules)
-    return detect_rows(data, rows, wanted, spec, asked=asked, progress=report)
+    found = detect_rows(data, rows, wanted, spec, asked=asked, progress=report)
+    return replace(found, complete=detectors is None)
 
 
 def _wanted(
-    detectors: str | Iterable[str | Detector] | None,
+    detectors: str | Detector | Iterable[str | Detector] | None,
 ) -> tuple[tuple[Detector, ...], frozenset[str]]:
     """Return the detectors with some names and those that are given, and which are asked for."""
     if detectors is None or isinstance(detectors, str):
         return chosen(detectors), named(detectors)
-    given = list(detectors)
-    own = [each for each in given if isinstance(each, Detector)]
-    texts = [each for each in given if isinstance(each, str)]
+    own, texts = _separated([detectors] if isinstance(detectors, Detector) else detectors)
     registered = chosen(texts if texts or not own else ["no_model"])
-    names = Counter(each.name for each in (*registered, *own))
-    if taken := [name for name, number in names.items() if number > 1]:
-        raise InputError(f"detectors: {min(taken)!r} is the name of two; give one another name")
+    names = Counter((*DETECTORS, *(each.name for each in own)))
+    if taken := [each.name for each in own if names[each.name] > 1]:
+        where = "a registered one" if taken[0] in DETECTORS else "another one"
+        raise InputError(
+            f"detector {taken[0]!r}: is the name of {where} too, expected a name of its own; "
+            "rename it"
+        )
     asked = named(texts) if texts else frozenset[str]()
     return (*registered, *own), asked | {each.name for each in own}
+
+
+def _separated(given: Iterable[Any]) -> tuple[list[Detector], list[str]]:
+    """Return a user's own detectors, which are checked, and the names of the others."""
+    own: list[Detector] = []
+    texts: list[str] = []
+    for each in given:
+        if isinstance(each, str):
+            texts.append(each)
+        elif not isinstance(each, Detector):
+            what = type(each).__name__
+            raise InputError(f"detectors: found a {what}, expected names or Detectors; wrap it")
+        elif is_own(each):
+            check_detector(each)
+            own.append(each)
+        else:
+            texts.append(each.name)
+    return own, texts
 
 
 def detect_rows(
@@ -119,7 +148,7 @@ def detect_rows(
     risks: dict[str, NDArray[np.float64]] = {}
     for name, detector in found.items():
         progress(detector.title)
-        risks[name] = detector.method.risks(task)
+        risks[name] = risks_of(detector, task)
     progress("intervals")
     fold_of = np.stack([block_numbers(folds, len(data.truth)) for folds in splits])
     stack = stacked(data.truth, data.groups, fold_of, risks)
@@ -144,9 +173,9 @@ def _usable(
     """Return the detectors that the rows have everything for, and the others with the reason."""
     usable, unavailable = [], []
     for each in detectors:
+        check_requires(each, rows)
         if missing := rows.lacks(each.requires):
-            reason = f"the run has no {missing}"
-            unavailable.append(Unavailable(each.name, each.title, reason))
+            unavailable.append(Unavailable(each.name, each.title, f"{LACKS}{missing}"))
         else:
             usable.append(each)
     return tuple(usable), tuple(unavailable)
@@ -163,8 +192,15 @@ def _check_some(
     raise InputError(
         "--detectors: found none that can be evaluated, expected one or more: "
         + "".join(f"{each.title} ({each.reason})" for each in why[:1])
-        + f"{more}; name others, or extract with the --signals that they need"
+        + f"{more}; name others, or {_remedies(why)}"
     )
+
+
+def _remedies(unavailable: Iterable[Unavailable]) -> str:
+    """Return how a run gets what the first of some detectors lacks."""
+    first = next(iter(unavailable), None)
+    every = [] if first is None else list(dict.fromkeys(map(remedy, first.missing)))
+    return "; ".join(filter(None, every)) or "extract with the --signals that they need"
 
 
 def _undefined(
@@ -173,7 +209,7 @@ def _undefined(
     """Yield each detector's name with the rows that it has no value for."""
     for each in detectors:
         progress(f"{each.title}: rows with a value")
-        yield each.name, each.method.undefined(rows)
+        yield each.name, undefined_rows(each, rows)
 
 
 def _kept(

@@ -105,6 +105,10 @@ def save_detection(
 ) -> Path:
     """Write all files and return the folder; older ones are replaced.
 
+    A selection, which ``detect`` returns if detectors were named, does not replace results of
+    others in the run's folder: it is written to ``selected`` in it, which the report does not read.
+    Stale results, and those of no other detector, are replaced. ``vlmscope detect`` does the same.
+
     Args:
         run: The run, or its folder.
         found: The results.
@@ -120,6 +124,8 @@ def save_detection(
     labels = str(found.data.origin.get(LABEL_SET, DEFAULT))
     own = opened.path / detectors_folder(labels)
     target = own if folder is None else as_path(folder)
+    if target == own and not found.complete:
+        target = folder_of(opened, found.detectors, labels)
     check_folder(target, opened.path, labels)
     try:
         make_folder(target, parents=True)

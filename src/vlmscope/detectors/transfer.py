@@ -17,6 +17,7 @@ from scipy.special import expit, logit  # type: ignore[import-untyped,unused-ign
 from sklearn.base import clone  # type: ignore[import-untyped,unused-ignore]
 
 from vlmscope.arguments import listener
+from vlmscope.detectors.checks import naming, undefined_rows
 from vlmscope.detectors.detector import Detector
 from vlmscope.detectors.meaning import SameMeaning, by_rules
 from vlmscope.detectors.methods import (
@@ -230,7 +231,7 @@ class _OtherShapeError(Exception):
 def _tested(pair: Pair, found: Detection, progress: Progress) -> DetectionTransfer:
     """Return the results on a test run, on the rows that every detector has a value for."""
     usable, unavailable = _usable(pair, found)
-    undefined = {name: each.method.undefined(pair.other) for name, each in usable.items()}
+    undefined = {name: undefined_rows(each, pair.other) for name, each in usable.items()}
     for name, reason in incomplete(undefined).items():
         unavailable.append(Unavailable(name, usable.pop(name).title, reason))
     pair, kept = _defined(pair, usable.values(), [undefined[name] for name in usable])
@@ -246,10 +247,11 @@ def _tested(pair: Pair, found: Detection, progress: Progress) -> DetectionTransf
     risks: dict[str, Floats] = {}
     for name, detector in usable.items():
         progress(f"{detector.title}, on {target.run.path.name}")
-        try:
-            risks[name] = _risk(detector, pair, baselines)
-        except _OtherShapeError:
-            unavailable.append(Unavailable(name, detector.title, OTHER_SHAPE))
+        with naming(detector, pair.other):
+            try:
+                risks[name] = _risk(detector, pair, baselines)
+            except _OtherShapeError:
+                unavailable.append(Unavailable(name, detector.title, OTHER_SHAPE))
     return DetectionTransfer(
         run=str(target.run.path),
         run_id=target.run.manifest.run_id,
@@ -442,6 +444,6 @@ def _distance(method: Distance, pair: Pair) -> Floats:
         raise _OtherShapeError
 
     def score(_: int, part: Part) -> Floats:
-        return ranks(method.score(matrix[part.train], pair.truth[part.train], test[part.test]))
+        return ranks(method.scores(matrix[part.train], pair.truth[part.train], test[part.test]))
 
     return pair.risk_of_parts(score)
