@@ -74,6 +74,8 @@ def test_a_wrong_description_is_refused(run: Run, changes: dict[str, Any], words
         ("attention_prompt", "did you mean 'signals/attention_prompt'"),
         ("answer", "did you mean 'column answer'"),
         ("query_token_representatio", "did you mean 'query_token_representation'"),
+        ("signals/entropyy", "did you mean 'signals/entropy'"),
+        ("signals/answer_logprobs", ", 'answer_logprobs',"),
         ("answer_logprob", "did you mean 'answer_logprobs'"),
     ],
 )
@@ -160,6 +162,7 @@ def test_a_bug_of_a_registered_detector_is_not_hidden(
 def test_names_are_its_own(run: Run) -> None:
     text = error_of(run, own(name="perplexity"), "max_entropy")
     assert "detector 'perplexity': is the name of a registered one" in text
+    assert "detector 'states': is the name of a group too" in error_of(run, own(name="states"))
     assert "detector 'mine': is the name of another one" in error_of(run, own(), own())
     assert "found a function, expected names or Detectors" in error_of(run, length)
 

@@ -25,10 +25,11 @@ from vlmscope.detectors.methods import (
     candidates,
     numbers,
 )
+from vlmscope.detectors.missing import COLUMN, remedy
 from vlmscope.detectors.registry import DETECTORS
 from vlmscope.detectors.rows import ANSWER_LOGPROBS, Floats, Rows
 from vlmscope.errors import InputError, VlmscopeError, one_line, suggest_names
-from vlmscope.positions import REPRESENTATIONS, SUBLAYER_REPRESENTATIONS, VISION_ONLY
+from vlmscope.positions import VISION_ONLY
 
 CHOICES = {"group": GROUPS, "known": KNOWN, "passes": PASSES}
 """Fields with one of some values."""
@@ -39,8 +40,8 @@ TEXTS = ("name", "title", "formula", "pitfalls", "adaptation")
 METHOD = ("learned", "undefined", "risks")
 """What a method has."""
 
-FORMS = ("column ", "signals/")
-"""Beginnings of requirements whose ends differ from run to run."""
+FORMS = (COLUMN, "signals/")
+"""What stands before the names of columns and of signals."""
 
 
 def is_own(detector: Any) -> bool:
@@ -88,7 +89,7 @@ def _check_method(detector: Detector) -> None:
 
 
 def check_requires(detector: Detector, rows: Rows) -> None:
-    """Raise for a requirement that no run could have: a name without what stands before it.
+    """Raise for a requirement that no run could have, such as a signal without ``signals/``.
 
     Raises:
         InputError: With the nearest names that the run or a registered detector has.
@@ -109,9 +110,7 @@ def check_requires(detector: Detector, rows: Rows) -> None:
 
 def _is_form(name: str) -> bool:
     """Return whether a requirement has the form of one, so that a run may have it."""
-    group = name.partition("/")[0]
-    groups = (VISION_ONLY, *REPRESENTATIONS.values(), *SUBLAYER_REPRESENTATIONS, ANSWER_LOGPROBS)
-    return name.startswith(FORMS) or group in groups
+    return name.startswith(COLUMN) or name.partition("/")[0] == VISION_ONLY or bool(remedy(name))
 
 
 @contextmanager

@@ -57,7 +57,15 @@ def remedy(name: str) -> str:
     ('add attention to --signals', 'extract with --samples 5')
     >>> remedy("last_answer_token_representation"), remedy("column category")
     ('add last_answer_token to --positions', 'add the column category to the table')
+    >>> remedy("query_token_representation/layer_9")
+    'add last_prompt_token to --positions and 9 to --layers'
     """
+    how, layer = _option(name), name.rpartition("/layer_")[2]
+    return f"{how} and {layer} to --layers" if how.startswith("add") and layer != name else how
+
+
+def _option(name: str) -> str:
+    """Return ``remedy`` for any layer."""
     group = name.partition("/")[0]
     if name.startswith(COLUMN):
         column = name.removeprefix(COLUMN)

@@ -18,7 +18,7 @@ from vlmscope.detectors.checks import (
     risks_of,
     undefined_rows,
 )
-from vlmscope.detectors.detector import Detector
+from vlmscope.detectors.detector import GROUPS, Detector
 from vlmscope.detectors.evaluate import evaluate
 from vlmscope.detectors.meaning import SameMeaning, by_rules
 from vlmscope.detectors.methods import Flags, Task
@@ -84,9 +84,10 @@ def _wanted(
         return chosen(detectors), named(detectors)
     own, texts = _separated([detectors] if isinstance(detectors, Detector) else detectors)
     registered = chosen(texts if texts or not own else ["no_model"])
-    names = Counter((*DETECTORS, *(each.name for each in own)))
+    names = Counter((*DETECTORS, *GROUPS, *(each.name for each in own)))
     if taken := [each.name for each in own if names[each.name] > 1]:
         where = "a registered one" if taken[0] in DETECTORS else "another one"
+        where = "a group" if taken[0] in GROUPS else where
         raise InputError(
             f"detector {taken[0]!r}: is the name of {where} too, expected a name of its own; "
             "rename it"
