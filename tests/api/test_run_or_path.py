@@ -98,6 +98,7 @@ REPEATED = ("sweep", "transfer", "transfer_detection", "compare")
 """What takes seconds, and is called with a path by a fixture or another test too."""
 
 
+@pytest.mark.first(4)
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.exhaustive) if n in REPEATED else n for n in CALLS]
 )

@@ -41,6 +41,7 @@ def test_a_row_that_kills_the_process_is_recorded(setting: Setting, rng: random.
     assert_well(rows.poisoned(setting, "kill-in-prepare", 1, rng))
 
 
+@pytest.mark.exhaustive
 def test_a_full_disk_loses_nothing(setting: Setting, rng: random.Random) -> None:
     """Imitated, so that it needs no right to mount one; ``make faults`` mounts one where it may."""
     outcome = disks.full_disk(setting, 1, rng, mount=False)
