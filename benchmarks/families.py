@@ -34,7 +34,7 @@ from bare_model import free_memory
 from ceilings import measure_ceilings
 from family_checkpoint import count_parameters
 from family_library import measure_library
-from family_runs import MODES, build, known_models, on_gpu, run_extract, say, write_tables
+from family_runs import build, family_parser, on_gpu, run_extract, say, write_tables
 from family_shapes import SHAPES
 from true_shape import device_name, extract, verify
 from vlmscope.dataset import read_samples
@@ -75,18 +75,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--work", type=Path, required=True, help="scratch folder (27 GB for true)")
-    parser.add_argument("--results", type=Path, help="where the numbers go (default: in --work)")
-    parser.add_argument("--models", type=known_models, default=list(SHAPES), help="with commas")
-    parser.add_argument("--size", choices=("true", "tiny"), default="true")
-    parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
-    parser.add_argument("--batch-size", default="auto")
-    parser.add_argument("--generate", type=int, nargs="*", default=[32, 128], help="batch sizes")
-    parser.add_argument("--tokens", type=int, default=65)
+    parser = family_parser(__doc__, rows=2000, generate=(32, 128))
     parser.add_argument("--verify", type=int, default=4, help="rows to hold against reference.py")
     parser.add_argument("--exact", action="store_true", help="float32 runs too: twice the memory")
     parser.add_argument("extract", nargs="*", help="options for extract, after --")

@@ -42,6 +42,33 @@ def known_models(text: str) -> list[str]:
     return names
 
 
+def family_parser(
+    description: str | None, *, rows: int, generate: Sequence[int]
+) -> argparse.ArgumentParser:
+    """Return the parser of a benchmark's command line with the options that all have.
+
+    Args:
+        description: The docstring of the script.
+        rows: Default number of rows.
+        generate: Default batch sizes of ``generate``.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, required=True, help="scratch folder (27 GB for true)")
+    parser.add_argument("--results", type=Path, help="where the numbers go (default: in --work)")
+    parser.add_argument("--models", type=known_models, default=list(SHAPES), help="with commas")
+    parser.add_argument("--size", choices=("true", "tiny"), default="true")
+    parser.add_argument("--rows", type=int, default=rows)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--batch-size", default="auto")
+    parser.add_argument(
+        "--generate", type=int, nargs="*", default=list(generate), help="batch sizes"
+    )
+    parser.add_argument("--tokens", type=int, default=65)
+    return parser
+
+
 def on_gpu() -> bool:
     """Return whether there is a GPU."""
     return torch.cuda.is_available()

@@ -36,7 +36,7 @@ import vlmscope
 from bare_model import free_memory
 from ceilings import measure_ceilings, settle, watch_gpu
 from family_library import measure_library
-from family_runs import MODES, build, known_models, on_gpu, say, write_tables
+from family_runs import MODES, build, family_parser, on_gpu, say, write_tables
 from family_shapes import SHAPES
 from true_shape import device_name
 from vlmscope.executors.writing import WritingThread
@@ -78,24 +78,13 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--work", type=Path, required=True, help="scratch folder (27 GB for true)")
-    parser.add_argument("--results", type=Path, help="where the numbers go (default: in --work)")
-    parser.add_argument("--models", type=known_models, default=list(SHAPES), help="with commas")
-    parser.add_argument("--size", choices=("true", "tiny"), default="true")
-    parser.add_argument("--rows", type=int, default=640)
+    parser = family_parser(__doc__, rows=640, generate=())
     parser.add_argument("--signal-rows", type=int, help="rows of runs with signals (default: all)")
     parser.add_argument("--eager-rows", type=int, default=48, help="rows of the run eager")
-    parser.add_argument("--tokens", type=int, default=65)
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--signal-modes", nargs="+", choices=MODES, default=["answers"])
     parser.add_argument(
         "--signals", nargs="*", default=[], choices=[*SIGNALS, "detectors", SAMPLES, EAGER]
     )
-    parser.add_argument("--generate", type=int, nargs="*", default=[], help="batch sizes")
-    parser.add_argument("--batch-size", default="auto")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0: threads")
     parser.add_argument("--fuse", action="store_true", help="compile parts of the model")
     return parser.parse_args()

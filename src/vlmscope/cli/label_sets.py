@@ -21,12 +21,14 @@ def describe_label_sets(run: Path) -> dict[str, dict[str, Any]]:
     from vlmscope.sweeps import probes_folder
 
     found: dict[str, dict[str, Any]] = {}
-    for name in label_sets(run):
+    names = label_sets(run)
+    ids = open_run(run).ids if names else ()
+    for name in names:
         about: dict[str, Any] = {"file": labels_file(name)}
         try:
             labels = read_labels(run, name)
             counts: Counter[str] = Counter(score.outcome for score in labels.values())
-            counts["unlabelled"] += sum(id_ not in labels for id_ in open_run(run).ids)
+            counts["unlabelled"] += sum(id_ not in labels for id_ in ids)
             about |= {outcome: counts[outcome] for outcome in OUTCOMES}
             about["stale"] = are_stale(run, name)
         except UnreachableError:
