@@ -53,6 +53,7 @@ from vlmscope.model.attention.kv_cache import cache_of, keys_and_values
 from vlmscope.model.computing import computing
 from vlmscope.model.fused import FusedParts
 from vlmscope.model.lengths import ALONE, ONE_BAND, unscaled
+from vlmscope.model.norms import FusedNorms, suits_norms
 from vlmscope.model.preprocessing import Preprocessing
 from vlmscope.sampling import SampledAnswer
 from vlmscope.schema import Capture, Failure, Sample
@@ -87,6 +88,7 @@ class CaptureSession:
     ) -> None:
         self._vlm = vlm
         self._fused = fused
+        self._norms = FusedNorms(vlm.model) if suits_norms(vlm) and fused is None else None
         self._spec = spec
         self._gpus = vlm.cuda_devices
         self._finished: Results = []
@@ -165,6 +167,8 @@ class CaptureSession:
             if self._fused is not None:  # both are compiled at their first call, for seconds
                 stack.enter_context(self._fused.in_place())
                 stack.enter_context(attending_at_own_width(self._vlm))
+            elif self._norms is not None:
+                stack.enter_context(self._norms.in_place())
             yield
 
     def pop_failed(self) -> list[Sample]:

@@ -1,0 +1,149 @@
+"""RMS norms by one kernel of torch, without compiling anything.
+
+The library writes an RMS norm as six operations, most of them in float32: a tenth of a prefill of
+a short prompt. ``torch.nn.functional.rms_norm`` reads its input once and writes its result once.
+In long runs the norms are compiled with everything else (``fused``), which takes seconds first;
+this costs nothing, so it serves all others.
+
+What a norm computes is not told by its name, so each class is tried: its result for a float32 input
+must be that of one of the two known formulas, the input over its root mean square times ``weight``
+or times ``1 + weight``. Only for half precision on GPUs; elsewhere the library's results are kept
+bit by bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import rms_norm
+
+from vlmscope.model.computing import undone_at_exit
+from vlmscope.model.vlm import VisionLanguageModel
+
+_SMALL = 1e-3
+"""Size of the numbers that a norm is tried with: their squares are of the size of epsilon."""
+
+_TOLERANCE = 1e-5
+"""Relative, in float32."""
+
+
+def suits_norms(vlm: VisionLanguageModel) -> bool:
+    """Return whether the model's norms may be replaced: in half precision, on GPUs."""
+    return bool(vlm.cuda_devices) and vlm.dtype in {torch.bfloat16, torch.float16}
+
+
+class FusedNorms:
+    """The RMS norms of a model that are known formulas.
+
+    Args:
+        model: The model; each class of norms is tried once for each of its settings.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        formulas: dict[Any, _Formula | None] = {}
+        self._modules: list[tuple[nn.Module, Callable[..., Tensor]]] = []
+        for module in model.modules():
+            if not _is_plain(module):
+                continue
+            if (key := _key(module)) not in formulas:
+                formulas[key] = _formula_of(module)
+            if (formula := formulas[key]) is not None:
+                forward = partial(_normalized, formula, module, _epsilon(module))
+                self._modules.append((module, forward))
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Let the model use the one kernel within the context."""
+        replaced: list[nn.Module] = []
+
+        def restore() -> None:
+            for module in replaced:
+                vars(module).pop("forward", None)
+
+        with undone_at_exit(restore):
+            for module, forward in self._modules:
+                if "forward" not in vars(module):  # accelerate and users replace it too
+                    replaced.append(module)
+                    vars(module)["forward"] = forward
+            yield
+
+
+_Formula = Callable[[Tensor, Tensor, float], Tensor]
+"""Input ``[..., D]``, weight ``[D]`` and epsilon → result, ``[..., D]``."""
+
+
+def _times_weight(states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    return rms_norm(states, weight.shape, weight, epsilon)
+
+
+def _times_one_plus_weight(states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """As Gemma has it. ``1 + weight`` has too few digits in half precision, so it is not made."""
+    normed = rms_norm(states, weight.shape, None, epsilon)
+    return torch.addcmul(normed, normed, weight)
+
+
+_FORMULAS: tuple[_Formula, ...] = (_times_weight, _times_one_plus_weight)
+
+
+def _normalized(
+    formula: _Formula, module: nn.Module, epsilon: float, hidden_states: Tensor
+) -> Tensor:
+    """Call a norm by its formula, or as it was loaded if the types differ."""
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    if hidden_states.dtype != weight.dtype:
+        found: Tensor = type(module).forward(module, hidden_states)
+        return found
+    return formula(hidden_states, weight, epsilon)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Return whether a module is an RMS norm of the library with nothing but a weight."""
+    kind, weight = type(module), getattr(module, "weight", None)
+    return (
+        isinstance(weight, Tensor)
+        and "RMSNorm" in kind.__name__
+        and kind.__module__.startswith("transformers.models.")
+        and [name for name, _ in module.named_parameters()] == ["weight"]
+        and not list(module.buffers())
+        and weight.dim() == 1
+        and weight.device.type != "meta"  # on the disk, or in the memory of the host
+        and "forward" not in vars(module)
+        and _epsilon(module) is not None
+    )
+
+
+def _key(module: nn.Module) -> tuple[Any, ...]:
+    """Return what the results of a norm depend on, besides its weight: its class and settings."""
+    simple = (bool, int, float, str)
+    settings = {k: v for k, v in vars(module).items() if isinstance(v, simple) and k != "training"}
+    return type(module), str(module.weight.device), *sorted(settings.items())
+
+
+def _epsilon(module: nn.Module) -> Any:
+    """Return the number that is added to the mean square; None if it is not known."""
+    named = [value for name in ("variance_epsilon", "eps") if (value := vars(module).get(name))]
+    return named[0] if len(named) == 1 and isinstance(named[0], float) else None
+
+
+def _formula_of(module: nn.Module) -> _Formula | None:
+    """Return the formula that a norm computes, if it is a known one."""
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    numbers = torch.linspace(-1.3, 1.7, 3 * weight.shape[0], device=weight.device)
+    states = (numbers.view(3, -1) * numbers.cos().view(3, -1)) * _SMALL
+    with torch.no_grad():
+        try:
+            expected = type(module).forward(module, states)
+        except Exception:  # noqa: BLE001 - it wants more than its input
+            return None
+        for formula in _FORMULAS:
+            found = formula(states, weight.float(), _epsilon(module))
+            if expected.shape == found.shape and expected.dtype == found.dtype:
+                error = (found - expected).abs().max()
+                if error <= _TOLERANCE * expected.abs().max():
+                    return formula
+    return None

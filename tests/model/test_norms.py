@@ -1,0 +1,178 @@
+"""RMS norms by one kernel: only what is a known formula, in place during a pass only."""
+
+from __future__ import annotations
+
+import contextlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNormGated
+
+from engine.against_reference import assert_all_same, expected_of
+from vlmscope.engine import CaptureSession, prepare, session
+from vlmscope.model import VisionLanguageModel, resolve_spec
+from vlmscope.model.norms import FusedNorms, suits_norms
+from vlmscope.schema import CaptureSpec, Sample
+
+SPEC = CaptureSpec(max_new_tokens=3)
+WIDTH = 48
+
+
+class Known(nn.Module):
+    """A norm with the usual parts; each variant below changes one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(0.4, 1.9, WIDTH))
+        self.variance_epsilon = 1e-6
+
+    def forward(self, states: Tensor) -> Tensor:
+        mean_square = states.float().pow(2).mean(-1, keepdim=True)
+        found = states.float() * torch.rsqrt(mean_square + self.variance_epsilon)
+        return self.weight * found.to(states.dtype)
+
+
+class KnownRMSNorm(Known):
+    pass
+
+
+class CentredRMSNorm(Known):
+    def forward(self, states: Tensor) -> Tensor:
+        return super().forward(states - states.mean(-1, keepdim=True))
+
+
+class EpsilonOutsideRMSNorm(Known):
+    def forward(self, states: Tensor) -> Tensor:
+        return self.weight * states / (states.pow(2).mean(-1, keepdim=True).sqrt() + 1e-6)
+
+
+class OtherEpsilonRMSNorm(Known):
+    def __init__(self) -> None:
+        super().__init__()
+        self.variance_epsilon = 1e-5
+        self.own = 1e-6
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.weight * states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + self.own)
+
+
+class ScaledRMSNorm(Known):
+    def forward(self, states: Tensor) -> Tensor:
+        return super().forward(states) * 1.001
+
+
+class GroupedRMSNorm(Known):
+    def forward(self, states: Tensor) -> Tensor:
+        halves = states.unflatten(-1, (2, WIDTH // 2))
+        scale = torch.rsqrt(halves.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.weight * (halves * scale).flatten(-2)
+
+
+class BiasedRMSNorm(Known):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(WIDTH))
+
+
+for _kind in (KnownRMSNorm, *KnownRMSNorm.__base__.__subclasses__()):
+    _kind.__module__ = "transformers.models.made.modeling_made"
+
+
+def found_in(module: nn.Module) -> list[str]:
+    """Return the formulas of the norms that were recognized."""
+    return [forward.args[0].__name__ for _, forward in FusedNorms(module)._modules]  # type: ignore[attr-defined]
+
+
+def test_a_norm_is_told_by_what_it_computes() -> None:
+    gemma = Gemma3RMSNorm(WIDTH)
+    nn.init.normal_(gemma.weight)
+    norms = nn.ModuleList([LlamaRMSNorm(WIDTH), gemma, KnownRMSNorm()])
+    assert found_in(norms) == ["_times_weight", "_times_one_plus_weight", "_times_weight"]
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        CentredRMSNorm(), EpsilonOutsideRMSNorm(), OtherEpsilonRMSNorm(), ScaledRMSNorm(),
+        GroupedRMSNorm(), BiasedRMSNorm(), Known(), Qwen3NextRMSNormGated(WIDTH),
+    ],
+    ids=lambda norm: type(norm).__name__,
+)  # fmt: skip
+def test_every_other_norm_stays_as_it_was_loaded(norm: nn.Module) -> None:
+    assert found_in(norm) == []
+
+
+def test_settings_of_one_class_are_tried_each() -> None:
+    first, second = OtherEpsilonRMSNorm(), OtherEpsilonRMSNorm()
+    second.own = second.variance_epsilon
+    assert [module for module, _ in FusedNorms(nn.ModuleList([first, second]))._modules] == [second]
+
+
+def test_a_forward_that_somebody_replaced_stays() -> None:
+    early, late = KnownRMSNorm(), KnownRMSNorm()
+    own = early.forward = lambda states: states  # type: ignore[method-assign,assignment]
+    norms = FusedNorms(nn.ModuleList([early, late]))
+    late.forward = own  # type: ignore[method-assign,assignment]
+    with norms.in_place():
+        assert early.forward is own
+        assert late.forward is own
+    assert late.forward is own
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [LlamaRMSNorm, Gemma3RMSNorm])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_no_further_from_float32(kind: Any, dtype: torch.dtype) -> None:
+    norm = kind(512)
+    nn.init.normal_(norm.weight, 0.5, 0.4)
+    norm.to(dtype)
+    states = (torch.randn(64, 512, generator=torch.Generator().manual_seed(0)) * 3).to(dtype)
+    truth, before = norm(states.float()), norm(states)
+    with FusedNorms(norm).in_place():
+        found = norm(states)
+        other = norm(states.float())
+    assert found.dtype == before.dtype == dtype
+    torch.testing.assert_close(other, truth, rtol=0, atol=0)  # other types: as it was loaded
+    errors = [float((each.float() - truth).norm() / truth.norm()) for each in (found, before)]
+    assert errors[0] < 1.5 * errors[1]
+
+
+def test_the_numbers_are_those_of_the_slow_method_and_the_model_is_restored(
+    vlm: VisionLanguageModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "suits_norms", lambda _vlm: True)
+    spec = resolve_spec(SPEC, vlm)
+    capturing = CaptureSession(vlm, spec, 3)
+    norms = capturing._norms
+    assert norms is not None
+    calls: list[Any] = []
+    norms._modules = [
+        (module, lambda states, call=call: calls.append(call) or call(states))
+        for module, call in norms._modules
+    ]
+    batches, _ = prepare(samples[:3], vlm, spec)
+    found = [item for batch in batches for item in capturing.submit(batch)] + capturing.drain()
+    assert len(set(map(id, calls))) == len(norms._modules)
+    assert_all_same(found, expected_of(samples[:3], vlm, SPEC), samples[:3])
+    with contextlib.suppress(KeyboardInterrupt), norms.in_place():
+        raise KeyboardInterrupt
+    assert not any("forward" in vars(module) for module, _ in norms._modules)
+
+
+@pytest.mark.parametrize(
+    ("changes", "suits"),
+    [
+        ({}, True),
+        ({"cuda_devices": (0, 1)}, True),
+        ({"cuda_devices": ()}, False),
+        ({"dtype": torch.float32}, False),
+    ],
+)
+def test_where_norms_are_replaced(changes: dict[str, Any], suits: bool) -> None:
+    model: Any = SimpleNamespace(**{"cuda_devices": (0,), "dtype": torch.bfloat16} | changes)
+    assert suits_norms(model) == suits
