@@ -23,10 +23,12 @@ from vlmscope.cli.output import (
     stderr,
     stdout,
 )
+from vlmscope.early_server import start_early
 from vlmscope.errors import InputError
 from vlmscope.model_options import ModelOptions
 
 if TYPE_CHECKING:
+    from vlmscope.dataset import Share
     from vlmscope.executors import Outline, Request, Summary
 
 
@@ -173,8 +175,8 @@ def extract(
     130 and 143 stopped by Ctrl-C and SIGTERM after the answers in progress were finished; 124
     the model repeatedly took longer than --time-limit.
     """
+    workers = _early_workers(num_workers, device, ray=ray)
     from vlmscope.dataset import parse_mapping
-    from vlmscope.executors import share_of
 
     spec = options.build_spec(
         layers, positions, vision_pooling, max_new_tokens, compat, signals,
@@ -195,7 +197,7 @@ def extract(
         "spec": spec,
         "limit": limit,
         "batch_size": parse_batch_size(batch_size),
-        "num_workers": number_or_auto("--num-workers", num_workers),
+        "num_workers": workers,
         "loading": ModelOptions(
             dtype, device, revision, attention, family, adapter, quantize, allow_pickle_weights
         ),
@@ -205,7 +207,7 @@ def extract(
         "redo_damaged": redo_damaged,
         "text_only": text_only,
         "allow_absolute_paths": allow_absolute_paths,
-        "shard": None if shard is None else share_of(shard, os.environ),
+        "shard": _share(shard),
     }
     executor = _executor(address, actors, ray=ray)
     code = run_extract(arguments, as_json=as_json, executor=executor, yes=yes)
@@ -213,6 +215,21 @@ def extract(
         show_next("label", str(out))
     if code:
         raise typer.Exit(code)
+
+
+def _early_workers(text: str, device: str, *, ray: bool) -> int | str:
+    """Return the number of workers; start their process, which makes the same imports as this."""
+    workers = number_or_auto("--num-workers", text)
+    if not ray:
+        start_early(workers, device)
+    return workers
+
+
+def _share(text: str | None) -> Share | None:
+    """Return this rank's share of the rows."""
+    from vlmscope.executors import share_of
+
+    return None if text is None else share_of(text, os.environ)
 
 
 def _has_rows(run: Path) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from vlmscope.dataset import Share
+from vlmscope.early_server import discard_early
 from vlmscope.executors.request import Request
 from vlmscope.executors.workers.pool import Workers
 from vlmscope.model import VisionLanguageModel
@@ -54,6 +55,7 @@ def make_workers(request: Request, *, sharing: int = 1) -> Workers | None:
     else:
         count = 0
     if not count:
+        discard_early()
         return None
     workers = Workers(count, wait=request.num_workers != "auto")
     with suppress(OSError):  # ``begin`` tries again, and reports the error

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
@@ -19,21 +18,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vlmscope.early_server import take_server
 from vlmscope.executors.workers.process import NOT_STARTED, Answer, Layout, as_bytes
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-
-_START = (
-    "import sys; sys.path[:] = sys.argv[2:]; "
-    "from vlmscope.executors.workers.process import serve; serve(int(sys.argv[1]))"
-)
-
-_ONE_THREAD = {
-    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": "",
-}  # fmt: skip
-"""Environment of a worker: it is one of many, and uses no GPU."""
 
 WITH_SERVER = "with the process that started it"
 """How a worker ended whose server died."""
@@ -49,24 +38,9 @@ class Server:
     """The process that starts workers. Except ``interrupt``, used by one thread at a time."""
 
     def __init__(self) -> None:
-        self._pipe, theirs = Pipe()
-        self._owner = os.getpid()
+        started = take_server()
+        self._pipe, self._process, self._owner = started.pipe, started.process, started.owner
         self._is_ready = False
-        isolation = "-I" if sys.flags.isolated else "-P"
-        path = [entry for entry in sys.path if isinstance(entry, str)]
-        with theirs:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable or "", isolation, "-X", f"utf8={sys.flags.utf8_mode}"),
-                    *("-c", _START, str(theirs.fileno()), *path),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is handled by this process
-                env={**os.environ, **_ONE_THREAD},
-            )
         self._socket = _socket_of(self._pipe)
 
     def set_up(self, modules: Sequence[str], data: memoryview) -> None:
