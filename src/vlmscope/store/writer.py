@@ -49,7 +49,7 @@ from vlmscope.store.storage.locks import (
     waiting,
     writers_at_work,
 )
-from vlmscope.store.storage.object_store import identity_of
+from vlmscope.store.storage.object_store import Identity, identity_of
 from vlmscope.store.storage.paths import as_path, is_remote
 from vlmscope.store.storage.removal import remove_file
 
@@ -327,13 +327,7 @@ class RunWriter(OpenRun):
             self._rename_part()
             return
         paths = tuple(part.path for part in self._parts)
-        known = () if is_remote(self.run) else map(identity_of, paths)
-        task = ShardTask(
-            self.manifest,
-            self.writer,
-            parts=paths,
-            published=tuple(identity for identity in known if is_published_here(identity)),
-        )
+        task = ShardTask(self.manifest, self.writer, parts=paths, published=_published_of(paths))
         self._packs.append(_Pack(self._parts, self._next, self.build(task)))
         self._next += 1
         self._parts = []
@@ -397,6 +391,16 @@ class RunWriter(OpenRun):
 
 def _part(path: Path, rows: int, *, just_written: bool = False) -> _Part:
     return _Part(path, rows, path.stat().st_size, just_written)
+
+
+def _published_of(paths: Sequence[Path]) -> tuple[Identity, ...]:
+    """Return the identities of those local files that this process published."""
+    found = []
+    for path in paths:
+        with suppress(OSError):
+            if not is_remote(path) and is_published_here(identity := identity_of(path)):
+                found.append(identity)
+    return tuple(found)
 
 
 def _clear(paths: Sequence[Path]) -> None:

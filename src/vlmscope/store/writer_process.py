@@ -289,16 +289,20 @@ class _Recording:
 
     def _finish_first(self) -> None:
         count, batch = self._begun.popleft()
+        reply: Exception | None = None
         try:
             if isinstance(batch, Exception):
                 raise batch
             self._rows.finish(batch)
         except Exception as error:  # noqa: BLE001 - raised on the other side
-            self._pipe.send(_noted(error))
-        else:
-            self._pipe.send(None)
+            reply = _noted(error)
+        self._start_builders_if_behind(count)  # before the reply, after which another may be sent
+        self._pipe.send(reply)
+
+    def _start_builders_if_behind(self, written: int) -> None:
+        """Start builders if rows have been waiting for a while without a pause."""
         if self._builders is None and self._most:
-            self._written_behind = self._written_behind + count if self._pipe.poll() else 0
+            self._written_behind = self._written_behind + written if self._pipe.poll() else 0
             if self._written_behind >= self._behind_rows:
                 self._builders = Builders(self._most)
 
