@@ -94,7 +94,7 @@ def test_builders_write_what_one_process_writes(builders: Builders, tmp_path: Pa
     for name in ("here", "elsewhere"):
         with RunWriter(tmp_path / name, make_manifest(), pack_rows=6) as writer:
             if name == "elsewhere":
-                writer.build = builders.submit
+                writer.build_with(builders.submit, 2)
             write(writer, batches)
     here, elsewhere = open_run(tmp_path / "here"), open_run(tmp_path / "elsewhere")
     assert here.ids == elsewhere.ids
@@ -112,7 +112,7 @@ def test_builders_write_into_an_object_store(builders: Builders, bucket: str) ->
     """There a part is not renamed: it is read by a builder too."""
     url = f"{bucket}/run"
     with RunWriter(url, make_manifest(), pack_rows=4) as writer:
-        writer.build = builders.submit
+        writer.build_with(builders.submit, 2)
         write(writer, in_pairs(13))
     check_run(as_path(url), 13)
 
@@ -121,7 +121,7 @@ def test_a_batch_that_is_finished_is_published_and_no_later_one(
     builders: Builders, tmp_path: Path
 ) -> None:
     with RunWriter(tmp_path, make_manifest()) as writer:
-        writer.build = builders.submit
+        writer.build_with(builders.submit, 2)
         batches = [writer.begin(results) for results in in_pairs(10)]
         with pytest.raises(StoreError, match="already has a row"):
             writer.begin([make_capture(5)])
@@ -169,7 +169,7 @@ def test_parts_are_added_while_packs_are_built(built: list[int | None], is_kille
     with tempfile.TemporaryDirectory() as folder:
         run, slow = Path(folder), Slow()
         writer = RunWriter(run, make_manifest(), pack_rows=4).__enter__()
-        writer.build = slow.submit
+        writer.build_with(slow.submit, 4)
         for i, which in enumerate(built):
             writer.add(make_captures(range(2 * i, 2 * i + 2)))
             waiting = [pack for pack in slow.packs if not pack.done()]
@@ -189,11 +189,24 @@ def test_parts_are_added_while_packs_are_built(built: list[int | None], is_kille
         assert len(packed) == len(set(packed))
 
 
+@pytest.mark.parametrize(("parts", "packs"), [(1, 1), (2, 2), (9, 4)])
+def test_the_rest_is_packed_by_all_builders(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, parts: int, packs: int
+) -> None:
+    monkeypatch.setattr("vlmscope.store.writer.FEWEST_ROWS", 2)
+    slow = Slow()
+    with RunWriter(tmp_path, make_manifest()) as writer:
+        writer.build_with(slow.submit, 4)
+        write(writer, in_pairs(2 * parts))
+    check_run(tmp_path, 2 * parts)
+    assert len(list((tmp_path / "shards").iterdir())) == packs
+
+
 def test_a_pack_that_cannot_be_built_is_an_error_and_its_parts_stay(
     builders: Builders, tmp_path: Path
 ) -> None:
     writer = RunWriter(tmp_path, make_manifest(), pack_rows=6).__enter__()
-    writer.build = builders.submit
+    writer.build_with(builders.submit, 2)
     writer.add(make_captures(range(2)))
     part = tmp_path / "shards" / "part-000-000000.h5"
     whole = part.read_bytes()
@@ -214,7 +227,7 @@ def test_shards_of_a_builder_that_is_killed_are_built_here(tmp_path: Path) -> No
     with builders_of(1) as found, RunWriter(tmp_path, make_manifest(), pack_rows=6) as writer:
         [child] = set(multiprocessing.active_children()) - before
         assert child.pid
-        writer.build = found.submit
+        writer.build_with(found.submit, 1)
         writer.add(make_captures(range(2)))
         os.kill(child.pid, signal.SIGSTOP)
         begun = [writer.begin(results) for results in in_pairs(12)[1:]]
@@ -249,7 +262,7 @@ def test_batches_that_wait_are_recorded_together_and_answered_in_order(tmp_path:
             results = next(batches)
             ours.send([*results, results[0]] if sent == 2 else results)
             sent += 1
-            used += rows.build is not build_here
+            used += rows._build is not build_here
             if sent - finished > AHEAD:
                 answer = ours.recv()
                 assert (finished == 2) == ("twice" in str(answer) or "already" in str(answer))

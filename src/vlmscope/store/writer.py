@@ -64,7 +64,7 @@ FEWEST_ROWS = 100
 """Parts of fewer rows are merged at the end only."""
 
 MOST_PACKS = 2
-"""Packs that are built at once, because of their memory."""
+"""Packs that are built at once while parts are, because of their memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +159,8 @@ class RunWriter(OpenRun):
         self._expected = expected
         self._pack_rows = pack_rows
         self._pack_bytes = pack_bytes
-        self.build: Callable[[ShardTask], Future[Pieces]] = build_here
-        """Builds shards: here, or elsewhere while this process goes on."""
+        self._build: Callable[[ShardTask], Future[Pieces]] = build_here
+        self._at_once = 1  # shards that are built at once
         self._parts: list[_Part] = []
         self._packs: deque[_Pack] = deque()
         self._underway: set[str] = set()
@@ -183,6 +183,15 @@ class RunWriter(OpenRun):
             raise
         return self
 
+    def build_with(self, build: Callable[[ShardTask], Future[Pieces]], at_once: int) -> None:
+        """Let another function build shards from now on, while this thread goes on.
+
+        Args:
+            build: Starts to build a shard.
+            at_once: Number of shards that it builds at once.
+        """
+        self._build, self._at_once = build, at_once
+
     def add(self, results: Sequence[Capture | Failure]) -> None:
         """Record a batch. When this returns, the batch survives a kill or a power cut.
 
@@ -194,7 +203,7 @@ class RunWriter(OpenRun):
         self.finish(self.begin(results))
 
     def begin(self, results: Sequence[Capture | Failure]) -> Batch | None:
-        """Check a batch, record its failures, and start to build its part by ``build``.
+        """Check a batch, record its failures, and start to build its part.
 
         Returns:
             The batch for ``finish``, which is called for one after the other, in their order.
@@ -217,7 +226,7 @@ class RunWriter(OpenRun):
         manifest = self.manifest
         tokens = manifest.token_widths()
         block = block_of(captures, manifest.widths(), manifest.signals(), tokens)
-        pieces = self.build(ShardTask(manifest, self.writer, block))
+        pieces = self._build(ShardTask(manifest, self.writer, block))
         self._underway.update(block.ids)
         return Batch(tuple(block.ids), bool(block.tokens), pieces)
 
@@ -261,8 +270,7 @@ class RunWriter(OpenRun):
         if not self._lock.is_locked:
             return
         try:
-            self._pack()
-            self._publish_packs(wait=True)
+            self._pack_rest()
             indexed: frozenset[str] | None = None
             while (packs := self._leave(indexed)) is not None:
                 if not is_indexed(self.run, packs):
@@ -298,8 +306,7 @@ class RunWriter(OpenRun):
             if shard.kind == "part":
                 self._parts.append(_part(shard.path, len(shard)))
                 self._pack(least=self._pack_rows, least_bytes=self._pack_bytes)
-        self._pack()
-        self._publish_packs(wait=True)
+        self._pack_rest()
         forget_locks(self.run, besides=self.writer)
 
     def _publish_pieces(self, kind: str, pieces: Pieces, number: int | None = None) -> Path:
@@ -319,18 +326,37 @@ class RunWriter(OpenRun):
         size = sum(part.size for part in self._parts)
         if rows < least and size < least_bytes:
             return
-        if len(self._packs) >= MOST_PACKS:
+        if len(self._packs) >= max(1, min(MOST_PACKS, self._at_once // 2)):
             if rows < 2 * least and size < 2 * least_bytes:
                 return
             self._publish_pack()
+        self._pack_all()
+
+    def _pack_rest(self) -> None:
+        """Pack the remaining parts, as several packs if several can be built at once."""
+        rows = sum(part.rows for part in self._parts)
+        count = min(self._at_once, rows // FEWEST_ROWS, len(self._parts))
+        for left in range(count, 1, -1):
+            self._start_pack(len(self._parts) // left)
+        if self._parts:
+            self._pack_all()
+        self._publish_packs(wait=True)
+
+    def _pack_all(self) -> None:
+        """Make one pack of all parts; a single one is renamed, in a folder."""
         if len(self._parts) == 1 and self._parts[0].just_written and not is_remote(self.run):
             self._rename_part()
-            return
-        paths = tuple(part.path for part in self._parts)
+        else:
+            self._start_pack(len(self._parts))
+
+    def _start_pack(self, count: int) -> None:
+        """Start to build a pack of the first parts; it has its number now."""
+        parts = self._parts[:count]
+        paths = tuple(part.path for part in parts)
         task = ShardTask(self.manifest, self.writer, parts=paths, published=_published_of(paths))
-        self._packs.append(_Pack(self._parts, self._next, self.build(task)))
+        self._packs.append(_Pack(parts, self._next, self._build(task)))
         self._next += 1
-        self._parts = []
+        self._parts = self._parts[count:]
         self._publish_packs()
 
     def _publish_packs(self, *, wait: bool = False) -> None:

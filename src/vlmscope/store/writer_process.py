@@ -281,7 +281,7 @@ class _Recording:
 
     def _begin(self, results: Sequence[Capture | Failure]) -> None:
         if self._builders is not None and self._builders.are_ready:
-            self._rows.build = self._builders.submit
+            self._rows.build_with(self._builders.submit, len(self._builders))
         try:
             self._begun.append((len(results), self._rows.begin(results)))
         except Exception as error:  # noqa: BLE001 - raised on the other side, in the order of batches
