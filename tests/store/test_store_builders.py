@@ -72,6 +72,16 @@ def wait_for(condition: Callable[[], Any], seconds: float = 20) -> None:
         time.sleep(0.005)
 
 
+def descendants(pid: int | None) -> set[int]:
+    """Return the children of a process, theirs too. Linux only."""
+    found: set[int] = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, path.read_text().split()):
+                found |= {child} | descendants(child)
+    return found
+
+
 def write(writer: RunWriter, batches: list[list[Any]]) -> None:
     """Add batches, with several of them begun at once."""
     begun: deque[Batch | None] = deque()
@@ -105,6 +115,10 @@ def test_builders_write_what_one_process_writes(builders: Builders, tmp_path: Pa
     assert set(elsewhere.failures) == {"bad", "worse"}
     assert elsewhere.check() == []
     assert not list((tmp_path / "elsewhere" / "shards").glob("[!p]*"))
+    # Parts of this session need no screening, for which a builder would start a process.
+    children = [each for each in multiprocessing.active_children() if each.name == "vlmscope-build"]
+    assert len(children) == 2
+    assert not set().union(*(descendants(child.pid) for child in children))
 
 
 @pytest.mark.exhaustive
@@ -141,8 +155,12 @@ class Later(Future[Pieces]):
         self.task = task
 
     def build(self) -> None:
-        if not self.done():
+        if self.done():
+            return
+        try:
             self.set_result(build(self.task))
+        except StoreError as error:
+            self.set_exception(error)
 
     def result(self, timeout: float | None = None) -> Pieces:
         self.build()
@@ -222,6 +240,21 @@ def test_a_pack_that_cannot_be_built_is_an_error_and_its_parts_stay(
     check_run(tmp_path, 6)
 
 
+def test_parts_of_a_pack_that_failed_are_packed_again(tmp_path: Path) -> None:
+    slow = Slow()
+    with RunWriter(tmp_path, make_manifest(), pack_rows=6) as writer:
+        writer.build_with(slow.submit, 4)
+        write(writer, in_pairs(6))
+        part = tmp_path / "shards" / "part-000-000001.h5"
+        whole = part.read_bytes()
+        part.write_bytes(whole[:-200])
+        slow.packs[0].build()
+        with pytest.raises(StoreError, match=r"part-000-000001\.h5: damaged"):
+            writer.add(make_captures(range(6, 8)))
+        part.write_bytes(whole)
+    check_run(tmp_path, 8)
+
+
 def test_shards_of_a_builder_that_is_killed_are_built_here(tmp_path: Path) -> None:
     before = set(multiprocessing.active_children())
     with builders_of(1) as found, RunWriter(tmp_path, make_manifest(), pack_rows=6) as writer:
@@ -253,40 +286,34 @@ def test_batches_that_wait_are_recorded_together_and_answered_in_order(tmp_path:
     before, (ours, theirs) = set(multiprocessing.active_children()), Pipe()
     with RunWriter(tmp_path, make_manifest(), pack_rows=6) as rows:
         recording = _Recording(theirs, rows, builders=2, behind_rows=4)
-        thread = threading.Thread(target=recording.record_all)
+        thread = threading.Thread(target=recording.record_all, daemon=True)
         thread.start()
-        batches = iter(in_pairs(400))
-        sent = finished = 0
-        used = 0  # batches sent since the builders are used
-        while used < 12:
-            results = next(batches)
-            ours.send([*results, results[0]] if sent == 2 else results)
-            sent += 1
-            used += rows._build is not build_here
-            if sent - finished > AHEAD:
-                answer = ours.recv()
-                assert (finished == 2) == ("twice" in str(answer) or "already" in str(answer))
-                finished += 1
-        ours.send(None)
-        answers = [ours.recv() for _ in range(sent - finished)]
-        assert answers == [None] * len(answers)
-        thread.join()
-        assert rows.done_ids == set(ids_of(range(2 * sent))) - set(ids_of(range(4, 6)))
+        answers: list[Exception | None] = []
+        sent = 0
+        with ours:
+            for results in in_pairs(400):
+                ours.send([*results, results[0]] if sent == 2 else results)
+                sent += 1
+                if sent - len(answers) > AHEAD:
+                    answers.append(ours.recv())
+                if len(multiprocessing.active_children()) == len(before) + 2 and sent > 40:
+                    break
+            wait_for(lambda: recording._builders is not None and recording._builders.are_ready)
+            for results in in_pairs(440)[200:]:
+                ours.send(results)
+                sent += 1
+            ours.send(None)
+            answers += [ours.recv() for _ in range(sent - len(answers))]
+            thread.join()
+        assert [i for i, answer in enumerate(answers) if answer is not None] == [2]
+        assert "already has a row" in str(answers[2])
+        assert rows._build is not build_here
+        assert len(rows.done_ids) == 2 * (sent - 1)
         rows.close()
         recording.stop()
     assert set(multiprocessing.active_children()) == before
     assert not list((tmp_path / "shards").glob("part-*"))
     assert open_run(tmp_path).check() == []
-
-
-def descendants(pid: int | None) -> set[int]:
-    """Return the children of a process, theirs too. Linux only."""
-    found: set[int] = set()
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            for child in map(int, path.read_text().split()):
-                found |= {child} | descendants(child)
-    return found
 
 
 def test_without_waiting_batches_no_builder_is_started(tmp_path: Path) -> None:
