@@ -2,6 +2,7 @@
 
     python benchmarks/storage.py --rows 2000
     python benchmarks/storage.py --rows 999 --end
+    python benchmarks/storage.py --rows 3000 --process
 
 The same rows go to both, at the specification's true sizes: one vector of 7680 and ten of 4096. The
 original keeps a gzip dataset per vector and writes a file per 1,000 rows; we keep columns and
@@ -11,20 +12,28 @@ Our first read of a column in a process compares it with its checksum; later rea
 
 ``--end`` measures the end of a run instead: how long closing takes after the last row was added,
 if the writer knows how many rows there are, and if it does not. Ten layers of 3,584 in float16.
+
+``--process`` measures how many rows per second the writing process takes that extraction on a GPU
+has: batches of 28 as fast as it accepts them, five layers of a 7B model in float16, the number of
+rows known; with and without processes that build shards for it. CPU time is of all of these.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from vlmscope.executors.workers.count import auto_builders, usable_memory, usable_processors
+from vlmscope.executors.writing import WritingThread
 from vlmscope.schema import Capture, Sample
 from vlmscope.signals import DEFAULT_SIGNALS, TOKEN_STATISTICS
 from vlmscope.store import (
@@ -33,13 +42,14 @@ from vlmscope.store import (
     Manifest,
     ModelRecord,
     RunWriter,
+    RunWriterProcess,
     StoreDtype,
     open_run,
 )
 
 LAYERS = (0, 10, 20, 30, 39)
 VISION, HIDDEN = 7680, 4096
-BATCH = 32
+BATCH, PROCESS_BATCH = 32, 28
 ORIGINAL_ROWS_PER_FILE = 1_000
 COLUMN = ("query_token_representation", 20)
 
@@ -175,13 +185,18 @@ def measure(rows: int) -> dict[str, tuple[float, float, float, float]]:
     return results
 
 
-def measure_end(rows: int) -> None:
-    """Print how long the end of a run takes, and how many packs it then has."""
-    layers, vision, hidden = tuple(range(0, 30, 3)), 1280, 3584
+def rows_of_7b(rows: int, layers: tuple[int, ...]) -> tuple[Manifest, list[Capture]]:
+    """Return the manifest and the rows of a model with 7 billion parameters."""
+    vision, hidden = 1280, 3584
     model = replace(manifest("float16").model, vision_size=vision, hidden_size=hidden)
     capture = replace(manifest("float16").capture, layers=layers)
     settings = replace(manifest("float16"), model=model, capture=capture)
-    made = list(captures(range(rows), vision=vision, hidden=hidden, layers=layers))
+    return settings, list(captures(range(rows), vision=vision, hidden=hidden, layers=layers))
+
+
+def measure_end(rows: int) -> None:
+    """Print how long the end of a run takes, and how many packs it then has."""
+    settings, made = rows_of_7b(rows, tuple(range(0, 30, 3)))
     for expected in (None, rows):
         with tempfile.TemporaryDirectory() as folder:
             writer = RunWriter(Path(folder), settings, expected=expected)
@@ -196,12 +211,57 @@ def measure_end(rows: int) -> None:
         )
 
 
+def measure_process(rows: int, counts: Sequence[int]) -> None:
+    """Print how fast the writing process takes rows, with so many builders."""
+    settings, made = rows_of_7b(rows, (0, 7, 14, 21, 27))
+    for count in counts:
+        before = cpu_of_children()
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            with (
+                RunWriterProcess(Path(folder), settings, expected=rows, builders=count) as writer,
+                ThreadPoolExecutor(1) as begins,
+                ThreadPoolExecutor(1) as waits,
+            ):
+                results = WritingThread(writer, begins, lambda _: None, waiting=waits)
+                begin = time.perf_counter()
+                for first in range(0, rows, PROCESS_BATCH):
+                    results.put(made[first : first + PROCESS_BATCH])
+                results.wait()
+                last = time.perf_counter()
+            end = time.perf_counter()
+            packs = len(list(Path(folder, "shards").glob("pack-*.h5")))
+        cpu = cpu_of_children() - before
+        print(
+            f"{rows} rows, at most {count} builders: {rows / (last - begin):.0f} rows/s until the "
+            f"last is recorded, {rows / (end - begin):.0f} until the run is closed; "
+            f"{begin - start:.1f} s to open, {end - last:.1f} s to close, {packs} packs; "
+            f"{cpu / rows * 1e3:.1f} ms CPU per row"
+        )
+
+
+def cpu_of_children() -> float:
+    """Return the CPU seconds of the processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=2_000, help="rows to write (default 2000)")
     parser.add_argument("--end", action="store_true", help="measure the end of a run instead")
+    parser.add_argument(
+        "--process", action="store_true", help="measure the writing process instead"
+    )
+    parser.add_argument(
+        "--builders", type=int, nargs="*", help="with --process: numbers of builders"
+    )
     options = parser.parse_args()
     rows = options.rows
+    if options.process:
+        most = auto_builders(usable_processors(), usable_memory())
+        measure_process(rows, options.builders or (0, most))
+        return
     if options.end:
         measure_end(rows)
         return

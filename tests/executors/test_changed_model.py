@@ -83,8 +83,8 @@ def test_a_model_that_is_rewritten_while_it_computes(
 ) -> None:
     record, before = WritingThread._record, []
 
-    def then_rewrite(self: WritingThread, results: Any) -> None:
-        record(self, results)
+    def then_rewrite(self: WritingThread, begun: Any, results: Any) -> None:
+        record(self, begun, results)
         if not before:
             before.append(rewrite(copy / "model.safetensors"))
 

@@ -26,10 +26,12 @@ class Disk:
         self.full = False
         self.done_ids: frozenset[str] = frozenset()
 
-    def add(self, results: Results) -> None:
+    def begin(self, results: Results) -> None:
         self.batches.append([item.id for item in results])  # type: ignore[union-attr]
         if self.full:
             raise OSError
+
+    def finish(self, _: None) -> None: ...
 
     def release(self) -> None: ...
 

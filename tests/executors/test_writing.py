@@ -158,18 +158,20 @@ def test_a_process_writes_what_a_thread_writes(
 def test_the_writer_is_told_how_many_rows_are_to_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, name: str
 ) -> None:
-    """Those that a resumed run already has are not."""
-    told: list[int] = []
+    """Those that a resumed run already has are not; and a process, how many may help it."""
+    told: list[dict[str, int]] = []
     original = getattr(executors_writing, name)
 
-    def spy(*args: Any, expected: int) -> Any:
-        told.append(expected)
-        return original(*args, expected=expected)
+    def spy(*args: Any, **options: int) -> Any:
+        told.append(options)
+        return original(*args, **options)
 
     monkeypatch.setattr(executors_writing, name, spy)
+    monkeypatch.setattr(executors_writing, "builders_for", lambda _, sharing: 2 + sharing)
     for rows in (4, ROWS):
         run_plan(plan_of(tmp_path / "run", kind, rows))
-    assert told == [4, ROWS - 4]
+    builders = {"builders": 3} if kind == "process" else {}
+    assert told == [{"expected": 4, **builders}, {"expected": ROWS - 4, **builders}]
 
 
 def test_on_a_gpu_it_is_a_process(tmp_path: Path) -> None:

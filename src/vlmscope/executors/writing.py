@@ -7,7 +7,8 @@ waits longer than ``LONGEST_WAIT`` for others.
 The model continues while batches are written, until ``BEHIND_BYTES`` are waiting. Answers tend to
 finish in groups: a bound of few batches would make the model wait for each group. On a GPU the run
 is written by a separate process, because writing would take the interpreter's lock from the thread
-that launches the GPU's work; the thread then only waits for that process.
+that launches the GPU's work. One thread then sends the batches to that process, and another one
+waits for its replies, so that it may work on several batches at once.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from typing import Protocol
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, Protocol
 
 from vlmscope.executors.request import Request
+from vlmscope.executors.workers import builders_for
 from vlmscope.model import VisionLanguageModel
 from vlmscope.prompt import set_prompt_time
 from vlmscope.schema import Capture, Failure
@@ -50,8 +52,11 @@ class Rows(Protocol):
     def done_ids(self) -> Set[str]:
         """The questions that have a published row."""
 
-    def add(self, results: Results) -> None:
-        """Record a batch. When this returns, the batch survives a kill."""
+    def begin(self, results: Results) -> Any:
+        """Start to record a batch, and return what ``finish`` needs."""
+
+    def finish(self, batch: Any) -> None:
+        """Wait until the first batch begun is recorded: then it survives a kill."""
 
     def release(self) -> None:
         """Let other processes write the run, without packing it."""
@@ -62,11 +67,12 @@ class WritingThread:
 
     Args:
         rows: The run that they are written to.
-        thread: A pool of one thread.
-        published: Called with every recorded batch, from that thread.
+        thread: A pool of one thread, which begins batches.
+        published: Called with every recorded batch, from the thread that waits for it.
         size: Returns the number of rows of a written batch; called each time.
         strict: Whether a failure ends the run.
         check: Raises an error if results are no longer valid.
+        waiting: A pool of one thread, which waits for batches; by default the same one.
     """
 
     def __init__(
@@ -78,9 +84,11 @@ class WritingThread:
         size: Callable[[], int] = lambda: 1,
         strict: bool = False,
         check: Callable[[], None] = lambda: None,
+        waiting: ThreadPoolExecutor | None = None,
     ) -> None:
         self._rows = rows
-        self._thread = thread
+        self._begins = thread
+        self._waits = waiting or thread
         self._published = published
         self._size = size
         self._strict = strict
@@ -123,7 +131,9 @@ class WritingThread:
         if not results:
             return
         self._check()
-        self._waiting.append((self._thread.submit(self._record, results), _size(results)))
+        begun = self._begins.submit(self._rows.begin, results)
+        recorded = self._waits.submit(self._record, begun, results)
+        self._waiting.append((recorded, _size(results)))
         while self._waiting and (self._waiting[0][0].done() or self._are_too_many()):
             self._waiting.popleft()[0].result()
 
@@ -141,9 +151,9 @@ class WritingThread:
         waiting = sum(size for _, size in self._waiting)
         return len(self._waiting) > BEHIND and waiting > BEHIND_BYTES
 
-    def _record(self, results: Results) -> None:
-        """Write a batch, on the writing thread."""
-        self._rows.add(results)
+    def _record(self, begun: Future[Any], results: Results) -> None:
+        """Wait until a batch is recorded, on the thread for that."""
+        self._rows.finish(begun.result())
         self.captured += sum(isinstance(item, Capture) for item in results)
         self._published(results)
 
@@ -158,15 +168,42 @@ def _size(results: Results) -> int:
     )
 
 
-def _writer_class(
-    request: Request, vlm: VisionLanguageModel
-) -> type[RunWriter] | type[RunWriterProcess]:
-    """Return the writer that a request asks for, which ``auto`` leaves to the model's device."""
-    wanted = request.writer
-    if wanted == "auto":
-        may = not multiprocessing.current_process().daemon
-        wanted = "process" if may and vlm.cuda_devices else "thread"
-    return RunWriterProcess if wanted == "process" else RunWriter
+def _is_process(request: Request, vlm: VisionLanguageModel) -> bool:
+    """Return whether a separate process writes, which ``auto`` leaves to the model's device."""
+    if request.writer != "auto":
+        return request.writer == "process"
+    return bool(vlm.cuda_devices) and not multiprocessing.current_process().daemon
+
+
+@contextmanager
+def _open_rows(
+    request: Request,
+    manifest: Manifest,
+    vlm: VisionLanguageModel,
+    name: str,
+    expected: int | None,
+    sharing: int,
+) -> Iterator[tuple[Rows, ThreadPoolExecutor, ThreadPoolExecutor]]:
+    """Open the run; yield it, a thread that begins batches, and one that waits for them."""
+    with ExitStack() as stack:
+        rows: RunWriter | RunWriterProcess
+        is_process = _is_process(request, vlm)
+        if is_process:
+            rows = RunWriterProcess(
+                request.out,
+                manifest,
+                name,
+                expected=expected,
+                builders=builders_for(request, sharing=sharing),
+            )
+        else:
+            rows = RunWriter(request.out, manifest, name, expected=expected)
+        stack.enter_context(rows)
+        thread = stack.enter_context(ThreadPoolExecutor(1, "vlmscope-write"))
+        if not is_process:  # used by one thread
+            yield rows, thread, thread
+            return
+        yield rows, thread, stack.enter_context(ThreadPoolExecutor(1, "vlmscope-written"))
 
 
 @contextmanager
@@ -179,6 +216,7 @@ def writing(
     writer: str | None = None,
     size: Callable[[], int] = lambda: 1,
     expected: int | None = None,
+    sharing: int = 1,
 ) -> Iterator[WritingThread]:
     """Open a run for writing; on exit, wait until everything is written and indexed.
 
@@ -194,22 +232,25 @@ def writing(
         writer: The writer name; by default that of the request.
         size: Returns the number of rows of a written batch; called each time.
         expected: Number of results that will be written, if known.
+        sharing: Number of models of this job on this machine, if it is not a matter of ranks.
 
     Raises:
         RunBusyError: Another process is writing the run.
         RunMismatchError: The run was made with other settings.
         StoreError: The run cannot be written. Published rows are kept.
     """
-    with (
-        _writer_class(request, vlm)(
-            request.out, manifest, writer or request.writes_as, expected=expected
-        ) as rows,
-        ThreadPoolExecutor(1, "vlmscope-write") as thread,
-    ):
+    name = writer or request.writes_as
+    with _open_rows(request, manifest, vlm, name, expected, sharing) as (rows, thread, waiting):
         # The stored time, if the run is resumed or another rank started it first.
         set_prompt_time(vlm.processor, read_manifest(request.out).model.prompt_time)
         results = WritingThread(
-            rows, thread, published, size=size, strict=request.strict, check=vlm.check_files
+            rows,
+            thread,
+            published,
+            size=size,
+            strict=request.strict,
+            check=vlm.check_files,
+            waiting=waiting,
         )
         try:
             yield results

@@ -2,7 +2,9 @@
 
 - ``storage/``: paths, object stores, atomic files, removal, locks
 - ``format/``: names, ``run.json``, shards, and the checks before a row is read
-- ``writer``: parts → packs → ``index.h5``; ``writer_process``: the same in a separate process
+- ``writer``: parts → packs → ``index.h5``; ``claim``: its folders and ``run.json``
+- ``writer_process``: the same in a separate process; ``builders``: processes that build shards
+  for it; ``child_process``: how both are started, and end
 - ``in_progress``: which rows are being processed, for the session after a killed one
 - ``failures``: ``failures.jsonl``
 - ``catalog``: the current shards of a run; ``index``: all of them in one file

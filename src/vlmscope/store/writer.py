@@ -6,38 +6,40 @@ million small files. The only state between sessions is the published shards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from vlmscope.errors import RunBusyError, RunMismatchError, StoreError
+from vlmscope.errors import StoreError
 from vlmscope.schema import Capture, Failure
+from vlmscope.store.builders import Pieces, ShardTask, build_here
 from vlmscope.store.catalog import (
     KINDS,
     SHARDS,
     packs_of,
-    read_shard,
     scan,
     shard_name,
     writer_of,
 )
+from vlmscope.store.claim import claim_run, make_folders, record_place, same_place
 from vlmscope.store.failures import FailureLog
-from vlmscope.store.format.batch import block_of, concatenate
+from vlmscope.store.format.batch import block_of
 from vlmscope.store.format.checksums import forget
 from vlmscope.store.format.manifest import (
-    MANIFEST,
     DataRecord,
     Manifest,
-    check_same,
-    read_manifest,
-    write_manifest,
 )
 from vlmscope.store.format.naming import link_name
-from vlmscope.store.format.shard import build_shard
 from vlmscope.store.index import is_indexed, rebuild_index
-from vlmscope.store.storage.atomic import cannot_write, publish, rename, sync
+from vlmscope.store.storage.atomic import (
+    is_published_here,
+    publish,
+    rename,
+)
 from vlmscope.store.storage.locks import (
     ALONE,
     GATE,
@@ -47,7 +49,8 @@ from vlmscope.store.storage.locks import (
     waiting,
     writers_at_work,
 )
-from vlmscope.store.storage.paths import as_path, is_remote, make_folder
+from vlmscope.store.storage.object_store import Identity, identity_of
+from vlmscope.store.storage.paths import as_path, is_remote
 from vlmscope.store.storage.removal import remove_file
 
 PACK_ROWS = 1_000
@@ -60,6 +63,9 @@ PACK_BYTES = 256 * 2**20
 FEWEST_ROWS = 100
 """Parts of fewer rows are merged at the end only."""
 
+MOST_PACKS = 2
+"""Packs that are built at once while parts are, because of their memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:
@@ -70,6 +76,29 @@ class _Part:
     size: int
     just_written: bool = False
     """Whether this session wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows whose part is being built."""
+
+    ids: tuple[str, ...]
+    has_tokens: bool
+    """Whether they have vectors of several tokens."""
+    pieces: Future[Pieces]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pack:
+    """A pack that is being built; it has its number, so that its rows stay in their order."""
+
+    parts: Sequence[_Part]
+    number: int
+    pieces: Future[Pieces]
+
+    @property
+    def paths(self) -> list[Path]:
+        return [part.path for part in self.parts]
 
 
 class OpenRun:
@@ -130,18 +159,22 @@ class RunWriter(OpenRun):
         self._expected = expected
         self._pack_rows = pack_rows
         self._pack_bytes = pack_bytes
+        self._build: Callable[[ShardTask], Future[Pieces]] = build_here
+        self._at_once = 1  # shards that are built at once
         self._parts: list[_Part] = []
+        self._packs: deque[_Pack] = deque()
+        self._underway: set[str] = set()
         self._next = 0
         self._log: FailureLog | None = None
         self._read_from: DataRecord | None = None
         self._lock = lock_of(self.run, writer)
 
     def __enter__(self) -> RunWriter:
-        _make_folders(self.run)
+        make_folders(self.run)
         self._lock = enter(self.run, self.writer)
         try:
             wanted, self.manifest = self.manifest, claim_run(self.run, self.manifest)
-            if not _same_place(self.manifest.data, wanted.data):
+            if not same_place(self.manifest.data, wanted.data):
                 self._read_from = wanted.data
             _clear(self._unpublished(self.writer))
             self._find_rows()
@@ -149,6 +182,15 @@ class RunWriter(OpenRun):
             self._lock.release()
             raise
         return self
+
+    def build_with(self, build: Callable[[ShardTask], Future[Pieces]], at_once: int) -> None:
+        """Let another function build shards from now on, while this thread goes on.
+
+        Args:
+            build: Starts to build a shard.
+            at_once: Number of shards that it builds at once.
+        """
+        self._build, self._at_once = build, at_once
 
     def add(self, results: Sequence[Capture | Failure]) -> None:
         """Record a batch. When this returns, the batch survives a kill or a power cut.
@@ -158,6 +200,17 @@ class RunWriter(OpenRun):
         Raises:
             StoreError: A file cannot be written, or a row does not match this run.
         """
+        self.finish(self.begin(results))
+
+    def begin(self, results: Sequence[Capture | Failure]) -> Batch | None:
+        """Check a batch, record its failures, and start to build its part.
+
+        Returns:
+            The batch for ``finish``, which is called for one after the other, in their order.
+
+        Raises:
+            StoreError: As ``add``.
+        """
         if self._expected is not None:
             self._expected = max(0, self._expected - len(results))
         if failures := [item for item in results if isinstance(item, Failure)]:
@@ -165,7 +218,7 @@ class RunWriter(OpenRun):
             self._log.add_all(failures)
         captures = [item for item in results if isinstance(item, Capture)]
         if not captures:
-            return
+            return None
         self._refuse_stored([capture.sample.id for capture in captures])
         if self._read_from is not None and any(capture.image_sha256 for capture in captures):
             self.manifest = record_place(self.run, self._read_from)
@@ -173,15 +226,30 @@ class RunWriter(OpenRun):
         manifest = self.manifest
         tokens = manifest.token_widths()
         block = block_of(captures, manifest.widths(), manifest.signals(), tokens)
-        pieces = build_shard(block, manifest, writer=self.writer)
-        if block.tokens and sum(map(len, pieces)) >= self._pack_bytes:
-            self._pack()  # first, so that the rows stay in their order
-            self._publish_pieces("pack", pieces)
-            self.done_ids.update(block.ids)
+        pieces = self._build(ShardTask(manifest, self.writer, block))
+        self._underway.update(block.ids)
+        return Batch(tuple(block.ids), bool(block.tokens), pieces)
+
+    def finish(self, batch: Batch | None) -> None:
+        """Publish a batch, waiting for its part. When this returns, the batch is recorded.
+
+        Raises:
+            StoreError: As ``add``.
+        """
+        if batch is None:
             return
-        path = self._publish_pieces("part", pieces)
-        self.done_ids.update(block.ids)
-        self._parts.append(_part(path, len(block), just_written=True))
+        try:
+            pieces = batch.pieces.result()
+            if batch.has_tokens and sum(map(len, pieces)) >= self._pack_bytes:
+                self._pack()  # first, so that the rows stay in their order
+                self._publish_pieces("pack", pieces)
+            else:
+                path = self._publish_pieces("part", pieces)
+                self._parts.append(_part(path, len(batch.ids), just_written=True))
+            self.done_ids.update(batch.ids)
+        finally:
+            self._underway.difference_update(batch.ids)
+        self._publish_packs()
         self._pack(least=self._rows_of_a_pack(), least_bytes=self._pack_bytes)
 
     def _rows_of_a_pack(self) -> int:
@@ -202,7 +270,7 @@ class RunWriter(OpenRun):
         if not self._lock.is_locked:
             return
         try:
-            self._pack()
+            self._pack_rest()
             indexed: frozenset[str] | None = None
             while (packs := self._leave(indexed)) is not None:
                 if not is_indexed(self.run, packs):
@@ -238,33 +306,77 @@ class RunWriter(OpenRun):
             if shard.kind == "part":
                 self._parts.append(_part(shard.path, len(shard)))
                 self._pack(least=self._pack_rows, least_bytes=self._pack_bytes)
-        self._pack()
+        self._pack_rest()
         forget_locks(self.run, besides=self.writer)
 
-    def _publish_pieces(self, kind: str, pieces: tuple[bytes, bytes]) -> Path:
-        """Publish the bytes of one shard under the next unused number."""
-        path = self.run / SHARDS / shard_name(kind, self.writer, self._next)
+    def _publish_pieces(self, kind: str, pieces: Pieces, number: int | None = None) -> Path:
+        """Publish the bytes of one shard, by default under the next unused number."""
+        used = self._next if number is None else number
+        path = self.run / SHARDS / shard_name(kind, self.writer, used)
         publish(path, *pieces, exclusive=True)
-        self._next += 1
+        self._next = max(self._next, used + 1)
         return path
 
     def _pack(self, *, least: int = 1, least_bytes: int = 1) -> None:
-        """Merge the parts into a pack and remove them, if they reach so many rows or bytes."""
+        """Start to merge the parts into a pack, if they reach so many rows or bytes.
+
+        While enough packs are being built, parts may become twice as many.
+        """
         rows = sum(part.rows for part in self._parts)
         size = sum(part.size for part in self._parts)
         if rows < least and size < least_bytes:
             return
+        if len(self._packs) >= max(1, min(MOST_PACKS, self._at_once // 2)):
+            if rows < 2 * least and size < 2 * least_bytes:
+                return
+            self._publish_pack()
+        self._pack_all()
+
+    def _pack_rest(self) -> None:
+        """Pack the remaining parts, as several packs if several can be built at once."""
+        rows = sum(part.rows for part in self._parts)
+        count = min(self._at_once, rows // FEWEST_ROWS, len(self._parts))
+        for left in range(count, 1, -1):
+            self._start_pack(len(self._parts) // left)
+        if self._parts:
+            self._pack_all()
+        self._publish_packs(wait=True)
+
+    def _pack_all(self) -> None:
+        """Make one pack of all parts; a single one is renamed, in a folder."""
         if len(self._parts) == 1 and self._parts[0].just_written and not is_remote(self.run):
             self._rename_part()
-            return
-        paths = [part.path for part in self._parts]
-        block = concatenate([read_shard(path) for path in paths])
-        names = [path.name for path in paths]
-        pieces = build_shard(block, self.manifest, writer=self.writer, supersedes=names)
-        self._publish_pieces("pack", pieces)
-        self._parts.clear()
-        _clear(paths)
-        forget(paths)
+        else:
+            self._start_pack(len(self._parts))
+
+    def _start_pack(self, count: int) -> None:
+        """Start to build a pack of the first parts; it has its number now."""
+        parts = self._parts[:count]
+        paths = tuple(part.path for part in parts)
+        task = ShardTask(self.manifest, self.writer, parts=paths, published=_published_of(paths))
+        self._packs.append(_Pack(parts, self._next, self._build(task)))
+        self._next += 1
+        self._parts = self._parts[count:]
+        self._publish_packs()
+
+    def _publish_packs(self, *, wait: bool = False) -> None:
+        """Publish the packs that are built, in their order; all of them if ``wait``."""
+        while self._packs and (wait or self._packs[0].pieces.done()):
+            self._publish_pack()
+
+    def _publish_pack(self) -> None:
+        """Publish the first pack, waiting for it, and remove its parts.
+
+        If that fails, its parts are to be packed again.
+        """
+        pack = self._packs.popleft()
+        try:
+            self._publish_pieces("pack", pack.pieces.result(), pack.number)
+        except BaseException:
+            self._parts = [*pack.parts, *self._parts]
+            raise
+        _clear(pack.paths)
+        forget(pack.paths)
 
     def _rename_part(self) -> None:
         """Make the only part the pack: it has the rows already, and needs no second copy of them.
@@ -296,102 +408,25 @@ class RunWriter(OpenRun):
         seen: set[str] = set()
         for id_ in ids:
             link_name(id_)
-            if id_ in seen or id_ in self.done_ids:
+            if id_ in seen or id_ in self.done_ids or id_ in self._underway:
                 raise StoreError(
                     f"question {id_!r} already has a row in {self.run}; ids are unique in a run"
                 )
             seen.add(id_)
 
 
-def claim_run(run: Path, wanted: Manifest) -> Manifest:
-    """Return the manifest of the run in this folder; write ``wanted`` if there is none.
-
-    If the run continues with ``--text-only``, or with another version of its table, the manifest is
-    updated, so that reading the table again finds all rows. The caller must have checked that the
-    rows of the run are still those of the table (``vlmscope.row_identity``), and states it by
-    ``data.several_tables``.
-
-    Raises ``RunMismatchError`` if the existing run was made with other settings, or from another
-    version of the table that has not been compared with this one.
-    """
-    with waiting(run, "manifest"):
-        if not (run / MANIFEST).exists():
-            if any((run / SHARDS).glob("*.h5")):
-                raise StoreError(
-                    f"{run}: has rows but no {MANIFEST} with the settings they were made with; "
-                    "restore it from a copy, or give another --out"
-                )
-            with suppress(RunBusyError):  # another rank was faster
-                write_manifest(run, wanted, new=True)
-                return wanted
-        stored = read_manifest(run)
-        try:
-            check_same(stored, wanted)
-        except RunMismatchError as error:
-            raise RunMismatchError(f"{run}: {error}") from None
-        if stored.data.fingerprint != wanted.data.fingerprint and not wanted.data.several_tables:
-            raise RunMismatchError(
-                f"{run}: another process has just started this run with another version of the "
-                f"table, {stored.data.shown_path}; give all ranks the same table, or run the same "
-                "command again, which compares the rows by id"
-            )
-        data = _data_of_both(stored.data, wanted.data)
-        if data != stored.data:
-            stored = replace(stored, data=data)
-            write_manifest(run, stored)
-    return stored
-
-
-def _data_of_both(stored: DataRecord, wanted: DataRecord) -> DataRecord:
-    """Return the merged record of the table: ``wanted`` if the table or its fields changed."""
-    changed = stored.fingerprint != wanted.fingerprint
-    fields_changed = dict(stored.fields) != dict(wanted.fields)
-    return replace(
-        wanted if changed or fields_changed else stored,
-        text_only=stored.text_only or wanted.text_only,
-        several_tables=stored.several_tables or wanted.several_tables or changed,
-    )
-
-
-def record_place(run: Path, wanted: DataRecord) -> Manifest:
-    """Record where the table and its images are now, and return the manifest of the run.
-
-    Called before the first row of a session that has an image is published. So a session in which
-    every image is missing, as after a wrong ``--images``, changes nothing. Of several writers the
-    last one is recorded. Nothing is written if the run has meanwhile continued with another version
-    of the table, or with other columns.
-    """
-    with waiting(run, "manifest"):
-        stored = read_manifest(run)
-        now = stored.data
-        same_table = (
-            now.fingerprint == wanted.fingerprint
-            and dict(now.fields) == dict(wanted.fields)
-            and now.in_memory == wanted.in_memory
-        )
-        if same_table and not _same_place(now, wanted):
-            data = replace(now, path=wanted.path, images=wanted.images)
-            stored = replace(stored, data=data)
-            write_manifest(run, stored)
-    return stored
-
-
-def _same_place(one: DataRecord, other: DataRecord) -> bool:
-    return (one.path, one.images) == (other.path, other.images)
-
-
 def _part(path: Path, rows: int, *, just_written: bool = False) -> _Part:
     return _Part(path, rows, path.stat().st_size, just_written)
 
 
-def _make_folders(run: Path) -> None:
-    """Create the run's folders, and flush them so that they survive a power cut."""
-    try:
-        make_folder(run / SHARDS, parents=True)
-        sync(run)
-        sync(run.parent)
-    except OSError as error:
-        raise cannot_write(run, error) from error
+def _published_of(paths: Sequence[Path]) -> tuple[Identity, ...]:
+    """Return the identities of those local files that this process published."""
+    found = []
+    for path in paths:
+        with suppress(OSError):
+            if not is_remote(path) and is_published_here(identity := identity_of(path)):
+                found.append(identity)
+    return tuple(found)
 
 
 def _clear(paths: Sequence[Path]) -> None:

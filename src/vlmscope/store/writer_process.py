@@ -6,8 +6,11 @@ written, packed and indexed by another process, which receives the results throu
 imports neither torch nor transformers.
 
     RunWriterProcess    ──►       RunWriter
-    add(results)        ──►       add(results)
-                        ◄──       None, or the error
+    begin(results)      ──►       begin(results)
+    finish()            ◄──       finish(): None, or the error
+
+Batches may be sent while earlier ones are being written: each has its reply, in their order. If
+rows keep waiting, builders are started, which build shards at the same time (``builders``).
 
 If one of the two dies, the other ends: published rows are kept, and the operating system
 releases the lock.
@@ -17,40 +20,45 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Sequence, Set
+from contextlib import ExitStack
 from dataclasses import replace
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from vlmscope.errors import StoreError
 from vlmscope.schema import Capture, Failure
+from vlmscope.store.builders import Builders
+from vlmscope.store.child_process import be_child, start
 from vlmscope.store.format.manifest import Manifest
 from vlmscope.store.storage.locks import ALONE
-from vlmscope.store.writer import OpenRun, RunWriter
+from vlmscope.store.writer import Batch, OpenRun, RunWriter
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Signals that a terminal or scheduler sends to every process of a job; the parent handles them."""
+BEHIND_ROWS = 200
+"""Rows written while others wait, without a pause, after which builders are started: a second."""
+
+_PAUSE = 0.005
+"""Seconds to wait for a batch before looking whether an earlier one is built."""
 
 
 class RunWriterProcess(OpenRun):
     """A ``RunWriter`` in a separate process, to be used by one thread at a time.
 
-    A context manager; leaving it waits until the run is packed. Leaving it with an exception only
-    releases the lock. If this process dies, the other one ends too.
+    Only ``begin`` and ``finish`` may be called by two threads, so that batches are sent while
+    earlier ones are written. A context manager; leaving it waits until the run is packed. Leaving
+    it with an exception only releases the lock. If this process dies, the other one ends too.
 
     Args:
         run: The run folder; it is created if needed.
         manifest: The settings that its rows are made with.
         writer: The writer name.
         expected: Number of results that will be added, if known.
+        builders: Most processes that build shards; they are started by the other process.
+        behind_rows: Rows written while others wait, after which they are started.
 
     Raises, on entering:
         RunBusyError: Another process is writing the run.
@@ -65,22 +73,26 @@ class RunWriterProcess(OpenRun):
         writer: str = ALONE,
         *,
         expected: int | None = None,
+        builders: int = 0,
+        behind_rows: int = BEHIND_ROWS,
     ) -> None:
         context = multiprocessing.get_context("spawn")
         self._run = run
         self._pipe, self._theirs = context.Pipe()
         self._process = context.Process(
             target=_serve,
-            args=(self._theirs, run, manifest, writer, expected),
+            args=(self._theirs, run, manifest, writer, expected, builders, behind_rows),
             name="vlmscope-write",
         )
+        self._ending = threading.Lock()
+        self._begun = self._finished = 0
         self.done_ids: Set[str] = frozenset()
         """The questions that had a published row when the run was opened."""
 
     def __enter__(self) -> RunWriterProcess:
         try:
-            with self._theirs, _without_main(), _without_signals():
-                self._process.start()
+            with self._theirs:
+                start(self._process)
             self.done_ids = self._wait()
         except BaseException:
             self._end(kill=True)
@@ -93,7 +105,28 @@ class RunWriterProcess(OpenRun):
         Raises:
             StoreError: As ``RunWriter.add``; or the other process died.
         """
-        self._ask([_without_images(item) for item in results])
+        self.begin(results)
+        self.finish()
+
+    def begin(self, results: Sequence[Capture | Failure]) -> None:
+        """Send a batch, without waiting until it is recorded.
+
+        Raises:
+            StoreError: The other process died.
+        """
+        self._send([_without_images(item) for item in results])
+        self._begun += 1
+
+    def finish(self, batch: None = None) -> None:  # noqa: ARG002 - that of ``begin``
+        """Wait until the first batch that was begun and not finished is recorded.
+
+        It may be called in another thread than ``begin``.
+
+        Raises:
+            StoreError: As ``add``.
+        """
+        self._finished += 1
+        self._wait()
 
     def close(self) -> None:
         """Wait until the other process has packed and indexed the run. May be called twice."""
@@ -101,7 +134,10 @@ class RunWriterProcess(OpenRun):
             return
         finished = False
         try:
-            self._ask(None)
+            while self._finished < self._begun:
+                self.finish()
+            self._send(None)
+            self._wait()
             finished = True
         finally:
             self._end(kill=not finished)  # safe during packing: published files never change
@@ -110,13 +146,12 @@ class RunWriterProcess(OpenRun):
         """End the other process without packing: every row added is already durable."""
         self._end(kill=True)
 
-    def _ask(self, results: Sequence[Capture | Failure] | None) -> None:
-        """Send a batch, or None after the last one, and wait until it is done."""
+    def _send(self, results: Sequence[Capture | Failure] | None) -> None:
+        """Send a batch, or None after the last one."""
         try:
             self._pipe.send(results)
         except ConnectionError as error:
             raise self._died() from error
-        self._wait()
 
     def _wait(self) -> Any:
         """Return the reply of the other process, or raise its error."""
@@ -129,7 +164,8 @@ class RunWriterProcess(OpenRun):
         return answer
 
     def _died(self) -> StoreError:
-        self._process.join()
+        with self._ending:  # two threads may find it dead
+            self._process.join()
         code = self._process.exitcode or 0
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return StoreError(
@@ -144,32 +180,8 @@ class RunWriterProcess(OpenRun):
             return
         if kill:
             self._process.kill()
-        self._process.join()
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Hide the running script, which a new process would import, with all of its imports.
-
-    A script without a check of ``__name__`` would even run again.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-@contextmanager
-def _without_signals() -> Iterator[None]:
-    """Block signals in a process that is started here, until it ignores them itself."""
-    resource_tracker.ensure_running()  # starting it later would unblock them
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with self._ending:
+            self._process.join()
 
 
 def _without_images(item: Capture | Failure) -> Capture | Failure:
@@ -184,17 +196,25 @@ def _without_images(item: Capture | Failure) -> Capture | Failure:
 
 
 def _serve(
-    pipe: Connection, run: Path, manifest: Manifest, writer: str, expected: int | None
+    pipe: Connection,
+    run: Path,
+    manifest: Manifest,
+    writer: str,
+    expected: int | None,
+    builders: int,
+    behind_rows: int,
 ) -> None:
     """Write the batches received through the pipe, in the other process."""
-    for signum in _SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    be_child()
     with pipe:
         try:
-            with RunWriter(run, manifest, writer, expected=expected) as rows:
+            with ExitStack() as stack:
+                rows = RunWriter(run, manifest, writer, expected=expected)
+                recording = _Recording(pipe, rows, builders, behind_rows)
+                stack.callback(recording.stop)  # after the last pack
+                stack.enter_context(rows)
                 pipe.send(rows.done_ids)
-                _record_all(pipe, rows)
+                recording.record_all()
             pipe.send(None)
         except (EOFError, ConnectionError):
             return  # the parent has ended
@@ -202,26 +222,92 @@ def _serve(
             pipe.send(_noted(error))
 
 
-def _record_all(pipe: Connection, rows: RunWriter) -> None:
-    """Record each batch; the parent decides whether to continue after an error."""
-    while (results := pipe.recv()) is not None:
+class _Recording:
+    """Records batches, in the other process: several at once if they come quickly.
+
+    The parent decides whether to continue after an error.
+
+    Args:
+        pipe: Where batches come from, and a reply to each of them goes.
+        rows: The run.
+        builders: Most processes that build shards.
+        behind_rows: Rows written while others wait, after which they are started.
+    """
+
+    def __init__(self, pipe: Connection, rows: RunWriter, builders: int, behind_rows: int) -> None:
+        self._pipe = pipe
+        self._rows = rows
+        self._most = builders
+        self._behind_rows = behind_rows
+        self._written_behind = 0
+        self._builders: Builders | None = None
+        self._begun: deque[tuple[int, Batch | Exception | None]] = deque()
+        """Number of rows of each batch that is being built, and the batch or why there is none."""
+
+    def record_all(self) -> None:
+        """Record each batch, until there are no more."""
+        has_ended = False
+        while not has_ended or self._begun:
+            if not has_ended and self._has_next():
+                results = self._pipe.recv()
+                if results is None:
+                    has_ended = True
+                else:
+                    self._begin(results)
+            elif has_ended or self._is_full() or self._is_first_built():
+                self._finish_first()
+
+    def stop(self) -> None:
+        """End the builders."""
+        if self._builders is not None:
+            self._builders.stop()
+
+    def _has_next(self) -> bool:
+        """Return whether to receive a batch, after a short wait if there is nothing to do."""
+        if not self._begun:
+            return True
+        if self._is_full():
+            return False
+        return self._pipe.poll(0 if self._is_first_built() else _PAUSE)
+
+    def _is_full(self) -> bool:
+        """Whether as many batches are being built as is useful: two for each builder, else one."""
+        ready = self._builders is not None and self._builders.are_ready
+        return len(self._begun) >= (2 * len(self._builders) if self._builders and ready else 1)
+
+    def _is_first_built(self) -> bool:
+        _, batch = self._begun[0]
+        return not isinstance(batch, Batch) or batch.pieces.done()
+
+    def _begin(self, results: Sequence[Capture | Failure]) -> None:
+        if self._builders is not None and self._builders.are_ready:
+            self._rows.build_with(self._builders.submit, len(self._builders))
         try:
-            rows.add(results)
+            self._begun.append((len(results), self._rows.begin(results)))
+        except Exception as error:  # noqa: BLE001 - raised on the other side, in the order of batches
+            self._begun.append((len(results), error))
+
+    def _finish_first(self) -> None:
+        count, batch = self._begun.popleft()
+        reply: Exception | None = None
+        try:
+            if isinstance(batch, Exception):
+                raise batch
+            self._rows.finish(batch)
         except Exception as error:  # noqa: BLE001 - raised on the other side
-            pipe.send(_noted(error))
-        else:
-            pipe.send(None)
+            reply = _noted(error)
+        self._start_builders_if_behind(count)  # before the reply, after which another may be sent
+        self._pipe.send(reply)
+
+    def _start_builders_if_behind(self, written: int) -> None:
+        """Start builders if rows have been waiting for a while without a pause."""
+        if self._builders is None and self._most:
+            self._written_behind = self._written_behind + written if self._pipe.poll() else 0
+            if self._written_behind >= self._behind_rows:
+                self._builders = Builders(self._most)
 
 
 def _noted(error: Exception) -> Exception:
     """Return an error with its traceback as a note, because tracebacks cannot be sent."""
     error.add_note("In the writing process:\n" + "".join(traceback.format_exception(error)))
     return error
-
-
-def _die_with_parent() -> None:
-    """End at once when the parent does, even during a pack or an index: both are rebuilt."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

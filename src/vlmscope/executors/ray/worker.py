@@ -181,7 +181,13 @@ class Worker:
             with (
                 self._workers or nullcontext(),
                 writing(
-                    request, self._manifest, vlm, published, writer=writer, size=lambda: sizer.size
+                    request,
+                    self._manifest,
+                    vlm,
+                    published,
+                    writer=writer,
+                    size=lambda: sizer.size,
+                    sharing=self._sharing,
                 ) as results,
             ):
                 loop = Loop(

@@ -3,10 +3,15 @@
 - ``pool``: ``Workers``, which prepares a batch in the next idle worker, and handles deaths
 - ``server``: this process's ends: of the process that starts workers, and of a worker
 - ``process``: those processes themselves
-- ``count``: how many workers there are
+- ``count``: how many workers there are, and builders of shards
 """
 
-from vlmscope.executors.workers.count import is_supported, keep_for, make_workers
+from vlmscope.executors.workers.count import (
+    builders_for,
+    is_supported,
+    keep_for,
+    make_workers,
+)
 from vlmscope.executors.workers.pool import Workers, WorkersError
 
-__all__ = ["Workers", "WorkersError", "is_supported", "keep_for", "make_workers"]
+__all__ = ["Workers", "WorkersError", "builders_for", "is_supported", "keep_for", "make_workers"]

@@ -1,8 +1,11 @@
-"""How many worker processes prepare rows: the processors that this process may use, minus two.
+"""How many processes prepare rows: the processors that this process may use, minus two.
 
 One of the two launches the GPU's work, the other writes the run. Processors count if the affinity
 of the process and the quota of its container allow them. Ranks on one machine share them, and the
 memory must suffice for a batch in each worker.
+
+Also how many processes build shards at most: they run only while rows wait to be written, and yield
+to the thread that launches the GPU's work.
 """
 
 from __future__ import annotations
@@ -35,6 +38,9 @@ MEMORY = 2 * 2**30
 """Bytes of memory of this machine or container for each worker: a batch of many tiles takes 1 GiB
 while it is prepared."""
 
+MOST_BUILDERS = 4
+"""Most processes that build shards: more rows than a GPU of today makes of one image each."""
+
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -61,6 +67,28 @@ def make_workers(request: Request, *, sharing: int = 1) -> Workers | None:
     with suppress(OSError):  # ``begin`` tries again, and reports the error
         workers.start()
     return workers
+
+
+def builders_for(request: Request, *, sharing: int = 1) -> int:
+    """Return the most processes that may build shards for a request, 0 if there is one processor.
+
+    Args:
+        request: The request.
+        sharing: Number of models of this job on this machine, if it is not a matter of ranks.
+    """
+    processors = _usable_by_rank(request.shard, os.environ) // sharing
+    return auto_builders(processors, usable_memory() // sharing)
+
+
+def auto_builders(processors: int, memory: int) -> int:
+    """Return the most builders for some processors and bytes of memory.
+
+    >>> [auto_builders(processors, 2**36) for processors in (0, 1, 2, 3, 4, 128)]
+    [0, 0, 2, 3, 4, 4]
+    >>> [auto_builders(16, memory) for memory in (2**30, 2**32, 2**34)]
+    [0, 2, 4]
+    """
+    return min(MOST_BUILDERS, processors, memory // MEMORY) if processors > 1 else 0
 
 
 def keep_for(vlm: VisionLanguageModel, workers: Workers | None, request: Request) -> Workers | None:

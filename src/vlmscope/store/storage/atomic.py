@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import sha256
@@ -154,12 +154,17 @@ def is_published_here(identity: Identity) -> bool:
     return identity in _PUBLISHED
 
 
+def note_published(identities: Iterable[Identity]) -> None:
+    """Record files that the process has published for which this one reads them."""
+    _PUBLISHED.update(dict.fromkeys(identities))
+    while len(_PUBLISHED) > _REMEMBERED:
+        del _PUBLISHED[next(iter(_PUBLISHED))]
+
+
 def _note(path: Path) -> None:
     """Record the identity of a file that was just published."""
     with suppress(OSError):
-        _PUBLISHED[identity_of(path)] = None
-    while len(_PUBLISHED) > _REMEMBERED:
-        del _PUBLISHED[next(iter(_PUBLISHED))]
+        note_published([identity_of(path)])
 
 
 def remove_leftovers(path: Path) -> None:
