@@ -86,7 +86,7 @@ def _ways(
     setting: Setting, table: Path, out: Path, log: Path
 ) -> dict[str, tuple[Callable[[], BaseProcess], Callable[[BaseProcess], bool]]]:
     """Return, for each thing that can be killed, how to begin and how to kill it."""
-    request = {"data": table, "model": setting.model, "out": out}
+    request = {"table": table, "model": setting.model, "out": out}
 
     def command() -> BaseProcess:
         return start(setting.arguments(table, out, *ONE_BY_ONE), log)

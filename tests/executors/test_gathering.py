@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -148,3 +149,25 @@ def test_of_results_that_cannot_be_trusted_none_is_written(box: Gathering) -> No
         box.put("a")
     box.results.wait()
     assert box.written == []
+
+
+def test_batches_are_begun_while_others_are_waited_for() -> None:
+    """They are reported when they are recorded, in order."""
+
+    class Slow(Disk):
+        may_finish = threading.Event()
+
+        def finish(self, _: None) -> None:
+            assert self.may_finish.wait(20)
+
+    disk, published = Slow(), list[Results]()
+    with ThreadPoolExecutor(1) as begins, ThreadPoolExecutor(1) as waits:
+        results = WritingThread(disk, begins, published.append, waiting=waits)
+        for name in "abc":
+            results.put([row(name)])
+        begins.submit(int).result()
+        assert disk.batches == [["a"], ["b"], ["c"]]
+        assert not published
+        disk.may_finish.set()
+        results.wait()
+    assert published == [[row("a")], [row("b")], [row("c")]]

@@ -535,6 +535,14 @@ def test_processes_are_for_gpus_unless_a_number_is_given(
     assert count.keep_for(cpu, found, on_gpu) is None
 
 
+def test_builders_of_shards_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(count, "_usable_by_rank", lambda *_: 24)
+    request = Request("none.csv", made_up("cuda:0"), Path("none"))
+    for memory, builders in ((2**40, [4, 3, 2, 0]), (2**34, [4, 0, 0, 0]), (2**32, [2, 0, 0, 0])):
+        monkeypatch.setattr(count, "usable_memory", lambda memory=memory: memory)
+        assert [count.builders_for(request, sharing=n) for n in (1, 8, 12, 24)] == builders
+
+
 @pytest.mark.parametrize(
     ("environment", "shard", "processors"),
     [

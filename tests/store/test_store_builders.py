@@ -288,29 +288,31 @@ def test_batches_that_wait_are_recorded_together_and_answered_in_order(tmp_path:
         recording = _Recording(theirs, rows, builders=2, behind_rows=4)
         thread = threading.Thread(target=recording.record_all, daemon=True)
         thread.start()
-        answers: list[Exception | None] = []
-        sent = 0
-        with ours:
-            for results in in_pairs(400):
-                ours.send([*results, results[0]] if sent == 2 else results)
-                sent += 1
-                if sent - len(answers) > AHEAD:
-                    answers.append(ours.recv())
-                if len(multiprocessing.active_children()) == len(before) + 2 and sent > 40:
-                    break
-            wait_for(lambda: recording._builders is not None and recording._builders.are_ready)
-            for results in in_pairs(440)[200:]:
-                ours.send(results)
-                sent += 1
-            ours.send(None)
-            answers += [ours.recv() for _ in range(sent - len(answers))]
-            thread.join()
-        assert [i for i, answer in enumerate(answers) if answer is not None] == [2]
-        assert "already has a row" in str(answers[2])
-        assert rows._build is not build_here
-        assert len(rows.done_ids) == 2 * (sent - 1)
-        rows.close()
-        recording.stop()
+        try:
+            answers: list[Exception | None] = []
+            sent = 0
+            with ours:
+                for results in in_pairs(400):
+                    ours.send([*results, results[0]] if sent == 2 else results)
+                    sent += 1
+                    if sent - len(answers) > AHEAD:
+                        answers.append(ours.recv())
+                    if len(multiprocessing.active_children()) == len(before) + 2:
+                        break
+                wait_for(lambda: recording._builders is not None and recording._builders.are_ready)
+                for results in in_pairs(420)[200:]:
+                    ours.send(results)
+                    sent += 1
+                ours.send(None)
+                answers += [ours.recv() for _ in range(sent - len(answers))]
+                thread.join()
+            assert [i for i, answer in enumerate(answers) if answer is not None] == [2]
+            assert "already has a row" in str(answers[2])
+            assert rows._build is not build_here
+            assert len(rows.done_ids) == 2 * (sent - 1)
+            rows.close()
+        finally:
+            recording.stop()
     assert set(multiprocessing.active_children()) == before
     assert not list((tmp_path / "shards").glob("part-*"))
     assert open_run(tmp_path).check() == []

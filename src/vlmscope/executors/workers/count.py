@@ -29,7 +29,7 @@ RESERVED = 2
 """Processors for the thread that launches the GPU's work and for the process that writes."""
 
 LEAST = 2
-"""Fewest workers that are worth starting."""
+"""Fewest workers, or builders, that are worth starting."""
 
 MOST = 16
 """Most workers of ``auto``: enough for a GPU, and each one takes memory for a batch."""
@@ -70,7 +70,7 @@ def make_workers(request: Request, *, sharing: int = 1) -> Workers | None:
 
 
 def builders_for(request: Request, *, sharing: int = 1) -> int:
-    """Return the most processes that may build shards for a request, 0 if there is one processor.
+    """Return the most processes that may build shards for a request, 0 if too few.
 
     Args:
         request: The request.
@@ -85,10 +85,11 @@ def auto_builders(processors: int, memory: int) -> int:
 
     >>> [auto_builders(processors, 2**36) for processors in (0, 1, 2, 3, 4, 128)]
     [0, 0, 2, 3, 4, 4]
-    >>> [auto_builders(16, memory) for memory in (2**30, 2**32, 2**34)]
+    >>> [auto_builders(16, memory) for memory in (2**31, 2**32, 2**34)]
     [0, 2, 4]
     """
-    return min(MOST_BUILDERS, processors, memory // MEMORY) if processors > 1 else 0
+    count = min(MOST_BUILDERS, processors, memory // MEMORY)
+    return count if count >= LEAST else 0
 
 
 def keep_for(vlm: VisionLanguageModel, workers: Workers | None, request: Request) -> Workers | None:
