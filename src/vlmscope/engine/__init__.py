@@ -7,6 +7,7 @@
 - ``image_cache``: each image through the vision encoder once; ``pooling``: many vectors to one
 - ``decoding/``: answers of many rows at a time
 - ``shared_prefix``, ``shared_prefill``: questions about one image share the prompt's beginning
+- ``repeated_images``: or at least the image's encoding
 - ``p_true``: the question whether an answer is true, for finished rows
 - ``answers``: the recorded answer; ``answer_states``: what is recorded of its tokens
 - ``generated_samples``: sampled answers where ``generate`` decodes them

@@ -26,6 +26,7 @@ from vlmscope.engine.hooks import PrefillHooks, RecordedTensors
 from vlmscope.engine.image_cache import Encodings, ImageEncoder
 from vlmscope.engine.lens import ImageLens, image_lens_for, lens_arrays
 from vlmscope.engine.pooling import TokenChoice, entropy_of
+from vlmscope.engine.repeated_images import encoding_each_once
 from vlmscope.engine.token_states import (
     AnswerTokenSteps,
     ImageTokenRecorder,
@@ -209,7 +210,8 @@ def run(
     if device_batch.encodings is not None:
         name = cache_argument(type(vlm.model).generate)
         options[name] = cache_with(device_batch.encodings.layers, vlm.num_layers)
-    with prefilling(vlm, hooks, device_batch.batch.attention_mask):
+    batch = device_batch.batch
+    with prefilling(vlm, hooks, batch.attention_mask), encoding_each_once(vlm, batch):
         return vlm.model.generate(**device_batch.inputs, generation_config=config, **options)
 
 

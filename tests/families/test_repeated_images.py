@@ -1,0 +1,201 @@
+"""Questions about one image in a batch: it is encoded once, and the numbers are the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from families.conformance import NONE, RUNNABLE, TALL, THIRD, WIDE, build
+from families.test_conformance import assert_same
+from vlmscope.engine import prepare, repeated_images
+from vlmscope.engine.session import CaptureSession
+from vlmscope.engine.shared_prefix import why_not_shared
+from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
+from vlmscope.reference import reference
+from vlmscope.schema import Capture, CaptureSpec, Sample
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
+]
+
+SPEC = CaptureSpec(layers="all", max_new_tokens=3)
+
+ROWS = (
+    Sample("a", WIDE, "Is there a cat in the image?"),
+    Sample("b", TALL, "Why?"),
+    Sample("c", WIDE, "What colour is the largest thing in it?"),
+    Sample("d", THIRD, "Is it lit?"),
+    Sample("e", TALL, "How many people are there?"),
+    Sample("f", WIDE, "Why?"),
+)
+
+FIRST = ("gemma3", "qwen3_5")
+"""One entry per image, and a packed batch."""
+
+OTHERS = ("paligemma", "aya_vision", "gemma4", "exaone4_5", "minicpmv4_6", "minicpmv4_7",
+          "qwen3_5_moe")  # fmt: skip
+"""Further families whose prompts share nothing."""
+
+
+WHOLE = ("mllama", "minicpmv4_6", "minicpmv4_7")
+"""Families with another way, and whose images are one long picture."""
+
+
+@pytest.fixture(autouse=True)
+def unknown() -> None:
+    """Every model is new to it."""
+    repeated_images._proven.clear()
+    repeated_images._refused.clear()
+
+
+def entries_of(tower: nn.Module, calls: list[int]) -> Any:
+    """Return the class's ``forward``, noting how many entries its input has."""
+    own = type(tower).forward
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        pixels = args[0] if args else kwargs.get("pixel_values", kwargs.get("hidden_states"))
+        if self is tower:
+            calls.append(len(pixels))
+        return own(self, *args, **kwargs)
+
+    return forward
+
+
+def captured(vlm: VisionLanguageModel, *rows: Sample, spec: CaptureSpec = SPEC) -> list[Capture]:
+    resolved = resolve_spec(spec, vlm)
+    session = CaptureSession(vlm, resolved, len(rows))
+    batches, failures = prepare(rows, session.prepares_with, resolved)
+    assert not failures
+    found = [item for batch in batches for item in session.submit(batch)] + session.drain()
+    assert all(isinstance(each, Capture) for each in found), found
+    return sorted(found, key=lambda each: each.sample.id)  # type: ignore[union-attr,arg-type]
+
+
+def load(family: str, folder: Path) -> VisionLanguageModel:
+    return load_model(build(family, folder / family), device="cpu", dtype="float32")
+
+
+@pytest.mark.first(len(FIRST))
+@pytest.mark.parametrize(
+    "family", [*FIRST, *OTHERS, *(n for n in RUNNABLE if n not in {*FIRST, *OTHERS})]
+)
+def test_the_numbers_are_those_of_the_slow_method(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vlm = load(family, tmp_path)
+    if not (shares := not why_not_shared(vlm)):
+        expected_rows = {row.id: reference(row, vlm, SPEC) for row in ROWS}
+    else:  # its beginnings are shared: without that, a few rows are enough
+        expected_rows = {row.id: reference(row, vlm, SPEC) for row in ROWS[:3]}
+        monkeypatch.setattr("vlmscope.engine.batch.distinct_enough", lambda _entries: False)
+    rows = [row for row in ROWS if row.id in expected_rows]
+    calls: list[int] = []
+    whole = 0
+    tower = vlm.vision_tower
+    monkeypatch.setattr(type(tower), "forward", entries_of(tower, calls))
+    for again in range(2):
+        calls.clear()
+        for capture in captured(vlm, *rows):
+            assert_same(capture, expected_rows[capture.sample.id])
+        if not shares and family not in WHOLE:
+            assert tower in repeated_images._proven, family
+            # The first result is compared with that of all images.
+            assert len(set(calls)) == 2 - again
+            assert calls.count(max(calls)) == 1 or again
+            whole = whole or max(calls)
+            assert min(calls) < whole
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageModel:
+    return load("gemma3", tmp_path_factory.mktemp("gemma3"))
+
+
+def calls_for(
+    vlm: VisionLanguageModel, rows: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch
+) -> list[int]:
+    """Return the entries of each call of the encoder."""
+    calls: list[int] = []
+    tower = vlm.vision_tower
+    with monkeypatch.context() as patching:
+        patching.setattr(type(tower), "forward", entries_of(tower, calls))
+        captured(vlm, *rows, spec=CaptureSpec(layers="0", max_new_tokens=0))
+    assert "forward" not in vars(tower)
+    return calls
+
+
+def test_without_a_repeated_image_nothing_is_looked_at(
+    gemma: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repeated_images, "_forward", None)
+    assert calls_for(gemma, (ROWS[0], ROWS[1], ROWS[3]), monkeypatch) == [3]
+    assert calls_for(gemma, NONE[:2], monkeypatch) == []
+
+
+def test_an_image_within_a_row_counts(
+    gemma: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repeated_images._proven.add(gemma.vision_tower)
+    rows = (Sample("x", (WIDE, WIDE, TALL), "Same?"), Sample("y", (TALL, THIRD, WIDE), "Same?"))
+    assert calls_for(gemma, rows, monkeypatch) == [3]
+
+
+def test_an_output_that_cannot_be_repeated_is_computed_as_a_whole(
+    gemma: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Tensor:
+        raise repeated_images._NotRepeatableError
+
+    with monkeypatch.context() as patching:
+        patching.setattr(repeated_images._Distinct, "_repeat_tensor", refuse)
+        assert calls_for(gemma, ROWS[:3], monkeypatch) == [2, 3]
+    assert calls_for(gemma, ROWS[:3], monkeypatch) == [3]  # it is not tried again
+
+
+def test_an_encoder_whose_images_affect_each_other_is_used_as_it_is(
+    gemma: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower = gemma.vision_tower
+    own = type(tower).forward
+
+    def mixed(self: nn.Module, pixel_values: Tensor, **options: Any) -> Any:
+        return own(self, pixel_values + pixel_values.mean(dim=0, keepdim=True), **options)
+
+    monkeypatch.setattr(type(tower), "forward", mixed)
+    images = torch.randn(3, 3, 28, 28).repeat(2, 1, 1, 1)[:4]
+    size = gemma.model.config.vision_config.image_size
+    images = nn.functional.interpolate(images, size=(size, size))
+    with torch.no_grad():
+        whole = mixed(tower, images).last_hidden_state
+        found = repeated_images._forward(tower, pixel_values=images).last_hidden_state
+    torch.testing.assert_close(found, whole, rtol=0, atol=0)
+    assert tower in repeated_images._refused
+
+
+def test_images_are_the_same_if_all_numbers_are() -> None:
+    images = torch.zeros(5, 3, 40, 40)
+    images[1, 2, 39, 39] = 1e-6  # not among those that are looked at first
+    images[3] = images[1]
+    images[4, 0, 0, 0] = float("nan")
+    found = repeated_images._grouped(images, [], [1] * 5, [1] * 5)
+    assert found is not None
+    assert found.first == (0, 1, 4)
+    assert found.entries == (0, 1, 0, 1, 2)
+    images[4] = images[0]
+    sizes = torch.tensor([1, 1, 2, 1, 1])  # another argument with an entry for each image
+    found = repeated_images._grouped(images, [sizes], [1] * 5, [1] * 5)
+    assert found is not None
+    assert found.first == (0, 1, 2)
+    assert found.entries == (0, 1, 2, 1, 0)
+    packed = torch.arange(6.0).repeat(2)[:, None].repeat(1, 3)  # images of 4, 2, 4 and 2 patches
+    found = repeated_images._grouped(packed, [], [4, 2, 4, 2], [4, 2, 4, 2])
+    assert found is not None
+    assert found.first == (0, 1)
+    assert found.entries == (0, 1, 0, 1)
+    torch.testing.assert_close(found.repeat(found.choose(packed)), packed)
+    assert repeated_images._grouped(packed, [], [2, 4, 4, 2], [2, 4, 4, 2]) is None
