@@ -148,3 +148,23 @@ def test_the_benchmark_of_families_does_what_the_large_one_does(
     }  # fmt: skip
     assert found["verify"]["largest_relative_error"] < 1e-4
     assert not (tmp_path / "smolvlm" / "checkpoint").exists()
+
+
+def test_commands_run_at_once_each_on_a_gpu_of_its_own(tmp_path: Path, python: str) -> None:
+    commands = tmp_path / "commands.txt"
+    commands.write_text(
+        "# name  command\n"
+        "one  sh -c 'until [ -e {out}/two.log ]; do sleep 0.02; done; echo $CUDA_VISIBLE_DEVICES'\n"
+        "two  sh -c 'echo {name} $CUDA_VISIBLE_DEVICES; sleep 0.3; exit 3'\n"
+        "three  sh -c 'sleep 60 & wait'\n"
+    )
+    script = [python, str(BENCHMARKS / "on_gpus.py"), str(commands), "--limit", "1"]
+    done = subprocess.run(
+        [*script, "--out", str(tmp_path / "out"), "--gpus", "2"],
+        capture_output=True, text=True, check=False, timeout=20,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "failed: two, three" in done.stderr
+    assert "== three: GPU" in done.stdout  # with the process that it had started
+    logs = {path.stem: path.read_text().split() for path in (tmp_path / "out").glob("*.log")}
+    assert {logs["one"][0], logs["two"][1]} == {"0", "1"}
