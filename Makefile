@@ -70,6 +70,7 @@ test-transformers-latest: $(LATEST_READY)
 test-extras: $(EXTRAS_READY)
 	VLMSCOPE_TORCHVISION=1 $(EXTRAS)/bin/python $(PYTEST) -m "not exhaustive" \
 		-k "not worker_processes" tests/families/test_conformance.py \
+		tests/families/test_norms_of_families.py tests/families/test_repeated_images.py \
 		tests/engine/test_lengths.py tests/engine/test_image_layouts.py tests/model/test_quantized.py
 
 $(LATEST_READY): pyproject.toml constraints.txt

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from families.conformance import ONE_IMAGE, RUNNABLE, build
+from families.conformance import ONE_IMAGE, RUNNABLE, WANTS_TIMM, WANTS_TORCHVISION, build
 from families.test_conformance import assert_same
 from vlmscope.engine import prepare, session
 from vlmscope.engine.session import CaptureSession
@@ -20,8 +20,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
 ]
 
-FIRST = ("gemma3", "qwen3_vl")
-"""With ``1 + weight``, and with norms of queries and keys."""
+WITH_EXTRAS = tuple(name for name in WANTS_TORCHVISION + WANTS_TIMM if name in RUNNABLE)
+
+FIRST = ("gemma3", "qwen3_vl", *WITH_EXTRAS)
+"""With ``1 + weight``, with norms of queries and keys, and what only ``make test-extras`` runs."""
 
 WITHOUT = {"aya_vision", "cohere2_vision"}
 """Families whose norms subtract the mean."""

@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from families.conformance import NONE, RUNNABLE, TALL, THIRD, WIDE, build
+from families.conformance import (
+    NONE,
+    RUNNABLE,
+    TALL,
+    THIRD,
+    WANTS_TIMM,
+    WANTS_TORCHVISION,
+    WIDE,
+    build,
+)
 from families.test_conformance import assert_same
 from vlmscope.engine import prepare, repeated_images
 from vlmscope.engine.session import CaptureSession
@@ -34,8 +43,10 @@ ROWS = (
     Sample("f", WIDE, "Why?"),
 )
 
-FIRST = ("gemma3", "qwen3_5")
-"""One entry per image, and a packed batch."""
+WITH_EXTRAS = tuple(name for name in WANTS_TORCHVISION + WANTS_TIMM if name in RUNNABLE)
+
+FIRST = ("gemma3", "qwen3_5", *WITH_EXTRAS)
+"""One entry per image, a packed batch, and what only ``make test-extras`` runs."""
 
 OTHERS = ("paligemma", "aya_vision", "gemma4", "exaone4_5", "minicpmv4_6", "minicpmv4_7",
           "qwen3_5_moe")  # fmt: skip
