@@ -159,7 +159,7 @@ def test_after_a_failed_step_rows_are_prepared_once(
     session = CaptureSession(qwen, spec, 8)
     workers = worker_processes if kind == "processes" else None
     if workers is not None:
-        workers.begin(preprocessing_of(qwen), spec)
+        workers.begin(preprocessing_of(qwen, spec), spec)
         workers.wait()
     runner = ResilientRunner(qwen, spec, BatchSizer(8), session, workers=workers)
     again: list[Any] = []
@@ -223,7 +223,7 @@ def test_a_failed_comparison_is_final(qwen: VisionLanguageModel) -> None:
 
 
 def test_an_unknown_input_per_token_is_not_cut(qwen: VisionLanguageModel) -> None:
-    model = preprocessing_of(qwen)
+    model = preprocessing_of(qwen, resolve_spec(SPEC, qwen))
     ids = torch.tensor([[5, qwen.image_token_id, 6, 7]])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     plain = [ids[0].tolist()] * 2
@@ -249,7 +249,7 @@ def test_worker_processes_send_beginnings(
     qwen: VisionLanguageModel, worker_processes: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = resolve_spec(SPEC, qwen)
-    worker_processes.begin(preprocessing_of(qwen), spec)
+    worker_processes.begin(preprocessing_of(qwen, spec), spec)
     monkeypatch.setattr(worker_processes, "_prepared_here", None)
     [sent], _ = worker_processes.prepare(rows())
     [own], _ = prepare(rows(), qwen, spec)
@@ -264,7 +264,6 @@ def test_worker_processes_send_beginnings(
 @pytest.mark.parametrize(
     ("family", "why"),
     [
-        ("gemma3", "not all of its layers"),
         ("paligemma", "attend to the question"),
         ("qwen3_5", "not all of its layers"),
     ],
@@ -273,7 +272,7 @@ def test_who_shares_nothing(family: str, why: str, tmp_path: Path) -> None:
     BUILDERS[family](tmp_path / "model")
     vlm = load_model(tmp_path / "model", device="cpu", dtype="float32")
     assert why in why_not_shared(vlm)
-    assert not preprocessing_of(vlm).shares_prefix
+    assert not preprocessing_of(vlm, resolve_spec(CaptureSpec(), vlm)).shares_prefix
 
 
 def test_mllama_has_its_own_way(vlm: VisionLanguageModel) -> None:

@@ -175,7 +175,7 @@ def prepare(
     """
     if isinstance(vlm, VisionLanguageModel):
         spec = spec or resolve_spec(CaptureSpec(), vlm)
-        vlm = preprocessing_of(vlm)
+        vlm = preprocessing_of(vlm, spec)
     if spec is None:
         raise InputError("spec: without a model, give what to record")
     failures: list[Failure] = []

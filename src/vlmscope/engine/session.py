@@ -43,6 +43,7 @@ from vlmscope.engine.image_cache import ImageEncoder
 from vlmscope.engine.p_true import Asker
 from vlmscope.engine.prefill import DeviceBatch, Prefilled, make_device_batch, run, start_copies
 from vlmscope.engine.shared_prefill import run_shared
+from vlmscope.engine.shared_prefix import window_of
 from vlmscope.engine.similarity import prompt_states
 from vlmscope.engine.token_states import AnswerTokenSteps
 from vlmscope.errors import InputError, one_line
@@ -261,7 +262,10 @@ class CaptureSession:
 
     def _answer(self, device_batch: DeviceBatch, cache: Any, batch: Batch, band: int) -> None:
         tokens = batch.inputs["input_ids"].shape[1]
-        layers = keys_and_values(cache, self._decoding.length_for(tokens))
+        length = self._decoding.length_for(tokens)
+        window = None if batch.prefix is None else window_of(self._vlm)  # else the cache has it
+        fits = window is None or length <= window
+        layers = keys_and_values(cache, length) if fits else None
         if layers is None:
             self._too_long = min(self._too_long, tokens)
             self._generate(batch)

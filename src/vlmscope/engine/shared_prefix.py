@@ -26,8 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlmscope.engine.decoding.slots import STEP_OF_LENGTH
 from vlmscope.engine.decoding.support import why_not_in_slots
-from vlmscope.model import Preprocessing, VisionLanguageModel
+from vlmscope.model import Preprocessing, ResolvedSpec, VisionLanguageModel
+
+SLIDING = "sliding_attention"
+"""The library's name for a layer with a sliding window."""
 
 MOST_DISTINCT_SHARE = 0.75
 """Distinct images per row below which a batch is run in two passes."""
@@ -71,12 +75,12 @@ class SharedTokens:
 def why_not_shared(vlm: VisionLanguageModel) -> str:
     """Return why each prompt is run as a whole; empty if beginnings may be shared."""
     config = vlm.model.config.get_text_config(decoder=True)
-    layers = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    layers = set(getattr(config, "layer_types", None) or ()) - {"full_attention", SLIDING}
     if vlm.family.cross_attention:
         return "images are not in its prompt"
     if vlm.family.prefix_sees_question:
         return "image tokens attend to the question"
-    if layers or getattr(config, "sliding_window", None):
+    if layers:
         return "not all of its layers attend to the complete prompt"
     if not hasattr(vlm.processor.tokenizer, "backend_tokenizer"):
         return "its tokenizer does not return the tokens of a text alone"
@@ -85,9 +89,23 @@ def why_not_shared(vlm: VisionLanguageModel) -> str:
     return why_not_in_slots(vlm)
 
 
-def preprocessing_of(vlm: VisionLanguageModel) -> Preprocessing:
+def window_of(vlm: VisionLanguageModel) -> int | None:
+    """Return the tokens that a layer with a sliding window attends to; None without such a layer.
+
+    Within it, every token attends to all before it.
+    """
+    config = vlm.model.config.get_text_config(decoder=True)
+    layers = getattr(config, "layer_types", None)
+    window: int | None = getattr(config, "sliding_window", None)
+    return window if layers is None or SLIDING in layers else None
+
+
+def preprocessing_of(vlm: VisionLanguageModel, spec: ResolvedSpec) -> Preprocessing:
     """Return what preparing a batch needs; rows share beginnings if the model allows it."""
-    return replace(vlm.preprocessing, shares_prefix=not why_not_shared(vlm))
+    longest, new = window_of(vlm), spec.decoded_tokens
+    if longest is not None and new:  # the slots' keys have no window
+        longest = longest // STEP_OF_LENGTH * STEP_OF_LENGTH - new - 1
+    return replace(vlm.preprocessing, shares_prefix=not why_not_shared(vlm), longest_shared=longest)
 
 
 def distinct_enough(entries: Sequence[int]) -> bool:
@@ -111,7 +129,7 @@ def with_shared_prefix(
 
     Returns:
         None if a prompt does not consist of a beginning that ends after the images, shared by all
-        questions about them, and an end without images.
+        questions about them, and an end without images; or if the batch is too long.
     """
     firsts = _unpadded(inputs)
     rows: list[list[int]] = []
@@ -130,6 +148,8 @@ def with_shared_prefix(
     if prefix is None or not all(lengths):
         return None
     ids, mask = _laid_out(rows, [lengths[entry] for entry in entries], pad)
+    if vlm.longest_shared is not None and ids.shape[1] > vlm.longest_shared:
+        return None
     return SharedTokens(ids, mask, SharedPrefix(prefix, tuple(entries)))
 
 

@@ -350,7 +350,7 @@ class Loop:
         fused = FusedParts(vlm.model) if worth_fusing(vlm, rows) else None
         slots = rows_at_once(vlm, request.batch_size, answers=request.spec.sampling.answers)
         if workers is not None:
-            workers.begin(preprocessing_of(vlm), spec)
+            workers.begin(preprocessing_of(vlm, spec), spec)
         self._limit = TimeLimit(request.time_limit, self._expired)
         self._runner = ResilientRunner(
             vlm,

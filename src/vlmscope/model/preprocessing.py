@@ -52,6 +52,8 @@ class Preprocessing:
     """Whether inputs are put into pinned memory, for a GPU."""
     shares_prefix: bool = False
     """Whether questions about one image may share the beginning of their prompts."""
+    longest_shared: int | None = None
+    """Longest prompt that may, with padding: where layers have a sliding window. None: any."""
 
     def cast(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return ``inputs`` with floating tensors in the model's dtype."""
