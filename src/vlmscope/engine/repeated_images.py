@@ -3,7 +3,7 @@
 Decoders with cross-attention keep the encodings of images (``image_cache``), and causal ones share
 the beginnings of prompts (``shared_prefix``). In the others, the states of image tokens depend on
 the complete prompt, or on how long it is: image tokens that attend to the question, prompts beyond
-a sliding window, linear attention. Their encoder does not see the text either. So its ``forward`` is
+a sliding window, linear attention. Their encoder sees no text either. So its ``forward`` is
 replaced for the pass: it computes the distinct images of its input, and its output is repeated.
 
 Images are the same if all their numbers are. The first result for each model is compared with that
