@@ -185,14 +185,15 @@ def _wrapped(item: Any) -> Any:
 
 def _check_storage(dataset: Any, name: str) -> None:
     """Refuse a dataset with values in another file, or with far fewer bytes than it declares."""
-    created = dataset.get_create_plist()
-    if created.get_external_count():
-        raise StoreError(
-            f"{file_name(dataset)}: {name!r} keeps its values in other files; {_REMEDY}"
-        )
-    if created.get_layout() == h5d.VIRTUAL:
-        _check_sources(dataset, created, name)
-        return
+    if dataset.get_offset() is None:  # else it is one piece of this file
+        created = dataset.get_create_plist()
+        if created.get_external_count():
+            raise StoreError(
+                f"{file_name(dataset)}: {name!r} keeps its values in other files; {_REMEDY}"
+            )
+        if created.get_layout() == h5d.VIRTUAL:
+            _check_sources(dataset, created, name)
+            return
     count, stored, kind = _count(dataset), dataset.get_storage_size(), dataset.get_type()
     declared = count * kind.get_size()
     if _is_listed(dataset, kind, name):
