@@ -85,6 +85,7 @@ def test_what_would_fail_on_every_row_is_refused_first(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("family", ["gemma3", "janus"])
 def test_the_report_shows_the_prompt_of_a_family_whose_processor_names_another_token(

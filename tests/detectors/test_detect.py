@@ -636,6 +636,7 @@ def test_what_the_other_run_lacks_is_listed(run: Run, found: Detection, tmp_path
     assert abs(by_name["halp_last_prompt_token_linear"].auroc - 0.5) < 0.2, "layers 0 and 2 alone"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("empty", [20, 40])
 def test_a_test_run_without_many_values_keeps_its_rows(
@@ -673,6 +674,7 @@ def test_a_model_of_another_width_is_tested_by_what_reads_no_states(
     assert reasons["mahalanobis_last_prompt_token"] == reason
 
 
+@pytest.mark.exhaustive
 def test_vectors_that_are_other_things_in_the_test_run_are_not_compared(
     run: Run, found: Detection, tmp_path: Path
 ) -> None:

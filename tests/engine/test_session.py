@@ -243,6 +243,7 @@ def test_slots_that_a_failed_step_dropped_count_as_freed(
     assert not session.forget(slots=True)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("at", [1, 6])
 def test_an_answer_that_cannot_be_decoded_takes_no_other_with_it(
     samples: Sequence[Sample],

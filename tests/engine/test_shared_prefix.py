@@ -260,6 +260,7 @@ def test_worker_processes_send_beginnings(
         assert torch.equal(sent.tensors()[name], tensor), name
 
 
+@pytest.mark.first(1)
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # PaliGemma's
 @pytest.mark.parametrize(
     ("family", "why"),

@@ -80,6 +80,7 @@ LONG = Sample("long", make_image(70, 40), "Is there a cat? " + "cat " * 40)
 ROWS = (*ONE_IMAGE, LONG)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("wrapper", "decoder"),
     [
@@ -127,6 +128,7 @@ def load_model_config(folder: Path) -> Any:
     return AutoConfig.from_pretrained(folder)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("settings", "beyond"),
     [

@@ -75,6 +75,7 @@ def test_the_planted_direction_is_found(make: Callable[[], BinaryProbe], least: 
         assert roc_auc_score(world.truth[fold.test], risk) > least
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("make", [*PROBES, MlpProbe])
 def test_without_signal_the_probabilities_say_so(make: Callable[[], BinaryProbe]) -> None:
     world, fresh = null_world(4), null_world(5)

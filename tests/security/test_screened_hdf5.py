@@ -73,7 +73,7 @@ def read_run(run: Path) -> None:
     opened.matrix("query_token_representation", 2)
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("harm", "found"), CASES)
 def test_a_shard_is_refused_by_every_reader(pack: Path, harm: Patch, found: str) -> None:
     harm(pack)
@@ -87,7 +87,7 @@ def test_a_shard_is_refused_by_every_reader(pack: Path, harm: Patch, found: str)
     assert damage.path == pack
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("harm", "found"), CASES)
 def test_a_file_in_the_halp_layout_is_refused(tmp_path: Path, harm: Patch, found: str) -> None:
     path = write_part(tmp_path / "x_part_001.h5", [research_row(i) for i in range(3)])
@@ -239,6 +239,7 @@ def test_a_process_that_dies(
     assert not alone
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("prints", "found"),
     [

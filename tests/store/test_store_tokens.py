@@ -201,6 +201,7 @@ def test_a_changed_byte_is_found(rows: list[Capture], tmp_path: Path, which: str
     np.testing.assert_array_equal(opened.matrix("last_prompt_token", 2)[0], vector)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     "offsets",
     [
@@ -248,6 +249,7 @@ def test_a_dataset_in_place_of_the_group_is_refused(
         list(open_run(tmp_path / "run"))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("which", ["_tokens", "_columns/query_token_representation"])
 @pytest.mark.parametrize("damaged", [0, 1])
 def test_shards_that_lack_a_column_are_not_merged(
