@@ -305,6 +305,7 @@ def test_a_slider_and_a_switch_choose_the_map(open_page: OpenPage) -> None:
     assert "grayscale" in dialog.locator("img").evaluate(filtered)
 
 
+@pytest.mark.exhaustive
 def test_the_choice_is_kept_from_card_to_card(open_page: OpenPage) -> None:
     cards = (*FULL.cards[:2], replace(FULL.cards[2], attention=()))
     page = open_page(replace(FULL, cards=cards), "#?card=q0")

@@ -207,6 +207,7 @@ def test_details_are_closed_on_the_screen_and_open_on_paper(open_page: OpenPage)
     expect(detail).to_be_visible()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("width", [1180, 1344])
 def test_tables_show_all_their_columns(open_page: OpenPage, width: int) -> None:

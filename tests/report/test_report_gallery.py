@@ -211,6 +211,7 @@ def test_the_shades_of_tokens_have_a_legend(open_page: OpenPage) -> None:
     assert len(set(legend)) == 5
 
 
+@pytest.mark.exhaustive
 def test_the_logit_lens_is_a_table_for_each_position(open_page: OpenPage) -> None:
     page = open_page(replace(FULL, cards=(*FULL.cards[:3], replace(FULL.cards[3], lens={}))))
     page.locator(".card-open").nth(1).click()
