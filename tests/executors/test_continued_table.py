@@ -62,6 +62,7 @@ def assert_equal(found: Run, expected: Run) -> None:
     assert not find_damage(found.path)
 
 
+@pytest.mark.usefixtures("row_groups")
 @pytest.mark.first(1)
 @pytest.mark.parametrize("limit", [2, None])
 def test_appended_and_reordered_rows_go_on_and_equal_one_run(

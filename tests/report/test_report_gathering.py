@@ -42,6 +42,7 @@ from vlmscope.store import (
     write_manifest,
 )
 from vlmscope.sweeps import SavedSweep, SweepSpec, read_sweep, save_sweep, splitting, sweep
+from without_row_groups import without_row_groups
 
 IMAGES = 12
 ROWS = 3 * IMAGES
@@ -64,17 +65,18 @@ def made(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
         for i in range(ROWS):
             question, category = QUESTIONS[i % len(QUESTIONS)], ("count", "colour", "safe")[i % 3]
             writer.writerow([f"q{i}", f"{i // 3}.png", question, "Yes", category, f"s{i % 4 // 2}"])
-    run = extract(
-        folder / "questions.csv",
-        model=checkpoint,
-        out=folder / "run",
-        images=str(folder / "images"),
-        spec=CaptureSpec(
-            max_new_tokens=4, positions=POSITIONS, layers=(0, 4, 7), signals="attention,lens"
-        ),
-        device="cpu",
-        batch_size=8,
-    )
+    with without_row_groups():
+        run = extract(
+            folder / "questions.csv",
+            model=checkpoint,
+            out=folder / "run",
+            images=str(folder / "images"),
+            spec=CaptureSpec(
+                max_new_tokens=4, positions=POSITIONS, layers=(0, 4, 7), signals="attention,lens"
+            ),
+            device="cpu",
+            batch_size=8,
+        )
     flips = np.random.default_rng(3).random(ROWS) < 0.5
     scores = [
         Score(
