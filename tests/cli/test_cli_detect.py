@@ -14,6 +14,8 @@ import pytest
 from detected_runs import WIDER, detected_run, label, truth_of, widened, without_trees
 from vlmscope.store import open_run
 
+pytestmark = pytest.mark.usefixtures("columns_only")
+
 Command = Callable[..., Any]
 QUICK = (
     "--draws",

@@ -40,6 +40,8 @@ from vlmscope.store.format.checksums import seal_on
 from vlmscope.sweeps import SweepResult, SweepSpec, save_sweep, sweep
 from vlmscope.sweeps.save import check_outside
 
+pytestmark = pytest.mark.usefixtures("columns_only")
+
 ROWS = 60
 PROBES = ("probe", "--draws", "100", "--folds", "3")
 SELECTED = "query_token_representation-layer_2"
