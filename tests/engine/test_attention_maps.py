@@ -94,7 +94,7 @@ def test_prompts_that_share_beginnings(models: Any) -> None:
         assert (item.signals[BOXES] >= 0).all()
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
 @pytest.mark.parametrize("tokens", [0, 3])
 def test_questions_without_an_image_and_without_an_answer(

@@ -89,6 +89,7 @@ def test_it_does_not_matter_who_shares_the_slots(
     assert_all_same([item for piece in pieces for item in piece], expected, eleven)
 
 
+@pytest.mark.exhaustive
 def test_never_more_rows_than_slots_go_through_a_step(
     eleven: Sequence[Sample], talkative_vlm: VisionLanguageModel
 ) -> None:

@@ -146,6 +146,7 @@ def test_prompts_that_share_beginnings(models: Any, monkeypatch: pytest.MonkeyPa
         assert_same(item, reference(item.sample, vlm, spec))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
 def test_questions_without_an_image(family: str, models: Any) -> None:
     """What is read from an image is absent; the rest is there. Mllama skips blocks for them."""

@@ -353,6 +353,7 @@ def test_layers_with_different_numbers_of_heads_are_refused(
         resolve_spec(CaptureSpec(signals="attention"), vlm)
 
 
+@pytest.mark.exhaustive
 def test_differential_attention_has_no_weights(tmp_path: Path) -> None:
     """It calls the library's attention twice, and subtracts the results."""
     folder = build_llava(tmp_path / "model", model_type="diffllama", num_hidden_layers=2)

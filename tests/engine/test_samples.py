@@ -474,6 +474,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageModel:
     return load_model(folder, device="cpu", dtype="float32")
 
 
+@pytest.mark.exhaustive
 def test_shared_beginnings_and_positions_of_several_dimensions(
     qwen: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,7 +66,7 @@ def with_ends(vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(config, "eos_token_id", sorted(ends))
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_they_equal_the_reference(
     family: str, models: Any, monkeypatch: pytest.MonkeyPatch

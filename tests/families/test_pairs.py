@@ -161,6 +161,7 @@ def test_a_pair_whose_short_prompts_differ_already(tmp_path: Path) -> None:
         assert_same(item, reference(item.sample, vlm, SPEC))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("decoder", "norm"), [("gpt_neox", "final_layer_norm"), ("lfm2", "embedding_norm")]

@@ -125,7 +125,7 @@ def test_the_capture_is_the_reference(
             assert error <= 1e-5, name
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     "options",
     [

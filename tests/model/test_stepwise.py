@@ -127,6 +127,7 @@ def test_a_repetition_penalty(
     assert "RepetitionPenaltyLogitsProcessor" in why_not_in_slots(talkative_vlm)
 
 
+@pytest.mark.exhaustive
 def test_settings_that_were_only_for_sampling(
     with_settings: Callable[..., VisionLanguageModel],
     samples: Sequence[Sample],

@@ -54,6 +54,7 @@ def test_each_finds_what_is_there(case: tuple[BaselineInputs, np.ndarray, np.nda
     assert abs(found["majority"] - 0.5) < 0.1
 
 
+@pytest.mark.exhaustive
 def test_what_is_not_known_is_left_out(case: tuple[BaselineInputs, np.ndarray, np.ndarray]) -> None:
     inputs, truth, groups = case
     assert set(aurocs(inputs, truth, groups)).isdisjoint({"answer_length", "answer_type"})

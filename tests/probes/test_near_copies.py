@@ -144,6 +144,7 @@ def test_copies_in_place_of_sparse_images_are_found() -> None:
         assert len(np.unique(one)) == len(one)
 
 
+@pytest.mark.exhaustive
 def test_scenes_of_the_demo_world_are_different() -> None:
     paths = sorted((ROOT / "src/vlmscope/demo/images").glob("*.jpg"))[::2]
     found = groups(thumbnails(Image.open(path).convert("RGB") for path in paths))

@@ -146,6 +146,7 @@ def test_a_part_that_becomes_the_pack_shows_the_type_that_is_stored(
                 np.testing.assert_array_equal(shown[()], rows[1].signals[name].astype(dtype))
 
 
+@pytest.mark.first(1)
 def test_exports_have_them(run: Path, rows: list[Capture], tmp_path: Path) -> None:
     export_run(run, tmp_path / "run.parquet")
     table = pq.read_table(tmp_path / "run.parquet")  # type: ignore[no-untyped-call]
@@ -398,6 +399,7 @@ def test_nothing_is_added_without_them(tmp_path: Path) -> None:
         assert sorted(file) == ["_columns", "question_comb_0"]
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_the_size_of_a_row_is_about_right(dtype: Any) -> None:
     """With 100 to 130 image tokens of a hundred numbers, and 60 tokens of an answer."""
