@@ -54,7 +54,7 @@ def test_replies_become_scores_by_the_rules_of_the_endpoint(forced: Path, tmp_pa
 def test_each_row_alone_has_the_verdict_that_it_has_in_a_batch(
     forced: Path, tmp_path: Path
 ) -> None:
-    for size in (1, 3, 64):
+    for size in (1, 3):  # and 8 in the test above
         judge = local_judge(local_settings(forced, size), tmp_path / f"{size}.jsonl")
         assert [score.hallucinated for score in judge(MIXED)] == WANTED, size
 

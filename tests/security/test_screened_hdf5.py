@@ -121,6 +121,7 @@ def test_a_window_of_a_column_that_is_endless(pack: Path) -> None:
         read_run(pack.parent.parent)
 
 
+@pytest.mark.exhaustive
 def test_a_group_with_another_name_in_a_row_that_is_screened_before(tmp_path: Path) -> None:
     """Under the first name nothing in it is read; a reader may take the rows in another order."""
     path = write_part(tmp_path / "x_part_001.h5", [research_row(i) for i in range(3)])
@@ -337,6 +338,7 @@ def _len_of(run: Path, sent: Any) -> None:
     sent.send(len(open_run(run).to_pandas()))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_daemonic_process_reads_a_run(pack: Path, alone: list[Any], method: str) -> None:
@@ -360,6 +362,7 @@ print(len(open_run(sys.argv[1]).to_pandas()))
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("streams", ["<&-", "2>&-", "<&- 2>&-"])
 def test_a_script_without_a_guard_and_without_streams(
