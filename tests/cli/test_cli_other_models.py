@@ -115,6 +115,7 @@ def save_random_probe(folder: Path) -> Path:
     return folder / "probe"
 
 
+@pytest.mark.exhaustive
 def test_rows_with_one_image_two_and_none(
     run_of: Command, vlmscope: Command, mixed: Path, llava: Path, tmp_path: Path
 ) -> None:

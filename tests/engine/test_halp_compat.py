@@ -97,7 +97,7 @@ def test_layer_k_is_what_the_script_took(
             assert error(item.vectors[f"{QUERY}/layer_{k}"], expected) < 1e-5, k
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("name", ["mllama", *NATIVE])
 def test_equals_the_reference(loaded: Callable[[str], VisionLanguageModel], name: str) -> None:
     vlm = loaded(name)

@@ -170,7 +170,7 @@ def answers_to_paint(
         yield bool(change[i] > change[elsewhere].max(initial=0))
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", HERE)
 def test_a_token_changes_with_its_own_part_of_the_image(
     family: str, local: Callable[[str], VisionLanguageModel]

@@ -104,6 +104,7 @@ def test_what_a_failed_step_took_with_it_comes_again(
     assert {sample.id for sample in lost} <= set(generated)
 
 
+@pytest.mark.exhaustive
 def test_where_memory_runs_out_in_a_step_there_are_fewer_slots(
     samples: Sequence[Sample],
     talkative_vlm: VisionLanguageModel,

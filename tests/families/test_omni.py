@@ -45,6 +45,7 @@ def whole(folder: Path) -> VisionLanguageModel:
     return load_model(folder, device="cpu", dtype="float32")
 
 
+@pytest.mark.first(1)
 def test_a_whole_checkpoint_is_its_thinker(thinker: Path, whole: VisionLanguageModel) -> None:
     alone = load_model(thinker, device="cpu", dtype="float32")
     assert whole.family == alone.family
@@ -119,6 +120,7 @@ def test_half_precision(folder: Path) -> None:
     assert np.isfinite(gaps).all()
 
 
+@pytest.mark.first(1)
 def test_a_judge_is_a_thinker_too(folder: Path) -> None:
     chat = load_chat_model(folder, dtype="float32")
     assert chat.batches

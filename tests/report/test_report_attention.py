@@ -377,6 +377,7 @@ def test_without_scripts_and_on_paper_two_layers_are_shown(open_page: OpenPage) 
     page.close()
 
 
+@pytest.mark.exhaustive
 def test_one_layer_needs_no_slider(open_page: OpenPage) -> None:
     one = replace(examples.GRID, peaks=((0.25,),), shares=((0.3,),), levels=bytes([255, 51, 0]))
     summary = replace(FULL.attention, layers=(7,), of=("last prompt token",))
