@@ -75,6 +75,7 @@ def test_more_rows_than_slots(
     assert len(lengths) == 1
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize(("rows", "size"), [(4, 3), (1, 1), (4, 1), (2, 5), (11, 4)])
 def test_it_does_not_matter_who_shares_the_slots(

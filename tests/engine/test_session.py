@@ -104,7 +104,6 @@ def test_what_a_failed_step_took_with_it_comes_again(
     assert {sample.id for sample in lost} <= set(generated)
 
 
-@pytest.mark.exhaustive
 def test_where_memory_runs_out_in_a_step_there_are_fewer_slots(
     samples: Sequence[Sample],
     talkative_vlm: VisionLanguageModel,
@@ -124,6 +123,7 @@ def test_where_memory_runs_out_in_a_step_there_are_fewer_slots(
     assert set(rooms[4:]) == {3}
 
 
+@pytest.mark.exhaustive
 def test_where_one_slot_is_too_many_generate_writes(
     samples: Sequence[Sample],
     talkative_vlm: VisionLanguageModel,

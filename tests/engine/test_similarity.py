@@ -202,6 +202,7 @@ def test_stored_similarity_is_verified(models: Any, tmp_path: Path) -> None:
     assert not any(name.startswith("image_tokens") for name in run.signals)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision(dtype: Any, models: Any) -> None:

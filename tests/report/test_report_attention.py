@@ -364,6 +364,7 @@ def test_a_page_without_images_has_maps_alone(open_page: OpenPage) -> None:
     expect(page.locator("#attention .overlay").first).to_be_visible()
 
 
+@pytest.mark.exhaustive
 def test_without_scripts_and_on_paper_two_layers_are_shown(open_page: OpenPage) -> None:
     page = open_page(FULL, java_script_enabled=False)
     section = page.locator("#attention")
