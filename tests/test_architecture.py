@@ -122,10 +122,14 @@ def test_all_is_sorted_and_complete(name: str) -> None:
         assert public in dir(module)
 
 
+PHRASES = (ast.Name, ast.BinOp, ast.Subscript)
+"""Forms of ``Progress``, ``Progress | None`` and ``Callable[[str], None]``."""
+
+
 def callbacks(path: Path) -> Iterator[str]:
     """Yield the parameters of a file that take phrases, and are called otherwise than elsewhere."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.arg) and node.annotation is not None:
+        if isinstance(node, ast.arg) and isinstance(node.annotation, PHRASES):
             kind = ast.unparse(node.annotation).removesuffix(" | None")
             wanted = {"Progress": "progress", "Note": "note", "Callable[[str], None]": "note"}
             if wanted.get(kind, node.arg) != node.arg:

@@ -58,7 +58,11 @@ def _private(tree: ast.AST) -> Iterator[tuple[str, ast.expr]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr[:1] == "_" != node.attr[1:2]:
             yield node.attr, node.value
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "getattr"
+        ):
             name = node.args[1]
             if isinstance(name, ast.Constant) and str(name.value).startswith("_"):
                 yield str(name.value), node.args[0]

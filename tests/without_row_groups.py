@@ -26,3 +26,11 @@ def without_row_groups() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RowWriter, "write", _write_exported)
         yield
+
+
+@contextlib.contextmanager
+def with_row_groups() -> Iterator[None]:
+    """The groups as they are, within ``without_row_groups``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowWriter, "write", _write)
+        yield

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from labelled_runs import labelled_run
+from without_row_groups import without_row_groups
 
 ROWS = 90
 TRUTH = [None if i % 15 == 0 else i % 3 == 0 for i in range(ROWS)]
@@ -20,5 +21,6 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vectors[:, 0] += [3.0 * bool(truth) for truth in TRUTH]
     path = tmp_path_factory.mktemp("runs") / "run"
     images = [i // 2 for i in range(ROWS)]
-    labelled_run(path, TRUTH, vectors, images, on_disk=True)
+    with without_row_groups():
+        labelled_run(path, TRUTH, vectors, images, on_disk=True)
     return path

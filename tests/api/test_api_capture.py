@@ -60,6 +60,7 @@ TABLES: dict[str, Callable[[pd.DataFrame], Any]] = {
 }
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("form", TABLES)
 def test_a_table_gives_what_its_samples_give(
     form: str, frame: pd.DataFrame, vlm: VisionLanguageModel, captures: list[Capture],

@@ -87,6 +87,7 @@ def test_a_run_of_a_data_frame_goes_on_by_its_ids(
     assert again.manifest.data.several_tables
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("change", "what"),
     [

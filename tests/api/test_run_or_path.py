@@ -132,6 +132,7 @@ def test_every_function_that_reads_a_run_is_asked() -> None:
     assert asked - {"extract"} == set(CALLS)  # which continues a run: see test_api_extract
 
 
+@pytest.mark.exhaustive
 def test_one_test_run_need_not_be_in_a_list(labelled: Path, other: Path, found: Any) -> None:
     told = vlmscope.transfer(labelled, other, SPEC, result=found)
     assert len(told.tests) == 1

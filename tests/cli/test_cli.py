@@ -328,6 +328,7 @@ def test_a_run_that_lost_its_manifest_is_not_written_into(extract: Command, tmp_
     assert "restore run.json" in lost.err
 
 
+@pytest.mark.exhaustive
 def test_verify_after_a_move_says_what_to_give(
     extract: Command, vlmscope: Command, tmp_path: Path, table: Path, checkpoint: Path
 ) -> None:
@@ -358,6 +359,7 @@ def test_export_refuses_to_hand_on_damage(
     assert not (tmp_path / "out.npz").exists()
 
 
+@pytest.mark.exhaustive
 def test_brackets_in_names_and_data_are_shown_as_they_are(
     extract: Command, vlmscope: Command, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ def test_extract_stops_there(extract: Command, tmp_path: Path) -> None:
     assert set(open_run(tmp_path / "run").failures) == {"question_comb_5"}
 
 
+@pytest.mark.first(1)
 @pytest.mark.usefixtures("edited_meanwhile")
 @pytest.mark.parametrize("out", [(), ("--out", "risks.parquet")])
 def test_score_stops_there(

@@ -66,6 +66,7 @@ def test_it_equals_one_run_on_the_whole_table(
     assert (done.code, "note" in done.err) == (0, False)
 
 
+@pytest.mark.exhaustive
 def test_verify_compares_rows_and_not_files(
     extract: Command, vlmscope: Command, table: Path, tmp_path: Path
 ) -> None:

@@ -14,6 +14,8 @@ import pytest
 from detected_runs import WIDER, detected_run, label, truth_of, widened, without_trees
 from vlmscope.store import open_run
 
+pytestmark = pytest.mark.usefixtures("columns_only")
+
 Command = Callable[..., Any]
 QUICK = (
     "--draws",
@@ -104,6 +106,7 @@ def test_it_tests_on_other_runs(vlmscope: Command, run: Path, tmp_path: Path) ->
     assert "the same model, 60 answers" in (run / "report.html").read_text()
 
 
+@pytest.mark.exhaustive
 def test_what_is_not_tested_on_a_wider_model_is_one_line(
     vlmscope: Command, run: Path, tmp_path: Path
 ) -> None:
@@ -121,6 +124,7 @@ def test_what_is_not_tested_on_a_wider_model_is_one_line(
     assert "another model (wider), 60 answers" in text
 
 
+@pytest.mark.exhaustive
 def test_a_selection_keeps_what_others_found(vlmscope: Command, run: Path) -> None:
     assert vlmscope("detect", run, *QUICK).code == 0
     files = [run / "detectors" / name for name in ("detectors.json", "risks.parquet")]

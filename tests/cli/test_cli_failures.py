@@ -69,6 +69,7 @@ def test_only_failures_of_this_session_count(extract: Command, write: Any) -> No
     assert "reason: no image in column 'image_name'" in again.err
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("line", ['{"id": "b", "sta', "7", "[" * 5000, '{"id": 3}', "\ud83d"])
 def test_lines_that_are_no_failures_hide_no_reason(
     extract: Command, write: Any, tmp_path: Path, line: str

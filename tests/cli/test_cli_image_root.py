@@ -43,6 +43,7 @@ def assert_all_found(vlmscope: Command, run: Path) -> None:
     assert (done.code, "missing" in done.err) == (0, False), done.err
 
 
+@pytest.mark.exhaustive
 def test_after_a_first_extract_without_images(
     extract: Command, vlmscope: Command, images: Path, tmp_path: Path
 ) -> None:

@@ -25,6 +25,8 @@ from vlmscope.score import error_kind
 from vlmscope.store import label_settings, open_run, read_labels, read_manifest
 from vlmscope.sweeps import probe_data
 
+pytestmark = pytest.mark.usefixtures("columns_only")
+
 Command = Callable[..., Any]
 
 

@@ -15,6 +15,8 @@ from forced_chat import write_forced_chat
 from store_support import make_capture, make_manifest
 from vlmscope.store import RunWriter, label_settings, read_labels
 
+pytestmark = pytest.mark.usefixtures("columns_only")
+
 Command = Callable[..., Any]
 SAID = ["It may be.", "Perhaps zqh.", "zqn, maybe.", "It may be.", "Yes"]
 

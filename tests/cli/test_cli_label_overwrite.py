@@ -70,7 +70,6 @@ RULES = {
 }  # fmt: skip
 
 
-@pytest.mark.first(3)
 @pytest.mark.first(1)
 @pytest.mark.parametrize("rule", RULES)
 def test_labels_of_a_file_are_kept(vlmscope: Command, run: Path, by_hand: Path, rule: str) -> None:
@@ -138,7 +137,6 @@ def test_a_file_without_a_label_is_nobodys_work(
     assert vlmscope("label", run).code == 0
 
 
-@pytest.mark.first(2)
 @pytest.mark.first(1)
 @pytest.mark.parametrize("damage", ["cut", "empty", "another table", "no record"])
 def test_labels_of_which_nobody_knows_who_made_them(

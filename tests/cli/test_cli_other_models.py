@@ -85,6 +85,7 @@ def test_what_would_fail_on_every_row_is_refused_first(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("family", ["gemma3", "janus"])
 def test_the_report_shows_the_prompt_of_a_family_whose_processor_names_another_token(
@@ -114,6 +115,7 @@ def save_random_probe(folder: Path) -> Path:
     return folder / "probe"
 
 
+@pytest.mark.exhaustive
 def test_rows_with_one_image_two_and_none(
     run_of: Command, vlmscope: Command, mixed: Path, llava: Path, tmp_path: Path
 ) -> None:

@@ -129,6 +129,7 @@ def test_a_protocol_and_a_column_that_are_none_are_refused(vlmscope: Command, ru
     assert not (run / "probes").exists()
 
 
+@pytest.mark.exhaustive
 def test_columns_are_chosen_by_name(vlmscope: Command, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     captures = []

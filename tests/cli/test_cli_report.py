@@ -13,6 +13,8 @@ import pytest
 
 from vlmscope.store import open_run, write_manifest
 
+pytestmark = pytest.mark.usefixtures("columns_only")
+
 Command = Callable[..., Any]
 
 

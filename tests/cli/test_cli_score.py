@@ -18,6 +18,8 @@ from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import CaptureSpec, Sample, Score
 from vlmscope.store import read_labels, write_labels
 
+pytestmark = pytest.mark.usefixtures("columns_only")
+
 Command = Callable[..., Any]
 
 

@@ -102,7 +102,7 @@ PRINT = {
 """Commands that print something."""
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("name", PRINT)
 def test_a_full_stdout_is_told_in_a_line(
     code_of: Callable[..., int], run: Path, full: Any, name: str
@@ -154,7 +154,7 @@ def test_a_full_stderr_leaves_the_exit_code_as_it_is(
     assert code_of(*arguments, stdout=io.StringIO(), stderr=full) == code
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("redirection", "code"),
     [

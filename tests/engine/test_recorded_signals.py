@@ -39,7 +39,7 @@ from vlmscope.signals import (
 from vlmscope.verification import compare
 
 EVERYTHING = CaptureSpec(layers="all", max_new_tokens=5, signals=set(SIGNALS) - {SAMPLES})
-ROWS = (*ONE_IMAGE, *SEVERAL, *NONE)
+ROWS = (*ONE_IMAGE[1:3], SEVERAL[0], NONE[0])
 
 
 def test_questions_about_one_image_several_and_none(vlm: VisionLanguageModel) -> None:
@@ -353,6 +353,7 @@ def test_layers_with_different_numbers_of_heads_are_refused(
         resolve_spec(CaptureSpec(signals="attention"), vlm)
 
 
+@pytest.mark.exhaustive
 def test_differential_attention_has_no_weights(tmp_path: Path) -> None:
     """It calls the library's attention twice, and subtracts the results."""
     folder = build_llava(tmp_path / "model", model_type="diffllama", num_hidden_layers=2)

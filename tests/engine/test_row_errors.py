@@ -56,6 +56,7 @@ def image(folder: Path, width: int, height: int) -> Path:
 ELONGATED = "pad or crop the image to a less elongated shape, or remove the row"
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("name", "size", "said", "remedy"),
     [

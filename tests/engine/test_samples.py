@@ -474,6 +474,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageModel:
     return load_model(folder, device="cpu", dtype="float32")
 
 
+@pytest.mark.exhaustive
 def test_shared_beginnings_and_positions_of_several_dimensions(
     qwen: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -552,6 +553,7 @@ def test_a_run_that_was_stopped_and_ranks_that_share_it(
     assert record.signals == ("entropy", "samples")
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("change", [{"seed": 5}, {"samples": 2}, {"temperature": 0.8}, WITHOUT])
 def test_a_run_is_not_continued_with_others(
     run: Any, rows: Sequence[Sample], talkative_vlm: VisionLanguageModel, change: dict[str, Any]
@@ -576,6 +578,7 @@ def assert_readable(row: Any, samples: Any) -> None:
     assert set(group) == {"texts", "finish_reasons", "token_ids", "logprobs", "last_token"}
 
 
+@pytest.mark.exhaustive
 def test_rows_and_exports_are_readable_without_vlmscope(run: Any, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 

@@ -123,6 +123,7 @@ def test_where_memory_runs_out_in_a_step_there_are_fewer_slots(
     assert set(rooms[4:]) == {3}
 
 
+@pytest.mark.exhaustive
 def test_where_one_slot_is_too_many_generate_writes(
     samples: Sequence[Sample],
     talkative_vlm: VisionLanguageModel,
@@ -243,6 +244,7 @@ def test_slots_that_a_failed_step_dropped_count_as_freed(
     assert not session.forget(slots=True)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("at", [1, 6])
 def test_an_answer_that_cannot_be_decoded_takes_no_other_with_it(
     samples: Sequence[Sample],

@@ -152,13 +152,17 @@ def test_answers_that_generate_must_write_are_prepared_again(
 @pytest.mark.first(1)
 @pytest.mark.parametrize("kind", ["threads", "processes"])
 def test_after_a_failed_step_rows_are_prepared_once(
-    kind: str, qwen: VisionLanguageModel, worker_processes: Workers, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    qwen: VisionLanguageModel,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each prompt as a whole, where it was prepared before: not again in the model's thread."""
     spec = resolve_spec(SPEC, qwen)
     session = CaptureSession(qwen, spec, 8)
-    workers = worker_processes if kind == "processes" else None
-    if workers is not None:
+    workers: Workers | None = None
+    if kind == "processes":  # which take seconds to start
+        workers = request.getfixturevalue("worker_processes")
         workers.begin(preprocessing_of(qwen, spec), spec)
         workers.wait()
     runner = ResilientRunner(qwen, spec, BatchSizer(8), session, workers=workers)
@@ -260,6 +264,7 @@ def test_worker_processes_send_beginnings(
         assert torch.equal(sent.tensors()[name], tensor), name
 
 
+@pytest.mark.first(1)
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # PaliGemma's
 @pytest.mark.parametrize(
     ("family", "why"),

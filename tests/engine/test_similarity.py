@@ -70,7 +70,7 @@ def assert_differ(items: list[Capture]) -> None:
         assert all(np.abs(one - other).max() > 1e-4 for other in joined[:i])
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl", "gemma3", "llava_next", "qwen3_5"])
 def test_it_equals_the_reference(family: str, models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """In slots, and by ``generate``; the end-of-turn token included."""
@@ -112,6 +112,7 @@ def test_prompts_that_share_beginnings_and_slots_that_are_taken_again(models: An
         assert_same(item, reference(item.sample, vlm, SPEC))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
 def test_questions_without_an_image(family: str, models: Any) -> None:
     vlm = models(family)
@@ -201,6 +202,7 @@ def test_stored_similarity_is_verified(models: Any, tmp_path: Path) -> None:
     assert not any(name.startswith("image_tokens") for name in run.signals)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision(dtype: Any, models: Any) -> None:

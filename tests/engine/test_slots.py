@@ -58,7 +58,7 @@ moves = st.lists(
 
 
 @given(moves)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_what_is_a_rows_goes_with_it(moves: Sequence[tuple[int, Sequence[int]]]) -> None:
     slots, names = empty_slots(), 0
     here: dict[int, int] = {}  # slot → name

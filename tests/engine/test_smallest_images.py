@@ -65,6 +65,7 @@ def assert_alike(vlm: VisionLanguageModel, rows: Sequence[Sample] = ROWS) -> lis
     return [id_ for id_, item in alone.items() if isinstance(item, Failure)]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("family", "failing"),

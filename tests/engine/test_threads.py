@@ -198,6 +198,7 @@ def test_generators_take_turns_in_one_thread(
     assert [(bits(one), bits(other)) for one, other in found] == expected
 
 
+@pytest.mark.exhaustive
 def test_a_consumer_that_stops_keeps_nobody_waiting(
     talkative_vlm: VisionLanguageModel, samples: list[Sample]
 ) -> None:

@@ -66,7 +66,7 @@ def with_ends(vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(config, "eos_token_id", sorted(ends))
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_they_equal_the_reference(
     family: str, models: Any, monkeypatch: pytest.MonkeyPatch
@@ -100,6 +100,7 @@ def test_answers_of_the_greatest_length(
         assert_same(item, reference(item.sample, vlm, SPEC))
 
 
+@pytest.mark.exhaustive
 def test_nothing_else_changes(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers, statistics, samples and vectors are those of a run without these signals."""
     for family in ("qwen2_5_vl", "qwen3_5"):
@@ -177,6 +178,7 @@ def test_prompts_that_share_beginnings(models: Any) -> None:
         assert_same(item, reference(item.sample, vlm, spec))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
 def test_questions_without_an_image(family: str, models: Any) -> None:
     vlm = models(family)

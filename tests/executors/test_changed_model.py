@@ -65,7 +65,7 @@ def test_a_run_goes_on_with_a_copy_of_its_model(
     run_once: Callable[..., Run], copy: Path, checkpoint: Path
 ) -> None:
     assert len(run_once(copy, limit=2).ids) == 2
-    assert len(run_once(checkpoint).ids) == 10
+    assert len(run_once(checkpoint, batch_size=8).ids) == 10
     assert open_run(copy.parent / "run").manifest.model.weight_files is not None
 
 
@@ -96,7 +96,7 @@ def test_a_model_that_is_rewritten_while_it_computes(
     with pytest.raises(RunMismatchError, match="has other weights"):
         run_once(copy)
     (copy / "model.safetensors").write_bytes(before[0])
-    assert len(run_once(copy).ids) == 10
+    assert len(run_once(copy, batch_size=8).ids) == 10
 
 
 def test_files_that_are_replaced_or_removed_do_not_matter_to_a_loaded_model(copy: Path) -> None:

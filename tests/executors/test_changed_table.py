@@ -99,7 +99,7 @@ CHANGES = [
 ]
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize(("change", "message"), CHANGES)
 def test_nothing_from_the_change_on_is_stored(
@@ -156,6 +156,7 @@ def test_a_resumed_run_is_held_to_the_table_too(session: Session) -> None:
     assert sorted(session.run.ids) == ["q0", "q1", "q2", "q3"]
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("change", [edit(3, "Yes", "No"), append])
 def test_a_table_that_changes_before_failed_rows_are_tried_again(
     session: Session, change: Change, monkeypatch: pytest.MonkeyPatch
@@ -181,6 +182,7 @@ def test_a_table_that_changes_before_failed_rows_are_tried_again(
     assert ("q3" in session.run.ids) == (change is append)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("change", [edit(7, "Yes", "No"), append])
 def test_rows_that_are_tried_alone_are_held_to_the_table_too(
     session: Session, change: Change
@@ -219,6 +221,7 @@ class Crew:
         yield from waiting
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("change", "message"), [*CHANGES[:2], (append, "'q10' was appended")])
 def test_the_driver_on_ray_holds_rows_to_the_table_too(
     session: Session, change: Change, message: str, monkeypatch: pytest.MonkeyPatch

@@ -62,6 +62,7 @@ def assert_equal(found: Run, expected: Run) -> None:
     assert not find_damage(found.path)
 
 
+@pytest.mark.usefixtures("row_groups")
 @pytest.mark.first(1)
 @pytest.mark.parametrize("limit", [2, None])
 def test_appended_and_reordered_rows_go_on_and_equal_one_run(
@@ -79,6 +80,7 @@ def test_appended_and_reordered_rows_go_on_and_equal_one_run(
     assert whole.plan().todo == 0
 
 
+@pytest.mark.exhaustive
 def test_the_order_may_change_while_a_limit_is_on(sessions: Sessions) -> None:
     sessions.start(BEFORE, limit=2)
     summary = sessions.start(BEFORE[::-1], limit=5)
@@ -87,6 +89,7 @@ def test_the_order_may_change_while_a_limit_is_on(sessions: Sessions) -> None:
     assert len(sessions.run) == 6
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("what", ["question", "image"])
 def test_a_row_that_is_another_question_now_is_refused_before_the_model_is_loaded(
     sessions: Sessions, what: str
@@ -111,12 +114,14 @@ def test_a_row_that_is_another_question_now_is_refused_before_the_model_is_loade
     assert set(sessions.run.ids) == {*(f"q{i}" for i in range(7)), "q2b", "q4b"}
 
 
+@pytest.mark.exhaustive
 def test_many_changed_rows_are_counted(sessions: Sessions) -> None:
     sessions.start(rows(*range(20)))
     with pytest.raises(RunMismatchError, match=r"20 rows .* \(question\) and 10 more; restore"):
         sessions.plan(rows(*range(20), question="?"))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("question", ["", "a\0b"])
 def test_a_stored_row_that_is_not_in_order_any_more_is_another_question(
     sessions: Sessions, question: str
@@ -261,6 +266,7 @@ def test_rows_without_an_image_may_not_get_one(sessions: Sessions) -> None:
         sessions.plan([bare[0], *rows(1, 2, 3)], text_only=True)
 
 
+@pytest.mark.exhaustive
 def test_which_of_two_columns_names_the_image_may_depend_on_the_files(
     local_sessions: Sessions, tmp_path: Path
 ) -> None:
@@ -288,6 +294,7 @@ def test_ranks_take_their_share_of_the_longer_table(sessions: Sessions) -> None:
     assert len(sessions.run) == 12
 
 
+@pytest.mark.exhaustive
 def test_a_rank_that_read_the_older_table_adds_nothing(
     local_sessions: Sessions, tmp_path: Path
 ) -> None:
@@ -454,6 +461,7 @@ def embedded(data: Path, *colours: int) -> Path:
     return data
 
 
+@pytest.mark.exhaustive
 def test_images_in_the_table_without_a_name_are_told_apart_by_their_pixels(
     hashed_sessions: Sessions, tmp_path: Path
 ) -> None:
@@ -466,6 +474,7 @@ def test_images_in_the_table_without_a_name_are_told_apart_by_their_pixels(
         hashed_sessions.plan(data=embedded(data, 0, 11, 20, 30, 40))
 
 
+@pytest.mark.exhaustive
 def test_a_run_whose_fingerprint_counts_embedded_images_by_size_goes_on(
     hashed_sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

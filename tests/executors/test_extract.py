@@ -331,6 +331,7 @@ def test_a_full_disk_is_one_error_and_what_was_published_is_safe(
     assert len(run_once(batch_size=2)) == 10
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("change", "field"),
     [

@@ -207,6 +207,7 @@ def test_a_kill_from_outside_costs_nothing_but_the_order(machine: Machine) -> No
     assert machine.prepared[-1] in (["q5"], ["q6"], ["q7"], ["q8"], ["q9"])
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("strict", [False, True])
 def test_strict_stops_at_the_record_and_goes_on_the_next_time(
     machine: Machine, strict: bool

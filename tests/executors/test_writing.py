@@ -274,6 +274,7 @@ def test_leaving_by_an_exception_writes_what_waits_for_more_rows(tmp_path: Path)
     assert open_run(tmp_path / "run").ids == ("q0",)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("kind", [RunWriter, RunWriterProcess])
 def test_a_released_run_has_its_rows_and_another_writer_may_go_on(
     kind: type[RunWriter | RunWriterProcess], tmp_path: Path

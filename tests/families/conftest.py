@@ -13,7 +13,6 @@ COSTLY = (
     "test_several_images_in_one_question",
     "test_images_where_placeholders_stand",
     "test_no_image_in_the_question",
-    "test_worker_processes_prepare_the_same",
     "test_vision_only_is_the_encoders_output",
     "test_positions_are_those_the_decoder_saw",
     "test_the_question_does_not_reach_the_image_tokens",

@@ -229,6 +229,7 @@ def test_encoders_from_timm_cannot_be_built_here(name: str, tmp_path: Path) -> N
         BUILDERS[name](tmp_path / name)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("name", WANTS_TORCHVISION)
 def test_image_processors_for_torchvision_only(name: str, built: Callable[[str], Path]) -> None:
     """The weights load; the processor says in one line what it needs."""

@@ -45,6 +45,7 @@ def whole(folder: Path) -> VisionLanguageModel:
     return load_model(folder, device="cpu", dtype="float32")
 
 
+@pytest.mark.first(1)
 def test_a_whole_checkpoint_is_its_thinker(thinker: Path, whole: VisionLanguageModel) -> None:
     alone = load_model(thinker, device="cpu", dtype="float32")
     assert whole.family == alone.family
@@ -61,6 +62,7 @@ def test_a_whole_checkpoint_is_its_thinker(thinker: Path, whole: VisionLanguageM
     assert whole.identity.weights_hash != alone.identity.weights_hash
 
 
+@pytest.mark.first(1)
 def test_it_is_as_exact(whole: VisionLanguageModel) -> None:
     for item in capture(ROWS, whole, SPEC, batch_size=3):
         assert_same(item, reference(item.sample, whole, SPEC))
@@ -82,6 +84,7 @@ def test_no_memory_is_kept_for_an_encoder_of_sound(
     assert not [name for name, _ in whole.model.named_parameters() if "audio" in name]
 
 
+@pytest.mark.first(1)
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 def test_an_adapter_of_all_encoders_is_attached(thinker: Path, folder: Path) -> None:
     """Also one with layers in the encoder for sound, which is dropped with them."""
@@ -103,6 +106,7 @@ def test_a_question_with_a_sound_or_a_video_is_refused(
         list(capture([Sample("it", WIDE, f"{mark} What is it?")], whole, SPEC))
 
 
+@pytest.mark.first(1)
 def test_half_precision(folder: Path) -> None:
     """Rounding may send a token to another expert beside other rows: most vectors, not all."""
     vlm = load_model(folder, device="cpu", dtype="bfloat16")
@@ -116,6 +120,7 @@ def test_half_precision(folder: Path) -> None:
     assert np.isfinite(gaps).all()
 
 
+@pytest.mark.first(1)
 def test_a_judge_is_a_thinker_too(folder: Path) -> None:
     chat = load_chat_model(folder, dtype="float32")
     assert chat.batches

@@ -156,7 +156,7 @@ def implementations(part: nn.Module) -> list[str]:
     return [config._attn_implementation for config in configurations(part)]
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(2)
 @pytest.mark.parametrize("family", WITHOUT_MASK)
 def test_the_numbers_are_the_references(
     family: str, loaded: Any, kernel: Kernel, modules: list[nn.Module]
@@ -175,7 +175,7 @@ def test_the_numbers_are_the_references(
     assert len(kernel.shapes) == seen  # the reference runs the model as it was loaded
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", ["idefics2", *(name for name in OTHERS if name != "idefics2")])
 def test_an_encoder_with_a_mask_or_of_packed_images_attends_as_before(
     family: str, tmp_path: Path, kernel: Kernel, monkeypatch: pytest.MonkeyPatch

@@ -240,6 +240,7 @@ def test_eager_attention_is_left_alone(vlm: VisionLanguageModel, calls: list[int
     assert calls == []
 
 
+@pytest.mark.first(2)
 def test_somebody_elses_encoder_is_proven(
     vlm: VisionLanguageModel, calls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +281,7 @@ def test_an_encoder_that_shrinks_what_it_returns(tmp_path: Path, calls: list[int
     assert error(merged.mean(dim=0), patches.mean(dim=0)) < TOLERANCE
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", OTHERS)
 def test_other_encoders_are_left_alone(family: str, tmp_path: Path) -> None:
     assert family in RUNNABLE

@@ -80,6 +80,7 @@ LONG = Sample("long", make_image(70, 40), "Is there a cat? " + "cat " * 40)
 ROWS = (*ONE_IMAGE, LONG)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("wrapper", "decoder"),
     [
@@ -127,6 +128,7 @@ def load_model_config(folder: Path) -> Any:
     return AutoConfig.from_pretrained(folder)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("settings", "beyond"),
     [
@@ -159,6 +161,7 @@ def test_a_pair_whose_short_prompts_differ_already(tmp_path: Path) -> None:
         assert_same(item, reference(item.sample, vlm, SPEC))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("decoder", "norm"), [("gpt_neox", "final_layer_norm"), ("lfm2", "embedding_norm")]

@@ -104,6 +104,7 @@ def test_one_question_at_a_time_where_the_order_is_unknown(known: Path, tmp_path
     assert [len(batch.samples) for batch in batches] == [1] * (len(ONE_IMAGE) + len(SEVERAL))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
@@ -147,6 +148,7 @@ def test_a_norm_that_is_described_is_not_looked_for(odd: Path, tmp_path: Path) -
         load_model(odd, device="cpu", family=write(tmp_path / "family.toml", text))
 
 
+@pytest.mark.exhaustive
 def test_a_norm_of_the_usual_name_that_is_another_one(odd: Path, tmp_path: Path) -> None:
     """The last hidden state decides, not the name."""
     lines = [line for line in DESCRIBED.splitlines() if not line.startswith("final_norm")]
@@ -225,7 +227,7 @@ def test_an_encoder_that_runs_twice_for_tiles_is_refused_when_it_is_loaded(tmp_p
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("error", [IndexError, ZeroDivisionError, StopIteration])
 @pytest.mark.parametrize("name", ["forward", "generate"])
 def test_no_error_of_a_model_comes_out_of_its_proof_as_it_is(
@@ -285,6 +287,7 @@ def test_a_stranger_that_fills_up_to_the_most_images(tmp_path: Path) -> None:
     assert "no attention of layers 1, 3, 6" in note
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("part", ["vision_encoder", "decoder", "layers", "projector"])
 def test_a_path_that_leads_nowhere(odd: Path, tmp_path: Path, part: str) -> None:
     lines = [line for line in DESCRIBED.splitlines() if not line.startswith(part)]

@@ -23,6 +23,7 @@ def rows(rng: np.random.Generator, images: int, each: int, worth: float) -> tupl
     return truth, risk, group, group % 5
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("images", "each"), [(30, 1), (80, 4)])
 def test_a_risk_without_a_sign_is_seldom_told_to_help(images: int, each: int) -> None:
     """Its sign alone says so of every second data set. Of 300, an interval said it of 4."""

@@ -142,6 +142,7 @@ def test_a_fold_s_own_scale_changes_no_comparison(metric: str) -> None:
     assert (found.value, found.interval, found.p_value) == (0, Interval(0, 0), 1)
 
 
+@pytest.mark.exhaustive
 def test_a_risk_that_is_the_share_in_training_is_worth_nothing() -> None:
     """Pooled it looks worse than chance: where training has more, the fold has fewer."""
     rng = np.random.default_rng(0)

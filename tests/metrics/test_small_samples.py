@@ -16,6 +16,7 @@ from vlmscope.metrics.small_samples import is_small, jackknife, too_few_to_resam
 from vlmscope.metrics.weighted import tally
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("decimals", [12, 1])
 def test_the_jackknife_is_that_of_images_left_out(decimals: int) -> None:
     truth, risk, image = clustered(15, 6, seed=1)
@@ -30,6 +31,7 @@ def test_the_jackknife_is_that_of_images_left_out(decimals: int) -> None:
         assert found.without[left] == pytest.approx(expected, nan_ok=True)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("images", "each", "gap"), [(40, 15, 1.0), (30, 1, 1.0), (30, 1, 3.0), (20, 5, 2.0)]

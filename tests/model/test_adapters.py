@@ -77,6 +77,7 @@ def distance(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_states_are_those_of_peft_and_not_of_the_base(
     folders: Mapping[str, tuple[Path, Path]], family: str
@@ -89,6 +90,7 @@ def test_the_states_are_those_of_peft_and_not_of_the_base(
     assert distance(found, states(base.model, base)) > 0.1
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_module_keeps_its_place(
     folders: Mapping[str, tuple[Path, Path]], family: str
@@ -104,6 +106,7 @@ def test_every_module_keeps_its_place(
     assert not vlm.model.training
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_capture_is_the_reference(
     folders: Mapping[str, tuple[Path, Path]], family: str
@@ -122,7 +125,7 @@ def test_the_capture_is_the_reference(
             assert error <= 1e-5, name
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     "options",
     [

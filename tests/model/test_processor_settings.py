@@ -28,6 +28,7 @@ def without(folder: Path, *keys: str, file: str = "processor_config.json") -> Pa
     return folder
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("family", "keys"),
     [

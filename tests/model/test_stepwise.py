@@ -127,6 +127,7 @@ def test_a_repetition_penalty(
     assert "RepetitionPenaltyLogitsProcessor" in why_not_in_slots(talkative_vlm)
 
 
+@pytest.mark.exhaustive
 def test_settings_that_were_only_for_sampling(
     with_settings: Callable[..., VisionLanguageModel],
     samples: Sequence[Sample],
@@ -207,6 +208,7 @@ def test_a_model_on_several_gpus(
     assert why_not_in_slots(talkative_vlm) == ""
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("model_type", "reason", "said"),
@@ -261,6 +263,7 @@ def test_rows_that_go_one_at_a_time(talkative_vlm: VisionLanguageModel) -> None:
     assert "8-bit" in why_not_in_slots(rounded)
 
 
+@pytest.mark.exhaustive
 def test_a_prompt_without_an_image_where_blocks_are_skipped(
     talkative_vlm: VisionLanguageModel, samples: Sequence[Sample], generated: list[str]
 ) -> None:

@@ -112,6 +112,7 @@ def linked(folder: Path) -> None:
     (folder / "model.safetensors").symlink_to(store / "0001")
 
 
+@pytest.mark.first(4)
 @pytest.mark.parametrize(
     ("lay_out", "count"),
     [
@@ -259,6 +260,7 @@ def test_a_blob_may_be_a_link_to_one_of_another_name(
     assert load_model("owner/name", device="cpu").identity == vlm.identity
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_file_that_changes_while_the_model_is_loaded(

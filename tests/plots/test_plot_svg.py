@@ -165,6 +165,7 @@ def test_texts_have_a_readable_size_and_stay_inside(number: int) -> None:
         assert start + long <= wide + 0.5
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     "draw", [lambda: layers_plot(HOSTILE * 3), lambda: category_plot(HOSTILE * 4)]
 )

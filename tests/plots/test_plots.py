@@ -153,6 +153,7 @@ def test_what_finds_nothing_has_no_number_and_no_curve() -> None:
     assert "nan" not in inline_svg(layers) + inline_svg(roc) + inline_svg(coverage)
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     "draw",
     [layers_plot, lambda: category_plot([f"category {i}" for i in range(45)]), detector_plot],

@@ -54,6 +54,7 @@ def test_each_finds_what_is_there(case: tuple[BaselineInputs, np.ndarray, np.nda
     assert abs(found["majority"] - 0.5) < 0.1
 
 
+@pytest.mark.exhaustive
 def test_what_is_not_known_is_left_out(case: tuple[BaselineInputs, np.ndarray, np.ndarray]) -> None:
     inputs, truth, groups = case
     assert set(aurocs(inputs, truth, groups)).isdisjoint({"answer_length", "answer_type"})
@@ -61,6 +62,7 @@ def test_what_is_not_known_is_left_out(case: tuple[BaselineInputs, np.ndarray, n
     assert set(aurocs(bare, truth, groups)).isdisjoint({"category", "answer_probability"})
 
 
+@pytest.mark.exhaustive
 def test_the_form_of_the_question_stands_in_for_the_type_of_answer(
     case: tuple[BaselineInputs, np.ndarray, np.ndarray],
 ) -> None:
@@ -69,6 +71,7 @@ def test_the_form_of_the_question_stands_in_for_the_type_of_answer(
     assert aurocs(replace(inputs, question=asked), truth, groups)["answer_type"] == 1.0
 
 
+@pytest.mark.exhaustive
 def test_an_answer_that_is_empty_is_no_obstacle(
     case: tuple[BaselineInputs, np.ndarray, np.ndarray],
 ) -> None:
@@ -158,6 +161,7 @@ def test_the_joint_baseline_uses_the_alternatives_of_the_first_token(
     assert aurocs(inputs, truth, groups)["joint"] < 0.65
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("impossible", [False, True])
 def test_a_small_and_uniform_table_has_a_joint_baseline(impossible: bool) -> None:
     """No kind has enough rows for a column of its own, and no number varies."""
@@ -219,6 +223,7 @@ def test_names_are_unique_and_the_answers_own_come_after() -> None:
     assert after == {"answer_length", "answer_probability"}
 
 
+@pytest.mark.exhaustive
 def test_the_first_token_says_different_things_in_different_categories(
     case: tuple[BaselineInputs, np.ndarray, np.ndarray],
 ) -> None:
@@ -234,6 +239,7 @@ def test_the_first_token_says_different_things_in_different_categories(
     assert abs(found["category"] - 0.5) < 0.1
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("sparse", [False, True])
 def test_regressions_solved_together_are_those_of_scikit_learn(sparse: bool) -> None:
     rng = np.random.default_rng(0)

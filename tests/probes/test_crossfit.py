@@ -38,6 +38,7 @@ def reference(strength: float) -> object:
     )  # fmt: skip
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("rows", "width"), [(500, 60), (300, 500)])
 def test_it_equals_scikit_learn_done_fold_by_fold(rows: int, width: int) -> None:
     world = planted_world(0, rows=rows, width=width, strength=0.7)

@@ -108,7 +108,7 @@ def test_different_photos_stay_apart(originals: Thumbnails) -> None:
     assert len(near_copies(originals)) == 0
 
 
-@pytest.mark.first(4)
+@pytest.mark.first(2)
 @pytest.mark.parametrize("kind", COPIES)
 def test_copies_of_photos_are_found(
     kind: str, photos: list[Image.Image], originals: Thumbnails
@@ -134,6 +134,7 @@ def test_one_shape_each_on_a_pale_ground_is_another_image_each() -> None:
     assert len(np.unique(found)) >= 249
 
 
+@pytest.mark.exhaustive
 def test_copies_in_place_of_sparse_images_are_found() -> None:
     images = easy_images()[:120]
     for copy in (lambda i: i.resize((128, 128), Image.Resampling.BICUBIC), lambda i: jpeg(i, 85)):
@@ -143,6 +144,7 @@ def test_copies_in_place_of_sparse_images_are_found() -> None:
         assert len(np.unique(one)) == len(one)
 
 
+@pytest.mark.exhaustive
 def test_scenes_of_the_demo_world_are_different() -> None:
     paths = sorted((ROOT / "src/vlmscope/demo/images").glob("*.jpg"))[::2]
     found = groups(thumbnails(Image.open(path).convert("RGB") for path in paths))
@@ -177,6 +179,7 @@ def page(lines: Iterable[int]) -> Image.Image:
     return image
 
 
+@pytest.mark.exhaustive
 def test_pages_and_night_scenes_stay_apart() -> None:
     rng = np.random.default_rng(0)
     pages = [page(rng.integers(150, 500, rng.integers(4, 24))) for _ in range(30)]

@@ -305,6 +305,7 @@ def test_a_slider_and_a_switch_choose_the_map(open_page: OpenPage) -> None:
     assert "grayscale" in dialog.locator("img").evaluate(filtered)
 
 
+@pytest.mark.exhaustive
 def test_the_choice_is_kept_from_card_to_card(open_page: OpenPage) -> None:
     cards = (*FULL.cards[:2], replace(FULL.cards[2], attention=()))
     page = open_page(replace(FULL, cards=cards), "#?card=q0")
@@ -363,6 +364,7 @@ def test_a_page_without_images_has_maps_alone(open_page: OpenPage) -> None:
     expect(page.locator("#attention .overlay").first).to_be_visible()
 
 
+@pytest.mark.exhaustive
 def test_without_scripts_and_on_paper_two_layers_are_shown(open_page: OpenPage) -> None:
     page = open_page(FULL, java_script_enabled=False)
     section = page.locator("#attention")
@@ -376,6 +378,7 @@ def test_without_scripts_and_on_paper_two_layers_are_shown(open_page: OpenPage) 
     page.close()
 
 
+@pytest.mark.exhaustive
 def test_one_layer_needs_no_slider(open_page: OpenPage) -> None:
     one = replace(examples.GRID, peaks=((0.25,),), shares=((0.3,),), levels=bytes([255, 51, 0]))
     summary = replace(FULL.attention, layers=(7,), of=("last prompt token",))

@@ -126,6 +126,7 @@ def test_no_page_is_wider_than_a_small_screen(open_page: OpenPage, name: str) ->
         assert page.locator(".dialog-body").evaluate(inside) <= 0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("width", [360, 390, 640])
 def test_a_small_screen_shows_figures_made_for_it(open_page: OpenPage, width: int) -> None:
@@ -207,6 +208,7 @@ def test_details_are_closed_on_the_screen_and_open_on_paper(open_page: OpenPage)
     expect(detail).to_be_visible()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("width", [1180, 1344])
 def test_tables_show_all_their_columns(open_page: OpenPage, width: int) -> None:

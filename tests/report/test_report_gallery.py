@@ -198,6 +198,7 @@ def test_the_dialog_shows_everything_of_a_card(open_page: OpenPage) -> None:
     assert likeliest.inner_text().split() == ["Yes", "0.888"]
 
 
+@pytest.mark.exhaustive
 def test_the_shades_of_tokens_have_a_legend(open_page: OpenPage) -> None:
     """In the same colours: of a token with the entropy of a shade."""
     tokens = tuple((str(nats), -0.1, nats) for nats in (0.0, 0.5, 1.0, 2.0, 4.0))
@@ -211,6 +212,7 @@ def test_the_shades_of_tokens_have_a_legend(open_page: OpenPage) -> None:
     assert len(set(legend)) == 5
 
 
+@pytest.mark.exhaustive
 def test_the_logit_lens_is_a_table_for_each_position(open_page: OpenPage) -> None:
     page = open_page(replace(FULL, cards=(*FULL.cards[:3], replace(FULL.cards[3], lens={}))))
     page.locator(".card-open").nth(1).click()

@@ -51,6 +51,7 @@ def test_what_is_not_shown_is_said(open_page: OpenPage) -> None:
     assert page.locator(".card").nth(2).locator("img").count() == 0
 
 
+@pytest.mark.exhaustive
 def test_the_dialog_shows_them_too(open_page: OpenPage) -> None:
     page = open_page(document(), "#?card=q0")
     dialog = page.get_by_role("dialog")

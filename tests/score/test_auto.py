@@ -87,6 +87,7 @@ def demo_questions() -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines()))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("shift", [0, 1, 7])
 def test_the_forms_of_the_demo_are_judged_as_its_own_rule_does(shift: int) -> None:
     """Every demo question with a true answer to itself, and to another one of its category."""

@@ -155,8 +155,8 @@ PIECES = [
 @pytest.mark.first(7)
 @pytest.mark.parametrize("piece", PIECES)
 def test_long_texts_take_no_more_than_their_length(piece: str) -> None:
-    """Answers, questions and truths of 40,000 characters, on which a pattern might hang."""
-    long = piece * (40_000 // len(piece))
+    """Answers, questions and truths of 20,000 characters, on which a pattern might hang."""
+    long = piece * (20_000 // len(piece))
     began = time.process_time()
     rows = [
         Answered("answer", "Is there a dog?", long, "yes"),
@@ -164,7 +164,7 @@ def test_long_texts_take_no_more_than_their_length(piece: str) -> None:
         Answered("truth", "What is the man holding?", "a cup", long),
     ]
     assert len(list(Auto()(rows))) == 3
-    assert time.process_time() - began < 8
+    assert time.process_time() - began < 3
 
 
 texts = st.one_of(

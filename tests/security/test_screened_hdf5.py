@@ -73,7 +73,7 @@ def read_run(run: Path) -> None:
     opened.matrix("query_token_representation", 2)
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("harm", "found"), CASES)
 def test_a_shard_is_refused_by_every_reader(pack: Path, harm: Patch, found: str) -> None:
     harm(pack)
@@ -87,7 +87,7 @@ def test_a_shard_is_refused_by_every_reader(pack: Path, harm: Patch, found: str)
     assert damage.path == pack
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(("harm", "found"), CASES)
 def test_a_file_in_the_halp_layout_is_refused(tmp_path: Path, harm: Patch, found: str) -> None:
     path = write_part(tmp_path / "x_part_001.h5", [research_row(i) for i in range(3)])
@@ -121,6 +121,7 @@ def test_a_window_of_a_column_that_is_endless(pack: Path) -> None:
         read_run(pack.parent.parent)
 
 
+@pytest.mark.exhaustive
 def test_a_group_with_another_name_in_a_row_that_is_screened_before(tmp_path: Path) -> None:
     """Under the first name nothing in it is read; a reader may take the rows in another order."""
     path = write_part(tmp_path / "x_part_001.h5", [research_row(i) for i in range(3)])
@@ -239,6 +240,7 @@ def test_a_process_that_dies(
     assert not alone
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("prints", "found"),
     [
@@ -336,6 +338,7 @@ def _len_of(run: Path, sent: Any) -> None:
     sent.send(len(open_run(run).to_pandas()))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_daemonic_process_reads_a_run(pack: Path, alone: list[Any], method: str) -> None:
@@ -359,6 +362,7 @@ print(len(open_run(sys.argv[1]).to_pandas()))
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("streams", ["<&-", "2>&-", "<&- 2>&-"])
 def test_a_script_without_a_guard_and_without_streams(

@@ -96,7 +96,7 @@ def shape_of(name: str, shape: tuple[int, ...] | None) -> tuple[int, ...]:
     return (60,) if shape is None else shape
 
 
-@pytest.mark.first(4)
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     "signals", [{}, SIGNALS, LENS, SAMPLED], ids=["no signals", "signals", "lens", "samples"]
 )

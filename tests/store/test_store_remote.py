@@ -307,6 +307,7 @@ def test_urls_that_lead_nowhere(url: str, message: str) -> None:
         open_run(url)
 
 
+@pytest.mark.exhaustive
 def test_any_file_system_of_fsspec_will_do(tmp_path: Path) -> None:
     for url in ("memory://somewhere/run", f"file://{tmp_path}/run"):
         with RunWriter(as_path(url), make_manifest()) as writer:

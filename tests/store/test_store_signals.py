@@ -236,6 +236,7 @@ def test_attention_to_the_previous_token_of_another_number_of_layers_is_refused(
             by_layer(np.zeros(count, np.float32), layers)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("name", "shape"),
     [

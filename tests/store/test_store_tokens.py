@@ -146,6 +146,7 @@ def test_a_part_that_becomes_the_pack_shows_the_type_that_is_stored(
                 np.testing.assert_array_equal(shown[()], rows[1].signals[name].astype(dtype))
 
 
+@pytest.mark.first(1)
 def test_exports_have_them(run: Path, rows: list[Capture], tmp_path: Path) -> None:
     export_run(run, tmp_path / "run.parquet")
     table = pq.read_table(tmp_path / "run.parquet")  # type: ignore[no-untyped-call]
@@ -201,6 +202,7 @@ def test_a_changed_byte_is_found(rows: list[Capture], tmp_path: Path, which: str
     np.testing.assert_array_equal(opened.matrix("last_prompt_token", 2)[0], vector)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     "offsets",
     [
@@ -248,6 +250,7 @@ def test_a_dataset_in_place_of_the_group_is_refused(
         list(open_run(tmp_path / "run"))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("which", ["_tokens", "_columns/query_token_representation"])
 @pytest.mark.parametrize("damaged", [0, 1])
 def test_shards_that_lack_a_column_are_not_merged(
@@ -396,6 +399,7 @@ def test_nothing_is_added_without_them(tmp_path: Path) -> None:
         assert sorted(file) == ["_columns", "question_comb_0"]
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_the_size_of_a_row_is_about_right(dtype: Any) -> None:
     """With 100 to 130 image tokens of a hundred numbers, and 60 tokens of an answer."""

@@ -206,7 +206,7 @@ def drop_vision(summary: dict[str, Any]) -> None:
     summary["results"] = kept
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("change", "said"),
     [

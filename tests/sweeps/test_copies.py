@@ -152,6 +152,7 @@ def test_an_export_keeps_thumbnails(easy_run: Run, tmp_path: Path) -> None:
     assert research_data(files, table, "exact").grouped_by == "content"
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("text", ["damaged", "A" * 943, "é"])
 def test_a_damaged_thumbnail_is_said(text: str, easy_rows: list[Capture], tmp_path: Path) -> None:
     rows = [*easy_rows[:20], make_capture(20, image_thumbnail=text)]

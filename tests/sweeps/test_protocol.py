@@ -123,6 +123,7 @@ def test_images_under_one_name_are_not_suspected(name: str) -> None:
         assert not found.suspicious, (seed, found)
 
 
+@pytest.mark.exhaustive
 def test_questions_that_were_seen_count_for_less_when_they_are_kept_together() -> None:
     seen = swept("shared questions")
     new = swept("shared questions", group_by="question")
@@ -357,6 +358,7 @@ def test_a_sweep_keeps_images_together_when_it_permutes_other_groups(
     assert images is None or len(np.unique(images)) == 60
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("sizes", "positives"),
     [

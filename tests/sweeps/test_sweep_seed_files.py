@@ -211,6 +211,7 @@ def test_few_rows_or_a_whole_representation(
     assert left_out_of(tmp_path, vision_of(width)) == [LeftOut(*left_out)]
 
 
+@pytest.mark.exhaustive
 def test_few_rows_of_each_may_be_many_in_all(tmp_path: Path) -> None:
     """Seven places that lack 4% each, of other rows: the worst go, not a quarter of the rows."""
     rows = [research_row(i) for i in range(100)]
@@ -360,7 +361,7 @@ def spoiled(file: Path, out: Path, spoil: Callable[[Any], None]) -> ProbeData:
     return research_data(open_halp_files(out), read_label_table(file.with_name("labels.csv")))
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("spoil", "unknown"),
     [

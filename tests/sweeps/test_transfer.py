@@ -272,6 +272,7 @@ def test_a_question_about_several_images_is_about_each_of_them(
     assert np.flatnonzero(target.overlap.shared).tolist() == [6, 7], "6 shows the same image as 7"
 
 
+@pytest.mark.exhaustive
 def test_questions_without_an_image_are_told_apart_by_their_words(tmp_path: Path) -> None:
     asked = [f"why {i}?" for i in range(ROWS)]
     runs = []

@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
@@ -108,8 +109,12 @@ def _asset(name: str) -> str:
     return (files("vlmscope.report") / "assets" / name).read_text("utf-8")
 
 
+@cache
 def _environment() -> Environment:
-    """Return the environment of the templates, with the filters that format numbers."""
+    """Return the environment of the templates, with the filters that format numbers.
+
+    It is the same for every report, so that a process compiles each template once.
+    """
     environment = Environment(
         autoescape=True,
         loader=FunctionLoader(_asset),

@@ -10,18 +10,18 @@ from __future__ import annotations
 import io
 from collections.abc import Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-from h5py import h5s
+from h5py import h5a, h5d, h5p, h5s, h5t
 from numpy.typing import NDArray
 
 from vlmscope.errors import StoreError
-from vlmscope.store.catalog import SHARDS, Shard, read_rows, scan
-from vlmscope.store.format.checksums import SEAL_SIZE, digest, seal_of, seal_on
+from vlmscope.store.catalog import SHARDS, Shard, scan
+from vlmscope.store.format.checksums import SEAL_SIZE, digest, read_column, seal_of, seal_on
 from vlmscope.store.format.columns import as_ragged, as_texts
-from vlmscope.store.format.low_level import TEXT, write_attribute
+from vlmscope.store.format.low_level import group_at, write_attribute
 from vlmscope.store.format.manifest import read_manifest
 from vlmscope.store.format.naming import link_name
 from vlmscope.store.format.shard import LIBVER, hdf5_file, opened, root_attributes
@@ -44,8 +44,7 @@ def rebuild_index(run: Path) -> None:
             rows = _link_rows(file, packs)
             file.create_group(COLUMNS, track_order=True)
             if packs:
-                _map_columns(file[COLUMNS], packs)
-                _copy_texts(file[COLUMNS], packs)
+                _add_columns(file[COLUMNS], packs)
             identity = _digest_of(run, {pack.path.name for pack in packs})
             root = root_attributes(read_manifest(run), rows=rows) | {"packs_sha256": identity}
             for name, value in root.items():
@@ -95,62 +94,98 @@ def _link_rows(file: Any, packs: list[Shard]) -> int:
     return len(file)
 
 
-def _map_columns(group: Any, packs: list[Shard]) -> None:
-    """Create a virtual dataset for each column of numbers, across the packs."""
-    sources: dict[str, list[Any]] = {}
+def _add_columns(group: Any, packs: list[Shard]) -> None:
+    """Copy strings and token lists, and show the other columns as virtual datasets.
+
+    One pack at a time, to limit memory.
+    """
+    groups: dict[str, Any] = {"": group.id}
+    copies: dict[str, Any] = {}
+    sources: dict[str, list[_Source]] = {}
     final_norm: dict[str, bool] = {}
+    rows, start = sum(map(len, packs)), 0
     for pack in packs:
-        rows = slice(None) if pack.complete else list(pack.rows)
         with opened(pack.path) as file:
             for path, column in columns_of(file).items():
-                if h5py.check_vlen_dtype(column.dtype) or h5py.check_string_dtype(column.dtype):
+                texts = h5py.check_string_dtype(column.dtype)
+                if not texts and not h5py.check_vlen_dtype(column.dtype):
+                    sources.setdefault(path, []).append(_source(pack, column))
+                    if h5a.exists(column.id, b"final_norm"):
+                        final_norm[path] = bool(column.attrs["final_norm"])
                     continue
-                name = f"{SHARDS}/{pack.path.name}"
-                source = h5py.VirtualSource(name, column.name, column.shape, column.dtype)
-                sources.setdefault(path, []).append(source[rows])
-                if "final_norm" in column.attrs:
-                    final_norm[path] = bool(column.attrs["final_norm"])
+                found = read_column(column)
+                used = found if pack.complete else [found[i] for i in pack.rows]
+                values = as_texts(used) if texts else as_ragged(used)
+                if path not in copies:
+                    copies[path] = _new_column(groups, path, rows, values.dtype)
+                _write(copies[path], start, values)
+        start += len(pack)
     for path, parts in sources.items():
-        column = group.create_virtual_dataset(path, _stacked(parts), fillvalue=_fill(parts))
+        column = _show(groups, path, parts)
         if path in final_norm:
-            write_attribute(column.id, "final_norm", np.bool_(final_norm[path]))
+            write_attribute(column, "final_norm", np.bool_(final_norm[path]))
 
 
-def _stacked(parts: list[Any]) -> Any:
-    """Return the virtual layout that concatenates the parts along the rows."""
-    rows = sum(part.shape[0] for part in parts)
-    kind = np.result_type(*(part.dtype for part in parts))
-    layout = h5py.VirtualLayout((rows, *parts[0].shape[1:]), kind)
+class _Source(NamedTuple):
+    """A column of a pack, and the rows of it that are used."""
+
+    file: bytes
+    """The pack, relative to the run folder."""
+    path: bytes
+    """The column in it."""
+    rows: int
+    shape: tuple[int, ...]
+    """Of the column."""
+    kind: np.dtype[Any]
+    selection: Any
+    """The rows, as a dataspace."""
+
+
+def _source(pack: Shard, column: Any) -> _Source:
+    name, shape, kind = f"{SHARDS}/{pack.path.name}", column.shape, column.dtype
+    if pack.complete:
+        count, selection = shape[0], h5s.create_simple(shape)
+    else:
+        count = len(pack)
+        selection = h5py.VirtualSource(name, column.name, shape, kind)[list(pack.rows)].sel.id
+    return _Source(name.encode(), column.name.encode(), count, shape, kind, selection)
+
+
+def _show(groups: dict[str, Any], path: str, parts: list[_Source]) -> Any:
+    """Create a virtual dataset that concatenates the parts along the rows; return it, low-level.
+
+    The values of a missing pack are NaN, or −1 for integers.
+    """
+    widths = parts[0].shape[1:]
+    kind = np.result_type(*(part.kind for part in parts))
+    shown = h5s.create_simple((sum(part.rows for part in parts), *widths))
+    properties = h5p.create(h5p.DATASET_CREATE)
+    properties.set_layout(h5d.VIRTUAL)
+    properties.set_obj_track_times(False)
+    properties.set_fill_value(np.array([np.nan if parts[0].kind.kind == "f" else -1]))
     start = 0
     for part in parts:
-        layout[start : start + part.shape[0]] = part
-        start += part.shape[0]
-    return layout
+        shown.select_hyperslab((start, *(0 for _ in widths)), (part.rows, *widths))
+        properties.set_virtual(shown, part.file, part.path, part.selection)
+        start += part.rows
+    shown.select_all()
+    parent, _, name = path.rpartition("/")
+    type_ = h5t.py_create(kind, logical=True)
+    return h5d.create(group_at(groups, parent), name.encode(), type_, shown, properties)
 
 
-def _fill(parts: list[Any]) -> Any:
-    """Return the fill value for a missing pack: NaN, or −1 for integers."""
-    return np.nan if parts[0].dtype.kind == "f" else -1
-
-
-def _copy_texts(group: Any, packs: list[Shard]) -> None:
-    """Copy strings and token lists, one pack at a time to limit memory."""
-    rows, start = sum(len(pack) for pack in packs), 0
-    for pack in packs:
-        block = read_rows(pack, vectors=False)
-        for name, texts in block.texts.items():
-            _write(group.require_dataset(name, (rows,), TEXT), start, as_texts(texts))
-        for name, arrays in block.ragged.items():
-            values = as_ragged(arrays)
-            _write(group.require_dataset(name, (rows,), values.dtype), start, values)
-        start += len(block)
+def _new_column(groups: dict[str, Any], path: str, rows: int, kind: Any) -> Any:
+    """Create a dataset of strings or lists to be filled; return it, low-level."""
+    parent, _, name = path.rpartition("/")
+    type_, space = h5t.py_create(kind, logical=True), h5s.create_simple((rows,))
+    return h5d.create(group_at(groups, parent), name.encode(), type_, space)
 
 
 def _write(column: Any, start: int, values: NDArray[np.object_]) -> None:
-    """Write values into a column, beginning at row ``start``.
+    """Write values into a low-level column, beginning at row ``start``.
 
     Not by ``column[a:b] = values``: h5py stacks lists of equal length to a matrix and refuses it.
     """
-    target = column.id.get_space()
+    target = column.get_space()
     target.select_hyperslab((start,), values.shape)
-    column.id.write(h5s.create_simple(values.shape), target, values)
+    column.write(h5s.create_simple(values.shape), target, values)

@@ -171,11 +171,8 @@ class Workers:
         """
         while not (self._wait or self._begun.is_set()):
             # Batches are used in order: none may wait for workers while later ones are prepared.
-            if self._here.acquire(timeout=SECONDS_BETWEEN_LOOKS):
-                try:
-                    return prepare(samples, self._setup.model, self._setup.spec)
-                finally:
-                    self._here.release()
+            if (found := self._prepared_within(samples, SECONDS_BETWEEN_LOOKS)) is not None:
+                return found
         self._begun.wait()
         task = self._task_of(samples) if not self.problem else None
         if task is None:
@@ -304,8 +301,23 @@ class Workers:
 
     def _prepared_here(self, samples: Sequence[Sample]) -> tuple[list[Batch], list[Failure]]:
         """Prepare rows in this process."""
-        with self._here:
+        found = self._prepared_within(samples, None)
+        assert found is not None  # noqa: S101
+        return found
+
+    def _prepared_within(
+        self, samples: Sequence[Sample], seconds: float | None
+    ) -> tuple[list[Batch], list[Failure]] | None:
+        """Prepare rows in this process, or return None if too many threads do so for ``seconds``.
+
+        None for ``seconds`` is no limit.
+        """
+        if not self._here.acquire(timeout=seconds):
+            return None
+        try:
             return prepare(samples, self._setup.model, self._setup.spec)
+        finally:
+            self._here.release()
 
     def _run(self, task: memoryview) -> tuple[Answer, list[dict[str, torch.Tensor]]]:
         """Run a task in the next idle worker, which is started if needed.

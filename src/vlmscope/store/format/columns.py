@@ -107,11 +107,10 @@ def read_columns(
     numbers: dict[str, NDArray[Any]] = {}
     ragged: dict[str, list[NDArray[Any]]] = {}
     matrices: dict[str, NDArray[np.float32]] = {}
-    columns = columns_of(file)
+    columns = columns_of(file, vectors=vectors)
     for path, column in columns.items():
         if is_vector(path):
-            if vectors:
-                matrices[path] = read_column(column, rows).astype(np.float32, copy=False)
+            matrices[path] = read_column(column, rows).astype(np.float32, copy=False)
         elif h5py.check_string_dtype(dtype := column.dtype):
             texts[path] = read_column(column, rows)
         elif h5py.check_vlen_dtype(dtype):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +78,16 @@ def is_there(group: Any, name: str) -> bool:
     return bool(links.exists(link) and links.get_info(link).type == h5l.TYPE_HARD)
 
 
-def walk(group: Any, *, values: bool = True) -> Iterator[tuple[str, Any]]:
+def walk(
+    group: Any, *, values: bool = True, skipped: Callable[[str], bool] | None = None
+) -> Iterator[tuple[str, Any]]:
     """Yield path and dataset of everything below a group, in the group's order.
 
     Args:
         group: An open file or group.
         values: Whether the values will be read; if not, they may be in another file.
+        skipped: Whether what is at a path, a group or a dataset, is not opened (default: nothing
+            is skipped).
 
     Raises:
         StoreError: As ``member``; or a group occurs twice, or within itself, or it is no group.
@@ -93,12 +97,17 @@ def walk(group: Any, *, values: bool = True) -> Iterator[tuple[str, Any]]:
             f"{file_name(group.id)}: {group.name} is not a group; the file is damaged, get a "
             "complete copy"
         )
-    for name, dataset in walk_links(group.id, set(), values=values):
+    for name, dataset in walk_links(group.id, set(), values=values, skipped=skipped):
         yield name, h5py.Dataset(dataset)
 
 
 def walk_links(
-    group: Any, seen: set[int], prefix: str = "", *, values: bool = True
+    group: Any,
+    seen: set[int],
+    prefix: str = "",
+    *,
+    values: bool = True,
+    skipped: Callable[[str], bool] | None = None,
 ) -> Iterator[tuple[str, Any]]:
     """Yield path and low-level dataset of everything below a low-level group.
 
@@ -107,6 +116,7 @@ def walk_links(
         seen: Addresses of the groups visited so far; those of this walk are added.
         prefix: Path of the group, ending with ``/``.
         values: As in ``walk``.
+        skipped: As in ``walk``.
 
     Raises:
         StoreError: As ``walk``.
@@ -119,12 +129,14 @@ def walk_links(
         )
     seen.add(address)
     for link in group:
-        item = open_link(group, link, values=values)
         name = prefix + link.decode("utf-8", "replace")
+        if skipped is not None and skipped(name):
+            continue
+        item = open_link(group, link, values=values)
         if isinstance(item, h5d.DatasetID):
             yield name, item
         elif isinstance(item, h5g.GroupID):
-            yield from walk_links(item, seen, f"{name}/", values=values)
+            yield from walk_links(item, seen, f"{name}/", values=values, skipped=skipped)
 
 
 def open_link(group: Any, name: bytes, *, values: bool = True) -> Any:
@@ -185,14 +197,15 @@ def _wrapped(item: Any) -> Any:
 
 def _check_storage(dataset: Any, name: str) -> None:
     """Refuse a dataset with values in another file, or with far fewer bytes than it declares."""
-    created = dataset.get_create_plist()
-    if created.get_external_count():
-        raise StoreError(
-            f"{file_name(dataset)}: {name!r} keeps its values in other files; {_REMEDY}"
-        )
-    if created.get_layout() == h5d.VIRTUAL:
-        _check_sources(dataset, created, name)
-        return
+    if dataset.get_offset() is None:  # else it is one piece of this file
+        created = dataset.get_create_plist()
+        if created.get_external_count():
+            raise StoreError(
+                f"{file_name(dataset)}: {name!r} keeps its values in other files; {_REMEDY}"
+            )
+        if created.get_layout() == h5d.VIRTUAL:
+            _check_sources(dataset, created, name)
+            return
     count, stored, kind = _count(dataset), dataset.get_storage_size(), dataset.get_type()
     declared = count * kind.get_size()
     if _is_listed(dataset, kind, name):

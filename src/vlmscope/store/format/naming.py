@@ -166,7 +166,7 @@ def is_vector(path: str) -> bool:
     return group.endswith(_REPRESENTATION) or group in SUBLAYER_REPRESENTATIONS
 
 
-SIGNALS = "signals"
+SIGNAL_GROUP = "signals"
 """Name of the group of arrays of signals, in a row and in the columns."""
 
 
@@ -176,7 +176,7 @@ def is_signal(path: str) -> bool:
     >>> is_signal("signals/entropy"), is_signal("answer_logprobs")
     (True, False)
     """
-    return path.partition("/")[0] == SIGNALS
+    return path.partition("/")[0] == SIGNAL_GROUP
 
 
 def signal_path(name: str) -> str:
@@ -185,7 +185,7 @@ def signal_path(name: str) -> str:
     >>> signal_path("entropy")
     'signals/entropy'
     """
-    return f"{SIGNALS}/{name}"
+    return f"{SIGNAL_GROUP}/{name}"
 
 
 def may_be_absent(path: str) -> bool:

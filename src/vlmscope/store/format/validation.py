@@ -36,15 +36,20 @@ NUMBERS = {
 """Columns of numbers that every shard has, and their dimensions."""
 
 
-def columns_of(file: Any) -> dict[str, Any]:
+def columns_of(file: Any, *, vectors: bool = True) -> dict[str, Any]:
     """Return the columns of an open shard by their paths, in the order of the file.
+
+    Args:
+        file: The open shard.
+        vectors: Whether to return those of vectors, too; if not, they are not even opened.
 
     Raises:
         KeyError: A column that every shard has is missing.
         StoreError: A column is not a dataset, has another length than the others, or is not in the
             file itself.
     """
-    columns = dict(walk(member(file, COLUMNS)))
+    columns_group = member(file, COLUMNS)
+    columns = dict(walk(columns_group) if vectors else walk(columns_group, skipped=is_vector))
     rows = columns[QUESTION_ID].shape
     for path, column in columns.items():
         if flaw := _flaw(path, column, rows):

@@ -1,0 +1,15 @@
+"""Runs that are made at once: detectors read columns alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from without_row_groups import without_row_groups
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_runs() -> Iterator[None]:
+    with without_row_groups():
+        yield
