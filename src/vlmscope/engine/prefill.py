@@ -34,7 +34,12 @@ from vlmscope.engine.token_states import (
     image_tokens_for,
 )
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
-from vlmscope.model.attention.kv_cache import cache_argument, cache_with, keeping_first_states
+from vlmscope.model.attention.kv_cache import (
+    cache_argument,
+    cache_with,
+    computing_all_tokens,
+    keeping_first_states,
+)
 from vlmscope.model.attention.packed import packed
 from vlmscope.model.attention.padded import attending_without_padding
 from vlmscope.model.encoder_layout import contiguous_states
@@ -226,6 +231,7 @@ def prefilling(
         widened(vlm),
         contiguous_states(vlm),
         keeping_first_states(),
+        computing_all_tokens(vlm.decoder),
         hooks.registered(),
     ):
         yield

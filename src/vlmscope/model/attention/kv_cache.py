@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
@@ -152,6 +152,31 @@ def keeping_first_states() -> Iterator[None]:
     with undone_at_exit(restore):
         DynamicLayer.update = keep
         yield
+
+
+_SLICED = "_maybe_slice_kv_shared_inputs"
+"""The method by which a decoder drops tokens whose keys and values it has."""
+
+
+@contextmanager
+def computing_all_tokens(decoder: nn.Module) -> Iterator[None]:
+    """Let a decoder compute every token of a prompt in every layer, within the context.
+
+    In Gemma 4 the last layers use the keys and values of earlier ones. For ``generate`` the library
+    computes them for the last token only, so that image tokens would have no states there.
+    """
+    if not hasattr(type(decoder), _SLICED) or _SLICED in vars(decoder):
+        yield
+        return
+    with undone_at_exit(lambda: vars(decoder).pop(_SLICED, None)):
+        vars(decoder)[_SLICED] = _all_tokens
+        yield
+
+
+def _all_tokens(
+    states: Tensor, per_layer: Any, embeddings: Any, masks: Any, *_: Any, **__: Any
+) -> tuple[Any, ...]:
+    return states, per_layer, embeddings, masks
 
 
 def _is_complete(states: Tensor) -> bool:
