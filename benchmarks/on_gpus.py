@@ -101,7 +101,10 @@ def run_jobs(
         except queue.Empty:
             return
         start = time.perf_counter()
-        code, last = run(job, gpu, options, running)
+        try:
+            code, last = run(job, gpu, options, running)
+        except OSError as error:  # it cannot be started, or its log cannot be written
+            code, last = 1, [str(error)]
         if code:
             failed.append(job.name)
         seconds = time.perf_counter() - start

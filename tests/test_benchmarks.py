@@ -157,6 +157,7 @@ def test_commands_run_at_once_each_on_a_gpu_of_its_own(tmp_path: Path, python: s
         "one  sh -c 'until [ -e {out}/two.log ]; do sleep 0.02; done; echo $CUDA_VISIBLE_DEVICES'\n"
         "two  sh -c 'echo {name} $CUDA_VISIBLE_DEVICES; sleep 0.3; exit 3'\n"
         "three  sh -c 'sleep 60 & wait'\n"
+        "folder/four  true\n"
     )
     script = [python, str(BENCHMARKS / "on_gpus.py"), str(commands), "--limit", "1"]
     done = subprocess.run(
@@ -164,7 +165,8 @@ def test_commands_run_at_once_each_on_a_gpu_of_its_own(tmp_path: Path, python: s
         capture_output=True, text=True, check=False, timeout=20,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "failed: two, three" in done.stderr
+    failed = done.stderr.partition("failed: ")[2].strip().split(", ")
+    assert sorted(failed) == ["folder/four", "three", "two"]
     assert "== three: GPU" in done.stdout  # with the process that it had started
     logs = {path.stem: path.read_text().split() for path in (tmp_path / "out").glob("*.log")}
     assert {logs["one"][0], logs["two"][1]} == {"0", "1"}

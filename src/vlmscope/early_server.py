@@ -35,8 +35,9 @@ _ONE_THREAD = {
 _GPUS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 """Files of the drivers of NVIDIA (on Linux, and on Windows' Linux) and AMD."""
 
-FEWEST_PROCESSORS = 3
-"""With fewer ``auto`` starts no workers."""
+RESERVED = 2
+"""Processors that workers leave to the thread that launches the GPU's work, and to the process that
+writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +111,16 @@ def start_server() -> ServerProcess:
     return ServerProcess(process, ours, os.getpid())
 
 
+def may_be_gpu(device: str) -> bool:
+    """Return whether a value of ``--device`` means a GPU, if there is one."""
+    return device.startswith(("auto", "cuda", "spread"))
+
+
 def _is_likely(device: str) -> bool:
     """Return whether the model will probably be on a GPU, and there are processors for workers."""
-    if not hasattr(os, "sched_getaffinity") or not device.startswith(("auto", "cuda", "spread")):
+    if not hasattr(os, "sched_getaffinity") or not may_be_gpu(device):
         return False
-    processors = len(os.sched_getaffinity(0))
-    return processors >= FEWEST_PROCESSORS and any(path.exists() for path in _GPUS)
+    return len(os.sched_getaffinity(0)) > RESERVED and any(path.exists() for path in _GPUS)
 
 
 def _end(server: ServerProcess) -> None:

@@ -98,6 +98,15 @@ def test_only_what_computes_each_token_on_its_own(vlm: VisionLanguageModel) -> N
         torch.testing.assert_close(vlm.final_norm(states), expected)
 
 
+def test_a_forward_that_somebody_replaced_later_stays() -> None:
+    norm = MllamaTextRMSNorm(8)
+    fused = FusedParts(norm, backend="eager")
+    own = norm.forward = lambda states: states  # type: ignore[method-assign,assignment]
+    with fused.in_place():
+        assert norm.forward is own
+    assert norm.forward is own
+
+
 def test_a_module_with_a_hook_on_its_parts_runs_as_it_is(vlm: VisionLanguageModel) -> None:
     fused = FusedParts(vlm.model, backend="eager")
     mlp = next(m for m, _ in fused._modules if isinstance(m, MllamaTextMLP))

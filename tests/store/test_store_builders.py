@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from itertools import count
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,22 @@ def test_shards_of_a_builder_that_is_killed_are_built_here(tmp_path: Path) -> No
         for batch in begun:
             writer.finish(batch)
     check_run(tmp_path, 12)
+
+
+def test_a_builder_whose_answer_was_read_in_part_is_not_used_again(tmp_path: Path) -> None:
+    with builders_of(1) as found, RunWriter(tmp_path, make_manifest()) as writer:
+        pipe, calls = found._children[0]._pipe, count()
+        receive = pipe.recv_bytes
+
+        def fail_at_second() -> bytes:
+            if next(calls) == 1:  # the seal was received
+                raise MemoryError
+            return receive()
+
+        pipe.recv_bytes = fail_at_second  # type: ignore[method-assign,assignment]
+        writer.build_with(found.submit, 1)
+        write(writer, in_pairs(6))
+    check_run(tmp_path, 6)
 
 
 def test_builders_that_cannot_be_started_are_none(monkeypatch: pytest.MonkeyPatch) -> None:

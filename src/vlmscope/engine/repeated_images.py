@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from vlmscope.engine.batch import Batch
 from vlmscope.model import VisionLanguageModel
-from vlmscope.model.computing import undone_at_exit
+from vlmscope.model.computing import replacing_forwards
 
 _SAMPLED = 256
 """Numbers of an image that are looked at to find others that may be the same."""
@@ -54,12 +54,10 @@ def encoding_each_once(vlm: VisionLanguageModel, batch: Batch) -> Iterator[None]
         or not _repeats_images(batch)
         or tower is not vlm.vision_encoder  # whose output is recorded, repeated or not
         or tower in _refused
-        or "forward" in vars(tower)  # accelerate and users replace it too
     ):
         yield
         return
-    with undone_at_exit(lambda: vars(tower).pop("forward", None)):
-        vars(tower)["forward"] = partial(_forward, tower)
+    with replacing_forwards([(tower, partial(_forward, tower))]):
         yield
 
 

@@ -95,7 +95,7 @@ class WritingThread:
         self._check = check
         self._gathered: list[Capture | Failure] = []
         self._since = time.monotonic()
-        self._waiting: deque[tuple[Future[None], int]] = deque()
+        self._pending: deque[tuple[Future[None], int]] = deque()
         self.captured = 0
         """Number of published rows."""
 
@@ -133,23 +133,23 @@ class WritingThread:
         self._check()
         begun = self._begins.submit(self._rows.begin, results)
         recorded = self._waits.submit(self._record, begun, results)
-        self._waiting.append((recorded, _size(results)))
-        while self._waiting and (self._waiting[0][0].done() or self._are_too_many()):
-            self._waiting.popleft()[0].result()
+        self._pending.append((recorded, _size(results)))
+        while self._pending and (self._pending[0][0].done() or self._are_too_many()):
+            self._pending.popleft()[0].result()
 
     def wait(self) -> None:
         """Write all results and wait until it is done; re-raises the first write error."""
         self.flush()
-        while self._waiting:
-            self._waiting.popleft()[0].result()
+        while self._pending:
+            self._pending.popleft()[0].result()
 
     def release(self) -> None:
         """Let other processes write the run: this one ends, and adds nothing more."""
         self._rows.release()
 
     def _are_too_many(self) -> bool:
-        waiting = sum(size for _, size in self._waiting)
-        return len(self._waiting) > BEHIND and waiting > BEHIND_BYTES
+        waiting = sum(size for _, size in self._pending)
+        return len(self._pending) > BEHIND and waiting > BEHIND_BYTES
 
     def _record(self, begun: Future[Any], results: Results) -> None:
         """Wait until a batch is recorded, on the thread for that."""

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from vlmscope.errors import InputError
 from vlmscope.locking import model_lock
@@ -65,6 +66,31 @@ def removing_hooks() -> Iterator[list[Any]]:
 
     with undone_at_exit(remove):
         yield handles
+
+
+@contextmanager
+def replacing_forwards(
+    replacements: Iterable[tuple[nn.Module, Callable[..., Any]]],
+) -> Iterator[None]:
+    """Replace the ``forward`` of modules within the context.
+
+    A module whose ``forward`` was replaced already, as by accelerate or a user, keeps that one.
+
+    Args:
+        replacements: The modules, and for each one the function to call instead.
+    """
+    replaced: list[nn.Module] = []
+
+    def restore() -> None:
+        for module in replaced:
+            vars(module).pop("forward", None)
+
+    with undone_at_exit(restore):
+        for module, forward in replacements:
+            if "forward" not in vars(module):
+                replaced.append(module)
+                vars(module)["forward"] = forward
+        yield
 
 
 @contextmanager

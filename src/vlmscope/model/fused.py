@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmscope.errors import one_line
-from vlmscope.model.computing import undone_at_exit
+from vlmscope.model.computing import replacing_forwards, undone_at_exit
 from vlmscope.model.loading.checksums import cache_folder
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.shown_once import warn
@@ -94,24 +94,23 @@ class FusedParts:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Let the model use the compiled parts within the context."""
-        replaced: list[nn.Module] = []
-
-        def restore() -> None:
-            for module in replaced:
-                vars(module).pop("forward", None)
-            for space, name, function, _ in self._functions:
-                space[name] = function
-
-        with _kernels_in(self._kernels), undone_at_exit(restore):
-            if not self._failed:
-                for module, forward in self._modules:
-                    # A compiled module would not call hooks that a user put on its parts.
-                    if not any(getattr(p, hooks) for p in module.children() for hooks in _HOOKS):
-                        replaced.append(module)
-                        vars(module)["forward"] = forward
-                for space, name, _, fused in self._functions:
-                    space[name] = fused
+        if self._failed:
             yield
+            return
+        # A compiled module would not call hooks that a user put on its parts.
+        modules = (pair for pair in self._modules if not _has_hooked_parts(pair[0]))
+        with (
+            _kernels_in(self._kernels),
+            replacing_forwards(modules),
+            undone_at_exit(self._restore_functions),
+        ):
+            for space, name, _, fused in self._functions:
+                space[name] = fused
+            yield
+
+    def _restore_functions(self) -> None:
+        for space, name, function, _ in self._functions:
+            space[name] = function
 
     def _with_fallback(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a compiled function that is as it was loaded if the compiler fails."""
@@ -137,6 +136,10 @@ class FusedParts:
                 return found
 
         return call
+
+
+def _has_hooked_parts(module: nn.Module) -> bool:
+    return any(getattr(part, hooks) for part in module.children() for hooks in _HOOKS)
 
 
 def _is_by_token(kind: type) -> bool:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
-from vlmscope.model.computing import undone_at_exit
+from vlmscope.model.computing import replacing_forwards
 from vlmscope.model.vlm import VisionLanguageModel
 
 _SMALL = 1e-3
@@ -59,17 +59,7 @@ class FusedNorms:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Let the model use the one kernel within the context."""
-        replaced: list[nn.Module] = []
-
-        def restore() -> None:
-            for module in replaced:
-                vars(module).pop("forward", None)
-
-        with undone_at_exit(restore):
-            for module, forward in self._modules:
-                if "forward" not in vars(module):  # accelerate and users replace it too
-                    replaced.append(module)
-                    vars(module)["forward"] = forward
+        with replacing_forwards(self._modules):
             yield
 
 

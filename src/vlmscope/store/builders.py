@@ -164,11 +164,13 @@ class _Builder:
 
     def build(self, task: ShardTask) -> Pieces | None:
         """Return the bytes of a shard, or None if there are none: an error, or it died."""
-        with suppress(EOFError, OSError):
+        try:
             self._pipe.send(task)
             seal = self._pipe.recv_bytes()
             return None if seal == _FAILED else (seal, self._pipe.recv_bytes())
-        return None
+        except Exception:  # noqa: BLE001 - the shard is built here
+            self.kill()  # the rest of its answer would be taken for the next shard
+            return None
 
     def kill(self) -> None:
         """End it, which wakes the thread that waits for it."""

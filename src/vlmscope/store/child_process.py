@@ -1,4 +1,4 @@
-"""Child processes that write: how they are started, and when they end.
+"""Child processes that write a run or build its shards: how they are started, and when they end.
 
 They are started by ``spawn`` and import neither torch nor the running script. A terminal or
 scheduler sends its signals to every process of a job: the command handles them, its children ignore

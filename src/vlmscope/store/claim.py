@@ -85,7 +85,7 @@ def _data_of_both(stored: DataRecord, wanted: DataRecord) -> DataRecord:
     )
 
 
-def record_place(run: Path, wanted: DataRecord) -> Manifest:
+def record_paths(run: Path, wanted: DataRecord) -> Manifest:
     """Record where the table and its images are now, and return the manifest of the run.
 
     Called before the first row of a session that has an image is published. So a session in which
@@ -101,13 +101,13 @@ def record_place(run: Path, wanted: DataRecord) -> Manifest:
             and dict(now.fields) == dict(wanted.fields)
             and now.in_memory == wanted.in_memory
         )
-        if same_table and not same_place(now, wanted):
+        if same_table and not same_paths(now, wanted):
             data = replace(now, path=wanted.path, images=wanted.images)
             stored = replace(stored, data=data)
             write_manifest(run, stored)
     return stored
 
 
-def same_place(one: DataRecord, other: DataRecord) -> bool:
+def same_paths(one: DataRecord, other: DataRecord) -> bool:
     """Return whether the table and its images are where they were."""
     return (one.path, one.images) == (other.path, other.images)

@@ -1,7 +1,8 @@
 """Writing a run: batches become parts, parts are merged to packs, closing builds the index.
 
-Each ``add`` is durable when it returns. Parts are merged so that a long run does not consist of a
-million small files. The only state between sessions is the published shards.
+Each ``add`` is durable when it returns; ``begin`` and ``finish`` are its halves, so that several
+batches are built at once. Parts are merged so that a long run does not consist of a million small
+files. The only state between sessions is the published shards.
 """
 
 from __future__ import annotations
@@ -17,29 +18,15 @@ from types import TracebackType
 from vlmscope.errors import StoreError
 from vlmscope.schema import Capture, Failure
 from vlmscope.store.builders import Pieces, ShardTask, build_here
-from vlmscope.store.catalog import (
-    KINDS,
-    SHARDS,
-    packs_of,
-    scan,
-    shard_name,
-    writer_of,
-)
-from vlmscope.store.claim import claim_run, make_folders, record_place, same_place
+from vlmscope.store.catalog import KINDS, SHARDS, packs_of, scan, shard_name, writer_of
+from vlmscope.store.claim import claim_run, make_folders, record_paths, same_paths
 from vlmscope.store.failures import FailureLog
 from vlmscope.store.format.batch import block_of
 from vlmscope.store.format.checksums import forget
-from vlmscope.store.format.manifest import (
-    DataRecord,
-    Manifest,
-)
+from vlmscope.store.format.manifest import DataRecord, Manifest
 from vlmscope.store.format.naming import link_name
 from vlmscope.store.index import is_indexed, rebuild_index
-from vlmscope.store.storage.atomic import (
-    is_published_here,
-    publish,
-    rename,
-)
+from vlmscope.store.storage.atomic import is_published_here, publish, rename
 from vlmscope.store.storage.locks import (
     ALONE,
     GATE,
@@ -58,7 +45,6 @@ PACK_ROWS = 1_000
 
 PACK_BYTES = 256 * 2**20
 """… or this many bytes: packing needs about three times as much memory."""
-
 
 FEWEST_ROWS = 100
 """Parts of fewer rows are merged at the end only."""
@@ -174,7 +160,7 @@ class RunWriter(OpenRun):
         self._lock = enter(self.run, self.writer)
         try:
             wanted, self.manifest = self.manifest, claim_run(self.run, self.manifest)
-            if not same_place(self.manifest.data, wanted.data):
+            if not same_paths(self.manifest.data, wanted.data):
                 self._read_from = wanted.data
             _clear(self._unpublished(self.writer))
             self._find_rows()
@@ -221,7 +207,7 @@ class RunWriter(OpenRun):
             return None
         self._refuse_stored([capture.sample.id for capture in captures])
         if self._read_from is not None and any(capture.image_sha256 for capture in captures):
-            self.manifest = record_place(self.run, self._read_from)
+            self.manifest = record_paths(self.run, self._read_from)
             self._read_from = None
         manifest = self.manifest
         tokens = manifest.token_widths()

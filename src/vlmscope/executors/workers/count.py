@@ -20,13 +20,10 @@ from pathlib import Path
 import torch
 
 from vlmscope.dataset import Share
-from vlmscope.early_server import discard_early
+from vlmscope.early_server import RESERVED, discard_early, may_be_gpu
 from vlmscope.executors.request import Request
 from vlmscope.executors.workers.pool import Workers
 from vlmscope.model import VisionLanguageModel
-
-RESERVED = 2
-"""Processors for the thread that launches the GPU's work and for the process that writes."""
 
 LEAST = 2
 """Fewest workers, or builders, that are worth starting."""
@@ -122,8 +119,7 @@ def _is_for_gpu(request: Request) -> bool:
     """Return whether the model is, or will probably be, on a GPU."""
     if isinstance(request.model, VisionLanguageModel):
         return bool(request.model.cuda_devices)
-    device = request.loading.device
-    return device.startswith(("auto", "cuda", "spread")) and torch.cuda.is_available()
+    return may_be_gpu(request.loading.device) and torch.cuda.is_available()
 
 
 def usable_processors() -> int:
