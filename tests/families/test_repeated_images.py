@@ -47,11 +47,6 @@ WITH_EXTRAS = tuple(name for name in WANTS_TORCHVISION + WANTS_TIMM if name in R
 FIRST = ("gemma3", "qwen3_5", *WITH_EXTRAS)
 """One entry per image, a packed batch, and what only ``make test-extras`` runs."""
 
-OTHERS = ("paligemma", "aya_vision", "gemma4", "exaone4_5", "minicpmv4_6", "minicpmv4_7",
-          "qwen3_5_moe")  # fmt: skip
-"""Further families whose prompts share nothing."""
-
-
 WHOLE = ("mllama", "minicpmv4_6", "minicpmv4_7")
 """Families with another way, and whose images are one long picture."""
 
@@ -91,9 +86,7 @@ def load(family: str, folder: Path) -> VisionLanguageModel:
 
 
 @pytest.mark.first(len(FIRST))
-@pytest.mark.parametrize(
-    "family", [*FIRST, *OTHERS, *(n for n in RUNNABLE if n not in {*FIRST, *OTHERS})]
-)
+@pytest.mark.parametrize("family", [*FIRST, *(name for name in RUNNABLE if name not in FIRST)])
 def test_the_numbers_are_those_of_the_slow_method(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
