@@ -163,12 +163,19 @@ class _Builder:
             self._pipe.recv_bytes()
 
     def build(self, task: ShardTask) -> Pieces | None:
-        """Return the bytes of a shard, or None if there are none: an error, or it died."""
-        with suppress(EOFError, OSError):
+        """Return the bytes of a shard, or None if there are none: an error, or it died.
+
+        After an error on this side, as of memory, the rest of a reply may still be in the pipe: the
+        process is not used again.
+        """
+        try:
             self._pipe.send(task)
             seal = self._pipe.recv_bytes()
             return None if seal == _FAILED else (seal, self._pipe.recv_bytes())
-        return None
+        except Exception:  # noqa: BLE001 - the shard is built here, and its error raised there
+            self._pipe.close()
+            self.kill()
+            return None
 
     def kill(self) -> None:
         """End it, which wakes the thread that waits for it."""
