@@ -270,7 +270,8 @@ def test_shards_of_a_builder_that_is_killed_are_built_here(tmp_path: Path) -> No
     check_run(tmp_path, 12)
 
 
-@pytest.mark.parametrize("call", [1, 2, 3, 4])
+@pytest.mark.first(1)
+@pytest.mark.parametrize("call", [4, 1, 2, 3])
 def test_a_reply_that_is_read_in_part_is_no_part_of_the_next(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: int
 ) -> None:
