@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +146,8 @@ def test_without_a_repeated_image_nothing_is_looked_at(
 def test_an_image_within_a_row_counts(
     gemma: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repeated_images._proven.add(gemma.vision_tower)
     rows = (Sample("x", (WIDE, WIDE, TALL), "Same?"), Sample("y", (TALL, THIRD, WIDE), "Same?"))
+    assert calls_for(gemma, rows, monkeypatch) == [3, 6]
     assert calls_for(gemma, rows, monkeypatch) == [3]
 
 
@@ -176,9 +178,123 @@ def test_an_encoder_whose_images_affect_each_other_is_used_as_it_is(
     images = nn.functional.interpolate(images, size=(size, size))
     with torch.no_grad():
         whole = mixed(tower, images).last_hidden_state
-        found = repeated_images._forward(tower, pixel_values=images).last_hidden_state
+        found = repeated_images._forward(tower, {}, pixel_values=images).last_hidden_state
     torch.testing.assert_close(found, whole, rtol=0, atol=0)
     assert tower in repeated_images._refused
+
+
+@dataclass
+class Encoded:
+    """An output that is no mapping."""
+
+    states: Tensor
+
+
+Given = Mapping[str, Any]
+
+
+class Tower(nn.Module):
+    """An encoder that is right for its first batch, and perhaps not for later ones."""
+
+    def __init__(self, compute: Callable[[Given], Any]) -> None:
+        super().__init__()
+        self.compute = compute
+
+    def forward(self, patches: Tensor, **options: Any) -> Any:
+        return self.compute({"patches": patches, **options})
+
+
+def doubled(given: Given) -> Any:
+    return given["patches"] * 2
+
+
+def plain(given: Given) -> Any:
+    return Encoded(given["patches"] * 2)
+
+
+def listed(given: Given) -> Any:
+    """It is told the sizes as a list."""
+    return torch.stack([each * given["sizes"][i] for i, each in enumerate(given["patches"])])
+
+
+def masked(given: Given) -> Any:
+    """It returns numbers of other kinds too."""
+    patches: Tensor = given["patches"]
+    return {"states": patches * 2, "mask": patches[:, 0] > 0, "order": patches[:, 0].long()}
+
+
+def with_table(given: Given) -> Any:
+    """An argument happens to have as many entries as there are images, in the second batch."""
+    return given["patches"] * given["table"].sum()
+
+
+def rounded_up(given: Given) -> Any:
+    """It merges blocks of 2 × 2, also incomplete ones at the edges."""
+    tokens = [-(-int(h) // 2) * -(-int(w) // 2) for _, h, w in given["grid"]]
+    parts = torch.split(given["patches"], given["grid"].prod(dim=1).tolist())
+    return torch.cat([p.mean(0).expand(n, -1) for p, n in zip(parts, tokens, strict=True)])
+
+
+def shifted(given: Given) -> Any:
+    """It is told something of each patch."""
+    return given["patches"] * given["shifts"][:, None]
+
+
+def packed_of(*images: tuple[int, int, int]) -> dict[str, Any]:
+    """Return images of some heights, widths, and contents."""
+    patches = [torch.arange(1.0, h * w + 1)[:, None].expand(-1, 3) + c for h, w, c in images]
+    return {"patches": torch.cat(patches), "grid": torch.tensor([(1, h, w) for h, w, _ in images])}
+
+
+ENTRIES = torch.arange(1.0, 4)[[0, 1, 0, 2]][:, None].expand(-1, 3).clone()
+"""Four images, of which two are the same."""
+
+
+@pytest.mark.parametrize(
+    ("compute", "batches"),
+    [
+        (plain, [{"patches": ENTRIES}]),
+        (listed, [{"patches": ENTRIES, "sizes": [2.0] * 4},
+                  {"patches": ENTRIES, "sizes": [1.0, 2.0, 3.0, 4.0]}]),
+        (masked, [{"patches": ENTRIES}]),
+        (with_table, [{"patches": ENTRIES, "table": torch.ones(3)},
+                      {"patches": ENTRIES[:3], "table": torch.ones(3)}]),
+        (rounded_up, [packed_of((6, 6, 1), (6, 6, 1)),
+                      packed_of((3, 3, 1), (3, 3, 2), (3, 3, 3), (6, 6, 1), (6, 6, 1))]),
+        (shifted, [packed_of((2, 2, 1), (2, 2, 1)) | {"shifts": torch.ones(8)},
+                   packed_of((2, 2, 1), (2, 2, 1)) | {"shifts": torch.arange(8.0)}]),
+        (doubled, [{"patches": torch.ones(0, 3)}]),
+    ],
+    ids=lambda each: getattr(each, "__name__", ""),
+)  # fmt: skip
+def test_a_later_batch_is_not_taken_for_one_like_the_first(
+    compute: Callable[[Given], Any], batches: list[dict[str, Any]]
+) -> None:
+    tower = Tower(compute)
+    for batch in batches * 2:
+        patches, named = batch["patches"], {k: v for k, v in batch.items() if k != "patches"}
+        found = repeated_images._forward(tower, {}, patches, **named)
+        expected = tower(patches, **named)
+        if isinstance(expected, Encoded):
+            found, expected = found.states, expected.states
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_the_shape_of_a_projector_in_the_encoder_is_that_of_all_images(tmp_path: Path) -> None:
+    vlm = load("qwen3_vl", tmp_path)
+    spec = resolve_spec(CaptureSpec(layers="0", max_new_tokens=0), vlm)
+    shapes = []
+    for images in ((WIDE, TALL, WIDE), (WIDE, TALL, WIDE), (WIDE, TALL, THIRD)):
+        session = CaptureSession(vlm, spec, 1)
+        [batch], _ = prepare([Sample("a", images, "Same?")], session.prepares_with, spec)
+        session.submit(batch)
+        shapes.append(session.shapes_)
+    assert vlm.vision_tower in repeated_images._proven
+    merged = vlm.model.config.vision_config.spatial_merge_size**2
+    assert [each["projector"][0] * merged for each in shapes] == [
+        each["vision_encoder"][0] for each in shapes
+    ]
+    assert shapes[0] == shapes[1]
 
 
 def test_images_are_the_same_if_all_numbers_are() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.models.falcon_h1.modeling_falcon_h1 import FalconH1RMSNormGated
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNormGated
@@ -79,6 +80,27 @@ class BiasedRMSNorm(Known):
         self.bias = nn.Parameter(torch.zeros(WIDTH))
 
 
+class SquaredRMSNorm(Known):
+    """As the usual one while its weight is 1."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        return super().forward(states) * self.weight
+
+
+class LimitedRMSNorm(Known):
+    """As the usual one for small inputs."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        return super().forward(states.clamp(-10, 10))
+
+
+class Float32RMSNorm(Known):
+    """As the usual one in float32."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        return super().forward(states.float())
+
+
 for _kind in (KnownRMSNorm, *KnownRMSNorm.__base__.__subclasses__()):
     _kind.__module__ = "transformers.models.made.modeling_made"
 
@@ -93,6 +115,35 @@ def test_a_norm_is_told_by_what_it_computes() -> None:
     nn.init.normal_(gemma.weight)
     norms = nn.ModuleList([LlamaRMSNorm(WIDTH), gemma, KnownRMSNorm()])
     assert found_in(norms) == ["_times_weight", "_times_one_plus_weight", "_times_weight"]
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "norm",
+    [
+        CentredRMSNorm(), SquaredRMSNorm(), LimitedRMSNorm(), Float32RMSNorm(), ScaledRMSNorm(),
+    ],
+    ids=lambda norm: type(norm).__name__,
+)  # fmt: skip
+def test_the_weight_of_the_first_of_a_class_does_not_matter(norm: nn.Module, value: float) -> None:
+    nn.init.constant_(norm.weight, value)  # type: ignore[arg-type]
+    assert found_in(norm.to(torch.bfloat16)) == []
+    assert (norm.weight == value).all()
+
+
+@torch.no_grad()
+def test_a_norm_that_may_be_given_a_gate_gets_it() -> None:
+    norm, states, gate = FalconH1RMSNormGated(WIDTH), torch.randn(2, WIDTH), torch.randn(2, WIDTH)
+    assert found_in(norm) == ["_times_weight"]
+    expected = [norm(states), norm(states, gate), norm(states, gate=gate), norm(hidden_states=gate)]
+    with FusedNorms(norm).in_place():
+        found = [
+            norm(states),
+            norm(states, gate),
+            norm(states, gate=gate),
+            norm(hidden_states=gate),
+        ]
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(

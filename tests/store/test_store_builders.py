@@ -14,8 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from itertools import count
-from multiprocessing.connection import Pipe
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
@@ -271,20 +270,31 @@ def test_shards_of_a_builder_that_is_killed_are_built_here(tmp_path: Path) -> No
     check_run(tmp_path, 12)
 
 
-def test_a_builder_whose_answer_was_read_in_part_is_not_used_again(tmp_path: Path) -> None:
+@pytest.mark.first(1)
+@pytest.mark.parametrize("call", [4, 1, 2, 3])
+def test_a_reply_that_is_read_in_part_is_no_part_of_the_next(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: int
+) -> None:
+    """Too little memory for it, for example, at each step: its size and data, of two pieces."""
+    calls = 0
+    own = Connection._recv  # type: ignore[attr-defined]
+
+    def receive(self: Connection, size: int, *args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise MemoryError
+        return own(self, size, *args)
+
     with builders_of(1) as found, RunWriter(tmp_path, make_manifest()) as writer:
-        pipe, calls = found._children[0]._pipe, count()
-        receive = pipe.recv_bytes
-
-        def fail_at_second() -> bytes:
-            if next(calls) == 1:  # the seal was received
-                raise MemoryError
-            return receive()
-
-        pipe.recv_bytes = fail_at_second  # type: ignore[method-assign,assignment]
         writer.build_with(found.submit, 1)
-        write(writer, in_pairs(6))
-    check_run(tmp_path, 6)
+        monkeypatch.setattr(Connection, "_recv", receive)
+        begun = [writer.begin(results) for results in in_pairs(8)]
+        wait_for(lambda: all(batch is not None and batch.pieces.done() for batch in begun), 10)
+        for batch in begun:
+            writer.finish(batch)
+    assert calls == call  # the process is not asked again
+    check_run(tmp_path, 8)
 
 
 def test_builders_that_cannot_be_started_are_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,7 +216,10 @@ def run(
         name = cache_argument(type(vlm.model).generate)
         options[name] = cache_with(device_batch.encodings.layers, vlm.num_layers)
     batch = device_batch.batch
-    with prefilling(vlm, hooks, batch.attention_mask), encoding_each_once(vlm, batch):
+    with (
+        prefilling(vlm, hooks, batch.attention_mask),
+        encoding_each_once(vlm, batch, hooks.shapes_),
+    ):
         return vlm.model.generate(**device_batch.inputs, generation_config=config, **options)
 
 

@@ -6,18 +6,19 @@ the complete prompt, or on how long it is: image tokens that attend to the quest
 a sliding window, linear attention. Their encoder sees no text either. So its ``forward`` is
 replaced for the pass: it computes the distinct images of its input, and its output is repeated.
 
-Images are the same if all their numbers are. The first result for each model is compared with that
-of all images; an encoder whose output cannot be repeated, or is another one, is used as it is.
+Images are the same if all their numbers are. The first result of a kind for each model is compared
+with that of all images: of images of one size or of several, and by what its arguments and outputs
+have an entry for. An encoder whose output cannot be repeated, or is another one, is used as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import torch
@@ -40,13 +41,28 @@ _AT_ONCE = 32
 _TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-4}
 """Largest relative difference from the output for all images; in half precision 3e-2."""
 
-_proven: WeakSet[nn.Module] = WeakSet()
+PROJECTOR = "projector"
+"""Name of the projector among the shapes; some encoders contain it."""
+
+Shapes = MutableMapping[str, tuple[int, ...]]
+"""Module → shape of its output."""
+
+_Kind = tuple[Any, ...]
+"""What a result has in common with others that are right if it is."""
+
+_proven: WeakKeyDictionary[nn.Module, set[_Kind]] = WeakKeyDictionary()
 _refused: WeakSet[nn.Module] = WeakSet()
 
 
 @contextmanager
-def encoding_each_once(vlm: VisionLanguageModel, batch: Batch) -> Iterator[None]:
-    """Let the vision encoder compute each distinct image of a batch once, within the context."""
+def encoding_each_once(vlm: VisionLanguageModel, batch: Batch, shapes: Shapes) -> Iterator[None]:
+    """Let the vision encoder compute each distinct image of a batch once, within the context.
+
+    Args:
+        vlm: The model.
+        batch: The batch.
+        shapes: Shapes of outputs, where that of a projector in the encoder is to be of all images.
+    """
     tower = vlm.vision_tower
     if (
         batch.prefix is not None
@@ -57,7 +73,7 @@ def encoding_each_once(vlm: VisionLanguageModel, batch: Batch) -> Iterator[None]
     ):
         yield
         return
-    with replacing_forwards([(tower, partial(_forward, tower))]):
+    with replacing_forwards([(tower, partial(_forward, tower, shapes))]):
         yield
 
 
@@ -83,15 +99,27 @@ class _Distinct:
     """Index of each image in ``first``."""
     counts: tuple[int, ...]
     """Numbers that the entries of the images in an output are in proportion to."""
+    kind: list[Any] = field(default_factory=list)
+    """What each argument, and each tensor of the output, has an entry for."""
 
     def choose(self, tensor: Any) -> Any:
         """Return an argument for the distinct images only, if it has entries for each image."""
         if not isinstance(tensor, Tensor) or not tensor.dim():
+            self.kind.append("one")
             return tensor
         if len(tensor) == sum(self.lengths):
+            self.kind.append("patch")
             parts = _split(tensor, self.lengths)
             return torch.cat([parts[image] for image in self.first])
-        return tensor[list(self.first)] if len(tensor) == len(self.lengths) else tensor
+        if len(tensor) == len(self.lengths):
+            self.kind.append("image")
+            return tensor[list(self.first)]
+        self.kind.append("other")
+        return tensor
+
+    def kind_of_result(self) -> _Kind:
+        """Return the kind, once the output is repeated."""
+        return len(set(self.counts)) > 1, len(self.first) > 1, *self.kind
 
     def repeat(self, output: Any) -> Any:
         """Return an output for all images.
@@ -105,7 +133,9 @@ class _Distinct:
             return type(output)(**{name: self.repeat(each) for name, each in output.items()})
         if isinstance(output, tuple | list):
             return type(output)(self.repeat(each) for each in output)
-        return output
+        if output is None or isinstance(output, bool | int | float | str):
+            return output
+        raise _NotRepeatableError
 
     def _repeat_tensor(self, output: Tensor) -> Tensor:
         counts = [self.counts[image] for image in self.first]
@@ -113,32 +143,39 @@ class _Distinct:
         merged = sum(counts) // total if total else 0
         if not merged or sum(counts) != merged * total or any(n % merged for n in counts):
             raise _NotRepeatableError
+        self.kind.append(merged)
         parts = _split(output, [count // merged for count in counts])
         return torch.cat([parts[entry] for entry in self.entries])
 
 
-def _forward(tower: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _forward(tower: nn.Module, shapes: Shapes, *args: Any, **kwargs: Any) -> Any:
     """Compute the distinct images, and repeat the output."""
     plain = partial(type(tower).forward, tower)
     distinct = None if tower in _refused else _distinct_in(args, kwargs)
     if distinct is None:
         return plain(*args, **kwargs)
+    noted = shapes.get(PROJECTOR)
     fewer = [distinct.choose(each) for each in args]
     named = {name: distinct.choose(each) for name, each in kwargs.items()}
     try:
         found = distinct.repeat(plain(*fewer, **named))
+        kind = distinct.kind_of_result()
+        if noted is None and (shape := shapes.pop(PROJECTOR, None)):
+            shapes[PROJECTOR] = tuple(distinct.repeat(torch.empty(shape, device="meta")).shape)
     except Exception as error:
         if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error):
             raise
         _refused.add(tower)
+        if noted is None:
+            shapes.pop(PROJECTOR, None)
         return plain(*args, **kwargs)  # raises if it is not due to fewer images
-    if tower in _proven:
+    if kind in _proven.get(tower, ()):
         return found
     whole = plain(*args, **kwargs)
     if not _agree(found, whole):
         _refused.add(tower)
         return whole
-    _proven.add(tower)
+    _proven.setdefault(tower, set()).add(kind)
     return found
 
 
@@ -146,7 +183,7 @@ def _distinct_in(args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Distinct | 
     """Return the distinct images of an encoder's arguments, if any image is repeated."""
     named = [kwargs.get(name) for name in ("pixel_values", "hidden_states")]
     pixels = next((each for each in (*args[:1], *named) if isinstance(each, Tensor)), None)
-    if pixels is None or pixels.dim() < 2:
+    if pixels is None or pixels.dim() < 2 or not len(pixels):
         return None
     tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
     others = [each for each in tensors if each.dim() and each is not pixels]
@@ -154,7 +191,18 @@ def _distinct_in(args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Distinct | 
     counts = lengths
     if isinstance(positions := kwargs.get("pixel_position_ids"), Tensor):
         counts = (positions != -1).all(dim=-1).sum(dim=-1).tolist()  # the others are padding
+    if any(_is_of_images(each, len(lengths)) for each in (*args, *kwargs.values())):
+        return None
     return _grouped(pixels, others, lengths, counts)
+
+
+def _is_of_images(argument: Any, count: int) -> bool:
+    """Return whether an argument that is no tensor may have an entry for each image."""
+    if isinstance(argument, Mapping):
+        argument = tuple(argument.values())
+    if not isinstance(argument, tuple | list):
+        return False
+    return len(argument) == count or any(isinstance(each, Tensor) for each in argument)
 
 
 def _patches_of(pixels: Tensor, others: Sequence[Tensor]) -> list[int]:
@@ -171,7 +219,9 @@ def _grouped(
 ) -> _Distinct | None:
     """Group images whose numbers, and entries in the other arguments, are all equal."""
     count = len(lengths)
-    own = [each for each in others if len(each) == count]
+    own: list[tuple[Tensor, Sequence[int]]]
+    own = [(each, [1] * count) for each in others if len(each) == count]
+    own += [(each, lengths) for each in others if len(each) == len(pixels) != count]
     keys = _sampled(pixels, lengths)
     pending = list(range(count))
     same: dict[int, int] = {}
@@ -182,8 +232,8 @@ def _grouped(
         if not pairs:
             break
         equal = _are_equal(pixels, lengths, pairs)
-        for each in own:
-            equal &= _are_equal(each, [1] * count, pairs)
+        for each, entries_of in own:
+            equal &= _are_equal(each, entries_of, pairs)
         same |= dict(pair for pair, agrees in zip(pairs, equal, strict=True) if agrees)
         pending = [image for image, _ in pairs if image not in same]
     if not same:
@@ -232,6 +282,8 @@ def _agree(found: Any, whole: Any) -> bool:
     if isinstance(whole, Tensor):
         if found.shape != whole.shape:
             return False
+        if not whole.is_floating_point():
+            return torch.equal(found, whole)
         error = (found - whole).float().norm() / whole.float().norm()
         return bool(error <= _TOLERANCES.get(whole.dtype, 3e-2))
     if isinstance(whole, Mapping):

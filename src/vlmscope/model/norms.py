@@ -5,16 +5,17 @@ a short prompt. ``torch.nn.functional.rms_norm`` reads its input once and writes
 In long runs the norms are compiled with everything else (``fused``), which takes seconds first;
 this costs nothing, so it serves all others.
 
-What a norm computes is not told by its name, so each class is tried: its result for a float32 input
-must be that of one of the two known formulas, the input over its root mean square times ``weight``
-or times ``1 + weight``. Only for half precision on GPUs; elsewhere the library's results are kept
-bit by bit.
+What a norm computes is not told by its name, so each class is tried with made-up numbers: its
+result must be that of one of the two known formulas, the input over its root mean square times
+``weight`` or times ``1 + weight``. Only for half precision on GPUs; elsewhere the library's results
+are kept bit by bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -25,11 +26,15 @@ from torch.nn.functional import rms_norm
 from vlmscope.model.computing import replacing_forwards
 from vlmscope.model.vlm import VisionLanguageModel
 
-_SMALL = 1e-3
-"""Size of the numbers that a norm is tried with: their squares are of the size of epsilon."""
+_SIZES = (1e-3, 30.0)
+"""Sizes of the numbers that a norm is tried with: the squares of the small ones are of the size of
+epsilon, and large ones show whether it has limits."""
 
 _TOLERANCE = 1e-5
 """Relative, in float32."""
+
+_TOLERANCE_OF_OWN = 3e-2
+"""Relative, in the type of the model."""
 
 
 def suits_norms(vlm: VisionLanguageModel) -> bool:
@@ -81,14 +86,14 @@ _FORMULAS: tuple[_Formula, ...] = (_times_weight, _times_one_plus_weight)
 
 
 def _normalized(
-    formula: _Formula, module: nn.Module, epsilon: float, hidden_states: Tensor
+    formula: _Formula, module: nn.Module, epsilon: float, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """Call a norm by its formula, or as it was loaded if the types differ."""
+    """Call a norm by its formula, or as it was loaded if the types differ or it is given a gate."""
     weight: Tensor = module.weight  # type: ignore[assignment]
-    if hidden_states.dtype != weight.dtype:
-        found: Tensor = type(module).forward(module, hidden_states)
+    if kwargs or len(args) != 1 or args[0].dtype != weight.dtype:
+        found: Tensor = type(module).forward(module, *args, **kwargs)
         return found
-    return formula(hidden_states, weight, epsilon)
+    return formula(args[0], weight, epsilon)
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -122,18 +127,36 @@ def _epsilon(module: nn.Module) -> Any:
 
 def _formula_of(module: nn.Module) -> _Formula | None:
     """Return the formula that a norm computes, if it is a known one."""
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    numbers = torch.linspace(-1.3, 1.7, 3 * weight.shape[0], device=weight.device)
-    states = (numbers.view(3, -1) * numbers.cos().view(3, -1)) * _SMALL
+    own: Tensor = module.weight  # type: ignore[assignment]
+    numbers = torch.linspace(-1.3, 1.7, 3 * len(own), device=own.device).view(1, 3, -1)
+    weight = 1.4 * (9 * numbers[0, 0]).cos()  # of both signs: all zeros or ones tell nothing
+    trials = [
+        (weight.to(dtype), (numbers * numbers.cos() * size).to(dtype), tolerance)
+        for size in _SIZES
+        for dtype, tolerance in ((torch.float32, _TOLERANCE), (own.dtype, _TOLERANCE_OF_OWN))
+    ]
     with torch.no_grad():
         try:
-            expected = type(module).forward(module, states)
+            expected = [_with_weight(module, trial[0])(trial[1]) for trial in trials]
+            for formula in _FORMULAS:
+                found = [formula(trial[1], trial[0], _epsilon(module)) for trial in trials]
+                if all(map(_is_same, found, expected, [trial[2] for trial in trials])):
+                    return formula
         except Exception:  # noqa: BLE001 - it wants more than its input
             return None
-        for formula in _FORMULAS:
-            found = formula(states, weight.float(), _epsilon(module))
-            if expected.shape == found.shape and expected.dtype == found.dtype:
-                error = (found - expected).abs().max()
-                if error <= _TOLERANCE * expected.abs().max():
-                    return formula
     return None
+
+
+def _with_weight(module: nn.Module, weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the own ``forward`` of a norm, with another weight."""
+    other = copy(module)
+    vars(other)["_parameters"] = {"weight": nn.Parameter(weight)}
+    return partial(type(module).forward, other)
+
+
+def _is_same(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Return whether two results are equal but for rounding, and of one type."""
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    error = (found - expected).abs().max()
+    return bool(error <= tolerance * expected.abs().max())

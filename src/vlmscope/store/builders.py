@@ -163,13 +163,18 @@ class _Builder:
             self._pipe.recv_bytes()
 
     def build(self, task: ShardTask) -> Pieces | None:
-        """Return the bytes of a shard, or None if there are none: an error, or it died."""
+        """Return the bytes of a shard, or None if there are none: an error, or it died.
+
+        After an error on this side, as of memory, the rest of a reply may still be in the pipe: the
+        process is not used again.
+        """
         try:
             self._pipe.send(task)
             seal = self._pipe.recv_bytes()
             return None if seal == _FAILED else (seal, self._pipe.recv_bytes())
-        except Exception:  # noqa: BLE001 - the shard is built here
-            self.kill()  # the rest of its answer would be taken for the next shard
+        except Exception:  # noqa: BLE001 - the shard is built here, and its error raised there
+            self._pipe.close()
+            self.kill()
             return None
 
     def kill(self) -> None:
