@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from detected_runs import WIDER, detected_run, label, truth_of, widened, without_trees
+from vlmscope.detectors.missing import ALMOST_ALL
 from vlmscope.store import open_run
 
 pytestmark = pytest.mark.usefixtures("columns_only")
@@ -67,6 +68,7 @@ def test_what_the_run_lacks_is_a_line_for_each_option(vlmscope: Command, run: Pa
                    "(add the column verbalised_confidence to the table): "):  # fmt: skip
         assert text.count(option) == 1, option
     assert text.count("not evaluated, the run has no ") == 4
+    assert text.count(f"one new run has all of these signals: extract with {ALMOST_ALL}") == 1
 
 
 def test_the_report_has_a_section_until_it_is_stale(vlmscope: Command, run: Path) -> None:

@@ -399,6 +399,13 @@ def test_a_finding_about_one_detector_is_singular(
     assert words in " ".join(verdict([rival, *others], rival.name, ""))
 
 
+def test_a_rival_with_a_constant_risk_has_no_auroc(found: Detection) -> None:
+    rival = replace(found[found.best_model_free], found_nothing=True)
+    others = [row for row in found.results if row.above_model_free is not None]
+    text = " ".join(verdict([rival, *others], rival.name, ""))
+    assert f"needs no model ({rival.title}, constant risk) at" in text
+
+
 # On disk.
 
 

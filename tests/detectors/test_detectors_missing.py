@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from vlmscope.detectors import DETECTORS
-from vlmscope.detectors.missing import OF_PROMPTS, missing_lines, remedy
+from vlmscope.detectors.missing import (
+    ALMOST_ALL,
+    OF_PROMPTS,
+    missing_lines,
+    recording_line,
+    remedy,
+)
 from vlmscope.detectors.results import LACKS, Unavailable
 from vlmscope.positions import REPRESENTATIONS, VISION_ONLY, position_names
 from vlmscope.signals import SIGNALS, signal_names
@@ -28,6 +36,26 @@ def test_every_requirement_of_a_detector_has_a_remedy() -> None:
             assert set(words[1].split(",")) <= set(signal_names(words[1])) <= set(SIGNALS)
         if "--positions" in words:
             assert position_names(words[-3])[0] in REPRESENTATIONS
+
+
+def test_one_run_has_every_signal_and_the_docs_say_the_same() -> None:
+    of = dict(zip(*[iter(ALMOST_ALL.split())] * 2, strict=True))
+    signals, positions = signal_names(of["--signals"]), position_names(of["--positions"])
+    for name in {name for each in DETECTORS.values() for name in each.requires}:
+        words = remedy(name).split()
+        if "--signals" not in words:
+            continue
+        assert set(signal_names(words[1])) <= set(signals), name
+        if "--positions" in words:
+            assert set(position_names(words[-3])) <= set(positions), name
+    page = (Path(__file__).parents[2] / "docs" / "detectors.md").read_text("utf-8")
+    assert ALMOST_ALL in " ".join(page.replace("\\\n", " ").split())
+
+
+def test_one_missing_signal_needs_no_further_line() -> None:
+    one, two = (missing_lines(lacking(*names)) for names in (["svar"], ["svar", "p_true"]))
+    assert not recording_line(one)
+    assert recording_line(two).endswith(ALMOST_ALL)
 
 
 def test_a_line_for_each_missing_thing() -> None:

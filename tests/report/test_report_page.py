@@ -168,6 +168,16 @@ def test_sections_come_in_the_order_of_reading(full: Outline) -> None:
     assert links == ["#main", "#findings", *(f"#{name}" for name in sections)]
 
 
+def test_a_run_without_categories_is_not_shown_by_category(full: Outline) -> None:
+    """Its only row, of all answers, has the interval of the share."""
+    document = examples.full()
+    page = render(replace(document, categories=document.categories[-1:]))
+    assert "By category" in full.text
+    assert "By category" not in Outline(page).text
+    assert '<h2 id="categories-title">Outcomes</h2>' in page
+    assert '<a href="#categories">Outcomes</a>' in page
+
+
 def test_what_is_missing_names_its_command(full: Outline) -> None:
     assert "<code>vlmscope extract &lt;table&gt;</code> makes one." in render(examples.full())
 

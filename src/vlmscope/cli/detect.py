@@ -178,7 +178,7 @@ def _grouping(group_by: str, leave_category_out: bool) -> str:
 
 def _show(found: Detection, verdict: Sequence[str], transfers: Sequence[DetectionTransfer]) -> None:
     """Print the findings, a line for each detector, and the results on other runs."""
-    from vlmscope.detectors.missing import missing_lines
+    from vlmscope.detectors.missing import missing_lines, recording_line
 
     for line in verdict:
         show(Text(shown_text(line, len(line))))
@@ -201,8 +201,11 @@ def _show(found: Detection, verdict: Sequence[str], transfers: Sequence[Detectio
             style="dim",
         )
     )
-    for line in missing_lines(found.unavailable):
+    lines = missing_lines(found.unavailable)
+    for line in lines:
         show(Text(f"not evaluated, {line}", style="dim"))
+    if remedy := recording_line(lines):
+        show(Text(remedy, style="dim"))
     show_transfers(found, transfers)
 
 

@@ -18,11 +18,14 @@ def describe_label_sets(run: Path) -> dict[str, dict[str, Any]]:
     """
     from vlmscope.errors import StoreError, UnreachableError
     from vlmscope.store import are_stale, label_sets, labels_file, open_run, read_labels
+
+    names = label_sets(run)
+    if not names:  # a run that is being extracted is looked at often, and sweeps load slowly
+        return {}
     from vlmscope.sweeps import probes_folder
 
     found: dict[str, dict[str, Any]] = {}
-    names = label_sets(run)
-    ids = open_run(run).ids if names else ()
+    ids = open_run(run).ids
     for name in names:
         about: dict[str, Any] = {"file": labels_file(name)}
         try:

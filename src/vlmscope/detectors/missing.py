@@ -37,6 +37,12 @@ OF_PROMPTS = (
 )  # fmt: skip
 """Columns that no option adds to a run."""
 
+ALMOST_ALL = (
+    "--signals detectors,p_true --samples 5 "
+    "--positions last_image_token,last_prompt_token,last_answer_token"
+)
+"""Options of a run that has every signal that a detector reads."""
+
 ENDS = ("", "_prompt", "_answer")
 """Ends of the names of arrays of attention."""
 
@@ -114,6 +120,20 @@ def missing_lines(unavailable: Iterable[Unavailable]) -> list[str]:
             things.setdefault(shared, {})[name] = None
             titles.setdefault(shared, {})[each.title] = None
     return [_line(key, list(names), list(titles[key])) for key, names in things.items()]
+
+
+def recording_line(lines: Iterable[str]) -> str:
+    """Return how one run records all the signals that lines of ``missing_lines`` name.
+
+    Empty if that is fewer than two lines: each names its own option.
+
+    >>> recording_line(["the run has no signals/p_true (add p_true to --signals): P(True)"])
+    ''
+    """
+    named_options = [line for line in lines if "--signals" in line or "--samples" in line]
+    if len(named_options) < 2:
+        return ""
+    return f"one new run has all of these signals: extract with {ALMOST_ALL}"
 
 
 def _line(shared: str, names: list[str], titles: list[str]) -> str:

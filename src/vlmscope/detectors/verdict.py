@@ -81,10 +81,10 @@ def _above(kind: str, rival: DetectorResult, words: str, compared: Sequence[Dete
     better = [row.title for row in compared if row.better_than(kind)]
     names = f": {named(better)}" if better else ""
     verb = "is" if 1 in (len(better), len(compared)) else "are"
+    reached = "constant risk" if rival.found_nothing else f"AUROC {rival.auroc:.3f}"
     return (
         f"{len(better)} of {count(len(compared), 'detector')} {verb} better than {words} "
-        f"({rival.title}, "
-        f"AUROC {rival.auroc:.3f}) at p < {SIGNIFICANT}, corrected for all comparisons{names}."
+        f"({rival.title}, {reached}) at p < {SIGNIFICANT}, corrected for all comparisons{names}."
     )
 
 

@@ -318,9 +318,10 @@ def _warnings(result: SweepResult) -> Iterator[str]:
     rarer = effective_images_of_rarer(data.truth, data.groups)
     if is_small(data.truth, data.groups):
         yield (
-            f"Warning: {images:,} groups of answers are little data (those with the rarer label "
-            f"are worth {rarer:.0f} of equal size): intervals are those of small samples, a fold's "
-            "probe learns from next to nothing, and one that finds little may find more in more."
+            f"Warning: {images:,} groups of answers are little data ({rarer:.0f} with the rarer "
+            "label, if all were of equal size): intervals are those of small samples, the probe "
+            "of a fold is trained on very few answers, and a probe that finds little here may "
+            "find more with more data."
         )
     seen = result.recognition
     if seen is not None and seen.suspicious:
