@@ -319,9 +319,9 @@ def _warnings(result: SweepResult) -> Iterator[str]:
     if is_small(data.truth, data.groups):
         yield (
             f"Warning: {images:,} groups of answers are little data ({rarer:.0f} with the rarer "
-            "label, if all were of equal size): intervals are those of small samples, the probe "
-            "of a fold is trained on very few answers, and a probe that finds little here may "
-            "find more with more data."
+            "label, if all were of equal size): intervals are those of small samples, a fold's "
+            "probe is trained on very few answers, and one that finds little here may find more "
+            "with more data."
         )
     seen = result.recognition
     if seen is not None and seen.suspicious:
