@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from labelled_runs import labelled_run
-from without_row_groups import without_row_groups
 
 ROWS = 90
 TRUTH = [None if i % 15 == 0 else i % 3 == 0 for i in range(ROWS)]
@@ -21,6 +20,5 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vectors[:, 0] += [3.0 * bool(truth) for truth in TRUTH]
     path = tmp_path_factory.mktemp("runs") / "run"
     images = [i // 2 for i in range(ROWS)]
-    with without_row_groups():
-        labelled_run(path, TRUTH, vectors, images, on_disk=True)
+    labelled_run(path, TRUTH, vectors, images, on_disk=True)
     return path

@@ -494,6 +494,7 @@ def test_a_run_whose_fingerprint_counts_embedded_images_by_size_goes_on(
 
 
 @pytest.mark.exhaustive
+@pytest.mark.usefixtures("row_groups")
 def test_damaged_rows_do_not_keep_a_changed_table_from_being_compared(
     local_sessions: Sessions,
 ) -> None:

@@ -315,19 +315,19 @@ def test_a_full_disk_is_one_error_and_what_was_published_is_safe(
     run_once: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     writes = []
-    original = RunWriter.add
+    original = RunWriter.begin
 
-    def full_disk(self: Any, captures: Any) -> None:
+    def full_disk(self: Any, captures: Any) -> Any:
         writes.append(captures)
         if len(writes) > 2:
             raise StoreError("no space left") from OSError(errno.ENOSPC, "No space left on device")
-        original(self, captures)
+        return original(self, captures)
 
-    monkeypatch.setattr(RunWriter, "add", full_disk)
+    monkeypatch.setattr(RunWriter, "begin", full_disk)
     with pytest.raises(StoreError, match="no space left"):
         run_once(batch_size=2)
     assert len(open_run(tmp_path / "run")) == 4
-    monkeypatch.setattr(RunWriter, "add", original)
+    monkeypatch.setattr(RunWriter, "begin", original)
     assert len(run_once(batch_size=2)) == 10
 
 

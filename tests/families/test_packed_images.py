@@ -223,7 +223,8 @@ def test_a_capture_attends_in_this_way(vlm: VisionLanguageModel, calls: list[int
     spec = CaptureSpec(layers="0", max_new_tokens=0)
     items = list(capture(ONE_IMAGE, vlm, spec, batch_size=4))
     assert calls
-    assert min(calls) == len({id(row.image) for row in ONE_IMAGE})  # one is of two rows
+    once = vlm.vision_tower is vlm.vision_encoder  # then an image of two rows is encoded once
+    assert min(calls) == len({id(row.image) for row in ONE_IMAGE} if once else ONE_IMAGE)
     calls.clear()
     plain = dataclasses.replace(vlm, family=dataclasses.replace(vlm.family, packs_images=False))
     for item, other in zip(items, capture(ONE_IMAGE, plain, spec, batch_size=4), strict=True):

@@ -419,9 +419,9 @@ def test_all_end_with_the_command(tmp_path: Path) -> None:
     ) as command:
         assert command.stdout is not None
         sent, finished, *found = map(int, command.stdout.readline().split())
-        assert len(found) == 3
-        assert not are_gone(set(found))
+        is_complete = len(found) >= 3 and not are_gone(set(found))  # of two builders, or more
         command.kill()
+    assert is_complete
     wait_for(lambda: are_gone(set(found)), 5)
     published = len(open_run(tmp_path))
     assert 2 * finished <= published <= 2 * sent
