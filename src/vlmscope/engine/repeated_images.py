@@ -63,14 +63,11 @@ def encoding_each_once(vlm: VisionLanguageModel, batch: Batch, shapes: Shapes) -
         batch: The batch.
         shapes: Shapes of outputs, where that of a projector in the encoder is to be of all images.
     """
-    tower = vlm.vision_tower
-    if (
-        batch.prefix is not None
-        or vlm.family.cross_attention
-        or not _repeats_images(batch)
-        or tower is not vlm.vision_encoder  # whose output is recorded, repeated or not
-        or tower in _refused
-    ):
+    if batch.prefix is not None or vlm.family.cross_attention or not _repeats_images(batch):
+        yield
+        return
+    tower = vlm.vision_tower  # found by a walk through the model
+    if tower is not vlm.vision_encoder or tower in _refused:  # what is recorded is the encoder's
         yield
         return
     with replacing_forwards([(tower, partial(_forward, tower, shapes))]):
