@@ -36,7 +36,7 @@ help:
 	@echo "make test-oldest    all of them with the oldest supported transformers"
 	@echo "make test-families-oldest      of make test, what depends on transformers, with the oldest"
 	@echo "make test-transformers-latest  the same with the newest transformers there is"
-	@echo "make test-extras               what needs torchvision, timm or bitsandbytes"
+	@echo "make test-extras               what needs torchvision, timm, bitsandbytes or Triton"
 	@echo "make fuzz    every reader for $(SECONDS_EACH) seconds (SECONDS_EACH=300 for longer)"
 	@echo "make lint    format, lint, types, import layers"
 	@echo "make check   lint and test: what must pass before a commit"
@@ -68,10 +68,11 @@ test-transformers-latest: $(LATEST_READY)
 # torchvision's operators are declared in the process of the tests only, so worker processes, which
 # import it themselves, are left to make test.
 test-extras: $(EXTRAS_READY)
-	VLMSCOPE_TORCHVISION=1 $(EXTRAS)/bin/python $(PYTEST) -m "not exhaustive" \
+	VLMSCOPE_TORCHVISION=1 TRITON_INTERPRET=1 $(EXTRAS)/bin/python $(PYTEST) -m "not exhaustive" \
 		-k "not worker_processes" tests/families/test_conformance.py \
-		tests/families/test_norms_of_families.py tests/families/test_repeated_images.py \
-		tests/engine/test_lengths.py tests/engine/test_image_layouts.py tests/model/test_quantized.py
+		tests/families/test_elementwise_kernels.py tests/families/test_repeated_images.py \
+		tests/engine/test_lengths.py tests/engine/test_image_layouts.py tests/model/test_quantized.py \
+		tests/model/test_triton_kernels.py
 
 $(LATEST_READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LATEST)
@@ -87,7 +88,7 @@ $(EXTRAS_READY): pyproject.toml constraints.txt
 		"$$(grep '^torch==' constraints.txt)"
 	$(EXTRAS)/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt -e ".[dev]" torchvision==0.28.0 timm==1.0.31 \
-		bitsandbytes==0.50.2
+		bitsandbytes==0.50.2 triton==3.6.0
 	@touch $@
 
 $(OLDEST_READY): pyproject.toml constraints.txt

@@ -28,8 +28,9 @@ import vlmscope
 from bare_model import free_memory, prepare_plain
 from family_runs import build, family_parser, on_gpu, say, write_tables
 from family_shapes import SHAPES
+from steady import PARTS, running_with
 from vlmscope.dataset import read_samples
-from vlmscope.model import fused, load_model
+from vlmscope.model import load_model
 
 KINDS = (
     ("matrix products", ("mm", "linear", "convolution", "cutlass", "gemm", "einsum")),
@@ -49,8 +50,6 @@ def main() -> None:
     """Profile every family and print a table for each."""
     options = parse()
     options.work.mkdir(parents=True, exist_ok=True)
-    if options.fuse:
-        fused.ROWS_TO_FUSE = 0
     results: dict[str, Any] = {}
     for name in options.models:
         shape, folder = SHAPES[name], options.work / name
@@ -60,7 +59,8 @@ def main() -> None:
         vlm = load_model(folder / "checkpoint")
         for mode in options.modes:
             extract = extracting(options, vlm, tables[mode], folder / "run", mode)
-            found = profiled(extract, options.rows)
+            with running_with(options.parts):
+                found = profiled(extract, options.rows)
             show(shape.title, mode, found, options.lines)
             results[f"{name} {mode}"] = found
             (options.results or options.work / "kernels.json").write_text(json.dumps(results))
@@ -80,7 +80,7 @@ def parse() -> argparse.Namespace:
     parser = family_parser(__doc__, rows=256, generate=())
     parser.set_defaults(modes=["prefill"])
     parser.add_argument("--workers", type=int, default=0, help="processes; 0: threads")
-    parser.add_argument("--fuse", action="store_true", help="compile parts of the model")
+    parser.add_argument("--parts", choices=PARTS, default="kernels", help="as in steady.py")
     parser.add_argument("--library", action="store_true", help="also the model's own forward")
     parser.add_argument("--lines", type=int, default=25, help="operations that are shown")
     return parser.parse_args()

@@ -14,8 +14,10 @@ time in which the GPU was busy. A run in which rows fail has no numbers. Then th
     python benchmarks/steady.py --work /tmp/tiny --size tiny --rows 6 --tokens 3 --models smolvlm
 
 ``samples`` draws five answers, ``eager`` is a run without signals whose attention returns complete
-weights, which is what other tools record. ``--fuse`` compiles parts of the model, as runs of 3,000
-rows and more do. ``detectors`` is the signals of all detectors of one answer.
+weights, which is what other tools record. ``detectors`` is the signals of all detectors of one
+answer. ``--parts`` says which faster parts the model runs with: ``norms`` as in runs of few rows,
+``kernels`` as from 1,000 rows, ``compiled`` as from 3,000; ``library`` for none. With several,
+every run is made with each.
 """
 
 from __future__ import annotations
@@ -24,10 +26,13 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -39,14 +44,25 @@ from family_library import measure_library
 from family_runs import MODES, build, family_parser, on_gpu, say, write_tables
 from family_shapes import SHAPES
 from true_shape import device_name
+from vlmscope.executors import runner
 from vlmscope.executors.writing import WritingThread
-from vlmscope.model import fused, load_model
+from vlmscope.model import load_model
+from vlmscope.model.elementwise import ElementwiseKernels
+from vlmscope.model.fused import FusedParts
 from vlmscope.schema import Failure
 from vlmscope.signals import SIGNALS
 
 NONE, EAGER, SAMPLES = "none", "eager", "samples"
 FEWER = "none, fewer rows"
 """The run without signals that those with signals are compared with, if they have fewer rows."""
+
+PARTS: dict[str, Callable[[Any], Any]] = {
+    "library": lambda _vlm: SimpleNamespace(in_place=nullcontext),
+    "norms": ElementwiseKernels,
+    "kernels": partial(ElementwiseKernels, many=True),
+    "compiled": lambda vlm: FusedParts(vlm.model),
+}
+"""The faster parts of a model, as ``executors.runner.parts_for`` chooses them by the rows."""
 
 SAMPLED = 5
 """Answers of the run ``samples``."""
@@ -56,8 +72,6 @@ def main() -> None:
     """Measure every family and print one table."""
     options = parse()
     options.work.mkdir(parents=True, exist_ok=True)
-    if options.fuse:
-        fused.ROWS_TO_FUSE = 0
     device = torch.device("cuda" if on_gpu() else "cpu")
     results: dict[str, Any] = {
         "device": device_name(),
@@ -86,7 +100,7 @@ def parse() -> argparse.Namespace:
         "--signals", nargs="*", default=[], choices=[*SIGNALS, "detectors", SAMPLES, EAGER]
     )
     parser.add_argument("--workers", type=int, default=0, help="processes; 0: threads")
-    parser.add_argument("--fuse", action="store_true", help="compile parts of the model")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["kernels"])
     return parser.parse_args()
 
 
@@ -103,9 +117,11 @@ def measure(
     vlm = load_model(checkpoint)
     for mode in options.modes:
         found[mode] = {}
-        for run, rows in runs(options, mode):
-            found[mode][run] = run_once(options, vlm, run, tables[mode], folder / "run", rows)
-            yield f"{mode}, {run}: {found[mode][run]}"
+        for parts, (run, rows) in product(options.parts, runs(options, mode)):
+            title = run if parts == options.parts[0] else f"{run}, {parts}"
+            with running_with(parts):
+                found[mode][title] = run_once(options, vlm, run, tables[mode], folder / "run", rows)
+            yield f"{mode}, {run}, {parts}: {found[mode][title]}"
     del vlm
     free_memory()
     if EAGER in options.signals:
@@ -178,6 +194,17 @@ class Times:
             return 0.0, 0.0, 0
         (start, first), (end, last) = inner[0], inner[-1]
         return start, end, last - first
+
+
+@contextmanager
+def running_with(parts: str) -> Iterator[None]:
+    """Let runs use these faster parts within the context, whatever their number of rows."""
+    usual = runner.parts_for
+    runner.parts_for = lambda vlm, _rows: PARTS[parts](vlm)
+    try:
+        yield
+    finally:
+        runner.parts_for = usual
 
 
 @contextmanager

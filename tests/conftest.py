@@ -22,9 +22,13 @@ os.environ["OMP_NUM_THREADS"] = "1"  # commands started by tests share the cores
 gc.disable()  # until the tests are collected: collecting them makes objects that all stay
 
 from collections import Counter  # noqa: E402
+from importlib.util import find_spec  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
+
+collect_ignore = [] if find_spec("triton") else ["model/test_triton_kernels.py"]
+"""Without Triton, as in ``make test``, its kernels are not tested; ``make test-extras`` has it."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

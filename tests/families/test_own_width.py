@@ -144,7 +144,7 @@ def captured(
 ) -> list[Capture]:
     """Capture rows in a session of many rows, in one batch; return them in their order."""
     resolved = resolve_spec(spec, vlm)
-    session = CaptureSession(vlm, resolved, len(rows), fused=fused)
+    session = CaptureSession(vlm, resolved, len(rows), parts=fused)
     batches, failures = prepare(rows, session.prepares_with, resolved)
     assert not failures
     found = [item for batch in batches for item in session.submit(batch)] + session.drain()
@@ -219,7 +219,7 @@ def test_every_layer_of_the_encoder_and_nothing_else(
 @pytest.mark.exhaustive
 def test_with_compiled_parts(smolvlm: VisionLanguageModel, kernel: Kernel) -> None:
     fused = FusedParts(smolvlm.model, backend="eager")
-    for item in captured(smolvlm, *ONE_IMAGE[:2], spec=SPEC, fused=fused):
+    for item in captured(smolvlm, *ONE_IMAGE[:2], spec=SPEC, parts=fused):
         assert_same(item, reference(item.sample, smolvlm, SPEC))
     assert kernel.shapes
     assert not fused._failed

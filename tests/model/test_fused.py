@@ -32,7 +32,7 @@ def captured(
     vlm: VisionLanguageModel, samples: list[Sample], fused: FusedParts | None
 ) -> list[Any]:
     spec = resolve_spec(SPEC, vlm)
-    session = CaptureSession(vlm, spec, len(samples), fused=fused)
+    session = CaptureSession(vlm, spec, len(samples), parts=fused)
     batches, _ = prepare(samples, vlm, spec)
     return [item for batch in batches for item in session.submit(batch)] + session.drain()
 

@@ -345,6 +345,35 @@ def test_one_call_of_the_kernel_for_all_windows(
     torch.testing.assert_close(found, window_by_window(module, parts, lengths))
 
 
+@pytest.mark.parametrize("answer", ["right", "wrong", "error"])
+def test_without_an_option_the_kernel_is_tried_with_fewer_heads_of_keys(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    """As torch 2.11: its kernel supports it, and its function has no option for it."""
+    heads: list[int] = []
+
+    def older(query: Tensor, key: Tensor, *args: Any, **options: Any) -> Tensor:
+        heads.append(key.shape[1])
+        fewer = key.shape[1] != query.shape[1]
+        if fewer and answer == "error":
+            raise RuntimeError("fewer heads")
+        found = kernel(query, key, *args, enable_gqa=fewer, **options)
+        return found + 1 if fewer and answer == "wrong" else found
+
+    packing._takes_fewer_heads.cache_clear()
+    monkeypatch.setattr(packing, "varlen_attn", older)
+    monkeypatch.setattr(packing, "_OPTIONS", frozenset({"scale", "window_size"}))
+    module, parts = Attention(3), states([4, 2], 6, 2)
+    bounds = torch.tensor([0, 4, 6], dtype=torch.int32)
+    for _ in range(2):
+        found = packing.varlen([part[0].transpose(0, 1) for part in parts], bounds, 4)
+        assert found is not None
+        torch.testing.assert_close(found[None], window_by_window(module, parts, [4, 2]))
+    assert heads[:1] + heads[-2:] == [2, *([2, 2] if answer == "right" else [6, 6])]
+    assert len(heads) == 2 + (1 if answer == "error" else 2)  # tried once
+    packing._takes_fewer_heads.cache_clear()
+
+
 def test_torchs_function_takes_these_arguments() -> None:
     """On tensors without numbers: the shapes that it would return, from arguments like ours."""
     packing._load_kernel()

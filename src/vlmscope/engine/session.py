@@ -52,9 +52,9 @@ from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.attention.flash import attending_at_own_width
 from vlmscope.model.attention.kv_cache import cache_of, keys_and_values
 from vlmscope.model.computing import computing
+from vlmscope.model.elementwise import ElementwiseKernels
 from vlmscope.model.fused import FusedParts
 from vlmscope.model.lengths import ALONE, ONE_BAND, unscaled
-from vlmscope.model.norms import FusedNorms, suits_norms
 from vlmscope.model.preprocessing import Preprocessing
 from vlmscope.sampling import SampledAnswer
 from vlmscope.schema import Capture, Failure, Sample
@@ -73,7 +73,8 @@ class CaptureSession:
         vlm: The model.
         spec: What to record.
         rows: Maximum number of questions that are answered at once.
-        fused: Compiled parts of the model, for a session of many rows.
+        parts: Faster parts of the model, for a session of many rows; by default those that cost
+            nothing at the start.
 
     Attributes:
         shapes_: Module → shape of its output in the latest prefill.
@@ -85,11 +86,10 @@ class CaptureSession:
         spec: ResolvedSpec,
         rows: int,
         *,
-        fused: FusedParts | None = None,
+        parts: FusedParts | ElementwiseKernels | None = None,
     ) -> None:
         self._vlm = vlm
-        self._fused = fused
-        self._norms = FusedNorms(vlm.model) if suits_norms(vlm) and fused is None else None
+        self._parts = ElementwiseKernels(vlm) if parts is None else parts
         self._spec = spec
         self._gpus = vlm.cuda_devices
         self._finished: Results = []
@@ -165,11 +165,9 @@ class CaptureSession:
             stack.enter_context(computing())
             for device in self._gpus[:1]:  # graphs and streams belong to the current device
                 stack.enter_context(torch.cuda.device(device))
-            if self._fused is not None:  # both are compiled at their first call, for seconds
-                stack.enter_context(self._fused.in_place())
+            stack.enter_context(self._parts.in_place())
+            if not isinstance(self._parts, ElementwiseKernels):  # both are compiled at first
                 stack.enter_context(attending_at_own_width(self._vlm))
-            elif self._norms is not None:
-                stack.enter_context(self._norms.in_place())
             yield
 
     def pop_failed(self) -> list[Sample]:

@@ -45,6 +45,7 @@ from vlmscope.executors.workers import Workers, WorkersError
 from vlmscope.executors.writing import StrictStop, WritingThread
 from vlmscope.locking import model_lock
 from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
+from vlmscope.model.elementwise import ROWS_FOR_TRITON, ElementwiseKernels
 from vlmscope.model.fused import FusedParts, worth_fusing
 from vlmscope.schema import Capture, Failure, Sample, failure_of
 from vlmscope.store import InProgress
@@ -347,7 +348,6 @@ class Loop:
         self._sizer = sizer
         self._workers = workers
         spec = resolve_spec(request.spec, vlm)
-        fused = FusedParts(vlm.model) if worth_fusing(vlm, rows) else None
         slots = rows_at_once(vlm, request.batch_size, answers=request.spec.sampling.answers)
         if workers is not None:
             workers.begin(preprocessing_of(vlm, spec), spec)
@@ -356,7 +356,7 @@ class Loop:
             vlm,
             spec,
             sizer,
-            CaptureSession(vlm, spec, slots, fused=fused),
+            CaptureSession(vlm, spec, slots, parts=parts_for(vlm, rows)),
             went_well=went_well,
             limit=self._limit,
             journal=journal,
@@ -454,3 +454,10 @@ class Loop:
         for results in self._runner.drain():
             self._results.put(results)
         self._results.flush()
+
+
+def parts_for(vlm: VisionLanguageModel, rows: int) -> FusedParts | ElementwiseKernels:
+    """Return the faster parts of a model whose start pays in a run of so many rows."""
+    if worth_fusing(vlm, rows):
+        return FusedParts(vlm.model)
+    return ElementwiseKernels(vlm, many=rows >= ROWS_FOR_TRITON)

@@ -13,7 +13,8 @@
 - ``encoder_layout``: contiguous states in vision encoders, whose patches are a transposed view
 - ``encoder_widths``: widths that are slow on GPUs, padded with zeros
 - ``fused``: norms, MLPs and rotary embeddings, compiled for long runs on a GPU
-- ``norms``: RMS norms by one kernel, on a GPU in half precision
+- ``elementwise/``: norms, rotary embeddings and gated MLPs by one kernel each, without compiling
+  the model
 - ``computing``: one thread at a time, the same settings everywhere
 - ``fingerprint``: the identity of a model, as hashes
 - ``halp``: how the HALP research code read its models

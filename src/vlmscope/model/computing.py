@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -90,6 +90,28 @@ def replacing_forwards(
             if "forward" not in vars(module):
                 replaced.append(module)
                 vars(module)["forward"] = forward
+        yield
+
+
+@contextmanager
+def replacing_globals(
+    replacements: Sequence[tuple[dict[str, Any], str, Callable[..., Any]]],
+) -> Iterator[None]:
+    """Replace functions of modules within the context.
+
+    Args:
+        replacements: The namespace of a module, the name of a function in it, and the function to
+            call instead.
+    """
+    before = [(space, name, space[name]) for space, name, _ in replacements]
+
+    def restore() -> None:
+        for space, name, function in before:
+            space[name] = function
+
+    with undone_at_exit(restore):
+        for space, name, function in replacements:
+            space[name] = function
         yield
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmscope.errors import one_line
-from vlmscope.model.computing import replacing_forwards, undone_at_exit
+from vlmscope.model.computing import replacing_forwards, replacing_globals, undone_at_exit
 from vlmscope.model.loading.checksums import cache_folder
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.shown_once import warn
@@ -85,7 +85,7 @@ class FusedParts:
                     forward = partial(_by_token, compile_once(kind.forward), module)
                     self._modules.append((module, forward))
         self._functions = [
-            (space, name, function, compile_once(function))
+            (space, name, compile_once(function))
             for space in spaces.values()
             for name, function in space.items()
             if name.startswith("apply_rotary_pos_emb") and callable(function)
@@ -102,15 +102,9 @@ class FusedParts:
         with (
             _kernels_in(self._kernels),
             replacing_forwards(modules),
-            undone_at_exit(self._restore_functions),
+            replacing_globals(self._functions),
         ):
-            for space, name, _, fused in self._functions:
-                space[name] = fused
             yield
-
-    def _restore_functions(self) -> None:
-        for space, name, function, _ in self._functions:
-            space[name] = function
 
     def _with_fallback(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a compiled function that is as it was loaded if the compiler fails."""

@@ -223,9 +223,10 @@ def varlen(
         such attention: causal or not.
     """
     query, key, value = states
-    if query.shape[1] != key.shape[1] and "enable_gqa" not in _OPTIONS:
-        groups = query.shape[1] // key.shape[1]
-        key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+    if query.shape[1] != key.shape[1] and not _takes_fewer_heads(
+        query.device, query.dtype, query.shape[1] // key.shape[1], query.shape[2]
+    ):
+        key, value = _for_every_head(query, key, value)
     shared = query.shape[1] != key.shape[1]
     options = _kernel_options(shared=shared, causal=causal, scaling=scaling)
     taken: Any = (query, key, value, bounds, bounds, longest, longest)
@@ -245,6 +246,39 @@ def varlen(
         return None
 
 
+def _for_every_head(query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+    """Return keys and values, repeated for every head of the queries."""
+    groups = query.shape[1] // key.shape[1]
+    return [part.repeat_interleave(groups, dim=1) for part in (key, value)]
+
+
+@cache
+def _takes_fewer_heads(device: torch.device, dtype: torch.dtype, groups: int, width: int) -> bool:
+    """Return whether the kernel itself serves several heads of queries with one of keys.
+
+    torch 2.11 has no option for it, but its kernel may support it: the result of a trial says so.
+    """
+    if "enable_gqa" in _OPTIONS:
+        return True
+    tokens, heads = 6, 2
+    numbers = (
+        torch.arange(3 * tokens * heads * groups * width, device=device).float().mul(1.7).cos()
+    )
+    query, key, value = numbers.to(dtype).view(3, tokens, heads * groups, width)
+    key, value = key[:, :heads], value[:, :heads]
+    bounds = torch.tensor([0, tokens], dtype=torch.int32, device=device)
+    options = _kernel_options(shared=False, causal=True, scaling=None)
+    try:
+        found = varlen_attn(query, key, value, bounds, bounds, tokens, tokens, **options)
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error):
+            raise
+        return False
+    repeated = _for_every_head(query, key, value)
+    expected = varlen_attn(query, *repeated, bounds, bounds, tokens, tokens, **options)
+    return found.shape == expected.shape and bool((found - expected).abs().max() < 1e-2)
+
+
 def _kernel_options(*, shared: bool, causal: bool, scaling: float | None) -> dict[str, Any]:
     """Return the options of the kernel by their names in this version of torch.
 
@@ -254,7 +288,7 @@ def _kernel_options(*, shared: bool, causal: bool, scaling: float | None) -> dic
         scaling: Factor of the products.
     """
     options: dict[str, Any] = {"scale": scaling} if "scale" in _OPTIONS else {}
-    if shared:
+    if shared and "enable_gqa" in _OPTIONS:
         options["enable_gqa"] = True
     if causal:
         options |= {"window_size": (-1, 0)} if "window_size" in _OPTIONS else {"is_causal": True}

@@ -15,9 +15,10 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNormGated
 
 from engine.against_reference import assert_all_same, expected_of
-from vlmscope.engine import CaptureSession, prepare, session
+from vlmscope.engine import CaptureSession, prepare
 from vlmscope.model import VisionLanguageModel, resolve_spec
-from vlmscope.model.norms import FusedNorms, suits_norms
+from vlmscope.model.elementwise import ElementwiseKernels, kernels
+from vlmscope.model.elementwise.norms import NormKernel
 from vlmscope.schema import CaptureSpec, Sample
 
 SPEC = CaptureSpec(max_new_tokens=3)
@@ -107,7 +108,7 @@ for _kind in (KnownRMSNorm, *KnownRMSNorm.__base__.__subclasses__()):
 
 def found_in(module: nn.Module) -> list[str]:
     """Return the formulas of the norms that were recognized."""
-    return [forward.args[0].__name__ for _, forward in FusedNorms(module)._modules]  # type: ignore[attr-defined]
+    return [forward.args[0].__name__ for _, forward in NormKernel(module)._modules]  # type: ignore[attr-defined]
 
 
 def test_a_norm_is_told_by_what_it_computes() -> None:
@@ -136,7 +137,7 @@ def test_a_norm_that_may_be_given_a_gate_gets_it() -> None:
     norm, states, gate = FalconH1RMSNormGated(WIDTH), torch.randn(2, WIDTH), torch.randn(2, WIDTH)
     assert found_in(norm) == ["_times_weight"]
     expected = [norm(states), norm(states, gate), norm(states, gate=gate), norm(hidden_states=gate)]
-    with FusedNorms(norm).in_place():
+    with NormKernel(norm).in_place():
         found = [
             norm(states),
             norm(states, gate),
@@ -161,13 +162,13 @@ def test_every_other_norm_stays_as_it_was_loaded(norm: nn.Module) -> None:
 def test_settings_of_one_class_are_tried_each() -> None:
     first, second = OtherEpsilonRMSNorm(), OtherEpsilonRMSNorm()
     second.own = second.variance_epsilon
-    assert [module for module, _ in FusedNorms(nn.ModuleList([first, second]))._modules] == [second]
+    assert [module for module, _ in NormKernel(nn.ModuleList([first, second]))._modules] == [second]
 
 
 def test_a_forward_that_somebody_replaced_stays() -> None:
     early, late = KnownRMSNorm(), KnownRMSNorm()
     own = early.forward = lambda states: states  # type: ignore[method-assign,assignment]
-    norms = FusedNorms(nn.ModuleList([early, late]))
+    norms = NormKernel(nn.ModuleList([early, late]))
     late.forward = own  # type: ignore[method-assign,assignment]
     with norms.in_place():
         assert early.forward is own
@@ -184,7 +185,7 @@ def test_half_precision_is_no_further_from_float32(kind: Any, dtype: torch.dtype
     norm.to(dtype)
     states = (torch.randn(64, 512, generator=torch.Generator().manual_seed(0)) * 3).to(dtype)
     truth, before = norm(states.float()), norm(states)
-    with FusedNorms(norm).in_place():
+    with NormKernel(norm).in_place():
         found = norm(states)
         other = norm(states.float())
     assert found.dtype == before.dtype == dtype
@@ -196,11 +197,12 @@ def test_half_precision_is_no_further_from_float32(kind: Any, dtype: torch.dtype
 def test_the_numbers_are_those_of_the_slow_method_and_the_model_is_restored(
     vlm: VisionLanguageModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "suits_norms", lambda _vlm: True)
+    monkeypatch.setattr(kernels, "suits", lambda _vlm: True)
     spec = resolve_spec(SPEC, vlm)
-    capturing = CaptureSession(vlm, spec, 3)
-    norms = capturing._norms
-    assert norms is not None
+    parts = ElementwiseKernels(vlm)
+    capturing = CaptureSession(vlm, spec, 3, parts=parts)
+    [norms] = parts.parts
+    assert isinstance(norms, NormKernel)
     calls: list[Any] = []
     norms._modules = [
         (module, lambda states, call=call: calls.append(call) or call(states))
@@ -226,4 +228,14 @@ def test_the_numbers_are_those_of_the_slow_method_and_the_model_is_restored(
 )
 def test_where_norms_are_replaced(changes: dict[str, Any], suits: bool) -> None:
     model: Any = SimpleNamespace(**{"cuda_devices": (0,), "dtype": torch.bfloat16} | changes)
-    assert suits_norms(model) == suits
+    assert kernels.suits(model) == suits
+
+
+@torch.no_grad()
+def test_heads_before_tokens_are_not_copied() -> None:
+    norm, states = LlamaRMSNorm(WIDTH), torch.randn(2, 5, 3, WIDTH).transpose(1, 2)
+    expected = norm(states)
+    with NormKernel(norm).in_place():
+        found = norm(states)
+    torch.testing.assert_close(found, expected)
+    assert found.stride() == expected.stride() == states.stride()

@@ -1,9 +1,9 @@
-"""RMS norms by one kernel of torch, without compiling anything.
+"""RMS norms by one kernel, without compiling the model.
 
 The library writes an RMS norm as six operations, most of them in float32: a tenth of a prefill of
-a short prompt. ``torch.nn.functional.rms_norm`` reads its input once and writes its result once.
-In long runs the norms are compiled with everything else (``fused``), which takes seconds first;
-this costs nothing, so it serves all others.
+a short prompt. ``torch.nn.functional.rms_norm`` reads its input once and writes its result once;
+``1 + weight`` needs a second kernel there, so it is one of ``triton_kernels`` if those can be used.
+In long runs the norms are compiled with everything else (``fused``), which takes seconds first.
 
 What a norm computes is not told by its name, so each class is tried with made-up numbers: its
 result must be that of one of the two known formulas, the input over its root mean square times
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,39 +25,30 @@ from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
 from vlmscope.model.computing import replacing_forwards
-from vlmscope.model.vlm import VisionLanguageModel
+from vlmscope.model.elementwise.trial import is_same
 
 _SIZES = (1e-3, 30.0)
 """Sizes of the numbers that a norm is tried with: the squares of the small ones are of the size of
 epsilon, and large ones show whether it has limits."""
 
-_TOLERANCE = 1e-5
-"""Relative, in float32."""
 
-_TOLERANCE_OF_OWN = 3e-2
-"""Relative, in the type of the model."""
-
-
-def suits_norms(vlm: VisionLanguageModel) -> bool:
-    """Return whether the model's norms may be replaced: in half precision, on GPUs."""
-    return bool(vlm.cuda_devices) and vlm.dtype in {torch.bfloat16, torch.float16}
-
-
-class FusedNorms:
+class NormKernel:
     """The RMS norms of a model that are known formulas.
 
     Args:
         model: The model; each class of norms is tried once for each of its settings.
+        kernels: The module ``triton_kernels``; None for those of torch alone.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, kernels: ModuleType | None = None) -> None:
+        known = _FORMULAS if kernels is None else (_times_weight, partial(_by_kernel, kernels))
         formulas: dict[Any, _Formula | None] = {}
         self._modules: list[tuple[nn.Module, Callable[..., Tensor]]] = []
         for module in model.modules():
             if not _is_plain(module):
                 continue
             if (key := _key(module)) not in formulas:
-                formulas[key] = _formula_of(module)
+                formulas[key] = _formula_of(module, known)
             if (formula := formulas[key]) is not None:
                 forward = partial(_normalized, formula, module, _epsilon(module))
                 self._modules.append((module, forward))
@@ -82,6 +74,14 @@ def _times_one_plus_weight(states: Tensor, weight: Tensor, epsilon: float) -> Te
     return torch.addcmul(normed, normed, weight)
 
 
+def _by_kernel(kernels: ModuleType, states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """As ``_times_one_plus_weight``, by one kernel."""
+    if len(weight) > kernels.MOST_NUMBERS:
+        return _times_one_plus_weight(states, weight, epsilon)
+    found: Tensor = kernels.normed_times_one_plus(states.contiguous(), weight, epsilon)
+    return found
+
+
 _FORMULAS: tuple[_Formula, ...] = (_times_weight, _times_one_plus_weight)
 
 
@@ -93,7 +93,10 @@ def _normalized(
     if kwargs or len(args) != 1 or args[0].dtype != weight.dtype:
         found: Tensor = type(module).forward(module, *args, **kwargs)
         return found
-    return formula(args[0], weight, epsilon)
+    states: Tensor = args[0]
+    if states.dim() == 4 and (turned := states.transpose(1, 2)).is_contiguous():
+        return formula(turned, weight, epsilon).transpose(1, 2)  # heads, with no copy
+    return formula(states, weight, epsilon)
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -125,22 +128,22 @@ def _epsilon(module: nn.Module) -> Any:
     return named[0] if len(named) == 1 and isinstance(named[0], float) else None
 
 
-def _formula_of(module: nn.Module) -> _Formula | None:
+def _formula_of(module: nn.Module, known: tuple[_Formula, ...]) -> _Formula | None:
     """Return the formula that a norm computes, if it is a known one."""
     own: Tensor = module.weight  # type: ignore[assignment]
     numbers = torch.linspace(-1.3, 1.7, 3 * len(own), device=own.device).view(1, 3, -1)
     weight = 1.4 * (9 * numbers[0, 0]).cos()  # of both signs: all zeros or ones tell nothing
     trials = [
-        (weight.to(dtype), (numbers * numbers.cos() * size).to(dtype), tolerance)
+        (weight.to(dtype), (numbers * numbers.cos() * size).to(dtype))
         for size in _SIZES
-        for dtype, tolerance in ((torch.float32, _TOLERANCE), (own.dtype, _TOLERANCE_OF_OWN))
+        for dtype in (torch.float32, own.dtype)
     ]
     with torch.no_grad():
         try:
             expected = [_with_weight(module, trial[0])(trial[1]) for trial in trials]
-            for formula in _FORMULAS:
+            for formula in known:
                 found = [formula(trial[1], trial[0], _epsilon(module)) for trial in trials]
-                if all(map(_is_same, found, expected, [trial[2] for trial in trials])):
+                if all(map(is_same, found, expected)):
                     return formula
         except Exception:  # noqa: BLE001 - it wants more than its input
             return None
@@ -152,11 +155,3 @@ def _with_weight(module: nn.Module, weight: Tensor) -> Callable[[Tensor], Tensor
     other = copy(module)
     vars(other)["_parameters"] = {"weight": nn.Parameter(weight)}
     return partial(type(module).forward, other)
-
-
-def _is_same(found: Tensor, expected: Tensor, tolerance: float) -> bool:
-    """Return whether two results are equal but for rounding, and of one type."""
-    if found.shape != expected.shape or found.dtype != expected.dtype:
-        return False
-    error = (found - expected).abs().max()
-    return bool(error <= tolerance * expected.abs().max())

@@ -1,4 +1,4 @@
-"""RMS norms by one kernel, in every family: all are recognized, and the numbers are the same."""
+"""Element-wise kernels in every family: what is recognized, and the numbers are the same."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from typing import Any
 
 import pytest
 
+import plain_kernels
 from families.conformance import ONE_IMAGE, RUNNABLE, WANTS_TIMM, WANTS_TORCHVISION, build
 from families.test_conformance import assert_same
-from vlmscope.engine import prepare, session
+from vlmscope.engine import prepare
 from vlmscope.engine.session import CaptureSession
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
+from vlmscope.model.elementwise import ElementwiseKernels, kernels
+from vlmscope.model.elementwise.gates import GatedKernel
+from vlmscope.model.elementwise.norms import NormKernel
+from vlmscope.model.elementwise.rotary import RotaryKernel
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec
 
@@ -27,6 +32,12 @@ FIRST = ("gemma3", "qwen3_vl", *WITH_EXTRAS)
 
 WITHOUT = {"aya_vision", "cohere2_vision"}
 """Families whose norms subtract the mean."""
+
+OTHER_ROTATIONS = {"aya_vision", "minicpmv4_6", "minicpmv4_7"}
+"""Families that rotate neighbouring channels, or a part of them."""
+
+OTHER_MLPS = {"qwen3_vl_moe", "qwen3_omni_moe_thinker"}
+"""Families of experts, without gated MLPs of three layers."""
 
 SPEC = CaptureSpec(layers="all", max_new_tokens=2)
 
@@ -45,19 +56,27 @@ def unknown(vlm: VisionLanguageModel, known: list[Any]) -> set[str]:
 
 @pytest.mark.first(len(FIRST))
 @pytest.mark.parametrize("family", [*FIRST, *(name for name in RUNNABLE if name not in FIRST)])
-def test_norms_of_a_family(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "suits_norms", lambda _vlm: True)
+def test_kernels_of_a_family(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "suits", lambda _vlm: True)
+    monkeypatch.setattr(kernels, "kernels_for", lambda _vlm: plain_kernels)
     vlm = load_model(build(family, tmp_path / family), device="cpu", dtype="float32")
     spec = resolve_spec(SPEC, vlm)
     rows = ONE_IMAGE[:2]
-    capturing = CaptureSession(vlm, spec, len(rows))
-    assert capturing._norms is not None
-    known = capturing._norms._modules
-    assert bool(known) == (family not in WITHOUT)
-    assert all(name.endswith("Gated") for name in unknown(vlm, known))
+    parts = ElementwiseKernels(vlm, many=True)
+    norms, rotary, gates = parts.parts
+    assert isinstance(norms, NormKernel)
+    assert bool(norms._modules) == (family not in WITHOUT)
+    assert all(name.endswith("Gated") for name in unknown(vlm, norms._modules))
+    capturing = CaptureSession(vlm, spec, len(rows), parts=parts)
     batches, failures = prepare(rows, capturing.prepares_with, spec)
     assert not failures
+    plain_kernels.CALLS.clear()
     found = [item for batch in batches for item in capturing.submit(batch)] + capturing.drain()
+    assert isinstance(rotary, RotaryKernel)
+    assert any(rotary._known.values()) == (family not in OTHER_ROTATIONS)
+    assert isinstance(gates, GatedKernel)
+    assert bool(gates._modules) == (family not in OTHER_MLPS)
+    assert not gates._modules or "gated" in plain_kernels.CALLS
     expected = {row.id: reference(row, vlm, SPEC) for row in rows}
     for capture in found:
         assert isinstance(capture, Capture), capture
