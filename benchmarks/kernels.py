@@ -3,7 +3,7 @@ r"""Where the GPU's time of a family goes: milliseconds per row by kind of opera
 Random weights in bfloat16 (family_shapes.py). After a run that warms up, ``vlmscope.extract`` runs
 under torch's profiler, which slows the host down but not the kernels, so the sum of the kernels is
 what a row needs of the GPU, not what it takes. ``--library`` profiles the model's own ``forward``
-on the same rows beside it, in the same batches, prepared beforehand.
+on some of the rows, prepared beforehand. ``--parts`` is that of steady.py: with which faster parts.
 
     python benchmarks/kernels.py --work /tmp/kernels --models qwen2_5_vl               # one GPU
     python benchmarks/kernels.py --work /tmp/kernels --models gemma3 --modes shared --library
@@ -18,6 +18,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,12 @@ def main() -> None:
         build(options, shape, folder / "checkpoint")
         tables = write_tables(options.work / f"images_{name}", options.rows, shape.crops)
         vlm = load_model(folder / "checkpoint")
-        for mode in options.modes:
+        for mode, parts in product(options.modes, options.parts):
             extract = extracting(options, vlm, tables[mode], folder / "run", mode)
-            with running_with(options.parts):
+            with running_with(parts):
                 found = profiled(extract, options.rows)
-            show(shape.title, mode, found, options.lines)
-            results[f"{name} {mode}"] = found
+            show(shape.title, f"{mode}, {parts}", found, options.lines)
+            results[f"{name} {mode} {parts}"] = found
             (options.results or options.work / "kernels.json").write_text(json.dumps(results))
         if options.library:
             samples = read_samples(tables["prefill"], images=tables["prefill"].parent)
@@ -80,7 +81,7 @@ def parse() -> argparse.Namespace:
     parser = family_parser(__doc__, rows=256, generate=())
     parser.set_defaults(modes=["prefill"])
     parser.add_argument("--workers", type=int, default=0, help="processes; 0: threads")
-    parser.add_argument("--parts", choices=PARTS, default="kernels", help="as in steady.py")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["kernels"])
     parser.add_argument("--library", action="store_true", help="also the model's own forward")
     parser.add_argument("--lines", type=int, default=25, help="operations that are shown")
     return parser.parse_args()
