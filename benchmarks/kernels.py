@@ -43,6 +43,9 @@ KINDS = (
 )
 """Kinds of operations, and what a name of the kind contains; the first that fits."""
 
+OWN = ("triton", "_rotate", "_gate", "_norm")
+"""Beginnings of the names of Triton's kernels: those of the compiler, and vlmscope's."""
+
 LIBRARY_ROWS = 32
 """Rows of the batch that the model's own ``forward`` is profiled on."""
 
@@ -142,11 +145,19 @@ def profiled(run: Callable[[], None], rows: int) -> dict[str, Any]:
 
 
 def spent(averages: Iterable[Any], rows: int) -> Iterable[tuple[str, str, int, float]]:
-    """Yield the operations that launch kernels, with what those take per row."""
+    """Yield the operations that launch kernels, with what those take per row.
+
+    A kernel that no operation of torch launches, such as one of Triton, has a line of its own.
+    """
+    host, device = torch.autograd.DeviceType.CPU, torch.autograd.DeviceType.CUDA
+    operations = [one for one in averages if one.device_type == host]
+    for one in operations:
+        own = one.self_device_time_total if on_gpu() else one.self_cpu_time_total
+        if own and one.key.startswith("aten::"):
+            yield one.key, str(one.input_shapes)[:110], one.count, own / rows / 1e3
     for one in averages:
-        device = one.self_device_time_total if on_gpu() else one.self_cpu_time_total
-        if device and (one.device_type == torch.autograd.DeviceType.CPU):
-            yield one.key, str(one.input_shapes)[:110], one.count, device / rows / 1e3
+        if one.device_type == device and one.key.startswith(OWN):
+            yield f"triton {one.key}"[:60], "", one.count, one.self_device_time_total / rows / 1e3
 
 
 def kind_of(name: str) -> str:
