@@ -33,11 +33,15 @@ FIRST = ("gemma3", "qwen3_vl", *WITH_EXTRAS)
 WITHOUT = {"aya_vision", "cohere2_vision"}
 """Families whose norms subtract the mean."""
 
-OTHER_ROTATIONS = {"aya_vision", "minicpmv4_6", "minicpmv4_7"}
+OTHER_ROTATIONS = {
+    "aya_vision", "cohere2_vision", "kimi_k25", "llama4", "minicpmv4_6", "minicpmv4_7",
+}  # fmt: skip
 """Families that rotate neighbouring channels, or a part of them."""
 
-OTHER_MLPS = {"qwen3_vl_moe", "qwen3_omni_moe_thinker"}
-"""Families of experts, without gated MLPs of three layers."""
+OTHER_MLPS = {
+    "lfm2_vl", "llama4", "phi4_multimodal", "qwen3_omni_moe_thinker", "qwen3_vl_moe",
+}  # fmt: skip
+"""Families of experts, or whose gated MLPs have layers of other names."""
 
 SPEC = CaptureSpec(layers="all", max_new_tokens=2)
 
