@@ -443,3 +443,35 @@ def is_busy(out: Path) -> bool:
     except RunBusyError:
         return True
     return False
+
+
+def test_the_parts_of_the_model_are_made_while_the_process_starts(
+    by_hand: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, bool]] = []
+    usual = runner.parts_for
+
+    def parts_for(vlm: Any, rows: int) -> Any:
+        seen.append((rows, len(writers()) == 1))
+        return usual(vlm, rows)
+
+    monkeypatch.setattr(runner, "parts_for", parts_for)
+    run_plan(plan_of(tmp_path / "run", "process"))
+    run_plan(plan_of(tmp_path / "other", "thread"))
+    assert seen == [(ROWS, True), (ROWS, False)]  # once each
+
+
+@pytest.mark.parametrize("writer", ["process", "thread"])
+def test_an_error_meanwhile_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: Kind
+) -> None:
+    def fail(_vlm: Any, _rows: int) -> Any:
+        raise MemoryError("of the GPU")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "parts_for", fail)
+        with pytest.raises(MemoryError, match="of the GPU"):
+            run_plan(plan_of(tmp_path / "run", writer))
+    assert writers() == []
+    with opened(plan_of(tmp_path / "run", "thread")):  # nobody holds the lock
+        pass

@@ -376,7 +376,7 @@ def test_without_an_option_the_kernel_is_tried_with_fewer_heads_of_keys(
 
 def test_torchs_function_takes_these_arguments() -> None:
     """On tensors without numbers: the shapes that it would return, from arguments like ours."""
-    packing._load_kernel()
+    packing.load_kernel()
     if packing.varlen_attn is None:
         pytest.fail("torch.nn.attention.varlen is gone, or torch is older than 2.10")
     inspect.signature(packing.varlen_attn).bind(*range(7))
@@ -445,7 +445,7 @@ def test_what_the_kernel_is_asked(
 def test_an_older_torch_batches_windows(
     monkeypatch: pytest.MonkeyPatch, calls: list[tuple[int, ...]]
 ) -> None:
-    monkeypatch.setattr(packing, "_load_kernel", lambda: None)
+    monkeypatch.setattr(packing, "load_kernel", lambda: None)
     monkeypatch.setattr(packing, "varlen_attn", None)
     packed_attention(Attention(), *states([4, 4]), None, **given_bounds([4, 4]))
     assert calls == [(2, 4, 4, WIDTH)]

@@ -30,7 +30,7 @@ from vlmscope.executors.pending import (
 )
 from vlmscope.executors.plan import Plan
 from vlmscope.executors.request import Request
-from vlmscope.executors.runner import Loop
+from vlmscope.executors.runner import Loop, Parts, faster_parts
 from vlmscope.executors.time_limit import Restarts, take_restarts
 from vlmscope.executors.writing import StrictStop, WritingThread, writing
 from vlmscope.row_identity import write_ground_truths
@@ -118,6 +118,12 @@ def _write_rows(
         The error if the table changed since it was checked, else None.
     """
     sizer, request = tally.sizer, plan.request
+    parts: list[Parts] = []
+
+    def get_parts() -> None:
+        if plan.todo:
+            parts.append(faster_parts(plan.vlm, plan.todo))
+
     with (
         plan.workers or nullcontext(),
         writing(
@@ -127,6 +133,7 @@ def _write_rows(
             tally.add,
             size=lambda: sizer.size,
             expected=plan.todo,
+            meanwhile=get_parts,
         ) as results,
         InProgress(request.out, request.writes_as) as journal,
     ):
@@ -136,7 +143,7 @@ def _write_rows(
                 tally.add(hung)
                 if request.strict:
                     raise StrictStop
-            return _run_rows(plan, results, sizer, journal, restarts, stop)
+            return _run_rows(plan, results, sizer, journal, restarts, stop, *parts)
         except StrictStop:
             stop.set()
     return None
@@ -157,6 +164,7 @@ def _run_rows(
     journal: InProgress,
     restarts: Restarts,
     stop: threading.Event,
+    parts: Parts | None = None,
 ) -> TableChangedError | None:
     """Capture the rows of a plan; those with which an earlier session died come last, one by one.
 
@@ -181,6 +189,7 @@ def _run_rows(
         restarts=restarts,
         rows=plan.todo,
         workers=plan.workers,
+        parts=parts,
     )
     excluded = left_out.union(suspects)
     rows = UntilChanged(

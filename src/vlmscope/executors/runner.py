@@ -45,6 +45,7 @@ from vlmscope.executors.workers import Workers, WorkersError
 from vlmscope.executors.writing import StrictStop, WritingThread
 from vlmscope.locking import model_lock
 from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
+from vlmscope.model.attention.packed import load_kernel
 from vlmscope.model.elementwise import ROWS_FOR_TRITON, ElementwiseKernels
 from vlmscope.model.fused import FusedParts, worth_fusing
 from vlmscope.schema import Capture, Failure, Sample, failure_of
@@ -308,6 +309,10 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+Parts = FusedParts | ElementwiseKernels
+"""Parts of a model that compute faster than the library's."""
+
+
 class Loop:
     """Captures rows. The batch size is kept from one call to the next.
 
@@ -320,9 +325,10 @@ class Loop:
         journal: Records which rows are in progress; closed before the process ends because of a
             row.
         restarts: Earlier restarts by the time limit.
-        rows: Number of rows to capture, if known: parts of the model are compiled for many.
+        rows: Number of rows to capture, if known.
         stop: Set to stop after the answers in progress are finished.
         workers: Processes that prepare rows, which are started here; by default threads do.
+        parts: What ``faster_parts`` returned for this run; it is called here otherwise.
     """
 
     def __init__(
@@ -338,6 +344,7 @@ class Loop:
         restarts: Restarts = Restarts(),  # noqa: B008 - frozen
         rows: int = 0,
         workers: Workers | None = None,
+        parts: Parts | None = None,
     ) -> None:
         self._vlm = vlm
         self._request = request
@@ -351,12 +358,13 @@ class Loop:
         slots = rows_at_once(vlm, request.batch_size, answers=request.spec.sampling.answers)
         if workers is not None:
             workers.begin(preprocessing_of(vlm, spec), spec)
+        parts = faster_parts(vlm, rows) if parts is None else parts
         self._limit = TimeLimit(request.time_limit, self._expired)
         self._runner = ResilientRunner(
             vlm,
             spec,
             sizer,
-            CaptureSession(vlm, spec, slots, parts=parts_for(vlm, rows)),
+            CaptureSession(vlm, spec, slots, parts=parts),
             went_well=went_well,
             limit=self._limit,
             journal=journal,
@@ -456,7 +464,19 @@ class Loop:
         self._results.flush()
 
 
-def parts_for(vlm: VisionLanguageModel, rows: int) -> FusedParts | ElementwiseKernels:
+def faster_parts(vlm: VisionLanguageModel, rows: int) -> Parts:
+    """Return the faster parts of a model for a run, after seconds of imports on a GPU.
+
+    Args:
+        vlm: The model.
+        rows: Number of rows to capture; 0 if unknown.
+    """
+    if vlm.cuda_devices:
+        load_kernel()
+    return parts_for(vlm, rows)
+
+
+def parts_for(vlm: VisionLanguageModel, rows: int) -> Parts:
     """Return the faster parts of a model whose start pays in a run of so many rows."""
     if worth_fusing(vlm, rows):
         return FusedParts(vlm.model)

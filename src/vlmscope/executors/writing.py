@@ -183,6 +183,7 @@ def _open_rows(
     name: str,
     expected: int | None,
     sharing: int,
+    meanwhile: Callable[[], None],
 ) -> Iterator[tuple[Rows, ThreadPoolExecutor, ThreadPoolExecutor]]:
     """Open the run; yield it, a thread that begins batches, and one that waits for them."""
     with ExitStack() as stack:
@@ -196,8 +197,15 @@ def _open_rows(
                 expected=expected,
                 builders=builders_for(request, sharing=sharing),
             )
+            try:
+                rows.start()
+                meanwhile()
+            except BaseException:
+                rows.release()
+                raise
         else:
             rows = RunWriter(request.out, manifest, name, expected=expected)
+            meanwhile()
         stack.enter_context(rows)
         thread = stack.enter_context(ThreadPoolExecutor(1, "vlmscope-write"))
         if not is_process:  # used by one thread
@@ -217,6 +225,7 @@ def writing(
     size: Callable[[], int] = lambda: 1,
     expected: int | None = None,
     sharing: int = 1,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Iterator[WritingThread]:
     """Open a run for writing; on exit, wait until everything is written and indexed.
 
@@ -233,6 +242,7 @@ def writing(
         size: Returns the number of rows of a written batch; called each time.
         expected: Number of results that will be written, if known.
         sharing: Number of models of this job on this machine, if it is not a matter of ranks.
+        meanwhile: Called while a separate process starts.
 
     Raises:
         RunBusyError: Another process is writing the run.
@@ -240,7 +250,8 @@ def writing(
         StoreError: The run cannot be written. Published rows are kept.
     """
     name = writer or request.writes_as
-    with _open_rows(request, manifest, vlm, name, expected, sharing) as (rows, thread, waiting):
+    opened = _open_rows(request, manifest, vlm, name, expected, sharing, meanwhile)
+    with opened as (rows, thread, waiting):
         # The stored time, if the run is resumed or another rank started it first.
         set_prompt_time(vlm.processor, read_manifest(request.out).model.prompt_time)
         results = WritingThread(

@@ -84,15 +84,26 @@ class RunWriterProcess(OpenRun):
             args=(self._theirs, run, manifest, writer, expected, builders, behind_rows),
             name="vlmscope-write",
         )
+        self._started = False
         self._ending = threading.Lock()
         self._begun = self._finished = 0
         self.done_ids: Set[str] = frozenset()
         """The questions that had a published row when the run was opened."""
 
-    def __enter__(self) -> RunWriterProcess:
-        try:
+    def start(self) -> None:
+        """Start the process, without waiting for its imports and until it has opened the run.
+
+        Raises:
+            OSError: It cannot be started.
+        """
+        if not self._started:
+            self._started = True
             with self._theirs:
                 start(self._process)
+
+    def __enter__(self) -> RunWriterProcess:
+        try:
+            self.start()
             self.done_ids = self._wait()
         except BaseException:
             self._end(kill=True)

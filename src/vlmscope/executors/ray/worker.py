@@ -22,7 +22,7 @@ from vlmscope.executors.batching import BatchSizer, sizer_for
 from vlmscope.executors.measuring import mean_image_tokens
 from vlmscope.executors.plan import load_checked
 from vlmscope.executors.request import Request
-from vlmscope.executors.runner import Loop
+from vlmscope.executors.runner import Loop, Parts, faster_parts
 from vlmscope.executors.workers import keep_for, make_workers
 from vlmscope.executors.writing import StrictStop, writing
 from vlmscope.model import VisionLanguageModel
@@ -177,6 +177,8 @@ class Worker:
     ) -> None:
         """Process rows until the end, on the worker's own thread."""
         request, published = self._request, self._published
+        parts: list[Parts] = []
+        rows = self._scan.rows
         try:
             with (
                 self._workers or nullcontext(),
@@ -188,6 +190,7 @@ class Worker:
                     writer=writer,
                     size=lambda: sizer.size,
                     sharing=self._sharing,
+                    meanwhile=lambda: parts.append(faster_parts(vlm, rows)),
                 ) as results,
             ):
                 loop = Loop(
@@ -197,8 +200,9 @@ class Worker:
                     sizer,
                     went_well=went_well,
                     stop=self._stop,
-                    rows=self._scan.rows,
+                    rows=rows,
                     workers=self._workers,
+                    parts=parts[0],
                 )
                 while self._await_rows():
                     try:

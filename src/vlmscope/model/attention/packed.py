@@ -303,7 +303,7 @@ Causal is a decoder's, the other a vision encoder's; the kernel may support one 
 
 
 @cache
-def _load_kernel() -> None:
+def load_kernel() -> None:
     """Import torch's function: only if a GPU needs it, as this imports torch's compiler (2 s)."""
     global varlen_attn, _OPTIONS
     with suppress(ImportError):
@@ -324,7 +324,7 @@ def is_supported(
     if not (query.is_cuda and query.dtype in {torch.bfloat16, torch.float16}):
         return False
     if not torch.compiler.is_compiling():
-        _load_kernel()
+        load_kernel()
     return (
         varlen_attn is not None
         and causal not in _broken
