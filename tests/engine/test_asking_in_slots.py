@@ -489,6 +489,37 @@ def test_no_row_is_lost_by_an_interrupt_or_failure(
     assert worst(each_once(found, rows).values(), qwen) < 3e-5
 
 
+@pytest.mark.usefixtures("late")
+@pytest.mark.parametrize("state", ["held", "asked"])
+def test_rows_that_wait_for_a_reply_are_run_again_if_a_step_fails(
+    state: str, qwen: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows are asked about together, while others are still being answered."""
+    monkeypatch.setattr(asking, "ROWS_AT_ONCE", 2)
+    session = CaptureSession(qwen, resolve_spec(SPEC, qwen), len(ROWS))
+    original, failed = Stepper.step, list[str]()
+
+    def failing(self: Stepper, *, masked: bool) -> None:
+        decoding = session._decoding
+        held = [row for row in decoding._rows if row.question.held is not None]
+        asked = [row for rows, _ in decoding._replying for row in rows]
+        waiting = {"held": held, "asked": asked}[state]
+        if waiting and not failed:
+            failed.extend(row.question.prefilled.sample.id for row in waiting)
+            raise torch.OutOfMemoryError("out of memory")
+        original(self, masked=masked)
+
+    monkeypatch.setattr(Stepper, "step", failing)
+    found = [item for piece in submitted(session, ROWS, qwen, SPEC, 3) for item in piece]
+    found += session.drain()
+    lost = session.pop_failed()
+    assert failed
+    assert {row.id for row in lost} >= set(failed)
+    found += [item for piece in submitted(session, lost, qwen, SPEC, 2) for item in piece]
+    found += session.drain()
+    assert worst(each_once(found, ROWS).values(), qwen) < 3e-5
+
+
 def test_nothing_of_it_is_called_without_the_signal(
     qwen: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
