@@ -279,7 +279,7 @@ def test_images_are_prepared_and_encoded_once_and_the_prompt_is_run_once(
 def _ends(found: Iterable[Capture], vlm: VisionLanguageModel) -> list[int]:
     """Return the tokens of each question about an answer after those it has from the prompt."""
     spec = resolve_spec(SPEC, vlm)
-    asker, lengths = SlotAsker(vlm, spec), []
+    asker, lengths = SlotAsker(vlm, spec, ([], [])), []
     for item in found:
         [one], _ = prepare([item.sample], vlm, spec)
         [own] = asker.prompts(one) or []
@@ -373,7 +373,8 @@ def test_where_it_is_not_exact_complete_prompts_are_run(
     assert worst(run(ROWS[:4], qwen, slots=4, size=4).values(), qwen) < 3e-5
     assert sorted(asked_later) == sorted(row.id for row in ROWS[:4])
     assert not groups
-    assert [*asking._checked.values()] == {"processor": [False], "window": [True]}.get(why, [])
+    checked = asking._checked.get(qwen.processor)
+    assert checked == {"processor": {True: False}, "window": {True: True}}.get(why)
     asking._checked.clear()
 
 
@@ -404,7 +405,7 @@ def test_an_image_that_is_gone_is_not_read_again(
             assert all(isinstance(item, Failure) for item in found.values())
             asked_later.clear()
             run(ROWS[:1], qwen)
-            assert asking._checked[qwen.processor]
+            assert asking._checked[qwen.processor] == {True: True}
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), ValueError("odd")])

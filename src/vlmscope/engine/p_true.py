@@ -22,7 +22,7 @@ from vlmscope.engine.image_cache import ImageEncoder
 from vlmscope.engine.prefill import make_device_batch, run
 from vlmscope.engine.row_errors import row_error
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
-from vlmscope.model.p_true import log_odds, question_about, reply_tokens
+from vlmscope.model.p_true import log_odds, question_about
 from vlmscope.schema import Capture, Failure, failure_of
 from vlmscope.signals import P_TRUE, P_TRUE_MASS, RecordedSignals
 
@@ -67,12 +67,15 @@ class Asker:
     Args:
         vlm: The model.
         spec: What is recorded of the rows.
+        words: The tokens of the replies, from ``reply_tokens``.
     """
 
-    def __init__(self, vlm: VisionLanguageModel, spec: ResolvedSpec) -> None:
+    def __init__(
+        self, vlm: VisionLanguageModel, spec: ResolvedSpec, words: tuple[list[int], list[int]]
+    ) -> None:
         self._vlm = vlm
         self._spec = spec_of_questions(spec)
-        self._tokens = reply_tokens(vlm.processor.tokenizer)
+        self._words = words
         self._waiting: list[Capture] = []
         self._ahead = AHEAD_OF_A_GPU if vlm.cuda_devices else AHEAD
         self._preparing = ThreadPoolExecutor(self._ahead, "vlmscope-ask")
@@ -170,7 +173,7 @@ class Asker:
         """Return log-odds and mass of each row of a batch, as they arrive."""
         device_batch, hooks = make_device_batch(batch, self._vlm, self._spec, images)
         run(device_batch, hooks, self._vlm, greedy_config(self._vlm, 1))
-        return Fetch({P_TRUE: log_odds(hooks.tensors().first_logits, self._tokens)})
+        return Fetch({P_TRUE: log_odds(hooks.tensors().first_logits, self._words)})
 
 
 def _read(asked: _Asked) -> list[Capture | Failure]:

@@ -56,6 +56,7 @@ from vlmscope.model.computing import computing
 from vlmscope.model.fused import FusedParts
 from vlmscope.model.lengths import ALONE, ONE_BAND, unscaled
 from vlmscope.model.norms import FusedNorms, suits_norms
+from vlmscope.model.p_true import reply_tokens
 from vlmscope.model.preprocessing import Preprocessing
 from vlmscope.sampling import SampledAnswer
 from vlmscope.schema import Capture, Failure, Sample
@@ -94,7 +95,12 @@ class CaptureSession:
         self._spec = spec
         self._gpus = vlm.cuda_devices
         self._finished: Results = []
-        self._slot_asker = SlotAsker(vlm, spec) if spec.signals.asks else None
+        self._asker: Asker | None = None
+        self._slot_asker: SlotAsker | None = None
+        if spec.signals.asks:
+            words = reply_tokens(vlm.processor.tokenizer)
+            self._asker = Asker(vlm, spec, words)
+            self._slot_asker = SlotAsker(vlm, spec, words)
         self._decoding = Decoding(vlm, spec, rows, self._slot_asker)
         self._images: ImageEncoder | None = None
         self._prefilled: list[Prefilled] = []
@@ -103,7 +109,6 @@ class CaptureSession:
         self._stepwise: bool | None = None
         self._too_long = sys.maxsize
         self._lost: list[Sample] = []
-        self._asker = Asker(vlm, spec) if spec.signals.asks else None
         self.shapes_: dict[str, tuple[int, ...]] = {}
 
     @property

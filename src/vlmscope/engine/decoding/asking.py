@@ -38,7 +38,7 @@ from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.attention.kv_cache import FixedLayer, cache_over, layer_with
 from vlmscope.model.attention.switch import masking_keys
 from vlmscope.model.lengths import ALONE, unscaled
-from vlmscope.model.p_true import log_odds, question_about, reply_tokens
+from vlmscope.model.p_true import log_odds, question_about
 from vlmscope.prompt import plain_tokens, render
 from vlmscope.schema import Capture, Sample
 from vlmscope.shown_once import warn
@@ -89,8 +89,9 @@ class Held:
 Reply = tuple[Fetch, int]
 """Log-odds and mass of some rows as they arrive, and the index of one of them."""
 
-_checked: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
-"""Processor → whether the tokens of its first such question were those of the processor itself."""
+_checked: weakref.WeakKeyDictionary[Any, dict[bool, bool]] = weakref.WeakKeyDictionary()
+"""Processor → whether the tokens of the first such question with an image, and of the first without
+one, were those of the processor itself."""
 
 
 class SlotAsker:
@@ -99,17 +100,23 @@ class SlotAsker:
     Args:
         vlm: The model.
         spec: What is recorded of the rows.
+        words: The tokens of the replies, from ``reply_tokens``.
 
     Attributes:
-        at_once: Maximum number of rows that are asked about together; 0 after a failure.
+        at_once: Maximum number of rows that are asked about together; 0 if none are.
     """
 
-    def __init__(self, vlm: VisionLanguageModel, spec: ResolvedSpec) -> None:
+    def __init__(
+        self, vlm: VisionLanguageModel, spec: ResolvedSpec, words: tuple[list[int], list[int]]
+    ) -> None:
         self._vlm = vlm
         self._spec = spec_of_questions(spec)
-        self._words = reply_tokens(vlm.processor.tokenizer)
+        self._words = words
         self._preparing = ThreadPoolExecutor(1, "vlmscope-ask-in-slots")
-        self._added = vlm.processor.tokenizer.added_tokens_decoder
+        added = vlm.processor.tokenizer.added_tokens_decoder
+        self._added = set(added)
+        # An added token that is a line break or spaces is text.
+        self._marks = {number for number, token in added.items() if token.content.strip()}
         self.at_once = 0 if why_not_continued(vlm) else ROWS_AT_ONCE
 
     def prompts(self, batch: Batch) -> list[OwnPrompt] | None:
@@ -198,18 +205,16 @@ class SlotAsker:
         text = question_about(vlm.processor, sample.question, answer, images)
         if text is None:
             return None
-        # An added token that is a line break or spaces is text.
-        marks = {number for number, token in self._added.items() if token.content.strip()}
         tokens = expanded(
             plain_tokens(vlm.processor, render(vlm.processor, text, images)),
             plain_tokens(vlm.processor, own.chat_text),
             own.tokens,
-            marks,
+            self._marks,
         )
         if tokens is None or len(tokens) > vlm.max_prompt_tokens:
             return None
         kept = min(_in_common(tokens, own.tokens), len(tokens) - 1)
-        if kept < max(1, image_end(own.tokens, vlm.image_token_id, set(self._added))):
+        if kept < max(1, image_end(own.tokens, vlm.image_token_id, self._added)):
             return None
         if vlm.lengths.band(len(tokens)) == ALONE or not self._is_exact(own, text, tokens):
             return None
@@ -217,15 +222,15 @@ class SlotAsker:
 
     def _is_exact(self, own: OwnPrompt, text: str, tokens: list[int]) -> bool:
         """Return whether the processor has the same tokens, which the first question is asked."""
-        processor = self._vlm.processor
-        if processor not in _checked:
+        known, imaged = _checked.setdefault(self._vlm.processor, {}), bool(own.sample.images)
+        if imaged not in known:
             sample = replace(own.sample, question=text)
             batches, _ = prepare([sample], self._vlm.preprocessing, self._spec)
             if not batches or batches[0].image_hashes != (own.image_sha256,):
                 return False  # its image is not what it was
             [ids], [mask] = batches[0].input_ids, batches[0].attention_mask.astype(bool)
-            _checked[processor] = ids[mask].tolist() == tokens
-        return _checked[processor]
+            known[imaged] = ids[mask].tolist() == tokens
+        return known[imaged]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
