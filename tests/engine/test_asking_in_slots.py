@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine import test_lengths
 from engine.against_reference import (
     assert_same_samples,
     each_once,
@@ -28,7 +29,7 @@ from vlmscope.engine.decoding.asking import Continuation, OwnPrompt, SlotAsker
 from vlmscope.engine.decoding.scheduler import Decoding
 from vlmscope.engine.decoding.slots import Slots
 from vlmscope.engine.decoding.step import Stepper
-from vlmscope.model import VisionLanguageModel, resolve_spec
+from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.signals import P_TRUE, P_TRUE_MASS
@@ -376,6 +377,17 @@ def test_where_it_is_not_exact_complete_prompts_are_run(
     checked = asking._checked.get(qwen.processor)
     assert checked == {"processor": {True: False}, "window": {True: True}}.get(why)
     asking._checked.clear()
+
+
+def test_frequencies_that_depend_on_the_length_of_the_question(
+    tmp_path: Path, asked_later: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row's prompt may be shorter than the length from which on they do, its question longer."""
+    monkeypatch.setattr(test_lengths, "SWITCH", 120)
+    vlm = load_model(test_lengths.build_dynamic(tmp_path / "model"), device="cpu", dtype="float32")
+    rows = [test_lengths.row(f"{words}", words, words) for words in (0, 2, 30)]
+    assert worst(run(rows, vlm, slots=3, size=3).values(), vlm) < 3e-5
+    assert asked_later == ["30"]
 
 
 def test_an_image_that_is_gone_is_not_read_again(
