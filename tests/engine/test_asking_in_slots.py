@@ -38,9 +38,8 @@ SPEC = CaptureSpec(layers="0", max_new_tokens=6, signals="p_true")
 
 ROWS = (
     *ONE_IMAGE,
-    *SEVERAL,
-    *INTERLEAVED[:2],
-    Sample("again", ONE_IMAGE[0].images, "What is it, and is it a cat?"),
+    SEVERAL[1],
+    INTERLEAVED[0],
     Sample("long", ONE_IMAGE[3].images, "Is there a cat in the image, or a cup? " * 3),
 )
 """Several sizes, several images, images between texts, and one that is repeated."""
@@ -115,8 +114,8 @@ def worst(found: Iterable[Any], vlm: VisionLanguageModel, spec: CaptureSpec = SP
 @pytest.mark.parametrize(
     ("family", "slots", "size"),
     [
-        ("qwen2_5_vl", 3, 2), ("mllama", 4, 3), ("qwen2_5_vl", 16, 12), ("qwen2_5_vl", 1, 1),
-        ("mllama", 16, 12), ("mllama", 2, 1), ("llava_onevision", 3, 2),
+        ("qwen2_5_vl", 3, 2), ("mllama", 4, 3), ("qwen2_5_vl", 16, 7), ("qwen2_5_vl", 1, 1),
+        ("mllama", 16, 7), ("mllama", 2, 1), ("llava_onevision", 3, 2),
     ],
 )  # fmt: skip
 def test_every_row_is_asked_about_from_its_slot(
@@ -145,11 +144,11 @@ def test_questions_that_share_the_beginnings_of_their_prompts(
 ) -> None:
     """In a slot there is padding within such a prompt."""
     images = make_image(70, 40, 1), make_image(90, 66, 2)
-    texts = ("Is it lit?", "What is it, and is it a cat?", "Is it a cat?")
+    texts = ("Is it lit?", "What is it, and is it a cat?")
     rows = [Sample(f"{i}_{q}", image, q) for q in texts for i, image in enumerate(images)]
     [shared], _ = prepare(rows, qwen, resolve_spec(SPEC, qwen))
     assert shared.prefix is not None
-    assert worst(run(rows, qwen, slots=6, size=6).values(), qwen) < 3e-5
+    assert worst(run(rows, qwen, slots=4, size=4).values(), qwen) < 3e-5
     assert not asked_later
 
 
@@ -164,7 +163,7 @@ def test_answers_that_end_at_once(qwen: VisionLanguageModel, groups: list[int]) 
     rows = [dataclasses.replace(ONE_IMAGE[i % 4], id=f"{i}") for i in range(18)]
     found = run(rows, qwen, spec, slots=18, size=18)
     assert groups == [16, 2]
-    for i in (0, 1, 2, 3):
+    for i in (1, 2):
         assert worst([found[f"{i}"]], qwen, spec) < 3e-5
         for other in range(i + 4, 18, 4):
             for name in (P_TRUE, P_TRUE_MASS):
@@ -204,7 +203,7 @@ def test_with_sampled_answers(
     if timing:
         request.getfixturevalue(timing)
     spec = dataclasses.replace(SPEC, samples=2, temperature=1.5)
-    found = run(ROWS[:6], vlm, spec, slots=3, size=2)
+    found = run(ROWS[:3], vlm, spec, slots=2, size=2)
     for item in found.values():
         given = [answer.token_ids for answer in item.samples]
         expected = reference(item.sample, vlm, spec, sample_token_ids=given)

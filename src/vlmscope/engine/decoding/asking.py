@@ -45,7 +45,7 @@ from vlmscope.shown_once import warn
 from vlmscope.signals import P_TRUE
 
 ROWS_AT_ONCE = 16
-"""Rows that are asked about together: more take longer to gather, and are hardly faster."""
+"""Rows that are asked about together: with some 60 tokens each, they keep a GPU busy."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -242,8 +242,8 @@ class _Ends:
     mask: Int[Tensor, "rows length"]
     """1 where a token of the beginnings, in columns of the slots, or of the ends is real."""
     steps: Int[Tensor, "rows end"]
-    """Column of a slot that each token would have, if it followed the last one that is kept and
-    there were no padding between the prompt's tokens: positions and columns advance together."""
+    """The column of a slot in which each token would be, if the last token of the row's prompt were
+    in the column that it has, and those before it next to it: columns count as positions do."""
 
 
 def _laid_out(asked: Sequence[tuple[OwnPrompt, Continuation]], pad: int) -> _Ends:
