@@ -75,8 +75,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     [
         CaptureSpec(max_new_tokens=12),
         CaptureSpec(layers="0,3,n-1", positions=tuple(REPRESENTATIONS), max_new_tokens=5),
+        CaptureSpec(max_new_tokens=12, signals="p_true"),
     ],
-    ids=["answers", "every position"],
+    ids=["answers", "every position", "p_true"],
 )
 def test_rows_in_steps_that_are_none_of_theirs_are_not_changed(
     samples: Sequence[Sample],

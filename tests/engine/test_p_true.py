@@ -20,6 +20,8 @@ from engine.against_reference import assert_same, each_once, run_session
 from families.conformance import NONE, ONE_IMAGE, SEVERAL
 from vlmscope.engine import CaptureSession, capture, prepare
 from vlmscope.engine import p_true as asking
+from vlmscope.engine.decoding import asking as in_slots
+from vlmscope.engine.decoding.asking import SlotAsker
 from vlmscope.errors import InputError
 from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.model.p_true import log_odds, question_about, reply_tokens
@@ -29,6 +31,12 @@ from vlmscope.signals import P_TRUE, P_TRUE_MASS, PREVIOUS, PREVIOUS_HEAD
 from vlmscope.verification import check_rows, compare
 
 SPEC = CaptureSpec(layers="0", max_new_tokens=4, signals="p_true")
+
+
+@pytest.fixture
+def complete_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are asked about with complete prompts, not from their slots."""
+    monkeypatch.setattr(SlotAsker, "prompts", lambda *_: None)
 
 
 def is_nan(item: Capture) -> bool:
@@ -66,6 +74,7 @@ def test_it_is_the_first_token_of_another_question(vlm: VisionLanguageModel) -> 
     assert float(row.signals[P_TRUE_MASS]) == pytest.approx(float(yes + no), rel=1e-4)
 
 
+@pytest.mark.usefixtures("complete_prompts")
 def test_rows_are_asked_about_in_batches_and_images_are_encoded_once(
     talkative_vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +135,7 @@ def test_a_question_that_cannot_be_asked_has_nan(
         return None if question == samples[1].question else text
 
     monkeypatch.setattr(asking, "question_about", refuse)
+    monkeypatch.setattr(in_slots, "question_about", refuse)
     found = list(capture(samples[:3], vlm, SPEC, batch_size=3))
     assert [is_nan(item) for item in found] == [False, True, False]
     assert all(item.answer for item in found)
@@ -151,6 +161,7 @@ def test_answers_that_would_change_the_prompt(vlm: VisionLanguageModel, answer: 
     )
 
 
+@pytest.mark.usefixtures("complete_prompts")
 def test_memory_that_runs_out_halves_the_rows_and_one_row_is_recorded(
     vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +184,7 @@ def test_memory_that_runs_out_halves_the_rows_and_one_row_is_recorded(
     assert failed[0].error.startswith("out of memory on this row alone")
 
 
+@pytest.mark.usefixtures("complete_prompts")
 @pytest.mark.first(1)
 @pytest.mark.parametrize("where", ["Asker._ask_together", "_read"])
 def test_no_row_is_lost_by_an_interrupt(
@@ -203,6 +215,7 @@ def test_no_row_is_lost_by_an_interrupt(
     assert all(isinstance(item, Capture) for item in each_once(found, samples[:8]).values())
 
 
+@pytest.mark.usefixtures("complete_prompts")
 def test_an_image_that_changes_meanwhile_is_a_failure(
     vlm: VisionLanguageModel, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

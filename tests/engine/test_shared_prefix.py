@@ -206,13 +206,13 @@ def test_tokens_are_compared_with_the_processors_once(
     prepare(rows(), qwen, spec)
     assert sharing.is_checked(qwen.processor) is True
     sharing._checked.clear()
-    original = sharing._expanded
+    original = sharing.expanded
 
     def wrong(*tokens: Any) -> Any:
         found = original(*tokens)
         return found and [*found[:-1], found[-1] + 1]
 
-    monkeypatch.setattr(sharing, "_expanded", wrong)
+    monkeypatch.setattr(sharing, "expanded", wrong)
     for _ in range(2):
         [batch], _ = prepare(rows(), qwen, spec)
         assert batch.prefix is None

@@ -8,7 +8,7 @@
 - ``decoding/``: answers of many rows at a time
 - ``shared_prefix``, ``shared_prefill``: questions about one image share the prompt's beginning
 - ``repeated_images``: or at least the image's encoding
-- ``p_true``: the question whether an answer is true, for finished rows
+- ``p_true``: the question whether an answer is true, for finished rows that are not in slots
 - ``answers``: the recorded answer; ``answer_states``: what is recorded of its tokens
 - ``generated_samples``: sampled answers where ``generate`` decodes them
 - ``attention_maps``: the attention to each image token, to be drawn over the image

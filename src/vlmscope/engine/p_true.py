@@ -1,8 +1,9 @@
 """P(True) of answers: one more prefill for each, batched like any other (``model.p_true``).
 
-Rows are prepared again, with another question about the same images, by threads while the model
-runs other rows: preparing 16 images takes as long as their prefill. Where a family's images are
-encoded separately, their encodings are still cached.
+For rows that were not asked about from their slots (``decoding.asking``). They are prepared again,
+with another question about the same images, by threads while the model runs other rows: preparing
+16 images takes as long as their prefill. Where a family's images are encoded separately, their
+encodings are still cached.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from vlmscope.engine.image_cache import ImageEncoder
 from vlmscope.engine.prefill import make_device_batch, run
 from vlmscope.engine.row_errors import row_error
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
-from vlmscope.model.p_true import log_odds, question_about, reply_tokens
+from vlmscope.model.p_true import log_odds, question_about
 from vlmscope.schema import Capture, Failure, failure_of
 from vlmscope.signals import P_TRUE, P_TRUE_MASS, RecordedSignals
 
@@ -55,21 +56,26 @@ class _Asked:
     """Numbers of the rows of a batch, and their log-odds and mass."""
 
 
+def spec_of_questions(spec: ResolvedSpec) -> ResolvedSpec:
+    """Return what is recorded of questions about answers: the distribution of the first token."""
+    return replace(spec, layers=(), positions=(), max_new_tokens=0, signals=RecordedSignals())
+
+
 class Asker:
     """Asks a model whether its answers are true.
 
     Args:
         vlm: The model.
         spec: What is recorded of the rows.
+        words: The tokens of the replies, from ``reply_tokens``.
     """
 
-    def __init__(self, vlm: VisionLanguageModel, spec: ResolvedSpec) -> None:
+    def __init__(
+        self, vlm: VisionLanguageModel, spec: ResolvedSpec, words: tuple[list[int], list[int]]
+    ) -> None:
         self._vlm = vlm
-        # Nothing is recorded of this prefill but the distribution of its first token.
-        self._spec = replace(
-            spec, layers=(), positions=(), max_new_tokens=0, signals=RecordedSignals()
-        )
-        self._tokens = reply_tokens(vlm.processor.tokenizer)
+        self._spec = spec_of_questions(spec)
+        self._words = words
         self._waiting: list[Capture] = []
         self._ahead = AHEAD_OF_A_GPU if vlm.cuda_devices else AHEAD
         self._preparing = ThreadPoolExecutor(self._ahead, "vlmscope-ask")
@@ -84,13 +90,16 @@ class Asker:
         """Return rows of this and of earlier calls, with P(True) of their answers.
 
         Args:
-            rows: Rows that are finished otherwise.
+            rows: Rows that are finished otherwise; those that have P(True) are not asked about.
             images: Encodes the images, if that is done separately.
             at_once: Number of rows that are asked about together; rows wait until there are as
                 many. 0 for all that wait.
         """
-        self._asked += [row for row in rows if isinstance(row, Failure)]
-        self._waiting += [row for row in rows if isinstance(row, Capture)]
+        for row in rows:
+            if isinstance(row, Failure) or P_TRUE in row.signals:
+                self._asked.append(row)
+            else:
+                self._waiting.append(row)
         self._at_once = at_once or self._at_once
         while self._waiting and (len(self._waiting) >= self._at_once or not at_once):
             together = self._waiting[: self._at_once]
@@ -164,7 +173,7 @@ class Asker:
         """Return log-odds and mass of each row of a batch, as they arrive."""
         device_batch, hooks = make_device_batch(batch, self._vlm, self._spec, images)
         run(device_batch, hooks, self._vlm, greedy_config(self._vlm, 1))
-        return Fetch({P_TRUE: log_odds(hooks.tensors().first_logits, self._tokens)})
+        return Fetch({P_TRUE: log_odds(hooks.tensors().first_logits, self._words)})
 
 
 def _read(asked: _Asked) -> list[Capture | Failure]:
@@ -188,6 +197,16 @@ def _finished(
     if image_sha256 not in (None, row.image_sha256):
         return failure_of(row.sample, "image", "the image changed while the row was processed")
     nothing = np.full(2, np.nan, np.float32)
-    odds, mass = np.asarray(nothing if values is None else values, np.float32)
+    return with_p_true(row, nothing if values is None else values)
+
+
+def with_p_true(row: Capture, values: np.ndarray) -> Capture:
+    """Return a row with P(True) of its answer.
+
+    Args:
+        row: The row.
+        values: Log-odds and mass.
+    """
+    odds, mass = np.asarray(values, np.float32)
     arrays = {P_TRUE: np.array(odds), P_TRUE_MASS: np.array(mass)}
     return replace(row, signals={**row.signals, **arrays})

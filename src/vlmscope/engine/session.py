@@ -34,6 +34,7 @@ from vlmscope.engine.answers import (
     with_samples,
 )
 from vlmscope.engine.batch import Batch, bands_of, prepare
+from vlmscope.engine.decoding.asking import SlotAsker
 from vlmscope.engine.decoding.scheduler import Decoding
 from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.engine.device import Fetch, is_dead_device, is_out_of_memory
@@ -55,6 +56,7 @@ from vlmscope.model.computing import computing
 from vlmscope.model.elementwise import ElementwiseKernels
 from vlmscope.model.fused import FusedParts
 from vlmscope.model.lengths import ALONE, ONE_BAND, unscaled
+from vlmscope.model.p_true import reply_tokens
 from vlmscope.model.preprocessing import Preprocessing
 from vlmscope.sampling import SampledAnswer
 from vlmscope.schema import Capture, Failure, Sample
@@ -93,7 +95,13 @@ class CaptureSession:
         self._spec = spec
         self._gpus = vlm.cuda_devices
         self._finished: Results = []
-        self._decoding = Decoding(vlm, spec, rows)
+        self._asker: Asker | None = None
+        self._slot_asker: SlotAsker | None = None
+        if spec.signals.asks:
+            words = reply_tokens(vlm.processor.tokenizer)
+            self._asker = Asker(vlm, spec, words)
+            self._slot_asker = SlotAsker(vlm, spec, words)
+        self._decoding = Decoding(vlm, spec, rows, self._slot_asker)
         self._images: ImageEncoder | None = None
         self._prefilled: list[Prefilled] = []
         self._copies_later = bool(self._gpus)
@@ -101,7 +109,6 @@ class CaptureSession:
         self._stepwise: bool | None = None
         self._too_long = sys.maxsize
         self._lost: list[Sample] = []
-        self._asker = Asker(vlm, spec) if spec.signals.asks else None
         self.shapes_: dict[str, tuple[int, ...]] = {}
 
     @property
@@ -221,8 +228,9 @@ class CaptureSession:
 
     def _prefill(self, batch: Batch, band: int) -> None:
         """Prefill a batch, and add its rows to those that are being decoded."""
-        while not self._decoding.has_room(len(batch.samples), band):
-            self._collect(self._decoding.step)
+        new = len(batch.samples)
+        while not self._decoding.has_room(new, band):
+            self._collect(lambda: self._decoding.step(wanted=new))
         found = self._run_prompts(batch, band)
         if found is None:
             self._prefill_whole(batch)
@@ -303,7 +311,7 @@ class CaptureSession:
             self._lost += decoding.samples
             fewer = decoding.capacity // 2 if is_out_of_memory(error) else 0
             self._stepwise = bool(self._stepwise and fewer)
-            self._decoding = Decoding(self._vlm, self._spec, max(1, fewer))
+            self._decoding = Decoding(self._vlm, self._spec, max(1, fewer), self._slot_asker)
             if not self._stepwise:
                 warn(
                     f"a decoding step failed ({type(error).__name__}: {one_line(error)}); generate "

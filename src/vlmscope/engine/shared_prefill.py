@@ -22,7 +22,13 @@ from vlmscope.engine.prefill import DeviceBatch, make_hooks, prefilling, tokens_
 from vlmscope.engine.shared_prefix import SharedPrefix
 from vlmscope.engine.token_states import image_tokens_for
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
-from vlmscope.model.attention.kv_cache import cache_argument, cache_of, cache_over, keys_and_values
+from vlmscope.model.attention.kv_cache import (
+    cache_argument,
+    cache_of,
+    cache_over,
+    keys_and_values,
+    layer_with,
+)
 
 Located = Mapping[str, Bool[np.ndarray, "batch length"]]
 """Position → the tokens it refers to in each row."""
@@ -142,17 +148,37 @@ def _ends(
     images = [0] * len(ids)  # they were encoded with the beginnings
     attention = recorder_for(vlm, spec.signals, inputs["input_ids"], inputs["attention_mask"])
     hooks = make_hooks(vlm, spec, ends, {"input_ids": ids}, images, attention=attention)
-    one = "logits_to_keep" in inspect.signature(vlm.model.forward).parameters
+    positions = _positions(batch.attention_mask, prefix, beginnings, vlm.device)
     with prefilling(vlm, hooks, batch.attention_mask):
-        vlm.model(
-            input_ids=ids,
-            attention_mask=inputs["attention_mask"],
-            position_ids=_positions(batch.attention_mask, prefix, beginnings, vlm.device),
-            use_cache=True,
-            **{cache_argument(type(vlm.model).forward): cache},
-            **({"logits_to_keep": 1} if one else {}),
-        )
+        run_ends(vlm, ids, inputs["attention_mask"], positions, cache)
     return hooks
+
+
+def run_ends(
+    vlm: VisionLanguageModel,
+    ids: Int[Tensor, "rows end"],
+    mask: Int[Tensor, "rows length"],
+    positions: Int[Tensor, "... rows end"],
+    cache: Any,
+) -> None:
+    """Run the ends of prompts on keys and values of their beginnings.
+
+    Args:
+        vlm: The model.
+        ids: Tokens of the ends, padded on the left.
+        mask: 1 where a token of the beginnings or of the ends is real.
+        positions: Position ids of the ends.
+        cache: The keys and values, to which those of the ends are added.
+    """
+    one = "logits_to_keep" in inspect.signature(vlm.model.forward).parameters
+    vlm.model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        use_cache=True,
+        **{cache_argument(type(vlm.model).forward): cache},
+        **({"logits_to_keep": 1} if one else {}),
+    )
 
 
 def _positions(
@@ -174,10 +200,7 @@ def _positions(
 
 def _for_each_row(keys: Tensor, values: Tensor, index: Tensor) -> DynamicLayer:
     """Return a layer of a cache with the keys and values of every row's beginning."""
-    layer = DynamicLayer()
-    layer.lazy_initialization(keys, values)
-    layer.keys, layer.values = keys[index], values[index]
-    return layer
+    return layer_with(keys[index], values[index])
 
 
 def _joined(first: RecordedTensors, last: RecordedTensors, index: Tensor) -> RecordedTensors:

@@ -74,10 +74,15 @@ class SharedTokens:
 
 def why_not_shared(vlm: VisionLanguageModel) -> str:
     """Return why each prompt is run as a whole; empty if beginnings may be shared."""
-    config = vlm.model.config.get_text_config(decoder=True)
-    layers = set(getattr(config, "layer_types", None) or ()) - {"full_attention", SLIDING}
     if vlm.family.cross_attention:
         return "images are not in its prompt"
+    return why_not_continued(vlm)
+
+
+def why_not_continued(vlm: VisionLanguageModel) -> str:
+    """Return why the keys of a prompt's beginning depend on its end; empty if they do not."""
+    config = vlm.model.config.get_text_config(decoder=True)
+    layers = set(getattr(config, "layer_types", None) or ()) - {"full_attention", SLIDING}
     if vlm.family.prefix_sees_question:
         return "image tokens attend to the question"
     if layers:
@@ -134,9 +139,9 @@ def with_shared_prefix(
     firsts = _unpadded(inputs)
     rows: list[list[int]] = []
     control = set(vlm.processor.tokenizer.added_tokens_decoder)
-    lengths = [_image_end(tokens, vlm.image_token_id, control) for tokens in firsts]
+    lengths = [image_end(tokens, vlm.image_token_id, control) for tokens in firsts]
     for row, entry in enumerate(entries):
-        tokens = _expanded(plain[row], plain[entries.index(entry)], firsts[entry], control)
+        tokens = expanded(plain[row], plain[entries.index(entry)], firsts[entry], control)
         end = lengths[entry]
         if tokens is None or len(tokens) <= end or tokens[:end] != firsts[entry][:end]:
             return None
@@ -158,14 +163,14 @@ def _unpadded(inputs: Mapping[str, Tensor]) -> list[list[int]]:
     return [ids[own].tolist() for ids, own in zip(inputs["input_ids"], real, strict=True)]
 
 
-def _image_end(tokens: Sequence[int], image: int, control: set[int]) -> int:
+def image_end(tokens: Sequence[int], image: int, control: set[int]) -> int:
     """Return the length of a beginning; 0 if there is no image.
 
     It ends after the control tokens that follow the last image token, which an architecture may
     replace by features of the image (Ovis2), or after one token of the text: its positions follow
     one another, and those of an image need not.
 
-    >>> _image_end([5, 1, 1, 2, 3, 6, 7], 1, {1, 2, 3}), _image_end([5, 1, 6, 7], 1, {1})
+    >>> image_end([5, 1, 1, 2, 3, 6, 7], 1, {1, 2, 3}), image_end([5, 1, 6, 7], 1, {1})
     (5, 3)
     """
     found = np.flatnonzero(np.asarray(tokens) == image)
@@ -177,7 +182,7 @@ def _image_end(tokens: Sequence[int], image: int, control: set[int]) -> int:
     return max(end, int(found[-1]) + 2)
 
 
-def _expanded(
+def expanded(
     plain: Sequence[int], other: Sequence[int], other_expanded: list[int], control: set[int]
 ) -> list[int] | None:
     """Return the expanded tokens of a prompt, from those of one about the same images.
@@ -191,9 +196,9 @@ def _expanded(
     Returns:
         None if the prompts differ before the end of the images.
 
-    >>> _expanded([7, 1, 5, 6], [7, 1, 4], [7, 1, 1, 1, 4], {1})
+    >>> expanded([7, 1, 5, 6], [7, 1, 4], [7, 1, 1, 1, 4], {1})
     [7, 1, 1, 1, 5, 6]
-    >>> _expanded([1, 5], [4, 1], [4, 1, 1], {1})
+    >>> expanded([1, 5], [4, 1], [4, 1, 1], {1})
     """
     same = 0
     while same < min(len(plain), len(other)) and plain[same] == other[same]:

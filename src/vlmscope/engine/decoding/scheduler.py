@@ -6,6 +6,9 @@ questions are prefilled as soon as there are free slots.
 
 The host does not wait for the step that it has just launched: it checks the one before. So a row
 takes part in one step too many, whose token is discarded.
+
+With P(True), a row whose greedy answer has ended keeps its slot until the model was asked about the
+answer (``asking``).
 """
 
 from __future__ import annotations
@@ -14,9 +17,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,97 +32,22 @@ from vlmscope.engine.answers import (
     last_states,
     of_answers,
     states_of_answers,
-    token_statistics,
     with_samples,
 )
-from vlmscope.engine.attention import members_in_slots
+from vlmscope.engine.decoding.admission import begin, set_cross_attention_mask
+from vlmscope.engine.decoding.asking import Held, OwnPrompt, Reply, SlotAsker
 from vlmscope.engine.decoding.memory import HOST_BYTES, Layers, rows_in_memory, widths_of_answers
 from vlmscope.engine.decoding.slots import Slots, make_slots, rounded_up
 from vlmscope.engine.decoding.step import Stepper
 from vlmscope.engine.device import Fetch, to_device
 from vlmscope.engine.hooks import RecordedTensors
+from vlmscope.engine.p_true import with_p_true
 from vlmscope.engine.prefill import DeviceBatch, Prefilled
 from vlmscope.engine.similarity import PromptStates, prompt_states
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.sampling import SampledAnswer
 from vlmscope.schema import Capture, Failure, Sample
-from vlmscope.signals import IMAGE_TOKENS
-
-
-def for_each_answer(tensor: Tensor, answers: int) -> Tensor:
-    """Return a tensor with one entry for each answer, given one for each question.
-
-    >>> for_each_answer(torch.tensor([3, 5]), 2)
-    tensor([3, 3, 5, 5])
-    """
-    if answers == 1:
-        return tensor
-    return tensor.unsqueeze(1).expand(-1, answers, *tensor.shape[1:]).flatten(0, 1)
-
-
-def begin(slots: Slots, rows: slice, recorded: RecordedTensors, mask: Tensor) -> None:
-    """Put the first tokens of the answers to new questions into their slots.
-
-    Args:
-        slots: The slots; how tokens are drawn is already set.
-        rows: Those of the new answers: several of each question, one after the other.
-        recorded: What was recorded of the prefill.
-        mask: The attention mask of the prompts.
-    """
-    tokens, answers = mask.shape[1], (rows.stop - rows.start) // len(mask)
-    logits = for_each_answer(recorded.first_logits, answers)
-    if slots.draws is None:
-        chosen = logits.argmax(dim=1)
-    else:
-        first = torch.zeros(len(logits), 1, dtype=torch.int64, device=logits.device)
-        chosen = slots.draws.choose(logits, rows.start, first)
-    chosen_logits = logits.gather(1, chosen.unsqueeze(1)).squeeze(1)
-    total, statistics = token_statistics(logits)
-    last = mask.sum(dim=1) - 1 if recorded.positions is None else recorded.positions[..., -1]
-    last = last.reshape(len(slots.positions), -1).expand(-1, len(mask))
-    slots.tokens[rows] = chosen.unsqueeze(1)
-    slots.cache_positions[rows] = tokens
-    slots.positions[:, rows, 0] = for_each_answer(last.T, answers).T + 1
-    slots.attention_mask[rows] = False
-    slots.attention_mask[rows, :tokens] = for_each_answer(mask.bool(), answers)
-    slots.attention_mask[rows, tokens] = True
-    slots.chosen[rows, 0] = chosen
-    slots.logprobs[rows, 0] = chosen_logits - total
-    slots.statistics[rows, 0] = statistics
-    slots.count[rows] = 1
-    over = (chosen.unsqueeze(1) == slots.ends).any(dim=1) & (not slots.answer_tokens)
-    slots.ended[rows] = over | (slots.chosen.shape[1] <= 2)
-    if slots.states is not None:
-        slots.states.begin(chosen, rows.start)
-    if slots.members is not None and recorded.members is not None:
-        members = members_in_slots(recorded.members, slots.members.shape[1])
-        slots.members[rows] = for_each_answer(members, answers)
-    if slots.patches is not None:
-        slots.patches[rows] = 0
-        if recorded.patches is not None:
-            keys = recorded.patches.shape[1]
-            slots.patches[rows, :keys] = for_each_answer(recorded.patches, answers)
-    if slots.image_lens is not None and recorded.image_lens is not None:
-        slots.image_lens[rows][::answers] = recorded.image_lens  # of the greedy answers
-
-
-def set_cross_attention_mask(
-    slots: Slots, rows: slice, device_batch: DeviceBatch, layers: Layers, vlm: VisionLanguageModel
-) -> bool:
-    """Set the image keys that new rows attend to; return whether some are masked."""
-    if slots.cross_attention_mask is None:
-        return False
-    name, layer = vlm.family.cross_attention_mask, min(slots.fixed)
-    attended: Any = device_batch.inputs[name][:, -1].flatten(1).bool()
-    length = layers[layer][0].shape[2]
-    attended = attended.repeat_interleave(length // attended.shape[1], dim=1)
-    slots.cross_attention_mask[rows] = False
-    slots.cross_attention_mask[rows, :length] = for_each_answer(
-        attended, (rows.stop - rows.start) // len(attended)
-    )
-    full = length == slots.cross_attention_mask.shape[1]
-    return not (full and bool(np.all(device_batch.batch.inputs[name][:, -1].numpy())))
-
+from vlmscope.signals import IMAGE_TOKENS, P_TRUE
 
 LAG = 1
 """Number of launched steps on a GPU that may follow the one whose flags are checked."""
@@ -141,12 +67,23 @@ class _Question:
     """Its capture with the greedy answer, once that was received."""
     samples: dict[int, SampledAnswer] = field(default_factory=dict)
     """The sampled answers that were received, by their number from 1."""
+    own: OwnPrompt | None = None
+    """Its prompt, while the model is yet to be asked about its greedy answer from its slot."""
+    held: Held | None = None
+    """The same with the question about the answer, once that was received."""
 
     def complete(self, answers: int) -> Capture | Failure | None:
-        """Return the capture, if so many answers were received."""
-        if self.greedy is None or len(self.samples) < answers - 1:
+        """Return the capture, if so many answers were received and nothing is to be asked."""
+        if self.greedy is None or self.own is not None or len(self.samples) < answers - 1:
             return None
         return with_samples(self.greedy, [self.samples[number] for number in range(1, answers)])
+
+    def answer(self, reply: Reply | None) -> None:
+        """Store what the model replied about the answer; without a reply it is asked later."""
+        if reply is not None and isinstance(self.greedy, Capture):
+            fetch, index = reply
+            self.greedy = with_p_true(self.greedy, fetch[P_TRUE][index])
+        self.own = self.held = None
 
 
 @dataclass(eq=False, slots=True)
@@ -168,10 +105,19 @@ class Decoding:
         vlm: The model.
         spec: What to record.
         rows: Maximum number of questions that are answered at once; fewer if memory is short.
+        asker: Asks the model about its answers, if that is recorded.
     """
 
-    def __init__(self, vlm: VisionLanguageModel, spec: ResolvedSpec, rows: int) -> None:
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        spec: ResolvedSpec,
+        rows: int,
+        asker: SlotAsker | None = None,
+    ) -> None:
         self.rows = rows
+        self._asker = asker
+        self._replying: deque[tuple[list[_Row], list[Reply | None]]] = deque()
         self._vlm = vlm
         self._spec = spec
         self._limit = spec.decoded_tokens
@@ -197,7 +143,9 @@ class Decoding:
         """The questions whose answers are not complete, or were not received yet."""
         leaving = [row for rows, _ in self._arriving for row in rows if not row.received]
         staying = [row for row in self._rows if not row.ended]
-        questions = dict.fromkeys(row.question for row in (*leaving, *staying))
+        asked = [row for rows, _ in self._replying for row in rows] + self._rows
+        asked = [row for row in asked if row.question.own is not None]
+        questions = dict.fromkeys(row.question for row in (*leaving, *staying, *asked))
         return [question.prefilled.sample for question in questions]
 
     def has_room(self, rows: int, band: int = 0) -> bool:
@@ -272,25 +220,37 @@ class Decoding:
         self._band = band
         slot_numbers = iter(range(rows_of.start, rows_of.stop))
         kept = prompts or [PromptStates()] * questions
-        for question in map(_Question, prefilled, kept):
+        own = None if self._asker is None else self._asker.prompts(device_batch.batch)
+        for i, question in enumerate(map(_Question, prefilled, kept)):
+            question.own = None if own is None else own[i]
             for number in range(self._answers):
                 self._rows.append(_Row(question, number, next(slot_numbers)))
 
-    def step(self) -> Iterator[Capture | Failure]:
+    def step(self, wanted: int = 0) -> Iterator[Capture | Failure]:
         """Decode one token for every row; yield the rows whose answers were received.
 
         Yielded rows are complete, even if a later row raises.
+
+        Args:
+            wanted: Number of questions for which there is to be room.
         """
         arrived = len(self._arriving)
-        if self._rows and self._slots is not None and self._stepper is not None:
+        if self._decodes and self._slots is not None and self._stepper is not None:
             self._stepper.step(masked=self._masked)
             flags = Fetch({"ended": self._slots.ended[: self._slots.active]})
             self._flags.append((flags, list(self._rows)))
-        ahead = self._lag if self._rows else 0
+        ahead = self._lag if self._decodes else 0
         while len(self._flags) > ahead:
             self._release_ended(*self._flags.popleft())
         # On a CPU there is no transfer: answers that have just ended are received.
         yield from self._receive(arrived if ahead else len(self._arriving))
+        if self._asker is not None:
+            yield from self._ask(self._asker, wanted)
+
+    @property
+    def _decodes(self) -> bool:
+        """Whether the answer of some row has not ended."""
+        return any(not row.ended for row in self._rows)
 
     def forget(self) -> bool:
         """Free the slots, which must be empty; return whether there were any."""
@@ -305,9 +265,59 @@ class Decoding:
             yield from self.step()
         self._flags.clear()
         yield from self._receive(len(self._arriving))
+        yield from self._receive_replies(len(self._replying))
+
+    def _ask(self, asker: SlotAsker, wanted: int) -> Iterator[Capture | Failure]:
+        """Ask about answers if it is time to; yield rows about which the model has replied.
+
+        Args:
+            asker: Asks about them.
+            wanted: As in ``step``.
+        """
+        launched = len(self._replying)
+        self._release([row for row in self._rows if row.ended and row.question.own is None])
+        while rows := self._rows_to_ask(asker, wanted):
+            held = {row.slot: row.question.held for row in rows if row.question.held is not None}
+            if self._slots is None:
+                raise RuntimeError("there are no slots")
+            self._replying.append((rows, asker.ask(self._slots, held)))
+            self._release(rows)  # only now: after Ctrl-C they are asked about again
+        # As with answers: a reply is read a step after it was launched.
+        late = bool(self._lag) and self._decodes
+        yield from self._receive_replies(launched if late else len(self._replying))
+
+    def _rows_to_ask(self, asker: SlotAsker, wanted: int) -> list[_Row]:
+        """Return rows to ask about now: if there are several, no others, or their room is wanted.
+
+        The arguments are those of ``_ask``.
+        """
+        ended = [row for row in self._rows if row.ended and row.question.held is not None]
+        if not ended or self._slots is None:
+            return []
+        at_once = max(1, asker.at_once)
+        short = self._slots.active + wanted * self._answers - self._slots.rows
+        if len(ended) < at_once and self._decodes and not 0 < short <= len(ended):
+            return []
+        return ended[:at_once]
+
+    def _receive_replies(self, groups: int) -> Iterator[Capture | Failure]:
+        """Yield the questions that are complete with the oldest replies about answers."""
+        for _ in range(groups):
+            rows, replies = self._replying[0]
+            for row, reply in zip(rows, replies, strict=True):
+                if row.question.own is None:
+                    continue
+                row.question.answer(reply)
+                complete = row.question.complete(self._answers)
+                if complete is not None:
+                    yield complete
+            self._replying.popleft()
 
     def _release_ended(self, flags: Fetch, rows: list[_Row]) -> None:
-        """Release the rows that have ended, and start copying their answers to the host."""
+        """Release the rows that have ended, and start copying their answers to the host.
+
+        Those whose answers are asked about keep their slots.
+        """
         ended = [
             row for row, over in zip(rows, flags["ended"], strict=True) if over and not row.ended
         ]
@@ -315,13 +325,20 @@ class Decoding:
         if not ended or slots is None:
             return
         self._arriving += list(self._copies(slots, ended))
-        indices = [row.slot for row in ended]
         for row in ended:
             row.ended = True
+        self._release([row for row in ended if row.number or row.question.own is None])
+
+    def _release(self, rows: Sequence[_Row]) -> None:
+        """Release the slots of some rows."""
+        if not rows or self._slots is None:
+            return
         by_slot = {row.slot: row for row in self._rows}
-        for source, target in slots.release(indices):
+        for row in rows:
+            del by_slot[row.slot]
+        for source, target in self._slots.release([row.slot for row in rows]):
             by_slot[source].slot = target
-        self._rows = sorted((row for row in self._rows if not row.ended), key=lambda row: row.slot)
+        self._rows = sorted(by_slot.values(), key=lambda row: row.slot)
 
     def _copies(self, slots: Slots, ended: Sequence[_Row]) -> Iterator[tuple[list[_Row], Fetch]]:
         """Yield the answers that have ended, greedy and sampled ones, being copied to the host."""
@@ -366,6 +383,10 @@ class Decoding:
             question.samples[row.number] = sample
         else:
             question.greedy = finished(vlm, spec, question.prefilled, fetch, i, count)
+            if self._asker is None or isinstance(question.greedy, Failure):
+                question.own = None
+            elif question.own is not None:
+                question.held = self._asker.begin(question.own, question.greedy)
 
     def _make_slots(
         self, device_batch: DeviceBatch, layers: Layers, rows: int, tokens: int

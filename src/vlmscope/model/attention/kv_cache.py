@@ -121,6 +121,19 @@ def cache_over(layers: Sequence[DynamicLayer]) -> Cache:
     return Cache(layers=list(layers))
 
 
+def layer_with(keys: Tensor, values: Tensor) -> DynamicLayer:
+    """Return a layer of the library's cache that holds these keys and values, and may grow.
+
+    Args:
+        keys: ``[rows, heads, length, width]``.
+        values: Like ``keys``.
+    """
+    layer = DynamicLayer()
+    layer.lazy_initialization(keys, values)
+    layer.keys, layer.values = keys, values
+    return layer
+
+
 def cache_with(given: Mapping[int, tuple[Tensor, Tensor]], blocks: int) -> Cache:
     """Return a cache for a prompt that contains only keys and values computed beforehand.
 
