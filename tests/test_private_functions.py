@@ -34,6 +34,7 @@ USED = {
     "engine/decoding/support.py": {"_eos_token_tensor", "_get_logits_processor"},
     "model/loading/corrections.py": {"_process_images"},
     "model/encoder_widths.py": {"_parameters"},
+    "model/elementwise/epilogues.py": {"_addmm_activation"},
 }
 """Files → what they use of objects that are not vlmscope's."""
 

@@ -67,7 +67,7 @@ def test_kernels_of_a_family(family: str, tmp_path: Path, monkeypatch: pytest.Mo
     spec = resolve_spec(SPEC, vlm)
     rows = ONE_IMAGE[:2]
     parts = ElementwiseKernels(vlm, many=True)
-    norms, rotary, gates = parts.parts
+    norms, _, rotary, gates = parts.parts
     assert isinstance(norms, NormKernel)
     assert bool(norms._modules) == (family not in WITHOUT)
     assert all(name.endswith("Gated") for name in unknown(vlm, norms._modules))

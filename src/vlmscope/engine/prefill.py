@@ -9,7 +9,7 @@ plain ``forward``, because that numbers padded positions differently.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -44,6 +44,7 @@ from vlmscope.model.attention.packed import packed
 from vlmscope.model.attention.padded import attending_without_padding
 from vlmscope.model.encoder_layout import contiguous_states
 from vlmscope.model.encoder_widths import widened
+from vlmscope.model.host_positions import numbering_on_host
 from vlmscope.positions import IMAGE_POSITIONS, VISION_ONLY
 from vlmscope.schema import TOP_FIRST_TOKENS, Capture, Sample
 from vlmscope.selection import boundaries, locate
@@ -235,6 +236,7 @@ def prefilling(
         contiguous_states(vlm),
         keeping_first_states(),
         computing_all_tokens(vlm.decoder),
+        numbering_on_host(vlm.model) if vlm.cuda_devices else nullcontext(),
         hooks.registered(),
     ):
         yield

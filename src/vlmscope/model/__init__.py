@@ -11,6 +11,7 @@
 - ``loading/``: loading a checkpoint, and checking it once
 - ``attention/``: attention kernels and caches that replace the loaded ones while a pass runs
 - ``encoder_layout``: contiguous states in vision encoders, whose patches are a transposed view
+- ``host_positions``: position ids of prompts with images, computed by the CPU
 - ``encoder_widths``: widths that are slow on GPUs, padded with zeros
 - ``fused``: norms, MLPs and rotary embeddings, compiled for long runs on a GPU
 - ``elementwise/``: norms, rotary embeddings and gated MLPs by one kernel each, without compiling

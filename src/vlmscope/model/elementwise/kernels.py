@@ -1,8 +1,8 @@
 """Which element-wise kernels a model can use, and using them during a pass.
 
 In half precision on GPUs only; elsewhere the library's results are kept bit by bit. RMS norms are
-a kernel of torch. Rotary embeddings and gated MLPs need Triton, and a model on a single GPU,
-because a kernel of Triton is launched on the current one.
+a kernel of torch, and GELU a part of its matrix products. Rotary embeddings and gated MLPs need
+Triton, and a model on a single GPU, because a kernel of Triton is launched on the current one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from types import ModuleType
 import torch
 
 from vlmscope.errors import one_line
+from vlmscope.model.elementwise.epilogues import GeluEpilogue
 from vlmscope.model.elementwise.gates import GatedKernel
 from vlmscope.model.elementwise.norms import NormKernel
 from vlmscope.model.elementwise.rotary import RotaryKernel
@@ -36,11 +37,11 @@ class ElementwiseKernels:
     """
 
     def __init__(self, vlm: VisionLanguageModel, *, many: bool = False) -> None:
-        self.parts: list[NormKernel | RotaryKernel | GatedKernel] = []
+        self.parts: list[NormKernel | GeluEpilogue | RotaryKernel | GatedKernel] = []
         if not suits(vlm):
             return
         kernels = kernels_for(vlm) if many else None
-        self.parts.append(NormKernel(vlm.model, kernels))
+        self.parts += [NormKernel(vlm.model, kernels), GeluEpilogue(vlm.model)]
         if kernels is not None:
             self.parts += [RotaryKernel(vlm.model, kernels), GatedKernel(vlm.model, kernels)]
 
