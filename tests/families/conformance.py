@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pytest
 import transformers
 from packaging.version import Version
 from PIL import Image
@@ -39,6 +40,16 @@ def not_here(name: str) -> str:
     if name not in WANTS_TIMM + WANTS_TORCHVISION:
         return ""
     return " and ".join(package for package in wanted if find_spec(package) is None)
+
+
+NUMPY_2 = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
+]
+"""Marks of tests that run such a model: some processors turn tensors into arrays in a way that
+NumPy 2 warns about. GLM-4.1V's and PaliGemma's, and InternVL's of transformers 5.17.
+
+``conftest.py`` gives them to all tests of this folder."""
 
 
 RUNNABLE = tuple(name for name in FAMILIES if not not_here(name))

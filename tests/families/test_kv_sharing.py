@@ -5,12 +5,12 @@ The library computes them for the last token only; what is recorded needs all of
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 import pytest
 
 from families import test_conformance
+from families.checkpoint_folder import change_settings
 from families.conformance import ONE_IMAGE, SEVERAL, build
 from families.test_conformance import assert_same, positions
 from vlmscope.engine import capture, prepare
@@ -34,9 +34,8 @@ def vlm(
 ) -> VisionLanguageModel:
     """The model with such layers, also with answers in slots and shared prompts (wide window)."""
     folder = build("gemma4", tmp_path_factory.mktemp("sharing") / "gemma4")
-    config = json.loads((folder / "config.json").read_text())
-    config["text_config"] |= {"num_kv_shared_layers": SHARED, "sliding_window": request.param}
-    (folder / "config.json").write_text(json.dumps(config))
+    sharing = {"num_kv_shared_layers": SHARED, "sliding_window": request.param}
+    change_settings(folder, "text_config", **sharing)
     vlm = load_model(folder, device="cpu", dtype="float32")
     assert [hasattr(layer.self_attn, "k_proj") for layer in vlm.layers][-SHARED:] == [False, False]
     vlm.model.generation_config.eos_token_id = [10**6]

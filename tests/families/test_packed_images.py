@@ -27,11 +27,6 @@ from vlmscope.positions import VISION_ONLY
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
-]
-
 CUTS = (
     "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "ernie4_5_vl_moe", "exaone4_5",
     "video_llama_3", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker",

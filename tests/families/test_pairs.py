@@ -33,11 +33,6 @@ from vlmscope.model.support import TESTED_DECODERS, decoder_type, is_tested
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
-]
-
 WINDOW = {"sliding_window": 16}
 GEMMA2 = {**WINDOW, "query_pre_attn_scalar": 14}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}

@@ -27,12 +27,6 @@ from vlmscope.model.loading.discovery import with_found_parts
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
 
-# Of InternVL's and GLM's processors.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
-]
-
 SPEC = CaptureSpec(layers="all", positions=("last_image_token", "last_prompt_token"),
                    max_new_tokens=4)  # fmt: skip
 

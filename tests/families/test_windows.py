@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from engine.against_reference import Pieces, answered_by_generate, each_once, run_session
+from families.checkpoint_folder import change_settings
 from families.conformance import ONE_IMAGE, RUNNABLE, THIRD, build
 from families.test_conformance import SHORT_WINDOW, assert_same
 from vlmscope.engine import CaptureSession, prepare, session
@@ -44,10 +45,7 @@ def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load_with(folder: Path, window: int) -> VisionLanguageModel:
     """Load a model with another window; no answer ends before the limit."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    config["text_config"]["sliding_window"] = window
-    path.write_text(json.dumps(config))
+    change_settings(folder, "text_config", sliding_window=window)
     vlm = load_model(folder, device="cpu", dtype="float32")
     vlm.model.generation_config.eos_token_id = [10**6]
     return vlm
