@@ -7,7 +7,7 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
-from families.conformance import NUMPY_2, WANTS_TIMM, WANTS_TORCHVISION
+from families.conformance import KINDS, NUMPY_2, WANTS_TIMM, WANTS_TORCHVISION
 
 HERE = Path(__file__).parent
 
@@ -54,8 +54,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(mark)
         if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
             continue
-        costly = item.path.name == "test_conformance.py" and item.originalname in COSTLY
-        if (costly or item.path.name == CHECKPOINTS) and not FEW & set(
-            item.callspec.params.values()
-        ):
+        if not (chosen := chosen_for(item)):
+            continue
+        if not chosen & set(item.callspec.params.values()):
             item.add_marker(pytest.mark.exhaustive)
+
+
+def chosen_for(item: pytest.Function) -> set[str]:
+    """Return the families of a check in ``make test``, if they are not all."""
+    if item.path.name == CHECKPOINTS:
+        return FEW
+    if item.path.name != "test_conformance.py":
+        return set()
+    return FEW if item.originalname in COSTLY else set(KINDS)
