@@ -38,6 +38,7 @@ def frame(samples: list[Sample]) -> pd.DataFrame:
     )
 
 
+@pytest.mark.exhaustive
 def test_a_table_in_memory_gives_the_rows_of_its_file(
     frame: pd.DataFrame, vlm: VisionLanguageModel, tmp_path: Path
 ) -> None:

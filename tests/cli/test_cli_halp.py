@@ -126,6 +126,7 @@ def test_a_probe_is_scored_as_its_run_was_read(
     }
 
 
+@pytest.mark.exhaustive
 def test_a_vision_vector_that_is_not_the_originals_is_noted(run_halp: Command) -> None:
     done = run_halp("llava_next", *ONLY_QUERY)
     assert done.code == 0, done.err

@@ -145,6 +145,7 @@ def test_inspect_shows_any_question(vlmscope: Command, mixed: Path, llava: Path,
     assert ("last_image_token" in record["boundaries"]) == (id_ != "none")
 
 
+@pytest.mark.exhaustive
 def test_an_adapter_belongs_to_the_run(
     run_of: Command, vlmscope: Command, mixed: Path, llava: Path, tmp_path: Path
 ) -> None:

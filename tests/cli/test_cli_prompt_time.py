@@ -124,6 +124,7 @@ def test_a_time_that_is_none_is_refused(
         assert "model.prompt_time is invalid" in done.err
 
 
+@pytest.mark.exhaustive
 def test_the_expanded_prompt_of_a_report(
     vlmscope: Command, folder: Path, table: Path, tmp_path: Path, set_clock: Clock
 ) -> None:

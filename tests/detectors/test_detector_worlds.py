@@ -100,7 +100,7 @@ def found_in(name: str) -> Detection:
     return detect_rows(data_of(rows, truth), rows, [DETECTORS[each] for each in WATCHED], SPEC)
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(2)
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_signal_is_found_by_those_that_read_it_and_by_no_other(name: str) -> None:
     found, (_, readers) = found_in(name), PLANTED[name]

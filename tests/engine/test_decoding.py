@@ -118,6 +118,7 @@ def test_a_longer_prompt_than_the_slots_have_room_for_comes_later(
     assert each_once(found, rows)["long"].num_prompt_tokens + 12 > lengths[0]
 
 
+@pytest.mark.exhaustive
 def test_an_answer_that_just_fits_into_the_slots(
     vlm: VisionLanguageModel, lengths: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +228,7 @@ def test_a_model_without_an_end_of_turn_token(
     ] * 2
 
 
+@pytest.mark.exhaustive
 def test_a_session_goes_on_after_a_drain(
     eleven: Sequence[Sample], talkative_vlm: VisionLanguageModel, expected: Mapping[str, Capture]
 ) -> None:

@@ -221,6 +221,7 @@ def test_several_images_have_their_own_numbers(family: str, models: Any) -> None
         np.testing.assert_array_equal(boxes[boxes[:, 0] == number, 1:], own)
 
 
+@pytest.mark.exhaustive
 def test_llava_onevision_pads_each_of_several_images(
     local: Callable[[str], VisionLanguageModel],
 ) -> None:

@@ -146,6 +146,7 @@ def test_prompts_that_share_beginnings(models: Any, monkeypatch: pytest.MonkeyPa
         assert_same(item, reference(item.sample, vlm, spec))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
 def test_questions_without_an_image(family: str, models: Any) -> None:
@@ -189,6 +190,7 @@ def test_a_run_without_answers(llava: VisionLanguageModel, monkeypatch: pytest.M
     assert item.signals[LENS_RANK][0].max() > 0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision(dtype: Any, llava: VisionLanguageModel) -> None:

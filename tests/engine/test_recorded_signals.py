@@ -168,6 +168,7 @@ def test_a_model_that_attends_eagerly_has_the_same_attention(tmp_path: Path, fam
             np.testing.assert_allclose(array, other.signals[name], atol=3e-5)
 
 
+@pytest.mark.exhaustive
 def test_half_precision_divides_all_attention(tmp_path: Path) -> None:
     vlm = load_model(build("qwen2_5_vl", tmp_path / "model"), device="cpu", dtype="bfloat16")
     spec = CaptureSpec(layers="0", max_new_tokens=3, signals="attention")

@@ -100,6 +100,7 @@ def test_a_stranger_is_mended_likewise(mistral3: Path, tmp_path: Path) -> None:
     assert assert_alike(vlm) == ["400x1"]
 
 
+@pytest.mark.exhaustive
 def test_what_cannot_be_mended_fails_in_every_batch(
     mistral3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,8 +30,10 @@ COSTLY = (
 CHECKPOINTS = "test_family_checkpoints.py"
 """What is asked of the checkpoints themselves, without vlmscope."""
 
-FEW = {"mllama", "qwen2_5_vl", "llava_next", *WANTS_TORCHVISION, *WANTS_TIMM}
-"""Families for which they are made all the same: cross-attention, packed images, tiles.
+FEW = {"qwen2_5_vl", "llava_next", *WANTS_TORCHVISION, *WANTS_TIMM}
+"""Families for which they are made all the same: packed images, tiles.
+
+The tests of the engine do the same with Mllama.
 
 Sliding windows have ``test_windows.py``.
 

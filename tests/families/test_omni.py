@@ -84,6 +84,7 @@ def test_no_memory_is_kept_for_an_encoder_of_sound(
     assert not [name for name, _ in whole.model.named_parameters() if "audio" in name]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 def test_an_adapter_of_all_encoders_is_attached(thinker: Path, folder: Path) -> None:
@@ -106,6 +107,7 @@ def test_a_question_with_a_sound_or_a_video_is_refused(
         list(capture([Sample("it", WIDE, f"{mark} What is it?")], whole, SPEC))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 def test_half_precision(folder: Path) -> None:
     """Rounding may send a token to another expert beside other rows: most vectors, not all."""

@@ -142,7 +142,7 @@ def implementations(part: nn.Module) -> list[str]:
     return [config._attn_implementation for config in configurations(part)]
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", WITHOUT_MASK)
 def test_the_numbers_are_the_references(
     family: str, loaded: Any, kernel: Kernel, modules: list[nn.Module]
@@ -173,6 +173,7 @@ def test_an_encoder_with_a_mask_or_of_packed_images_attends_as_before(
     assert (kernel.shapes != []) == (family == "mllama")
 
 
+@pytest.mark.exhaustive
 def test_a_mask_is_dropped_by_the_library_where_nothing_is_padded(
     loaded: Any, kernel: Kernel
 ) -> None:

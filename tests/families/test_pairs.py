@@ -148,6 +148,7 @@ def test_llava_with_llama_4(tmp_path: Path, settings: dict[str, int], beyond: in
     assert len(batches) == (3 if beyond == 48 else 1)
 
 
+@pytest.mark.exhaustive
 def test_a_pair_whose_short_prompts_differ_already(tmp_path: Path) -> None:
     folder = build_llava(tmp_path / "model", **LLAMA4, floor_scale=4)
     vlm = load_model(folder, device="cpu", dtype="float32")

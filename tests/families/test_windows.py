@@ -150,6 +150,7 @@ def test_no_beginning_is_shared_in_a_batch_that_is_one_token_longer(
     load_with(folder, WINDOW)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 def test_a_batch_that_was_prepared_for_shorter_answers(
     vlm: VisionLanguageModel, generated: list[str]

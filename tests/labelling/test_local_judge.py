@@ -247,6 +247,7 @@ def test_the_language_part_of_a_vlm(checkpoint: Path, tmp_path: Path) -> None:
     assert all(reply.text for reply in together)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("family", ["paligemma", "pixtral", "phi4_multimodal"])
 def test_families_whose_batches_or_classes_differ(tmp_path: Path, family: str) -> None:

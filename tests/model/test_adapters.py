@@ -106,6 +106,7 @@ def test_every_module_keeps_its_place(
     assert not vlm.model.training
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_capture_is_the_reference(
@@ -125,6 +126,7 @@ def test_the_capture_is_the_reference(
             assert error <= 1e-5, name
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize(
     "options",
@@ -145,6 +147,7 @@ def test_forms_of_lora(
     assert distance(states(vlm.model, vlm), of_peft(checkpoint, adapter, vlm)) <= 1e-5
 
 
+@pytest.mark.exhaustive
 def test_names_from_before_transformers_5(
     folders: Mapping[str, tuple[Path, Path]], adapter: Path
 ) -> None:

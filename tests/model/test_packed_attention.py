@@ -422,6 +422,7 @@ def test_an_older_torch_batches_windows(
     assert calls == [(2, 4, 4, WIDTH)]
 
 
+@pytest.mark.exhaustive
 def test_it_can_be_compiled_whole_while_a_model_computes(kernel: Kernel) -> None:
     """Nothing in it that the compiler must leave to Python: no break in the graph."""
     lengths, parts = [4, 2, 5], states([4, 2, 5])

@@ -29,7 +29,16 @@ SVG = "{http://www.w3.org/2000/svg}"
 COLOUR = re.compile(r"var\(--plot-([a-z]+), (#[0-9a-f]{6})\)")
 STYLED = [f"{SVG}{tag}" for tag in ("path", "use", "text")]
 
-each_plot = pytest.mark.parametrize("number", range(EXAMPLES))
+FIRST = {*range(8), 11, *range(EXAMPLES - 8, EXAMPLES, 3)}
+"""One of every plot, with hostile names and with the least data: enough for ``make test``."""
+
+each_plot = pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(number, marks=() if number in FIRST else pytest.mark.exhaustive)
+        for number in range(EXAMPLES)
+    ],
+)
 
 
 def hostile_svgs() -> list[str]:

@@ -103,6 +103,7 @@ def test_a_number_that_is_none_stops_nothing(
     assert found.get("answer_probability", 0.5) == 0.5
 
 
+@pytest.mark.exhaustive
 def test_a_number_that_is_risky_at_both_ends_is_found(
     case: tuple[BaselineInputs, np.ndarray, np.ndarray],
 ) -> None:
@@ -146,6 +147,7 @@ def test_the_joint_baseline_knows_what_no_single_one_does() -> None:
     assert found["joint"] > 0.85
 
 
+@pytest.mark.exhaustive
 def test_the_joint_baseline_uses_the_alternatives_of_the_first_token(
     case: tuple[BaselineInputs, np.ndarray, np.ndarray],
 ) -> None:

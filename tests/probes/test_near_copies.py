@@ -197,6 +197,7 @@ def test_pages_and_night_scenes_stay_apart() -> None:
     assert len(np.unique(one)) == len(pages)
 
 
+@pytest.mark.exhaustive
 def test_many_copies_of_one_image_are_one_group_and_plain_images_by_their_colour() -> None:
     photo = Image.open(PHOTOS[0]).convert("RGB").resize((200, 200))
     rng = np.random.default_rng(0)

@@ -204,7 +204,7 @@ def test_categories_add_up_and_are_judged_apart(home: Path) -> None:
 
 
 @no_images
-def test_one_quantity_has_one_number(home: Path) -> None:
+def test_one_quantity_has_one_number(home: Path, request: pytest.FixtureRequest) -> None:
     """Whatever is in results.json is taken from there, not resampled or rebinned in another way."""
     saved, document = probes_of(home), document_of(home)
     values = {each["value"]: each for each in saved.summary["by_column"]["category"]["values"]}
@@ -225,6 +225,7 @@ def test_one_quantity_has_one_number(home: Path) -> None:
     assert abs(sum(counts) - len(saved.truth)) <= len(counts), "an answer counts once"
     change(home, abstaining={"share": 0.1, "before": 0.5, "after": 0.25, "change": -0.25,
                              "interval": {"low": -0.3, "high": -0.2}})  # fmt: skip
+    request.getfixturevalue("without_figures")
     tiles = {number.label: number for number in document_of(home).numbers}
     assert tiles["abstaining"].value == "50.0% → 25.0%"
     assert "-25.0 points (95% interval -30.0 to -20.0)" in tiles["abstaining"].note
@@ -341,7 +342,9 @@ def test_no_number_is_shown_of_a_result_that_found_nothing(home: Path, which: st
 
 
 @no_images
-def test_no_number_is_shown_of_a_probe_that_found_nothing(home: Path) -> None:
+def test_no_number_is_shown_of_a_probe_that_found_nothing(
+    home: Path, request: pytest.FixtureRequest
+) -> None:
     saved = probes_of(home)
     auroc = f"{saved['selected'].auroc:.3f}"
     nothing_found(home, "selected")
@@ -365,6 +368,7 @@ def test_no_number_is_shown_of_a_probe_that_found_nothing(home: Path) -> None:
     assert auroc not in row
     assert "constant risk" in row
     change(home, by_column={})
+    request.getfixturevalue("without_figures")
     assert {row.auroc for row in document_of(home).categories} == {None}
 
 

@@ -85,6 +85,7 @@ def test_pope_in_sentences_is_scored_right() -> None:
     assert found["right"] >= 0.999 * len(rows), "\n" + table(rows, scores)
 
 
+@pytest.mark.exhaustive
 def test_few_of_all_are_wrong() -> None:
     rows = sheet(SEED + 1, 2_100)
     scores = list(Auto()(answered(rows)))
@@ -105,6 +106,7 @@ def test_a_sheet_is_the_same_for_the_same_seed_and_holds_every_kind() -> None:
     assert Counter(row.kind for row in pope_in_sentences(1, 60)).keys() == set(POPE_KINDS)
 
 
+@pytest.mark.first(16)
 @pytest.mark.parametrize("kind", DECIDED)
 def test_both_verdicts_are_about_as_frequent(kind: str) -> None:
     verdicts = Counter(row.verdict for row in rows_of(kind, 5, 300))

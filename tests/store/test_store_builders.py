@@ -180,8 +180,9 @@ class Slow:
         return self.packs[-1]
 
 
+@pytest.mark.exhaustive
 @given(st.lists(st.sampled_from([None, 0, 1]), min_size=9, max_size=9), st.booleans())
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_parts_are_added_while_packs_are_built(built: list[int | None], is_killed: bool) -> None:
     """Whichever pack is built first, rows stay in order, also if the session is killed."""
     with tempfile.TemporaryDirectory() as folder:

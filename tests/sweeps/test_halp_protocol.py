@@ -118,6 +118,7 @@ def test_metrics_are_those_of_the_confusion_matrix(found: tuple[ProbeData, HalpR
         assert row.f1 == pytest.approx(2 * tp / (2 * tp + fp + fn))
 
 
+@pytest.mark.exhaustive
 def test_a_seed_decides_everything_but_the_split(found: tuple[ProbeData, HalpReport]) -> None:
     data, matrix = planted()
     assert run(data, matrix) == found[1]

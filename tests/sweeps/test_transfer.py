@@ -486,6 +486,7 @@ def test_a_file_of_somebody_elses_is_not_replaced(
     assert (folder / "transfer_predictions.parquet").read_text() == "mine"
 
 
+@pytest.mark.exhaustive
 def test_links_are_replaced_or_refused_and_never_written_through(
     source: tuple[Run, SweepResult], shared: TransferResult, tmp_path: Path
 ) -> None:
