@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 
+from fewer_forms import fewer_forms
 from store_support import make_capture, make_manifest
 from vlmscope.cli.paths import check_file
 from vlmscope.errors import InputError, StoreError, VlmscopeError
@@ -75,7 +76,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(made: Path) -> SweepResult:
-    return sweep(open_run(made / "run"), SweepSpec(draws=100, folds=3, repeats=1, permutations=100))
+    spec = SweepSpec(draws=100, folds=3, repeats=1, permutations=100)
+    with fewer_forms():
+        return sweep(open_run(made / "run"), spec)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fewer_forms import fewer_forms
 from material import QUESTIONS, make_image
 from store_support import make_captures, make_manifest
 from vlmscope import extract
@@ -88,7 +89,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
         for i, id_ in enumerate(f"q{i}" for i in range(ROWS))
     ]
     write_labels(run.path, scores, {"scorer": "column", "column": "planted"})
-    save_sweep(run, sweep(run, SweepSpec(folds=3, repeats=2, permutations=100, draws=50)))
+    with fewer_forms():
+        save_sweep(run, sweep(run, SweepSpec(folds=3, repeats=2, permutations=100, draws=50)))
     return folder
 
 
