@@ -53,7 +53,7 @@ test: $(READY)
 	$(BIN)/python $(PYTEST) -m "not exhaustive"
 
 test-exhaustive: $(READY)
-	$(BIN)/python $(PYTEST) -m exhaustive
+	VLMSCOPE_EXAMPLES=thorough $(BIN)/python $(PYTEST) -m "exhaustive or hypothesis"
 
 faults: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m faults --curve docs/images/soak.svg

@@ -400,6 +400,7 @@ def test_info_and_export(
     np.testing.assert_array_equal(vector, stored.vectors["query_token_representation/layer_6"])
 
 
+@pytest.mark.exhaustive
 def test_the_seeds_tree_read_with_plain_h5py(extract: Command, tmp_path: Path) -> None:
     extract()
     with h5py.File(tmp_path / "run" / "index.h5") as file:

@@ -145,6 +145,7 @@ def test_a_selection_keeps_what_others_found(vlmscope: Command, run: Path) -> No
     assert [path.read_bytes() for path in files] == before
 
 
+@pytest.mark.exhaustive
 def test_categories_are_left_out_and_results_are_printed_as_json(
     vlmscope: Command, run: Path
 ) -> None:

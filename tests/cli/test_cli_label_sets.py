@@ -371,7 +371,6 @@ def test_agreement_says_where_kappa_says_nothing(vlmscope: Command, run: Path) -
 
 
 @pytest.mark.exhaustive
-@pytest.mark.first(1)
 @pytest.mark.parametrize("gap", ["absent", "empty"])
 def test_rows_that_nobody_labelled_are_no_disagreement(
     vlmscope: Command, run: Path, tmp_path: Path, gap: str

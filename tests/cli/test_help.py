@@ -38,6 +38,7 @@ def shown() -> Iterator[Callable[[str, int], list[str]]]:
 OTHER_WIDTHS = [pytest.param(columns, marks=pytest.mark.exhaustive) for columns in (60, 100)]
 
 
+@pytest.mark.first(7)
 @pytest.mark.parametrize("columns", [80, *OTHER_WIDTHS])
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_nothing_is_cut(command: str, columns: int, shown: Callable[[str, int], list[str]]) -> None:

@@ -676,6 +676,7 @@ def test_a_test_run_without_many_values_keeps_its_rows(
     assert by_name["halp_last_prompt_token_linear"].auroc > 0.9
 
 
+@pytest.mark.exhaustive
 def test_a_model_of_another_width_is_tested_by_what_reads_no_states(
     run: Run, tmp_path: Path
 ) -> None:

@@ -117,6 +117,7 @@ def test_a_planted_signal_is_found_by_those_that_read_it_and_by_no_other(name: s
     assert best.name in readers
 
 
+@pytest.mark.exhaustive
 def test_a_wrong_direction_is_kept_and_reported() -> None:
     """Labels are never used to turn a score around."""
     truth = labels()

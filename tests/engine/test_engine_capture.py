@@ -119,6 +119,7 @@ def test_a_template_that_trims_is_no_trouble(
         assert_same(item, reference(sample, vlm, spec))
 
 
+@pytest.mark.exhaustive
 def test_prefill_only_takes_the_same_path(
     vlm: VisionLanguageModel, samples: Sequence[Sample]
 ) -> None:

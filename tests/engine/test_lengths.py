@@ -254,6 +254,7 @@ def test_short_rows_do_not_ask_for_the_longest_of_the_call(tmp_path: Path) -> No
     assert rotary.rope_type == "dynamic"
 
 
+@pytest.mark.exhaustive
 def test_short_questions_about_one_image_share_their_beginning(tmp_path: Path) -> None:
     vlm = loaded(build_dynamic(tmp_path / "model"))
     image = make_image(70, 40, 0)

@@ -175,7 +175,6 @@ def test_memory_that_runs_out_halves_the_rows_and_one_row_is_recorded(
 
 
 @pytest.mark.exhaustive
-@pytest.mark.first(1)
 @pytest.mark.parametrize("where", ["Asker._ask_together", "_read"])
 def test_no_row_is_lost_by_an_interrupt(
     where: str, vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch

@@ -296,7 +296,6 @@ def test_beside_all_other_signals(
 
 
 @pytest.mark.exhaustive
-@pytest.mark.first(1)
 @pytest.mark.parametrize("by_generate", [False, True])
 def test_a_greedy_answer_that_is_empty_fails_its_row_once(
     rows: Sequence[Sample],

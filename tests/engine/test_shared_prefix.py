@@ -151,7 +151,6 @@ def test_answers_that_generate_must_write_are_prepared_again(
 
 @pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore:a decoding step failed:RuntimeWarning")
-@pytest.mark.first(1)
 @pytest.mark.parametrize("kind", ["threads", "processes"])
 def test_after_a_failed_step_rows_are_prepared_once(
     kind: str,

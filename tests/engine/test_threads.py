@@ -186,7 +186,6 @@ def test_a_session_that_threads_share_returns_every_row_once(
 
 
 @pytest.mark.exhaustive
-@pytest.mark.first(1)
 def test_generators_take_turns_in_one_thread(
     talkative_vlm: VisionLanguageModel, any_vlm: VisionLanguageModel, samples: list[Sample]
 ) -> None:

@@ -89,7 +89,6 @@ def test_they_equal_the_reference(
 
 
 @pytest.mark.exhaustive
-@pytest.mark.first(1)
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_5"])
 def test_answers_of_the_greatest_length(
     family: str, models: Any, monkeypatch: pytest.MonkeyPatch
@@ -181,7 +180,6 @@ def test_prompts_that_share_beginnings(models: Any) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.first(1)
 @pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
 def test_questions_without_an_image(family: str, models: Any) -> None:
     vlm = models(family)
@@ -193,7 +191,6 @@ def test_questions_without_an_image(family: str, models: Any) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.first(1)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_5"])
 def test_half_precision(family: str, dtype: Any, models: Any) -> None:

@@ -353,6 +353,7 @@ def test_a_run_made_with_other_settings_is_refused(
         run_once(**change)
 
 
+@pytest.mark.exhaustive
 def test_rows_that_changed_are_refused(run_once: Callable[..., Run], table: Path) -> None:
     run_once()
     table.write_text(table.read_text("utf-8").replace("What is it?", "What was it?"), "utf-8")

@@ -150,8 +150,8 @@ def test_a_process_writes_what_a_thread_writes(
     assert not writers()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("by_hand")
-@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("kind", "name"), [("thread", "RunWriter"), ("process", "RunWriterProcess")]
 )

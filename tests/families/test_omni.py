@@ -85,7 +85,6 @@ def test_no_memory_is_kept_for_an_encoder_of_sound(
 
 
 @pytest.mark.exhaustive
-@pytest.mark.first(1)
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 def test_an_adapter_of_all_encoders_is_attached(thinker: Path, folder: Path) -> None:
     """Also one with layers in the encoder for sound, which is dropped with them."""
@@ -108,7 +107,6 @@ def test_a_question_with_a_sound_or_a_video_is_refused(
 
 
 @pytest.mark.exhaustive
-@pytest.mark.first(1)
 def test_half_precision(folder: Path) -> None:
     """Rounding may send a token to another expert beside other rows: most vectors, not all."""
     vlm = load_model(folder, device="cpu", dtype="bfloat16")

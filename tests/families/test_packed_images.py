@@ -214,6 +214,7 @@ def test_only_the_tower_and_only_for_a_while(vlm: VisionLanguageModel, fails: bo
     assert implementations(vlm.model) == {"sdpa"}
 
 
+@pytest.mark.first(2)
 def test_a_capture_attends_in_this_way(vlm: VisionLanguageModel, calls: list[int]) -> None:
     spec = CaptureSpec(layers="0", max_new_tokens=0)
     items = list(capture(ONE_IMAGE, vlm, spec, batch_size=4))

@@ -151,7 +151,6 @@ def test_no_beginning_is_shared_in_a_batch_that_is_one_token_longer(
 
 
 @pytest.mark.exhaustive
-@pytest.mark.first(1)
 def test_a_batch_that_was_prepared_for_shorter_answers(
     vlm: VisionLanguageModel, generated: list[str]
 ) -> None:

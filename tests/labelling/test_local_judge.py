@@ -59,6 +59,7 @@ def test_each_row_alone_has_the_verdict_that_it_has_in_a_batch(
         assert [score.hallucinated for score in judge(MIXED)] == WANTED, size
 
 
+@pytest.mark.exhaustive
 def test_a_garbled_reply_is_asked_for_once_more(
     forced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,7 +132,7 @@ def test_the_prompt_is_the_endpoints(forced: Path) -> None:
     assert text.count("<|begin|>") == 1
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("template", "form"),
     [
@@ -248,7 +249,6 @@ def test_the_language_part_of_a_vlm(checkpoint: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.first(1)
 @pytest.mark.parametrize("family", ["paligemma", "pixtral", "phi4_multimodal"])
 def test_families_whose_batches_or_classes_differ(tmp_path: Path, family: str) -> None:
     """PaliGemma's mask reads the padding: it is found out, and goes one at a time."""
@@ -280,6 +280,7 @@ class Scripted:
         monkeypatch.setattr(chat_module.ChatModel, "_generate", generate)
 
 
+@pytest.mark.first(6)
 @pytest.mark.parametrize(
     ("reply", "verdict"),
     [

@@ -90,7 +90,7 @@ def test_the_states_are_those_of_peft_and_not_of_the_base(
     assert distance(found, states(base.model, base)) > 0.1
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_module_keeps_its_place(
     folders: Mapping[str, tuple[Path, Path]], family: str
@@ -107,7 +107,6 @@ def test_every_module_keeps_its_place(
 
 
 @pytest.mark.exhaustive
-@pytest.mark.first(1)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_capture_is_the_reference(
     folders: Mapping[str, tuple[Path, Path]], family: str
@@ -127,7 +126,6 @@ def test_the_capture_is_the_reference(
 
 
 @pytest.mark.exhaustive
-@pytest.mark.first(1)
 @pytest.mark.parametrize(
     "options",
     [
@@ -187,6 +185,7 @@ def add_a_layer(tensors: Tensors) -> Tensors:
     return tensors | {name.replace("layers.0", "layers.99"): tensors[name].clone()}
 
 
+@pytest.mark.first(7)
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -89,6 +89,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return seen
 
 
+@pytest.mark.first(16)
 @pytest.mark.parametrize("lengths", WINDOWS, ids=str)
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (6, 2)])
 @pytest.mark.parametrize("scaling", [None, WIDTH**-0.5, 0.2])
@@ -328,6 +329,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     return made
 
 
+@pytest.mark.first(16)
 @pytest.mark.parametrize("lengths", WINDOWS, ids=str)
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (6, 2)])
 @pytest.mark.parametrize("left_out", ["", "max_length_q", "both"])

@@ -117,8 +117,8 @@ def test_ids_are_unique_in_a_page_and_refer_within_their_plot() -> None:
 
 
 def test_the_same_data_give_the_same_bytes() -> None:
-    for number, other in enumerate(every_plot()):
-        if other.name in ("auroc_by_layer", "category_rates"):
+    for number, other in enumerate(every_plot()[:4]):
+        if other.name == "auroc_by_layer":
             plot_files(other)  # draws pixels, which takes a third of a second
         assert inline_svg(other) == example_svg(number)
     assert inline_svg(examples()[0]) == example_svg(0)

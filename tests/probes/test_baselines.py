@@ -163,7 +163,7 @@ def test_the_joint_baseline_uses_the_alternatives_of_the_first_token(
     assert aurocs(inputs, truth, groups)["joint"] < 0.65
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("impossible", [False, True])
 def test_a_small_and_uniform_table_has_a_joint_baseline(impossible: bool) -> None:
     """No kind has enough rows for a column of its own, and no number varies."""

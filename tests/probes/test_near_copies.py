@@ -217,6 +217,7 @@ def test_few_images_or_none() -> None:
     assert near_copies(thumbnails([photo, ImageOps.mirror(photo)])).tolist() == [[0, 1]]
 
 
+@pytest.mark.exhaustive
 def test_the_same_pairs_whatever_the_order(originals: Thumbnails) -> None:
     photo = Image.open(PHOTOS[0]).convert("RGB").resize((200, 200))
     images = joined(originals, thumbnails([photo, ImageOps.mirror(photo)]))

@@ -425,7 +425,7 @@ def test_a_transfer_is_told(home: Path) -> None:
     assert document.missing == ()
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @texts_only
 @pytest.mark.parametrize(
     ("changes", "said"),
@@ -709,6 +709,7 @@ def test_labels_of_one_kind_and_rows_without(labelled: Path) -> None:
     assert said[1].startswith("No probes: of 35 scorable answers 0 are hallucinated")
 
 
+@pytest.mark.exhaustive
 @texts_only
 def test_a_draw_keeps_the_order_and_the_row_asked_for(labelled: Path) -> None:
     ids = list(open_run(labelled / "run").ids)
@@ -778,6 +779,7 @@ def test_a_report_is_one_page_and_figures_beside_it(home: Path) -> None:
     assert left == {"category_rates", "mine"}, "older figures may be wrong by now"
 
 
+@pytest.mark.exhaustive
 @no_images
 def test_a_page_elsewhere(labelled: Path, tmp_path: Path) -> None:
     run = open_run(labelled / "run")

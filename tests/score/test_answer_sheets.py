@@ -77,6 +77,7 @@ def test_answers_with_a_verdict_are_scored(kind: str) -> None:
     assert share >= bound, f"{share:.2f} of at least {bound}, left are {left[:3]}"
 
 
+@pytest.mark.exhaustive
 def test_pope_in_sentences_is_scored_right() -> None:
     rows = pope_in_sentences(SEED, 1_000)
     scores = list(Auto()(answered(rows)))
@@ -120,6 +121,7 @@ def test_what_cannot_be_told_has_no_verdict() -> None:
         assert {row.verdict for row in rows_of(kind, 5, 50)} == {None}
 
 
+@pytest.mark.exhaustive
 def test_no_row_is_drawn_with_two_verdicts() -> None:
     verdicts: dict[tuple[str, str, str], set[object]] = {}
     for row in [*sheet(7, 5_000), *pope_in_sentences(7, 1_500)]:

@@ -90,7 +90,7 @@ ODD: dict[str, Reply] = {
 }
 
 
-@pytest.mark.first(10)
+@pytest.mark.first(5)
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_reply_costs_its_own_row_only(judge: Judge, server: Server, name: str) -> None:
     server.respond = second_row_gets(ODD[name])
@@ -212,6 +212,7 @@ def test_a_redirect_is_not_followed(
     assert not elsewhere.seen
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize(
     "location",
     ["/v1/chat/completions", "", "http://[", "//", "\x1b[2J", "x" * 9000, "http://a:b:c/"],

@@ -88,7 +88,6 @@ def test_a_shard_is_refused_by_every_reader(pack: Path, harm: Patch, found: str)
 
 
 @pytest.mark.exhaustive
-@pytest.mark.first(1)
 @pytest.mark.parametrize(("harm", "found"), CASES)
 def test_a_file_in_the_halp_layout_is_refused(tmp_path: Path, harm: Patch, found: str) -> None:
     path = write_part(tmp_path / "x_part_001.h5", [research_row(i) for i in range(3)])
@@ -144,6 +143,7 @@ def test_values_that_cannot_lie_in_the_file(tmp_path: Path) -> None:
         open_halp_files(path)
 
 
+@pytest.mark.exhaustive
 def test_an_index_is_refused_and_made_anew(pack: Path) -> None:
     index = pack.parent.parent / "index.h5"
     endless_root(index)

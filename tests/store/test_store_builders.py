@@ -208,7 +208,8 @@ def test_parts_are_added_while_packs_are_built(built: list[int | None], is_kille
         assert len(packed) == len(set(packed))
 
 
-@pytest.mark.parametrize(("parts", "packs"), [(1, 1), (2, 2), (9, 4)])
+@pytest.mark.first(1)
+@pytest.mark.parametrize(("parts", "packs"), [(9, 4), (2, 2), (1, 1)])
 def test_the_rest_is_packed_by_all_builders(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, parts: int, packs: int
 ) -> None:
@@ -271,7 +272,7 @@ def test_shards_of_a_builder_that_is_killed_are_built_here(tmp_path: Path) -> No
     check_run(tmp_path, 12)
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("call", [4, 1, 2, 3])
 def test_a_reply_that_is_read_in_part_is_no_part_of_the_next(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: int

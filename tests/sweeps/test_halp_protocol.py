@@ -138,6 +138,7 @@ def test_threads_change_nothing(
     assert told[0] == "HALP protocol, 1 to 2 of 2 networks"
 
 
+@pytest.mark.exhaustive
 def test_an_image_that_gives_the_label_away_looks_like_knowledge() -> None:
     """Vectors that only tell images apart: perfect on random rows, nothing on other images."""
     rng = np.random.default_rng(4)

@@ -352,6 +352,7 @@ def test_same_words_are_said_and_not_left_out(
     )
 
 
+@pytest.mark.exhaustive
 def test_widths_that_differ_are_one_line(source: tuple[Run, SweepResult], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     truth, vectors = planted(rng, ROWS, np.eye(WIDTH + 1)[0])
