@@ -114,6 +114,7 @@ def test_layers_count_from_the_end_of_the_model(run: vlmscope.Run) -> None:
         assert run.column(QUERY, layer) == f"{QUERY}/layer_3"
 
 
+@pytest.mark.exhaustive
 def test_a_named_label_set(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "run")
     scores = [Score(f"q{i}", i % 2 == 0, "file", "by hand") for i in range(10)]

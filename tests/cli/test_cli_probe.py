@@ -68,6 +68,7 @@ def test_it_shows_every_probe_and_says_what_it_means(vlmscope: Command, run: Pat
     assert (run / "probes" / "results.json").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_machine_reads_it(vlmscope: Command, run: Path) -> None:
     estimators = ("--estimators", "logistic,mean-difference")
     done = vlmscope("probe", run, *QUICK, *estimators, "--json")

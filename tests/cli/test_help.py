@@ -48,6 +48,7 @@ def test_nothing_is_cut(command: str, columns: int, shown: Callable[[str, int], 
     assert any(line.startswith("╭") for line in lines) == (columns >= cli.NARROWEST)
 
 
+@pytest.mark.first(6)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_paragraphs_are_wrapped_as_one_text(
     command: str, shown: Callable[[str, int], list[str]]

@@ -316,6 +316,7 @@ def test_an_export_is_no_file_of_the_run(home: Path, name: str) -> None:
     export_run(home / "run", home / "run" / f"my-{name}")
 
 
+@pytest.mark.exhaustive
 def test_a_report_replaces_only_a_report(vlmscope: Command, home: Path) -> None:
     page = home / "page.html"
     page.write_text("<h1>My page</h1>")

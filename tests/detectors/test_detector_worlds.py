@@ -264,6 +264,7 @@ def test_scores_alone_do_not_depend_on_other_folds() -> None:
     assert not {"perplexity", "eigenscore", "p_true"} & fitted
 
 
+@pytest.mark.exhaustive
 def test_shuffled_labels_leave_nothing() -> None:
     truth = np.random.default_rng(9).permutation(labels())
     rows = stateful(uncertain(noise_rows(1, ROWS), labels()), labels())

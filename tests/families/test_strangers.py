@@ -90,6 +90,7 @@ def test_a_stranger_that_follows_the_conventions(
     assert_exact(vlm)
 
 
+@pytest.mark.exhaustive
 def test_one_question_at_a_time_where_the_order_is_unknown(known: Path, tmp_path: Path) -> None:
     folder = strangers.rename(known / "llava", tmp_path / "copy", "acme_backwards")
     vlm = load_model(folder, device="cpu")

@@ -82,7 +82,7 @@ def test_an_answer_that_is_empty_is_no_obstacle(
     assert found["answer_probability"] > 0.85
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("odd", [np.inf, -np.inf, 1e300, np.nan])
 def test_a_number_that_is_none_stops_nothing(
     case: tuple[BaselineInputs, np.ndarray, np.ndarray], odd: float

@@ -108,6 +108,7 @@ def test_an_odd_penalty_is_refused(strength: float) -> None:
         LogisticProbe(strength).fit(np.eye(4, dtype=np.float32), [True, False] * 2)
 
 
+@pytest.mark.exhaustive
 def test_a_probe_keeps_no_rows() -> None:
     world = planted_world(6, rows=150)
     for make in PROBES:

@@ -108,7 +108,7 @@ def test_different_photos_stay_apart(originals: Thumbnails) -> None:
     assert len(near_copies(originals)) == 0
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("kind", COPIES)
 def test_copies_of_photos_are_found(
     kind: str, photos: list[Image.Image], originals: Thumbnails

@@ -257,6 +257,7 @@ def test_parts_of_a_pack_that_failed_are_packed_again(tmp_path: Path) -> None:
     check_run(tmp_path, 8)
 
 
+@pytest.mark.exhaustive
 def test_shards_of_a_builder_that_is_killed_are_built_here(tmp_path: Path) -> None:
     before = set(multiprocessing.active_children())
     with builders_of(1) as found, RunWriter(tmp_path, make_manifest(), pack_rows=6) as writer:
@@ -347,6 +348,7 @@ def test_batches_that_wait_are_recorded_together_and_answered_in_order(tmp_path:
     assert open_run(tmp_path).check() == []
 
 
+@pytest.mark.exhaustive
 def test_without_waiting_batches_no_builder_is_started(tmp_path: Path) -> None:
     with RunWriterProcess(tmp_path, make_manifest(), builders=2, behind_rows=1) as rows:
         for results in in_pairs(12):
