@@ -26,7 +26,7 @@ def shown() -> Iterator[Callable[[str, int], list[str]]]:
     def lines(command: str, columns: int) -> list[str]:
         cli.fit_help(columns)
         arguments = [*([command] if command else []), "--help"]
-        size = {"COLUMNS": str(columns), "TERMINAL_WIDTH": str(columns)}
+        size = {"COLUMNS": str(columns)}  # typer keeps the first TERMINAL_WIDTH that it sees
         done = CliRunner().invoke(cli.app, arguments, env=size, terminal_width=columns)
         assert done.exit_code == 0, done.output
         return [line.rstrip() for line in done.output.splitlines()]
