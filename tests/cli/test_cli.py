@@ -132,6 +132,7 @@ def test_verify_of_a_half_precision_run_reads_the_stored_answers_tokens(
     assert len(json.loads(done.out)) == 4
 
 
+@pytest.mark.exhaustive
 def test_verify_refuses_another_model_and_another_table(
     extract: Command, vlmscope: Command, tmp_path: Path, table: Path
 ) -> None:

@@ -184,7 +184,7 @@ def test_every_position_with_rows_that_come_and_go(
     assert_all_same(found, expected_of(answered, talkative_vlm, spec), answered)
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("limit", [1, 2, 12])
 def test_answers_that_end_at_their_first_token(
     samples: Sequence[Sample], vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, limit: int

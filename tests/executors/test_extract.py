@@ -286,6 +286,7 @@ class StopAfter:
         self.event.set()
 
 
+@pytest.mark.exhaustive
 def test_a_stop_request_publishes_what_is_done(
     table: Path, checkpoint: Path, tmp_path: Path, run_once: Callable[..., Run]
 ) -> None:

@@ -51,6 +51,7 @@ def test_replies_become_scores_by_the_rules_of_the_endpoint(forced: Path, tmp_pa
     assert {record["model"] for record in kept} == {f"weights:{identify_chat_model(forced)}"}
 
 
+@pytest.mark.exhaustive
 def test_each_row_alone_has_the_verdict_that_it_has_in_a_batch(
     forced: Path, tmp_path: Path
 ) -> None:

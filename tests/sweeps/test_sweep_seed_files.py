@@ -295,6 +295,7 @@ def run_and_export(folder: Path, rows: int) -> tuple[Path, Path]:
     return folder / "run", folder / "all.h5"
 
 
+@pytest.mark.exhaustive
 def test_a_run_and_its_export_give_the_same_numbers(both: tuple[Path, Path]) -> None:
     run, file = both
     one = sweep(open_run(run), SPEC)

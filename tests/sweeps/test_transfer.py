@@ -128,6 +128,7 @@ def test_a_direction_that_both_share_carries_over(
     )
 
 
+@pytest.mark.exhaustive
 def test_a_direction_that_is_another_there_does_not(
     source: tuple[Run, SweepResult], tmp_path: Path
 ) -> None:
