@@ -18,6 +18,9 @@ EXTRAS_READY := $(EXTRAS)/.ready
 # What depends on transformers: the families, the engine, the loading of models.
 ON_TRANSFORMERS := tests/families tests/engine tests/model
 
+# One pass of the families that `make test` leaves out.
+ONE_PASS := -k one_pass_equals_three tests/families/test_conformance.py
+
 # Of each target, for `make fuzz`.
 SECONDS_EACH := 30
 FUZZED := csv tsv jsonl json rows judge verdicts labels manifest failures probe image shard research
@@ -50,7 +53,7 @@ test: $(READY)
 	$(BIN)/python $(PYTEST) -m "not exhaustive"
 
 test-exhaustive: $(READY)
-	$(BIN)/python $(PYTEST) -m exhaustive
+	VLMSCOPE_EXAMPLES=thorough $(BIN)/python $(PYTEST) -m "exhaustive or hypothesis"
 
 faults: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m faults --curve docs/images/soak.svg
@@ -61,6 +64,7 @@ test-oldest: $(OLDEST_READY)
 
 test-families-oldest: $(OLDEST_READY)
 	$(OLDEST)/bin/python $(PYTEST) -m "not exhaustive" $(ON_TRANSFORMERS)
+	$(OLDEST)/bin/python $(PYTEST) -m exhaustive $(ONE_PASS)
 
 test-transformers-latest: $(LATEST_READY)
 	$(LATEST)/bin/python $(PYTEST) $(ON_TRANSFORMERS)
@@ -73,6 +77,7 @@ test-extras: $(EXTRAS_READY)
 		tests/families/test_elementwise_kernels.py tests/families/test_repeated_images.py \
 		tests/engine/test_lengths.py tests/engine/test_image_layouts.py tests/model/test_quantized.py \
 		tests/model/test_triton_kernels.py
+	VLMSCOPE_TORCHVISION=1 $(EXTRAS)/bin/python $(PYTEST) -m exhaustive $(ONE_PASS)
 
 $(LATEST_READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LATEST)

@@ -32,7 +32,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from vlmscope.executors.workers.count import auto_builders, usable_memory, usable_processors
+from vlmscope.executors.workers.count import auto_builders
+from vlmscope.executors.workers.usable import usable_memory, usable_processors
 from vlmscope.executors.writing import WritingThread
 from vlmscope.schema import Capture, Sample
 from vlmscope.signals import DEFAULT_SIGNALS, TOKEN_STATISTICS

@@ -28,7 +28,7 @@ if os.environ.get("VLMSCOPE_TORCHVISION"):
 torch.set_num_threads(1)  # the suite runs in several processes
 split_once()
 
-settings.register_profile("quick", max_examples=30, deadline=None)
+settings.register_profile("quick", max_examples=15, deadline=None)
 settings.register_profile("thorough", max_examples=200, deadline=None)
 settings.load_profile(os.environ.get("VLMSCOPE_EXAMPLES", "quick"))
 

@@ -128,10 +128,13 @@ PHRASES = (ast.Name, ast.BinOp, ast.Subscript)
 
 def callbacks(path: Path) -> Iterator[str]:
     """Yield the parameters of a file that take phrases, and are called otherwise than elsewhere."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    wanted = {"Progress": "progress", "Note": "note", "Callable[[str], None]": "note"}
+    text = path.read_text("utf-8")
+    if not any(kind in text for kind in wanted):
+        return
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.arg) and isinstance(node.annotation, PHRASES):
             kind = ast.unparse(node.annotation).removesuffix(" | None")
-            wanted = {"Progress": "progress", "Note": "note", "Callable[[str], None]": "note"}
             if wanted.get(kind, node.arg) != node.arg:
                 yield f"{path.name}:{node.lineno}: {node.arg}: {kind}"
 

@@ -96,7 +96,7 @@ RELEASED = {
 """Parameters of the released checkpoints, in billions."""
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("name", RELEASED)
 def test_a_family_has_as_many_parameters_as_its_released_checkpoint(
     name: str, monkeypatch: pytest.MonkeyPatch

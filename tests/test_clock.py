@@ -36,6 +36,7 @@ def render(template: str, **variables: Any) -> str:
     return str(text)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("written", WRITTEN)
 def test_it_writes_what_the_librarys_function_does(
     written: str, monkeypatch: pytest.MonkeyPatch

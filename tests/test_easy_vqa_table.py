@@ -45,6 +45,7 @@ def test_the_copy_is_small_and_carries_its_licence() -> None:
     assert "Permission is hereby granted, free of charge" in text
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("split", "images", "count"), [("train", 4000, 38575), ("test", 1000, 9673)]
 )

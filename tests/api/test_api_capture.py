@@ -144,6 +144,7 @@ def test_rows_that_are_none(vlm: VisionLanguageModel, samples: list[Sample]) -> 
         list(vlmscope.capture(broken, vlm, **QUICK))
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("bad", [Failure("q", "input", "no such row"), Sample("q", "no.png", "?")])
 def test_rows_before_one_that_fails_come_first(
     bad: Any, vlm: VisionLanguageModel, samples: list[Sample]
@@ -180,6 +181,7 @@ QUESTIONS: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_a_wrong_question_is_named(
     name: str, vlm: VisionLanguageModel, scorer: vlmscope.RiskScorer, samples: list[Sample]

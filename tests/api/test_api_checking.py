@@ -112,6 +112,7 @@ def test_what_is_not_as_it_was_is_refused(
         vlmscope.verify(run.path.parent)
 
 
+@pytest.mark.exhaustive
 def test_a_damaged_file_is_named(run: vlmscope.Run, tmp_path: Path) -> None:
     import shutil
 

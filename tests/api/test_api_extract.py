@@ -38,6 +38,7 @@ def frame(samples: list[Sample]) -> pd.DataFrame:
     )
 
 
+@pytest.mark.exhaustive
 def test_a_table_in_memory_gives_the_rows_of_its_file(
     frame: pd.DataFrame, vlm: VisionLanguageModel, tmp_path: Path
 ) -> None:
@@ -162,6 +163,7 @@ def test_a_loaded_model_is_left_as_it_was(
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.exhaustive
 def test_the_most_frequent_reason_is_told(
     frame: pd.DataFrame, vlm: VisionLanguageModel, tmp_path: Path
 ) -> None:
@@ -213,6 +215,7 @@ def test_a_bad_argument_is_a_value_error_that_names_it(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.exhaustive
 def test_columns_may_be_mapped_in_any_way(
     frame: pd.DataFrame, vlm: VisionLanguageModel, tmp_path: Path
 ) -> None:
@@ -268,6 +271,7 @@ def test_every_option_of_the_command_is_an_argument() -> None:
         assert name in vlmscope.extract.__annotations__
 
 
+@pytest.mark.exhaustive
 def test_another_thread_may_extract(
     frame: pd.DataFrame, vlm: VisionLanguageModel, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import vlmscope
+from fewer_forms import fewer_forms
 from labelled_runs import QUERY, label, labelled_run
 from store_support import make_capture, make_manifest
 from vlmscope.api.runs import StaleLabelsWarning
@@ -113,6 +114,7 @@ def test_layers_count_from_the_end_of_the_model(run: vlmscope.Run) -> None:
         assert run.column(QUERY, layer) == f"{QUERY}/layer_3"
 
 
+@pytest.mark.exhaustive
 def test_a_named_label_set(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "run")
     scores = [Score(f"q{i}", i % 2 == 0, "file", "by hand") for i in range(10)]
@@ -179,7 +181,8 @@ def test_the_predictions_of_the_probes(folder: Path, tmp_path: Path) -> None:
     run = vlmscope.open_run(copy)
     assert run.predictions is None
     spec = SweepSpec(folds=3, repeats=1, draws=100, permutations=100, copies="exact")
-    save_sweep(run, sweep(run, spec))
+    with fewer_forms():
+        save_sweep(run, sweep(run, spec))
     found = run.predictions
     assert isinstance(found, pd.DataFrame)
     assert set(found["id"]) == set(run.labelled_ids("last_prompt_token", 3))

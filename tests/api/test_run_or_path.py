@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import vlmscope
+from fewer_forms import fewer_forms
 from labelled_runs import labelled_run
 from probe_on_disk import save
 from vlmscope.errors import InputError
@@ -39,7 +40,8 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(labelled: Path) -> Any:
     """What a sweep finds, and thereby the test of ``sweep`` with a path."""
-    return vlmscope.sweep(labelled, SPEC)
+    with fewer_forms():
+        return vlmscope.sweep(labelled, SPEC)
 
 
 @pytest.fixture(scope="module")

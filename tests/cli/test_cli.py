@@ -132,6 +132,7 @@ def test_verify_of_a_half_precision_run_reads_the_stored_answers_tokens(
     assert len(json.loads(done.out)) == 4
 
 
+@pytest.mark.exhaustive
 def test_verify_refuses_another_model_and_another_table(
     extract: Command, vlmscope: Command, tmp_path: Path, table: Path
 ) -> None:
@@ -400,6 +401,7 @@ def test_info_and_export(
     np.testing.assert_array_equal(vector, stored.vectors["query_token_representation/layer_6"])
 
 
+@pytest.mark.exhaustive
 def test_the_seeds_tree_read_with_plain_h5py(extract: Command, tmp_path: Path) -> None:
     extract()
     with h5py.File(tmp_path / "run" / "index.h5") as file:

@@ -71,6 +71,7 @@ def test_score_stops_there(
     assert ids == ([] if out else [f"question_comb_{i}" for i in range(5)])
 
 
+@pytest.mark.exhaustive
 def test_verify_stops_there(
     vlmscope: Command, extract: Command, table: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -8,6 +8,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pytest
 
 from vlmscope.store import open_run
 
@@ -43,6 +44,7 @@ def test_damaged_rows_are_named_and_captured_again(
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_with_nothing_damaged_nothing_is_redone(extract: Command, tmp_path: Path) -> None:
     extract()
     again = extract("--redo-damaged")

@@ -73,8 +73,6 @@ def test_what_the_run_lacks_is_a_line_for_each_option(vlmscope: Command, run: Pa
 
 def test_the_report_has_a_section_until_it_is_stale(vlmscope: Command, run: Path) -> None:
     page = run / "report.html"
-    assert vlmscope("report", run).code == 0
-    assert 'id="detectors"' not in page.read_text()
     assert vlmscope("detect", run, *QUICK).code == 0
     assert vlmscope("report", run).code == 0
     text = page.read_text()
@@ -147,6 +145,7 @@ def test_a_selection_keeps_what_others_found(vlmscope: Command, run: Path) -> No
     assert [path.read_bytes() for path in files] == before
 
 
+@pytest.mark.exhaustive
 def test_categories_are_left_out_and_results_are_printed_as_json(
     vlmscope: Command, run: Path
 ) -> None:

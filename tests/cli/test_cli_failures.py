@@ -126,6 +126,7 @@ def test_one_cell_that_no_run_can_hold_stops_no_other_row(
     assert vlmscope("export", tmp_path / "run", tmp_path / "out.parquet").code == 0
 
 
+@pytest.mark.exhaustive
 def test_a_terminal_that_lacks_a_sign_stops_nothing(
     extract: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,7 @@ def test_a_run_says_what_it_is_and_is_verified(
     assert 'capture.compat is "halp", asked for ""' in mixed.err
 
 
+@pytest.mark.exhaustive
 def test_no_vector_before_the_norm_is_said_to_be_after_it(
     run_halp: Command, tmp_path: Path, folder: Callable[[str], Path]
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_probe_is_scored_as_its_run_was_read(
     }
 
 
+@pytest.mark.exhaustive
 def test_a_vision_vector_that_is_not_the_originals_is_noted(run_halp: Command) -> None:
     done = run_halp("llava_next", *ONLY_QUERY)
     assert done.code == 0, done.err

@@ -251,6 +251,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, vlmscope: Command, run: Path) -> Com
     return label
 
 
+@pytest.mark.exhaustive
 def test_the_judge_is_asked_only_with_consent(judged: Command, run: Path) -> None:
     refused = judged("--scorer", "judge")
     assert refused.code == 2

@@ -69,6 +69,7 @@ def test_auto_leaves_it_what_the_rules_cannot_tell(
     assert "judge" in scorers
 
 
+@pytest.mark.exhaustive
 def test_a_table_keeps_its_verdicts_beside_the_labelled_one(
     vlmscope: Command, tmp_path: Path, forced: Path
 ) -> None:

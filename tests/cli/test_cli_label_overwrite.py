@@ -100,6 +100,7 @@ def test_labels_of_a_column_are_kept(vlmscope: Command, run: Path, rule: str) ->
     assert state(run) == before
 
 
+@pytest.mark.exhaustive
 def test_labels_that_were_made_here_are_replaced_as_ever(
     vlmscope: Command, run: Path, by_hand: Path
 ) -> None:

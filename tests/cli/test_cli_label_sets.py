@@ -370,7 +370,7 @@ def test_agreement_says_where_kappa_says_nothing(vlmscope: Command, run: Path) -
     assert "kappa is not defined: no row to compare, on the 0 rows that both decide" in none
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("gap", ["absent", "empty"])
 def test_rows_that_nobody_labelled_are_no_disagreement(
     vlmscope: Command, run: Path, tmp_path: Path, gap: str

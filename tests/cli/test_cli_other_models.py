@@ -15,7 +15,7 @@ import pytest
 from adapter_folder import write_adapter
 from families import strangers
 from families.checkpoints import BUILDERS
-from families.conformance import TALL, WIDE
+from families.conformance import NUMPY_2, TALL, WIDE
 from families.llava_checkpoints import build_llava
 from vlmscope.probes import MeanDifferenceProbe, ProbeInfo, save_probe
 from vlmscope.store import open_run
@@ -23,11 +23,9 @@ from vlmscope.sweeps.source import model_of
 
 Command = Callable[..., Any]
 
-# Warnings of peft, and of processors that NumPy 2 frowns upon.
-pytestmark = [
+pytestmark = [  # a warning of peft, too
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
+    *NUMPY_2,
 ]
 
 DESCRIPTION = """
@@ -147,6 +145,7 @@ def test_inspect_shows_any_question(vlmscope: Command, mixed: Path, llava: Path,
     assert ("last_image_token" in record["boundaries"]) == (id_ != "none")
 
 
+@pytest.mark.exhaustive
 def test_an_adapter_belongs_to_the_run(
     run_of: Command, vlmscope: Command, mixed: Path, llava: Path, tmp_path: Path
 ) -> None:

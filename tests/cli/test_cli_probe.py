@@ -68,18 +68,10 @@ def test_it_shows_every_probe_and_says_what_it_means(vlmscope: Command, run: Pat
     assert (run / "probes" / "results.json").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_machine_reads_it(vlmscope: Command, run: Path) -> None:
-    done = vlmscope(
-        "probe",
-        run,
-        "--draws",
-        100,
-        "--repeats",
-        1,
-        "--estimators",
-        "logistic,mean-difference",
-        "--json",
-    )
+    estimators = ("--estimators", "logistic,mean-difference")
+    done = vlmscope("probe", run, *QUICK, *estimators, "--json")
     summary = json.loads(done.out)
     assert summary["rows"] == ROWS
     names = {row["name"] for row in summary["results"]}

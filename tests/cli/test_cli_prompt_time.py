@@ -124,6 +124,7 @@ def test_a_time_that_is_none_is_refused(
         assert "model.prompt_time is invalid" in done.err
 
 
+@pytest.mark.exhaustive
 def test_the_expanded_prompt_of_a_report(
     vlmscope: Command, folder: Path, table: Path, tmp_path: Path, set_clock: Clock
 ) -> None:
@@ -194,7 +195,7 @@ def test_a_probe_without_the_date_of_its_rows_says_so(
     assert "does not record the date" in scorer.note
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("time", ["yesterday", "2026-11-29T23:50:00+00:00", 3, [], {}])
 def test_a_probe_with_a_time_that_is_none_is_refused(
     vlm: VisionLanguageModel, samples: list[Sample], tmp_path: Path, time: object

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fewer_forms import fewer_forms
 from store_support import make_capture, make_manifest
 from vlmscope.cli import main, output, progress
 from vlmscope.schema import Score
@@ -60,7 +61,9 @@ def make_run(run: Path, text: str) -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = make_run(tmp_path_factory.mktemp("streams") / "run", "été 月")
     opened = open_run(run)
-    save_sweep(opened, sweep(opened, SweepSpec(draws=100, folds=3, repeats=1, permutations=100)))
+    spec = SweepSpec(draws=100, folds=3, repeats=1, permutations=100)
+    with fewer_forms():
+        save_sweep(opened, sweep(opened, spec))
     return run
 
 

@@ -26,7 +26,7 @@ def shown() -> Iterator[Callable[[str, int], list[str]]]:
     def lines(command: str, columns: int) -> list[str]:
         cli.fit_help(columns)
         arguments = [*([command] if command else []), "--help"]
-        size = {"COLUMNS": str(columns), "TERMINAL_WIDTH": str(columns)}
+        size = {"COLUMNS": str(columns)}  # typer keeps the first TERMINAL_WIDTH that it sees
         done = CliRunner().invoke(cli.app, arguments, env=size, terminal_width=columns)
         assert done.exit_code == 0, done.output
         return [line.rstrip() for line in done.output.splitlines()]
@@ -38,6 +38,7 @@ def shown() -> Iterator[Callable[[str, int], list[str]]]:
 OTHER_WIDTHS = [pytest.param(columns, marks=pytest.mark.exhaustive) for columns in (60, 100)]
 
 
+@pytest.mark.first(7)
 @pytest.mark.parametrize("columns", [80, *OTHER_WIDTHS])
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_nothing_is_cut(command: str, columns: int, shown: Callable[[str, int], list[str]]) -> None:
@@ -47,6 +48,7 @@ def test_nothing_is_cut(command: str, columns: int, shown: Callable[[str, int], 
     assert any(line.startswith("╭") for line in lines) == (columns >= cli.NARROWEST)
 
 
+@pytest.mark.first(6)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_paragraphs_are_wrapped_as_one_text(
     command: str, shown: Callable[[str, int], list[str]]

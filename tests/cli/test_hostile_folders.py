@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 
+from fewer_forms import fewer_forms
 from store_support import make_capture, make_manifest
 from vlmscope.cli.paths import check_file
 from vlmscope.errors import InputError, StoreError, VlmscopeError
@@ -75,7 +76,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(made: Path) -> SweepResult:
-    return sweep(open_run(made / "run"), SweepSpec(draws=100, folds=3, repeats=1, permutations=100))
+    spec = SweepSpec(draws=100, folds=3, repeats=1, permutations=100)
+    with fewer_forms():
+        return sweep(open_run(made / "run"), spec)
 
 
 @pytest.fixture
@@ -313,6 +316,7 @@ def test_an_export_is_no_file_of_the_run(home: Path, name: str) -> None:
     export_run(home / "run", home / "run" / f"my-{name}")
 
 
+@pytest.mark.exhaustive
 def test_a_report_replaces_only_a_report(vlmscope: Command, home: Path) -> None:
     page = home / "page.html"
     page.write_text("<h1>My page</h1>")

@@ -100,6 +100,7 @@ def test_label_says_whether_the_probes_fit_the_labels(
     assert damaged.err.endswith(f"next: {probe}\n")
 
 
+@pytest.mark.exhaustive
 def test_the_batch_size_that_was_found_is_reported(extract: Command) -> None:
     done = extract("--batch-size", "auto", "--json")
     assert done.code == 0, done.err

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fewer_forms import fewer_forms
 from store_support import make_capture, make_manifest
 from vlmscope.errors import VlmscopeError
 from vlmscope.model import load_model
@@ -51,7 +52,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scores = [Score(item.sample.id, i % 2 == 0, "yesno", "made") for i, item in enumerate(captures)]
     write_labels(run, scores, {"scorer": "yesno"})
     opened = open_run(run)
-    save_sweep(opened, sweep(opened, SweepSpec(draws=100, folds=3, repeats=1, permutations=100)))
+    spec = SweepSpec(draws=100, folds=3, repeats=1, permutations=100)
+    with fewer_forms():
+        save_sweep(opened, sweep(opened, spec))
     (run / "failures.jsonl").write_text('{"id": "x", "stage": "image", "error": "?", "attempt": 1}')
     (run / "judge.jsonl").write_text("")
     (run / "report.html").write_text("")

@@ -72,7 +72,9 @@ def scanned(path: Path, **options: Any) -> Table:
 
 @pytest.mark.parametrize("name", sorted(WRITERS))
 @pytest.mark.parametrize("change", sorted(CHANGES))
-@pytest.mark.parametrize("how", ["in place", "by rename"])
+@pytest.mark.parametrize(
+    "how", ["in place", pytest.param("by rename", marks=pytest.mark.exhaustive)]
+)
 def test_rows_are_given_up_to_the_change(tmp_path: Path, name: str, change: str, how: str) -> None:
     make, before, message = CHANGES[change]
     write: Any = WRITERS[name]

@@ -76,6 +76,7 @@ def test_an_icon_fills_its_box(kind: str) -> None:
     assert max(right - left, bottom - top) > 74
 
 
+@pytest.mark.first(6)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_colour_that_covers_most_is_the_named_one(kind: str) -> None:
     for name, (red, green, blue) in COLOURS.items():

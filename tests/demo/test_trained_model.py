@@ -121,7 +121,7 @@ def test_answers_end_by_themselves_at_different_lengths(few: list[Capture]) -> N
     assert not any("<|" in item.answer or "assistant" in item.answer for item in few)
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("rows", [4, 12])
 def test_one_batch_of_mixed_lengths_and_tiles_equals_the_reference(
     model: VisionLanguageModel, questions: list[Sample], few: list[Capture], rows: int

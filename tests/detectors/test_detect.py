@@ -306,6 +306,7 @@ def test_only_what_is_trained_has_wider_intervals(run: Run) -> None:
     assert widths["trained"] > 1.2 * widths["noise"]
 
 
+@pytest.mark.exhaustive
 def test_the_same_seed_gives_the_same_numbers(run: Run) -> None:
     again = [detect(run, "halp_last_prompt_token_linear,perplexity", SPEC).table for _ in range(2)]
     pd.testing.assert_frame_equal(*again)
@@ -575,6 +576,7 @@ def test_nothing_else_is_replaced(copied: Run, found: Detection, tmp_path: Path)
         save_detection(copied, found)
 
 
+@pytest.mark.exhaustive
 def test_a_selection_is_saved_beside_the_results_of_more(copied: Run, found: Detection) -> None:
     names = [row.name for row in found.results]
     kept = {name: found.detectors[name] for name in names[:-1]}
@@ -674,6 +676,7 @@ def test_a_test_run_without_many_values_keeps_its_rows(
     assert by_name["halp_last_prompt_token_linear"].auroc > 0.9
 
 
+@pytest.mark.exhaustive
 def test_a_model_of_another_width_is_tested_by_what_reads_no_states(
     run: Run, tmp_path: Path
 ) -> None:
@@ -718,6 +721,7 @@ def test_vectors_that_are_other_things_in_the_test_run_are_not_compared(
     assert missing.reason == "query_token_representation: the runs have no layer of it in common"
 
 
+@pytest.mark.exhaustive
 def test_a_distance_is_to_the_same_layer_in_both_runs(run: Run, tmp_path: Path) -> None:
     """The test run is of a deeper model, whose layer nearest to the middle is another."""
     name = "mahalanobis_last_prompt_token"

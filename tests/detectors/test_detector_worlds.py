@@ -100,7 +100,7 @@ def found_in(name: str) -> Detection:
     return detect_rows(data_of(rows, truth), rows, [DETECTORS[each] for each in WATCHED], SPEC)
 
 
-@pytest.mark.first(3)
+@pytest.mark.first(2)
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_signal_is_found_by_those_that_read_it_and_by_no_other(name: str) -> None:
     found, (_, readers) = found_in(name), PLANTED[name]
@@ -117,6 +117,7 @@ def test_a_planted_signal_is_found_by_those_that_read_it_and_by_no_other(name: s
     assert best.name in readers
 
 
+@pytest.mark.exhaustive
 def test_a_wrong_direction_is_kept_and_reported() -> None:
     """Labels are never used to turn a score around."""
     truth = labels()
@@ -263,6 +264,7 @@ def test_scores_alone_do_not_depend_on_other_folds() -> None:
     assert not {"perplexity", "eigenscore", "p_true"} & fitted
 
 
+@pytest.mark.exhaustive
 def test_shuffled_labels_leave_nothing() -> None:
     truth = np.random.default_rng(9).permutation(labels())
     rows = stateful(uncertain(noise_rows(1, ROWS), labels()), labels())

@@ -170,6 +170,7 @@ def test_names_are_its_own(run: Run) -> None:
     assert "found a function, expected names or Detectors" in error_of(run, length)
 
 
+@pytest.mark.exhaustive
 def test_registered_ones_may_be_given_as_objects(run: Run) -> None:
     given = detect(run, [DETECTORS["max_entropy"], own()], SPEC)
     named = detect(run, ["max_entropy", own()], SPEC)

@@ -97,6 +97,23 @@ def run_session(
     return [*submitted(session, samples, vlm, spec, size), session.drain()]
 
 
+def captured_together(
+    samples: Sequence[Sample], vlm: VisionLanguageModel, spec: CaptureSpec, *, parts: Any = None
+) -> list[Capture]:
+    """Return what a session for just these samples captures, in their order; none may fail.
+
+    They are prepared as the session asks, and given to it one batch after the other.
+    """
+    resolved = resolve_spec(spec, vlm)
+    session = CaptureSession(vlm, resolved, len(samples), parts=parts)
+    batches, failures = prepare(samples, session.prepares_with, resolved)
+    assert not failures
+    found = [item for batch in batches for item in session.submit(batch)] + session.drain()
+    assert all(isinstance(item, Capture) for item in found), found
+    by_id = each_once(found, samples)
+    return [by_id[sample.id] for sample in samples]
+
+
 def each_once(results: Iterable[Capture | Failure], samples: Sequence[Sample]) -> dict[str, Any]:
     """Return the results by question; every question must have exactly one."""
     found = [(item.sample.id if isinstance(item, Capture) else item.id, item) for item in results]

@@ -106,6 +106,7 @@ def test_questions_without_an_image_and_without_an_answer(
         assert (BOXES in item.signals) == bool(item.sample.images)
 
 
+@pytest.mark.exhaustive
 def test_an_empty_answer_attends_to_nothing(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     vlm = models("qwen2_5_vl")
     [plain] = capture(ONE_IMAGE[:1], vlm, SPEC)

@@ -118,6 +118,7 @@ def test_a_longer_prompt_than_the_slots_have_room_for_comes_later(
     assert each_once(found, rows)["long"].num_prompt_tokens + 12 > lengths[0]
 
 
+@pytest.mark.exhaustive
 def test_an_answer_that_just_fits_into_the_slots(
     vlm: VisionLanguageModel, lengths: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,7 +184,7 @@ def test_every_position_with_rows_that_come_and_go(
     assert_all_same(found, expected_of(answered, talkative_vlm, spec), answered)
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("limit", [1, 2, 12])
 def test_answers_that_end_at_their_first_token(
     samples: Sequence[Sample], vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch, limit: int
@@ -227,6 +228,7 @@ def test_a_model_without_an_end_of_turn_token(
     ] * 2
 
 
+@pytest.mark.exhaustive
 def test_a_session_goes_on_after_a_drain(
     eleven: Sequence[Sample], talkative_vlm: VisionLanguageModel, expected: Mapping[str, Capture]
 ) -> None:

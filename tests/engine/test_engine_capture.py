@@ -48,6 +48,7 @@ def test_answers_of_different_lengths_in_one_batch(
         assert_same(item, known_reference(sample, talkative_vlm, SHORT))
 
 
+@pytest.mark.exhaustive
 def test_hidden_states_of_answers_of_different_lengths(
     talkative_vlm: VisionLanguageModel, samples: Sequence[Sample]
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_template_that_trims_is_no_trouble(
         assert_same(item, reference(sample, vlm, spec))
 
 
+@pytest.mark.exhaustive
 def test_prefill_only_takes_the_same_path(
     vlm: VisionLanguageModel, samples: Sequence[Sample]
 ) -> None:

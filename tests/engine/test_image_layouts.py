@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from transformers.image_transforms import get_resize_output_image_size
 
-from families.conformance import RUNNABLE, WANTS_TORCHVISION, build, make_image
+from families.conformance import NUMPY_2, RUNNABLE, WANTS_TORCHVISION, build, make_image
 from vlmscope.engine import capture
 from vlmscope.image_maps import image_maps
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
@@ -27,11 +27,7 @@ from vlmscope.model.image_layouts import _seen_part, grid
 from vlmscope.schema import Capture, CaptureSpec, Sample
 from vlmscope.signals import BOXES
 
-# Some processors turn tensors into arrays in a way that NumPy 2 warns about.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
-]
+pytestmark = NUMPY_2
 
 SPEC = CaptureSpec(
     layers="all", positions=("last_prompt_token",), max_new_tokens=0,
@@ -225,6 +221,7 @@ def test_several_images_have_their_own_numbers(family: str, models: Any) -> None
         np.testing.assert_array_equal(boxes[boxes[:, 0] == number, 1:], own)
 
 
+@pytest.mark.exhaustive
 def test_llava_onevision_pads_each_of_several_images(
     local: Callable[[str], VisionLanguageModel],
 ) -> None:

@@ -249,6 +249,7 @@ def test_the_image_processor_works_once_for_an_image(
     }  # fmt: skip
 
 
+@pytest.mark.exhaustive
 def test_shared_images_where_the_encoder_is_not_apart(vlm: VisionLanguageModel) -> None:
     """The prompt is then given every row's image, although each was prepared once."""
     rows = [*about(make_image("two_wide"), 0, 2), *about(make_image("four"), 2, 2)]

@@ -180,6 +180,7 @@ def test_the_slow_method_does_not_depend_on_the_rows_before(
         assert_same(reference(sample, vlm, SPEC), alone[sample.id])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("recorded")
 def test_slots_of_rows_that_have_left_do_not_decide(
     vlm: VisionLanguageModel, rows: Sequence[Sample], alone: dict[str, Capture]
@@ -229,6 +230,7 @@ def test_dynamic_positions_reach_beyond_those_of_the_training(tmp_path: Path) ->
     assert vlm.lengths.band(SWITCH + 1) == ALONE
 
 
+@pytest.mark.exhaustive
 def test_short_rows_do_not_ask_for_the_longest_of_the_call(tmp_path: Path) -> None:
     """So that a step can be a graph; a row after a long one gets the initial frequencies again."""
     vlm = loaded(build_dynamic(tmp_path / "model"))
@@ -252,6 +254,7 @@ def test_short_rows_do_not_ask_for_the_longest_of_the_call(tmp_path: Path) -> No
     assert rotary.rope_type == "dynamic"
 
 
+@pytest.mark.exhaustive
 def test_short_questions_about_one_image_share_their_beginning(tmp_path: Path) -> None:
     vlm = loaded(build_dynamic(tmp_path / "model"))
     image = make_image(70, 40, 0)

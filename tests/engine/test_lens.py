@@ -146,7 +146,7 @@ def test_prompts_that_share_beginnings(models: Any, monkeypatch: pytest.MonkeyPa
         assert_same(item, reference(item.sample, vlm, spec))
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
 def test_questions_without_an_image(family: str, models: Any) -> None:
     """What is read from an image is absent; the rest is there. Mllama skips blocks for them."""
@@ -189,7 +189,7 @@ def test_a_run_without_answers(llava: VisionLanguageModel, monkeypatch: pytest.M
     assert item.signals[LENS_RANK][0].max() > 0
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision(dtype: Any, llava: VisionLanguageModel) -> None:
     vlm, spec = load_model(llava.name, device="cpu", dtype=dtype), spec_of(*PROMPT)
@@ -267,6 +267,7 @@ def test_what_models_do_to_the_logits(model_type: str, options: dict[str, Any]) 
     assert torch.allclose(raw, found) == (set(options) <= {"head_dim"})
 
 
+@pytest.mark.exhaustive
 def test_a_factor_that_the_model_does_not_apply(models: Any) -> None:
     """Aya Vision's decoder has a factor in its configuration; its logits are not multiplied."""
     vlm = models("aya_vision")
@@ -379,6 +380,7 @@ def test_the_lens_as_a_table(run: tuple[Run, Any]) -> None:
     assert set(stored.lens(NONE[0].id)["position"]) == {"last_prompt_token"}
 
 
+@pytest.mark.exhaustive
 def test_exports_of_the_lens(run: tuple[Run, Any], tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 

@@ -141,6 +141,7 @@ def test_a_question_that_cannot_be_asked_has_nan(
     assert all(item.answer for item in found)
 
 
+@pytest.mark.exhaustive
 def test_a_prompt_that_is_too_long_has_nan(
     vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +186,7 @@ def test_memory_that_runs_out_halves_the_rows_and_one_row_is_recorded(
 
 
 @pytest.mark.usefixtures("complete_prompts")
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("where", ["Asker._ask_together", "_read"])
 def test_no_row_is_lost_by_an_interrupt(
     where: str, vlm: VisionLanguageModel, samples: Sequence[Sample], monkeypatch: pytest.MonkeyPatch

@@ -233,6 +233,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     logger.removeHandler(handler)
 
 
+@pytest.mark.exhaustive
 def test_what_a_library_repeats_is_said_once(
     vlm: VisionLanguageModel, samples: list[Sample], shown: list[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -216,6 +216,7 @@ def without_samples(item: Capture) -> Capture:
     return dataclasses.replace(item, signals=kept)
 
 
+@pytest.mark.exhaustive
 def test_memory_for_fewer_samples_at_a_time(
     rows: Sequence[Sample],
     talkative_vlm: VisionLanguageModel,
@@ -294,7 +295,7 @@ def test_beside_all_other_signals(
             assert not compare(each, oracle).faults(3e-5, "float32")
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("by_generate", [False, True])
 def test_a_greedy_answer_that_is_empty_fails_its_row_once(
     rows: Sequence[Sample],
@@ -440,6 +441,7 @@ def test_samples_that_are_empty(talkative_vlm: VisionLanguageModel, tmp_path: Pa
     assert not compare(run["q"], oracle).faults(3e-5, "float32")
 
 
+@pytest.mark.exhaustive
 def test_rows_of_a_failed_step_are_drawn_again(
     rows: Sequence[Sample],
     talkative_vlm: VisionLanguageModel,
@@ -498,6 +500,7 @@ def test_shared_beginnings_and_positions_of_several_dimensions(
         assert_same_samples(item, reference(sample, qwen, SPEC, sample_token_ids=given))
 
 
+@pytest.mark.exhaustive
 def test_questions_without_an_image_among_others(
     rows: Sequence[Sample], talkative_vlm: VisionLanguageModel
 ) -> None:

@@ -211,6 +211,7 @@ def test_a_row_is_lost_once_where_its_slot_cannot_be_given_away(
     assert sorted(ids) == sorted(sample.id for sample in rows)
 
 
+@pytest.mark.exhaustive
 def test_what_was_finished_before_a_step_of_the_drain_failed_is_there(
     samples: Sequence[Sample],
     talkative_vlm: VisionLanguageModel,

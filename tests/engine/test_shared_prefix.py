@@ -136,6 +136,7 @@ def test_a_question_may_equal_another_or_end_with_the_image_texts(
     assert_all_same(found, expected_of(same, qwen, SPEC), same)
 
 
+@pytest.mark.exhaustive
 def test_answers_that_generate_must_write_are_prepared_again(
     qwen: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,8 +149,8 @@ def test_answers_that_generate_must_write_are_prepared_again(
     assert generated
 
 
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore:a decoding step failed:RuntimeWarning")
-@pytest.mark.first(1)
 @pytest.mark.parametrize("kind", ["threads", "processes"])
 def test_after_a_failed_step_rows_are_prepared_once(
     kind: str,

@@ -112,7 +112,7 @@ def test_prompts_that_share_beginnings_and_slots_that_are_taken_again(models: An
         assert_same(item, reference(item.sample, vlm, SPEC))
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
 def test_questions_without_an_image(family: str, models: Any) -> None:
     vlm = models(family)

@@ -10,7 +10,7 @@ import pytest
 
 from engine.against_reference import assert_same
 from families import strangers
-from families.conformance import WIDE, build, make_image
+from families.conformance import NUMPY_2, WIDE, build, make_image
 from vlmscope.engine import CaptureSession, capture
 from vlmscope.executors.batching import BatchSizer
 from vlmscope.executors.runner import ResilientRunner
@@ -29,10 +29,7 @@ ROWS = (
     Sample("larger", WIDE, "Is there a cat?"),
 )
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
-]
+pytestmark = NUMPY_2
 
 
 def outcomes(
@@ -103,6 +100,7 @@ def test_a_stranger_is_mended_likewise(mistral3: Path, tmp_path: Path) -> None:
     assert assert_alike(vlm) == ["400x1"]
 
 
+@pytest.mark.exhaustive
 def test_what_cannot_be_mended_fails_in_every_batch(
     mistral3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

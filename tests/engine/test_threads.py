@@ -98,6 +98,7 @@ def test_two_models_share_the_process(
     assert at_once(works) == expected * 3
 
 
+@pytest.mark.exhaustive
 def test_a_model_is_loaded_while_another_one_computes(
     checkpoint: Path, talkative_vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +185,7 @@ def test_a_session_that_threads_share_returns_every_row_once(
     assert session.pop_failed() == []
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 def test_generators_take_turns_in_one_thread(
     talkative_vlm: VisionLanguageModel, any_vlm: VisionLanguageModel, samples: list[Sample]
 ) -> None:
@@ -338,6 +339,7 @@ def test_a_call_beside_a_capture_is_refused_unless_it_holds_the_lock(
     assert torch.equal(holding[0].result(), alone)
 
 
+@pytest.mark.exhaustive
 def test_captures_go_on_in_threads_that_come_and_go(
     talkative_vlm: VisionLanguageModel, samples: list[Sample]
 ) -> None:

@@ -88,7 +88,7 @@ def test_they_equal_the_reference(
     assert bool(generated) == (family in WITH_GENERATE)
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_5"])
 def test_answers_of_the_greatest_length(
     family: str, models: Any, monkeypatch: pytest.MonkeyPatch
@@ -163,6 +163,7 @@ def test_slots_are_fewer_if_the_states_fill_the_memory(
         assert len([*found, *session.drain()]) == 2
 
 
+@pytest.mark.exhaustive
 def test_prompts_that_share_beginnings(models: Any) -> None:
     """The image tokens of two images, each with two questions, in the first pass."""
     vlm = models("qwen2_5_vl")
@@ -178,7 +179,7 @@ def test_prompts_that_share_beginnings(models: Any) -> None:
         assert_same(item, reference(item.sample, vlm, spec))
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
 def test_questions_without_an_image(family: str, models: Any) -> None:
     vlm = models(family)
@@ -189,7 +190,7 @@ def test_questions_without_an_image(family: str, models: Any) -> None:
         assert token_states_name("answer_tokens", 0) in item.signals
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_5"])
 def test_half_precision(family: str, dtype: Any, models: Any) -> None:
@@ -253,6 +254,7 @@ def test_stored_states_are_verified(run: tuple[Run, Any]) -> None:
     assert fault == f"{name} differs by 5.0e-04, tolerance 3e-05"
 
 
+@pytest.mark.exhaustive
 def test_a_type_on_disk_that_was_given(models: Any, tmp_path: Path) -> None:
     vlm, row = models("qwen2_5_vl"), ONE_IMAGE[0]
     options = {"layers": "0", "max_new_tokens": 2, "signals": TOKEN_STATES, "progress": False}

@@ -61,6 +61,7 @@ def test_a_checkpoint_that_was_zeroed_in_part_is_not_taken_for_the_same(
         run_once(copy)
 
 
+@pytest.mark.exhaustive
 def test_a_run_goes_on_with_a_copy_of_its_model(
     run_once: Callable[..., Run], copy: Path, checkpoint: Path
 ) -> None:

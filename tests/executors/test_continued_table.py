@@ -131,6 +131,7 @@ def test_a_stored_row_that_is_not_in_order_any_more_is_another_question(
         sessions.plan([*BEFORE[:2], *rows(2, question=question), *BEFORE[3:]])
 
 
+@pytest.mark.exhaustive
 def test_rows_that_failed_may_change_and_are_tried_as_they_are_now(sessions: Sessions) -> None:
     sessions.unreadable = {"q1", "q2"}
     assert sessions.start(BEFORE).failed == 2
@@ -206,6 +207,7 @@ def test_a_row_that_is_appended_twice_is_refused(sessions: Sessions) -> None:
         sessions.plan([*BEFORE, *rows(2)])
 
 
+@pytest.mark.exhaustive
 def test_other_columns_and_metadata_are_no_other_rows(sessions: Sessions) -> None:
     sessions.start(rows(*range(6), topic="a", source="b"))
     plan = sessions.plan(rows(*range(7), topic="c", extra="d"))
@@ -228,6 +230,7 @@ def test_columns_may_have_other_names(sessions: Sessions) -> None:
     assert record.fields["question"] == "ask", "whoever reads the table again needs the new names"
 
 
+@pytest.mark.exhaustive
 def test_the_table_that_was_read_last_is_on_record(
     local_sessions: Sessions, tmp_path: Path
 ) -> None:
@@ -286,6 +289,7 @@ def test_which_of_two_columns_names_the_image_may_depend_on_the_files(
 # Ranks
 
 
+@pytest.mark.exhaustive
 def test_ranks_take_their_share_of_the_longer_table(sessions: Sessions) -> None:
     for i in range(2):
         sessions.start(BEFORE, shard=Share(i, 2))
@@ -323,6 +327,7 @@ def test_ranks_that_begin_a_run_from_two_tables_do_not_mix_them(
     assert {item.sample.question for item in local_sessions.run}.isdisjoint({"Is it another?"})
 
 
+@pytest.mark.exhaustive
 def test_labels_are_of_the_truths_that_were_read(local_sessions: Sessions) -> None:
     local_sessions.start(BEFORE)
     opened = local_sessions.run
@@ -382,6 +387,7 @@ def test_a_truth_that_is_mapped_afterwards_is_taken(sessions: Sessions) -> None:
     assert read_manifest(sessions.out).data.fields["target"] == "gold"
 
 
+@pytest.mark.exhaustive
 def test_a_table_without_truths_takes_none_away(sessions: Sessions) -> None:
     sessions.start(BEFORE)
     sessions.start([*rows(0, answer="No"), *BEFORE[1:]])

@@ -34,10 +34,10 @@ def loaded(monkeypatch: pytest.MonkeyPatch, vlm: VisionLanguageModel) -> None:
 
 
 @pytest.fixture
-def run_once(table: Path, checkpoint: Path, tmp_path: Path) -> Callable[..., Run]:
+def run_once(table: Path, vlm: VisionLanguageModel, tmp_path: Path) -> Callable[..., Run]:
     def run(out: str = "run", **options: Any) -> Run:
         options = {"spec": SPEC, "batch_size": 4} | options
-        return extract(table, model=checkpoint, out=tmp_path / out, **options)
+        return extract(table, model=vlm, out=tmp_path / out, **options)
 
     return run
 
@@ -75,6 +75,7 @@ def test_every_row_is_stored_as_the_reference_gives_it(
     )
 
 
+@pytest.mark.exhaustive
 def test_every_position_is_stored(
     run_once: Callable[..., Run], samples: list[Sample], vlm: VisionLanguageModel
 ) -> None:
@@ -132,6 +133,7 @@ def test_when_memory_runs_out_the_batch_is_halved(
     assert sizes[-1] <= 2
 
 
+@pytest.mark.exhaustive
 def test_the_row_that_alone_does_not_fit_is_recorded(
     run_once: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +240,7 @@ def test_rows_that_fail_at_the_start_do_not_keep_the_others_back(
         assert set(run.failures) == poison
 
 
+@pytest.mark.exhaustive
 def test_a_plan_that_was_overtaken_does_no_row_twice(
     table: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -283,6 +286,7 @@ class StopAfter:
         self.event.set()
 
 
+@pytest.mark.exhaustive
 def test_a_stop_request_publishes_what_is_done(
     table: Path, checkpoint: Path, tmp_path: Path, run_once: Callable[..., Run]
 ) -> None:
@@ -350,6 +354,7 @@ def test_a_run_made_with_other_settings_is_refused(
         run_once(**change)
 
 
+@pytest.mark.exhaustive
 def test_rows_that_changed_are_refused(run_once: Callable[..., Run], table: Path) -> None:
     run_once()
     table.write_text(table.read_text("utf-8").replace("What is it?", "What was it?"), "utf-8")

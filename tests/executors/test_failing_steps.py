@@ -119,6 +119,7 @@ def test_no_row_is_lost_and_none_comes_twice(
     assert failed[0] == failed[1]
 
 
+@pytest.mark.exhaustive
 def test_the_user_is_told_once(
     questions: Path, tmp_path: Path, failing: Callable[..., None]
 ) -> None:

@@ -79,7 +79,7 @@ sessions = st.builds(
 )
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.lists(sessions, max_size=4), st.integers(1, 5))
 def test_the_end_is_the_same(history: list[Session], batch_size: int) -> None:
     out = Path(tempfile.mkdtemp()) / "run"

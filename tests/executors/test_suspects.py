@@ -156,6 +156,7 @@ def test_ranks_know_of_their_own_rows(machine: Machine) -> None:
     assert list(machine.out.glob(".in-progress-*")) == [other]
 
 
+@pytest.mark.exhaustive
 def test_two_rows_that_kill(machine: Machine) -> None:
     machine.kills = lambda stage, ids: (
         (stage == "model" and "q2" in ids) or (stage == "prepare" and "q9" in ids)

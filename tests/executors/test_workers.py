@@ -36,8 +36,8 @@ from vlmscope.executors import plan, runner
 from vlmscope.executors.batching import BatchSizer
 from vlmscope.executors.request import Request
 from vlmscope.executors.runner import ResilientRunner
-from vlmscope.executors.workers import Workers, WorkersError, count, pool
-from vlmscope.executors.workers.count import usable_memory, usable_processors
+from vlmscope.executors.workers import Workers, WorkersError, count, pool, usable
+from vlmscope.executors.workers.usable import usable_by_rank, usable_memory, usable_processors
 from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.shown_once import forget_shown
@@ -493,8 +493,8 @@ def test_processors_and_memory_are_those_of_the_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(48)))
-    monkeypatch.setattr(count, "_control_groups", lambda: [tmp_path])
-    monkeypatch.setattr(count, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(usable, "_control_groups", lambda: [tmp_path])
+    monkeypatch.setattr(usable, "_CGROUPS", tmp_path)
     for name in ("SLURM_CPUS_ON_NODE", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     assert usable_processors() == 48
@@ -517,7 +517,7 @@ def test_processes_are_for_gpus_unless_a_number_is_given(
     vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Workers, "start", lambda _: None)
-    monkeypatch.setattr(count, "_usable_by_rank", lambda *_: 24)
+    monkeypatch.setattr(count, "usable_by_rank", lambda *_: 24)
     monkeypatch.setattr(count, "usable_memory", lambda: 2**40)
     gpu, cpu = made_up("cuda:0"), made_up()
     on_cpu = Request("none.csv", cpu, Path("none"))
@@ -536,7 +536,7 @@ def test_processes_are_for_gpus_unless_a_number_is_given(
 
 
 def test_builders_of_shards_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(count, "_usable_by_rank", lambda *_: 24)
+    monkeypatch.setattr(count, "usable_by_rank", lambda *_: 24)
     request = Request("none.csv", made_up("cuda:0"), Path("none"))
     for memory, builders in ((2**40, [4, 3, 2, 0]), (2**34, [4, 0, 0, 0]), (2**32, [2, 0, 0, 0])):
         monkeypatch.setattr(count, "usable_memory", lambda memory=memory: memory)
@@ -559,8 +559,8 @@ def test_ranks_share_the_processors_of_a_machine(
     environment: dict[str, str], shard: Share | None, processors: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(count, "usable_processors", lambda: 16)
-    assert count._usable_by_rank(shard, environment) == processors
+    monkeypatch.setattr(usable, "usable_processors", lambda: 16)
+    assert usable_by_rank(shard, environment) == processors
 
 
 @pytest.mark.exhaustive

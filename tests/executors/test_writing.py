@@ -150,8 +150,8 @@ def test_a_process_writes_what_a_thread_writes(
     assert not writers()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("by_hand")
-@pytest.mark.first(1)
 @pytest.mark.parametrize(
     ("kind", "name"), [("thread", "RunWriter"), ("process", "RunWriterProcess")]
 )
@@ -203,6 +203,7 @@ def test_a_disk_that_refuses_is_one_error(
     assert len(open_run(out)) == ROWS - 1
 
 
+@pytest.mark.exhaustive
 def test_errors_of_opening_arrive_as_they_are(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with RunWriterProcess(out, make_manifest()) as recorder:
@@ -328,6 +329,7 @@ assert not heavy, heavy
 """
 
 
+@pytest.mark.exhaustive
 def test_a_script_is_not_run_again_and_nothing_heavy_is_imported(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

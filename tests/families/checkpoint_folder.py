@@ -64,6 +64,18 @@ def write_checkpoint(
     return folder
 
 
+def change_settings(folder: Path, part: str, **settings: Any) -> Path:
+    """Change some settings of one part of a checkpoint's configuration; return the folder.
+
+    The part is ``text_config`` or ``vision_config``, for example.
+    """
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config[part] |= settings
+    _write_json(path, config)
+    return folder
+
+
 def _write_processor(
     folder: Path,
     processor: Mapping[str, Any],

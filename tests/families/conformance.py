@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pytest
 import transformers
 from packaging.version import Version
 from PIL import Image
@@ -41,8 +42,39 @@ def not_here(name: str) -> str:
     return " and ".join(package for package in wanted if find_spec(package) is None)
 
 
+NUMPY_2 = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
+]
+"""Marks of tests that run such a model: some processors turn tensors into arrays in a way that
+NumPy 2 warns about. GLM-4.1V's and PaliGemma's, and InternVL's of transformers 5.17.
+
+``conftest.py`` gives them to all tests of this folder."""
+
+
 RUNNABLE = tuple(name for name in FAMILIES if not not_here(name))
 """Families that run on this machine."""
+
+
+KINDS = {
+    "mllama": "cross-attention to padded tiles; layers that a question without an image skips",
+    "qwen2_5_vl": "packed patches of every size, attention in windows of the encoder",
+    "llava_next": "crops and an overview, with a token at the end of each row of patches",
+    "internvl": "tiles with a class token, one block of image tokens",
+    "idefics3": "tiles whose image tokens stand between texts",
+    "mistral3": "patches of every size, merged, with a break token behind each row",
+    "gemma3": "image tokens that see each other, sliding windows",
+    "paligemma": "a prefix that sees the question, which ends the prompt",
+    "gemma4": "embeddings of each layer, windows beside whole attention, capped logits",
+    "qwen3_vl_moe": "experts, features of inner layers of the encoder added to the decoder's",
+    "ernie4_5_vl_moe": "experts of their own for image tokens",
+    "qwen3_5": "linear attention, which keeps states and no keys",
+    "granite4_vision": "a Q-former between encoder and decoder",
+    "deepseek_vl_hybrid": "two encoders, one for high resolution",
+    **dict.fromkeys(WANTS_TORCHVISION + WANTS_TIMM, "runs only in ``make test-extras``"),
+}
+"""Families that differ in structure → in what. ``make test`` compares one pass of these with the
+reference; ``make test-exhaustive`` does it for all."""
 
 
 def build(name: str, folder: Path) -> Path:

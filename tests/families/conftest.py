@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jaxtyping
 import pytest
 
-from families.conformance import WANTS_TIMM, WANTS_TORCHVISION
+from families.conformance import KINDS, NUMPY_2, WANTS_TIMM, WANTS_TORCHVISION
+
+HERE = Path(__file__).parent
 
 COSTLY = (
     "test_the_other_rows_equal_three",
@@ -26,8 +30,10 @@ COSTLY = (
 CHECKPOINTS = "test_family_checkpoints.py"
 """What is asked of the checkpoints themselves, without vlmscope."""
 
-FEW = {"mllama", "qwen2_5_vl", "llava_next", *WANTS_TORCHVISION, *WANTS_TIMM}
-"""Families for which they are made all the same: cross-attention, packed images, tiles.
+FEW = {"qwen2_5_vl", "llava_next", *WANTS_TORCHVISION, *WANTS_TIMM}
+"""Families for which they are made all the same: packed images, tiles.
+
+The tests of the engine do the same with Mllama.
 
 Sliding windows have ``test_windows.py``.
 
@@ -43,12 +49,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is done for a few families as exhaustive for the others."""
+    """Mark what is done for a few families as exhaustive for the others; ignore two warnings."""
     for item in items:
+        if item.path.parent == HERE:
+            for mark in NUMPY_2:
+                item.add_marker(mark)
         if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
             continue
-        costly = item.path.name == "test_conformance.py" and item.originalname in COSTLY
-        if (costly or item.path.name == CHECKPOINTS) and not FEW & set(
-            item.callspec.params.values()
-        ):
+        if not (chosen := chosen_for(item)):
+            continue
+        if not chosen & set(item.callspec.params.values()):
             item.add_marker(pytest.mark.exhaustive)
+
+
+def chosen_for(item: pytest.Function) -> set[str]:
+    """Return the families of a check in ``make test``, if they are not all."""
+    if item.path.name == CHECKPOINTS:
+        return FEW
+    if item.path.name != "test_conformance.py":
+        return set()
+    return FEW if item.originalname in COSTLY else set(KINDS)

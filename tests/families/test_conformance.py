@@ -61,13 +61,6 @@ from vlmscope.signals import (
 )
 from vlmscope.verification import signal_errors
 
-# Some processors turn tensors into arrays in a way that NumPy 2 frowns upon: GLM-4.1V's and
-# PaliGemma's, and InternVL's of transformers 5.17.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
-]
-
 DEVICE = os.environ.get("VLMSCOPE_DEVICE", "cpu")
 """Where the suite runs; ``cuda`` proves the same of a GPU's kernels."""
 

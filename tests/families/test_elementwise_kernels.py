@@ -20,11 +20,6 @@ from vlmscope.model.elementwise.rotary import RotaryKernel
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
-]
-
 WITH_EXTRAS = tuple(name for name in WANTS_TORCHVISION + WANTS_TIMM if name in RUNNABLE)
 
 FIRST = ("gemma3", "qwen3_vl", *WITH_EXTRAS)

@@ -31,13 +31,6 @@ from vlmscope.prompt import chat_template
 TOO_NEW = tuple(name for name, since in SINCE.items() if Version(VERSION) < Version(since))
 RUNNABLE = tuple(name for name in BUILDERS if name not in WANTS_TIMM + WANTS_TORCHVISION + TOO_NEW)
 
-# Some processors turn tensors into arrays in a way that NumPy 2 frowns upon: GLM-4.1V's and
-# PaliGemma's, and InternVL's of transformers 5.17.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
-]
-
 QUESTIONS = ("Is there a cat in the image?", "What colour is it?")
 WITHOUT_BOS = (
     "llava", "llava_next", "paligemma", "janus", "idefics2", "deepseek_vl", "deepseek_vl_hybrid",

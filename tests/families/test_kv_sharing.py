@@ -5,12 +5,12 @@ The library computes them for the last token only; what is recorded needs all of
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 import pytest
 
 from families import test_conformance
+from families.checkpoint_folder import change_settings
 from families.conformance import ONE_IMAGE, SEVERAL, build
 from families.test_conformance import assert_same, positions
 from vlmscope.engine import capture, prepare
@@ -28,15 +28,14 @@ ROWS = (
 )
 
 
-@pytest.fixture(scope="module", params=[16, 256], ids=["short window", "wide window"])
+@pytest.fixture(scope="module", params=[256, 16], ids=["wide window", "short window"])
 def vlm(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> VisionLanguageModel:
     """The model with such layers, also with answers in slots and shared prompts (wide window)."""
     folder = build("gemma4", tmp_path_factory.mktemp("sharing") / "gemma4")
-    config = json.loads((folder / "config.json").read_text())
-    config["text_config"] |= {"num_kv_shared_layers": SHARED, "sliding_window": request.param}
-    (folder / "config.json").write_text(json.dumps(config))
+    sharing = {"num_kv_shared_layers": SHARED, "sliding_window": request.param}
+    change_settings(folder, "text_config", **sharing)
     vlm = load_model(folder, device="cpu", dtype="float32")
     assert [hasattr(layer.self_attn, "k_proj") for layer in vlm.layers][-SHARED:] == [False, False]
     vlm.model.generation_config.eos_token_id = [10**6]
@@ -54,7 +53,7 @@ def assert_all(found: Iterable[Capture], vlm: VisionLanguageModel, spec: Capture
         assert_same(each, reference(each.sample, vlm, spec))
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("signals", ["attention,heads,image_tokens", "lens,mlp,similarity"])
 def test_every_token_has_a_state_in_every_layer(vlm: VisionLanguageModel, signals: str) -> None:
     spec = CaptureSpec(
@@ -68,6 +67,7 @@ def test_every_token_has_a_state_in_every_layer(vlm: VisionLanguageModel, signal
     assert not any(name.startswith("_maybe") for name in vars(vlm.decoder))
 
 
+@pytest.mark.first(1)
 def test_without_answers(vlm: VisionLanguageModel) -> None:
     spec = CaptureSpec(layers="all", max_new_tokens=0)
     assert_all(capture(ROWS[:2], vlm, spec, batch_size=2), vlm, spec)

@@ -84,7 +84,7 @@ def test_no_memory_is_kept_for_an_encoder_of_sound(
     assert not [name for name, _ in whole.model.named_parameters() if "audio" in name]
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 def test_an_adapter_of_all_encoders_is_attached(thinker: Path, folder: Path) -> None:
     """Also one with layers in the encoder for sound, which is dropped with them."""
@@ -106,7 +106,7 @@ def test_a_question_with_a_sound_or_a_video_is_refused(
         list(capture([Sample("it", WIDE, f"{mark} What is it?")], whole, SPEC))
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 def test_half_precision(folder: Path) -> None:
     """Rounding may send a token to another expert beside other rows: most vectors, not all."""
     vlm = load_model(folder, device="cpu", dtype="bfloat16")

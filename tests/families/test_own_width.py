@@ -7,7 +7,6 @@ its calls are told apart, and the numbers are the reference's.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,22 +17,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from engine.against_reference import captured_together
+from families.checkpoint_folder import change_settings
 from families.conformance import NONE, ONE_IMAGE, RUNNABLE, SEVERAL, build, make_image
 from families.test_conformance import assert_same
-from vlmscope.engine import prepare
-from vlmscope.engine.session import CaptureSession
-from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
+from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.attention import flash
 from vlmscope.model.attention.flash import OWN_WIDTH, attending_at_own_width
 from vlmscope.model.attention.switch import configurations
 from vlmscope.model.fused import FusedParts
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Sample
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
-]
 
 WITHOUT_MASK = (
     "smolvlm", "gemma3", "llava_onevision", "paligemma", "idefics3", "llava", "llava_next",
@@ -104,11 +98,9 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
 
 def load_with_one_head(family: str, folder: Path) -> VisionLanguageModel:
     """Load a family's checkpoint, whose encoder's heads are joined into one: its weights fit."""
-    path = build(family, folder / family) / "config.json"
-    config = json.loads(path.read_text())
-    config["vision_config"]["num_attention_heads"] = 1
-    path.write_text(json.dumps(config))
-    return load_model(path.parent, device="cpu", dtype="float32")
+    built = build(family, folder / family)
+    change_settings(built, "vision_config", num_attention_heads=1)
+    return load_model(built, device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -142,21 +134,15 @@ def captured(
     spec: CaptureSpec = PROMPT,
     fused: Any = Compiled(),  # noqa: B008 - it has no state
 ) -> list[Capture]:
-    """Capture rows in a session of many rows, in one batch; return them in their order."""
-    resolved = resolve_spec(spec, vlm)
-    session = CaptureSession(vlm, resolved, len(rows), parts=fused)
-    batches, failures = prepare(rows, session.prepares_with, resolved)
-    assert not failures
-    found = [item for batch in batches for item in session.submit(batch)] + session.drain()
-    by_id = {item.sample.id: item for item in found if isinstance(item, Capture)}
-    return [by_id[row.id] for row in rows]
+    """Capture rows as a session of many rows does, in which parts are compiled."""
+    return captured_together(rows, vlm, spec, parts=fused)
 
 
 def implementations(part: nn.Module) -> list[str]:
     return [config._attn_implementation for config in configurations(part)]
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("family", WITHOUT_MASK)
 def test_the_numbers_are_the_references(
     family: str, loaded: Any, kernel: Kernel, modules: list[nn.Module]
@@ -187,6 +173,7 @@ def test_an_encoder_with_a_mask_or_of_packed_images_attends_as_before(
     assert (kernel.shapes != []) == (family == "mllama")
 
 
+@pytest.mark.exhaustive
 def test_a_mask_is_dropped_by_the_library_where_nothing_is_padded(
     loaded: Any, kernel: Kernel
 ) -> None:

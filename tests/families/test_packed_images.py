@@ -27,11 +27,6 @@ from vlmscope.positions import VISION_ONLY
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
-]
-
 CUTS = (
     "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "ernie4_5_vl_moe", "exaone4_5",
     "video_llama_3", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker",
@@ -219,6 +214,7 @@ def test_only_the_tower_and_only_for_a_while(vlm: VisionLanguageModel, fails: bo
     assert implementations(vlm.model) == {"sdpa"}
 
 
+@pytest.mark.first(2)
 def test_a_capture_attends_in_this_way(vlm: VisionLanguageModel, calls: list[int]) -> None:
     spec = CaptureSpec(layers="0", max_new_tokens=0)
     items = list(capture(ONE_IMAGE, vlm, spec, batch_size=4))

@@ -33,11 +33,6 @@ from vlmscope.model.support import TESTED_DECODERS, decoder_type, is_tested
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
-]
-
 WINDOW = {"sliding_window": 16}
 GEMMA2 = {**WINDOW, "query_pre_attn_scalar": 14}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
@@ -153,6 +148,7 @@ def test_llava_with_llama_4(tmp_path: Path, settings: dict[str, int], beyond: in
     assert len(batches) == (3 if beyond == 48 else 1)
 
 
+@pytest.mark.exhaustive
 def test_a_pair_whose_short_prompts_differ_already(tmp_path: Path) -> None:
     folder = build_llava(tmp_path / "model", **LLAMA4, floor_scale=4)
     vlm = load_model(folder, device="cpu", dtype="float32")

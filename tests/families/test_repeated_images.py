@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from engine.against_reference import captured_together
 from families.conformance import (
     NONE,
     RUNNABLE,
@@ -26,12 +27,7 @@ from vlmscope.engine import prepare, repeated_images
 from vlmscope.engine.session import CaptureSession
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.reference import reference
-from vlmscope.schema import Capture, CaptureSpec, Sample
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
-]
+from vlmscope.schema import CaptureSpec, Sample
 
 SPEC = CaptureSpec(layers="all", max_new_tokens=3)
 
@@ -73,16 +69,6 @@ def entries_of(tower: nn.Module, calls: list[int]) -> Any:
     return forward
 
 
-def captured(vlm: VisionLanguageModel, *rows: Sample, spec: CaptureSpec = SPEC) -> list[Capture]:
-    resolved = resolve_spec(spec, vlm)
-    session = CaptureSession(vlm, resolved, len(rows))
-    batches, failures = prepare(rows, session.prepares_with, resolved)
-    assert not failures
-    found = [item for batch in batches for item in session.submit(batch)] + session.drain()
-    assert all(isinstance(each, Capture) for each in found), found
-    return sorted(found, key=lambda each: each.sample.id)  # type: ignore[union-attr,arg-type]
-
-
 def load(family: str, folder: Path) -> VisionLanguageModel:
     return load_model(build(family, folder / family), device="cpu", dtype="float32")
 
@@ -106,7 +92,7 @@ def test_the_numbers_are_those_of_the_slow_method(
     monkeypatch.setattr(type(tower), "forward", entries_of(tower, calls))
     for again in range(2):
         calls.clear()
-        for capture in captured(vlm, *rows):
+        for capture in captured_together(rows, vlm, SPEC):
             assert_same(capture, expected_rows[capture.sample.id])
         if not shares and family not in WHOLE:
             assert tower in repeated_images._proven, family
@@ -130,7 +116,7 @@ def calls_for(
     tower = vlm.vision_tower
     with monkeypatch.context() as patching:
         patching.setattr(type(tower), "forward", entries_of(tower, calls))
-        captured(vlm, *rows, spec=CaptureSpec(layers="0", max_new_tokens=0))
+        captured_together(rows, vlm, CaptureSpec(layers="0", max_new_tokens=0))
     assert "forward" not in vars(tower)
     return calls
 

@@ -27,12 +27,6 @@ from vlmscope.model.loading.discovery import with_found_parts
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec
 
-# Of InternVL's and GLM's processors.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
-]
-
 SPEC = CaptureSpec(layers="all", positions=("last_image_token", "last_prompt_token"),
                    max_new_tokens=4)  # fmt: skip
 
@@ -96,6 +90,7 @@ def test_a_stranger_that_follows_the_conventions(
     assert_exact(vlm)
 
 
+@pytest.mark.exhaustive
 def test_one_question_at_a_time_where_the_order_is_unknown(known: Path, tmp_path: Path) -> None:
     folder = strangers.rename(known / "llava", tmp_path / "copy", "acme_backwards")
     vlm = load_model(folder, device="cpu")
@@ -135,6 +130,7 @@ def test_a_few_lines_describe_it(odd: Path, tmp_path: Path) -> None:
     assert_exact(vlm)
 
 
+@pytest.mark.exhaustive
 def test_the_final_norm_is_found_by_what_it_returns(odd: Path, tmp_path: Path) -> None:
     lines = [line for line in DESCRIBED.splitlines() if not line.startswith("final_norm")]
     vlm = load_model(odd, device="cpu", family=write(tmp_path / "odd.toml", "\n".join(lines)))
@@ -302,6 +298,11 @@ def test_a_description_that_promises_too_much(known: Path, tmp_path: Path) -> No
     family = write(tmp_path / "family.toml", 'vision_rows = "image tokens"')
     with pytest.raises(ModelError, match=re.escape('vision_rows = "whole"')):
         load_model(folder, device="cpu", family=family)
+
+
+@pytest.mark.exhaustive
+def test_a_description_of_whole_images(known: Path, tmp_path: Path) -> None:
+    folder = strangers.rename(known / "llava", tmp_path / "copy", "acme_backwards")
     assert_exact(load_model(folder, family=write(tmp_path / "whole.toml", 'vision_rows = "whole"')))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from engine.against_reference import Pieces, answered_by_generate, each_once, run_session
+from families.checkpoint_folder import change_settings
 from families.conformance import ONE_IMAGE, RUNNABLE, THIRD, build
 from families.test_conformance import SHORT_WINDOW, assert_same
 from vlmscope.engine import CaptureSession, prepare, session
@@ -44,10 +45,7 @@ def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load_with(folder: Path, window: int) -> VisionLanguageModel:
     """Load a model with another window; no answer ends before the limit."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    config["text_config"]["sliding_window"] = window
-    path.write_text(json.dumps(config))
+    change_settings(folder, "text_config", sliding_window=window)
     vlm = load_model(folder, device="cpu", dtype="float32")
     vlm.model.generation_config.eos_token_id = [10**6]
     return vlm
@@ -152,7 +150,7 @@ def test_no_beginning_is_shared_in_a_batch_that_is_one_token_longer(
     load_with(folder, WINDOW)
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 def test_a_batch_that_was_prepared_for_shorter_answers(
     vlm: VisionLanguageModel, generated: list[str]
 ) -> None:

@@ -51,6 +51,7 @@ def test_replies_become_scores_by_the_rules_of_the_endpoint(forced: Path, tmp_pa
     assert {record["model"] for record in kept} == {f"weights:{identify_chat_model(forced)}"}
 
 
+@pytest.mark.exhaustive
 def test_each_row_alone_has_the_verdict_that_it_has_in_a_batch(
     forced: Path, tmp_path: Path
 ) -> None:
@@ -59,6 +60,7 @@ def test_each_row_alone_has_the_verdict_that_it_has_in_a_batch(
         assert [score.hallucinated for score in judge(MIXED)] == WANTED, size
 
 
+@pytest.mark.exhaustive
 def test_a_garbled_reply_is_asked_for_once_more(
     forced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,7 +133,7 @@ def test_the_prompt_is_the_endpoints(forced: Path) -> None:
     assert text.count("<|begin|>") == 1
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("template", "form"),
     [
@@ -247,7 +249,7 @@ def test_the_language_part_of_a_vlm(checkpoint: Path, tmp_path: Path) -> None:
     assert all(reply.text for reply in together)
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("family", ["paligemma", "pixtral", "phi4_multimodal"])
 def test_families_whose_batches_or_classes_differ(tmp_path: Path, family: str) -> None:
     """PaliGemma's mask reads the padding: it is found out, and goes one at a time."""
@@ -279,6 +281,7 @@ class Scripted:
         monkeypatch.setattr(chat_module.ChatModel, "_generate", generate)
 
 
+@pytest.mark.first(6)
 @pytest.mark.parametrize(
     ("reply", "verdict"),
     [

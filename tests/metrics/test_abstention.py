@@ -111,6 +111,7 @@ def test_a_seed_repeats_itself() -> None:
     assert found[0] == found[1] != found[2]
 
 
+@pytest.mark.exhaustive
 def test_the_band_holds_the_whole_curve() -> None:
     """Of the true curve: by points it would be missed somewhere by every second band or so."""
     far = rows(np.random.default_rng(0), 50_000, 4, 1.0)

@@ -96,6 +96,7 @@ def test_the_intervals_are_those_of_resampled_rows() -> None:
             assert found[name][metric].high == pytest.approx(high)
 
 
+@pytest.mark.exhaustive
 def test_an_image_that_is_drawn_keeps_its_fold() -> None:
     truth, risk, image = clustered(30, 4, seed=1)
     fold = np.random.default_rng(2).integers(3, size=30)[image]

@@ -53,7 +53,7 @@ def test_small_samples_are_covered(images: int, each: int, gap: float) -> None:
     assert np.mean(covered) >= 0.93
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("positives", "true"), [(20, 0.9), (20, 0.97), (40, 0.97)])
 def test_few_of_a_class_among_many_images_are_covered(positives: int, true: float) -> None:
     """Draws alone hold the truth in 80 to 90% of these."""

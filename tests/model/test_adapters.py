@@ -90,7 +90,7 @@ def test_the_states_are_those_of_peft_and_not_of_the_base(
     assert distance(found, states(base.model, base)) > 0.1
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_module_keeps_its_place(
     folders: Mapping[str, tuple[Path, Path]], family: str
@@ -106,7 +106,7 @@ def test_every_module_keeps_its_place(
     assert not vlm.model.training
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_capture_is_the_reference(
     folders: Mapping[str, tuple[Path, Path]], family: str
@@ -125,7 +125,7 @@ def test_the_capture_is_the_reference(
             assert error <= 1e-5, name
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "options",
     [
@@ -145,6 +145,7 @@ def test_forms_of_lora(
     assert distance(states(vlm.model, vlm), of_peft(checkpoint, adapter, vlm)) <= 1e-5
 
 
+@pytest.mark.exhaustive
 def test_names_from_before_transformers_5(
     folders: Mapping[str, tuple[Path, Path]], adapter: Path
 ) -> None:
@@ -184,6 +185,7 @@ def add_a_layer(tensors: Tensors) -> Tensors:
     return tensors | {name.replace("layers.0", "layers.99"): tensors[name].clone()}
 
 
+@pytest.mark.first(7)
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -47,6 +47,7 @@ def dynamic(words: int, end: int) -> LlamaForCausalLM:
     )  # fmt: skip
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("build", [phi3, dynamic])
 def test_replies_in_a_batch_equal_replies_alone(
     tmp_path: Path, build: Callable[[int, int], PreTrainedModel]

@@ -155,6 +155,7 @@ def test_the_library_does_not_take_it_for_flash_attention() -> None:
     assert not is_flash_attention_requested(requested_attention_implementation=OWN_WIDTH)
 
 
+@pytest.mark.exhaustive
 def test_a_compiled_encoder_attends_as_the_library(
     kernel: Kernel, by_library: list[dict[str, Any]]
 ) -> None:

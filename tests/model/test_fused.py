@@ -13,9 +13,8 @@ import torch
 from transformers.models.mllama import modeling_mllama
 from transformers.models.mllama.modeling_mllama import MllamaTextMLP, MllamaTextRMSNorm
 
-from engine.against_reference import assert_all_same, expected_of, run_session
-from vlmscope.engine import CaptureSession, prepare
-from vlmscope.model import VisionLanguageModel, resolve_spec
+from engine.against_reference import assert_all_same, captured_together, expected_of, run_session
+from vlmscope.model import VisionLanguageModel
 from vlmscope.model.fused import (
     CACHE_VARIABLE,
     ROWS_TO_FUSE,
@@ -28,20 +27,11 @@ from vlmscope.schema import CaptureSpec, Sample
 SPEC = CaptureSpec(max_new_tokens=4)
 
 
-def captured(
-    vlm: VisionLanguageModel, samples: list[Sample], fused: FusedParts | None
-) -> list[Any]:
-    spec = resolve_spec(SPEC, vlm)
-    session = CaptureSession(vlm, spec, len(samples), parts=fused)
-    batches, _ = prepare(samples, vlm, spec)
-    return [item for batch in batches for item in session.submit(batch)] + session.drain()
-
-
 def test_the_numbers_are_those_of_the_slow_method(
     vlm: VisionLanguageModel, samples: list[Sample]
 ) -> None:
     fused = FusedParts(vlm.model, backend="eager")
-    results = captured(vlm, samples[:4], fused)
+    results = captured_together(samples[:4], vlm, SPEC, parts=fused)
     assert fused._modules
     assert not fused._failed
     assert_all_same(results, expected_of(samples[:4], vlm, SPEC), samples[:4])
@@ -133,7 +123,7 @@ def test_without_a_compiler_the_model_runs_as_it_was_loaded(
     monkeypatch.setattr(torch, "compile", broken)
     fused = FusedParts(vlm.model)
     with pytest.warns(RuntimeWarning, match="torch.compile failed .*C compiler") as warned:
-        results = captured(vlm, samples[:2], fused)
+        results = captured_together(samples[:2], vlm, SPEC, parts=fused)
     assert len([w for w in warned if "torch.compile" in str(w.message)]) == 1
     assert_all_same(results, expected_of(samples[:2], vlm, SPEC), samples[:2])
 
@@ -194,7 +184,7 @@ def test_sessions_with_and_without_it_alternate(
     vlm: VisionLanguageModel, samples: list[Sample]
 ) -> None:
     fused = FusedParts(vlm.model, backend="eager")
-    first = captured(vlm, samples[:2], fused)
+    first = captured_together(samples[:2], vlm, SPEC, parts=fused)
     pieces = run_session(samples[:2], vlm, SPEC, rows=2, size=2)
     assert_all_same(first, expected_of(samples[:2], vlm, SPEC), samples[:2])
     assert_all_same(

@@ -47,6 +47,7 @@ def mask_of(kind: str, tokens: int = 1, heads: int = 1) -> Tensor | None:
     return seen if kind == "boolean" else torch.where(seen, 0.0, torch.finfo(torch.float32).min)
 
 
+@pytest.mark.first(18)
 @pytest.mark.parametrize("kind", ["none", "boolean", "additive"])
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (4, 2), (6, 1)])
 @pytest.mark.parametrize("scaling", [None, 0.2])

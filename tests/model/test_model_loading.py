@@ -315,6 +315,7 @@ def test_fingerprints_tell_models_apart(
     assert hash_processor(load_model(copy, device="cpu").processor) != hash_processor(vlm.processor)
 
 
+@pytest.mark.exhaustive
 def test_the_numbers_of_the_seed_at_true_size() -> None:
     """The tokenizer and the processor of the true size, without the 21 GB of weights."""
     from PIL import Image

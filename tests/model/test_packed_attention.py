@@ -89,6 +89,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return seen
 
 
+@pytest.mark.first(16)
 @pytest.mark.parametrize("lengths", WINDOWS, ids=str)
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (6, 2)])
 @pytest.mark.parametrize("scaling", [None, WIDTH**-0.5, 0.2])
@@ -328,6 +329,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     return made
 
 
+@pytest.mark.first(16)
 @pytest.mark.parametrize("lengths", WINDOWS, ids=str)
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (6, 2)])
 @pytest.mark.parametrize("left_out", ["", "max_length_q", "both"])
@@ -451,6 +453,7 @@ def test_an_older_torch_batches_windows(
     assert calls == [(2, 4, 4, WIDTH)]
 
 
+@pytest.mark.exhaustive
 def test_it_can_be_compiled_whole_while_a_model_computes(kernel: Kernel) -> None:
     """Nothing in it that the compiler must leave to Python: no break in the graph."""
     lengths, parts = [4, 2, 5], states([4, 2, 5])

@@ -149,6 +149,7 @@ def check_hashes(folder: Path, vlm: VisionLanguageModel) -> None:
     assert hashes[1] == hashes[4]
 
 
+@pytest.mark.exhaustive
 def test_an_adapter_on_rounded_weights(folders: Mapping[str, Path], tmp_path: Path) -> None:
     adapter = write_adapter(folders["llava"], tmp_path / "adapter")
     if INSTALLED:

@@ -108,7 +108,7 @@ def test_without_the_mask_and_without_the_split_the_rows_are_others(
         )
     )
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_pattern_of_tiles(vlm: VisionLanguageModel, used: list[list[int]]) -> None:
     inputs = inputs_for(vlm, used)
     expected = seen_by(vlm, inputs)

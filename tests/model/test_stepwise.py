@@ -145,6 +145,7 @@ def test_token_healing(vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
     assert "token_healing" in why_not_in_slots(vlm)
 
 
+@pytest.mark.exhaustive
 def test_another_attention(
     eager: VisionLanguageModel,
     samples: Sequence[Sample],

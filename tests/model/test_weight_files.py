@@ -112,7 +112,7 @@ def linked(folder: Path) -> None:
     (folder / "model.safetensors").symlink_to(store / "0001")
 
 
-@pytest.mark.first(4)
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("lay_out", "count"),
     [
@@ -151,6 +151,7 @@ def flip_the_last_but_one(data: bytearray) -> None:
     data[-2] ^= 1
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("change", [zero_the_middle, flip_the_last_but_one])
 @pytest.mark.parametrize("lay_out", [single, in_subfolders])
 def test_any_byte_counts(
@@ -292,6 +293,7 @@ def test_a_repository_that_is_an_adapter_of_another(
     assert not opened
 
 
+@pytest.mark.first(4)
 @pytest.mark.parametrize("text", ["{}", "[]", "{", "null", "[" * 100_000, '{"peft_type": "IA3"}'])
 @pytest.mark.parametrize("by_id", [True, False])
 def test_settings_of_an_adapter_beside_that_are_none(

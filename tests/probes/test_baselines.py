@@ -82,7 +82,7 @@ def test_an_answer_that_is_empty_is_no_obstacle(
     assert found["answer_probability"] > 0.85
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("odd", [np.inf, -np.inf, 1e300, np.nan])
 def test_a_number_that_is_none_stops_nothing(
     case: tuple[BaselineInputs, np.ndarray, np.ndarray], odd: float
@@ -103,6 +103,7 @@ def test_a_number_that_is_none_stops_nothing(
     assert found.get("answer_probability", 0.5) == 0.5
 
 
+@pytest.mark.exhaustive
 def test_a_number_that_is_risky_at_both_ends_is_found(
     case: tuple[BaselineInputs, np.ndarray, np.ndarray],
 ) -> None:
@@ -146,6 +147,7 @@ def test_the_joint_baseline_knows_what_no_single_one_does() -> None:
     assert found["joint"] > 0.85
 
 
+@pytest.mark.exhaustive
 def test_the_joint_baseline_uses_the_alternatives_of_the_first_token(
     case: tuple[BaselineInputs, np.ndarray, np.ndarray],
 ) -> None:
@@ -161,7 +163,7 @@ def test_the_joint_baseline_uses_the_alternatives_of_the_first_token(
     assert aurocs(inputs, truth, groups)["joint"] < 0.65
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("impossible", [False, True])
 def test_a_small_and_uniform_table_has_a_joint_baseline(impossible: bool) -> None:
     """No kind has enough rows for a column of its own, and no number varies."""

@@ -109,6 +109,7 @@ def test_inner_predictions_leave_out_the_rows_of_the_fold() -> None:
     assert ((found.risk > 0) & (found.risk < 1)).all()
 
 
+@pytest.mark.exhaustive
 def test_planted_signal_is_found_and_shuffled_labels_are_not() -> None:
     world = planted_world(3)
     assert roc_auc_score(world.truth, run(world).risk) > 0.85

@@ -30,9 +30,8 @@ def small_mlp() -> MlpProbe:
 PROBES: list[Callable[[], BinaryProbe]] = [LogisticProbe, MeanDifferenceProbe, small_mlp]
 
 
-@pytest.mark.parametrize(
-    "make", [*PROBES[:2], pytest.param(small_mlp, marks=pytest.mark.exhaustive)]
-)
+@pytest.mark.first(1)
+@pytest.mark.parametrize("make", [*PROBES[:2], small_mlp])
 def test_the_contract_of_scikit_learn(make: Callable[[], BinaryProbe]) -> None:
     check_estimator(make(), on_skip=None)
 
@@ -109,6 +108,7 @@ def test_an_odd_penalty_is_refused(strength: float) -> None:
         LogisticProbe(strength).fit(np.eye(4, dtype=np.float32), [True, False] * 2)
 
 
+@pytest.mark.exhaustive
 def test_a_probe_keeps_no_rows() -> None:
     world = planted_world(6, rows=150)
     for make in PROBES:
@@ -144,6 +144,7 @@ def test_the_network_learns_what_no_line_can() -> None:
     assert np.array_equal(again.predict_proba(vectors), network.predict_proba(vectors))
 
 
+@pytest.mark.exhaustive
 def test_the_difference_of_means_is_the_right_direction_for_round_clouds() -> None:
     rng = np.random.default_rng(0)
     truth = rng.random(3000) < 0.3

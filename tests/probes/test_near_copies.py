@@ -108,7 +108,7 @@ def test_different_photos_stay_apart(originals: Thumbnails) -> None:
     assert len(near_copies(originals)) == 0
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize("kind", COPIES)
 def test_copies_of_photos_are_found(
     kind: str, photos: list[Image.Image], originals: Thumbnails
@@ -197,6 +197,7 @@ def test_pages_and_night_scenes_stay_apart() -> None:
     assert len(np.unique(one)) == len(pages)
 
 
+@pytest.mark.exhaustive
 def test_many_copies_of_one_image_are_one_group_and_plain_images_by_their_colour() -> None:
     photo = Image.open(PHOTOS[0]).convert("RGB").resize((200, 200))
     rng = np.random.default_rng(0)
@@ -216,6 +217,7 @@ def test_few_images_or_none() -> None:
     assert near_copies(thumbnails([photo, ImageOps.mirror(photo)])).tolist() == [[0, 1]]
 
 
+@pytest.mark.exhaustive
 def test_the_same_pairs_whatever_the_order(originals: Thumbnails) -> None:
     photo = Image.open(PHOTOS[0]).convert("RGB").resize((200, 200))
     images = joined(originals, thumbnails([photo, ImageOps.mirror(photo)]))

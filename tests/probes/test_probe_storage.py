@@ -58,6 +58,7 @@ def saved(logistic: BinaryProbe, tmp_path: Path) -> Path:
     return tmp_path / "probe"
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     "make",
     [LogisticProbe, lambda: LogisticProbe(0.01, inner=3), MeanDifferenceProbe,

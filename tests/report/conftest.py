@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from page_reading import OpenPage
+from report.page_reading import OpenPage
 from vlmscope.report.document import Document
 from vlmscope.report.render import render
 
@@ -24,7 +24,7 @@ QUIET = (
 )
 
 
-@pytest.fixture(scope="module")  # its event loop must be gone when other tests start one
+@pytest.fixture(scope="package")  # its event loop must be gone when other tests start one
 def browser() -> Iterator[Browser]:
     """Debian's chromium. Without one the tests are skipped, unless VLMSCOPE_REQUIRE_BROWSER=1."""
     path = shutil.which("chromium")

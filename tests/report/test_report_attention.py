@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-import document_examples as examples
 from material import make_image
-from page_reading import OpenPage
+from report import document_examples as examples
+from report.page_reading import OpenPage
 from store_support import make_capture
 from vlmscope import extract
 from vlmscope.image_maps import image_maps

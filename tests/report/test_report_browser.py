@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
-import document_examples as examples
-from page_reading import OpenPage, address, colour, count, field, ids
+from report import document_examples as examples
+from report.page_reading import OpenPage, address, colour, count, field, ids
 from vlmscope.plots import (
     DARK_PALETTE,
     PALETTE,

@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 from playwright.sync_api import expect
 
-import document_examples as examples
-from page_reading import OpenPage, address, colour, count, field, ids, outcome
+from report import document_examples as examples
+from report.page_reading import OpenPage, address, colour, count, field, ids, outcome
 from vlmscope.report.document import Card
 
 FULL = examples.full()

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fewer_forms import fewer_forms
 from material import QUESTIONS, make_image
 from store_support import make_captures, make_manifest
 from vlmscope import extract
@@ -88,7 +89,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
         for i, id_ in enumerate(f"q{i}" for i in range(ROWS))
     ]
     write_labels(run.path, scores, {"scorer": "column", "column": "planted"})
-    save_sweep(run, sweep(run, SweepSpec(folds=3, repeats=2, permutations=100, draws=50)))
+    with fewer_forms():
+        save_sweep(run, sweep(run, SweepSpec(folds=3, repeats=2, permutations=100, draws=50)))
     return folder
 
 
@@ -204,7 +206,7 @@ def test_categories_add_up_and_are_judged_apart(home: Path) -> None:
 
 
 @no_images
-def test_one_quantity_has_one_number(home: Path) -> None:
+def test_one_quantity_has_one_number(home: Path, request: pytest.FixtureRequest) -> None:
     """Whatever is in results.json is taken from there, not resampled or rebinned in another way."""
     saved, document = probes_of(home), document_of(home)
     values = {each["value"]: each for each in saved.summary["by_column"]["category"]["values"]}
@@ -225,6 +227,7 @@ def test_one_quantity_has_one_number(home: Path) -> None:
     assert abs(sum(counts) - len(saved.truth)) <= len(counts), "an answer counts once"
     change(home, abstaining={"share": 0.1, "before": 0.5, "after": 0.25, "change": -0.25,
                              "interval": {"low": -0.3, "high": -0.2}})  # fmt: skip
+    request.getfixturevalue("without_figures")
     tiles = {number.label: number for number in document_of(home).numbers}
     assert tiles["abstaining"].value == "50.0% → 25.0%"
     assert "-25.0 points (95% interval -30.0 to -20.0)" in tiles["abstaining"].note
@@ -341,7 +344,9 @@ def test_no_number_is_shown_of_a_result_that_found_nothing(home: Path, which: st
 
 
 @no_images
-def test_no_number_is_shown_of_a_probe_that_found_nothing(home: Path) -> None:
+def test_no_number_is_shown_of_a_probe_that_found_nothing(
+    home: Path, request: pytest.FixtureRequest
+) -> None:
     saved = probes_of(home)
     auroc = f"{saved['selected'].auroc:.3f}"
     nothing_found(home, "selected")
@@ -365,6 +370,7 @@ def test_no_number_is_shown_of_a_probe_that_found_nothing(home: Path) -> None:
     assert auroc not in row
     assert "constant risk" in row
     change(home, by_column={})
+    request.getfixturevalue("without_figures")
     assert {row.auroc for row in document_of(home).categories} == {None}
 
 
@@ -419,7 +425,7 @@ def test_a_transfer_is_told(home: Path) -> None:
     assert document.missing == ()
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @texts_only
 @pytest.mark.parametrize(
     ("changes", "said"),
@@ -703,6 +709,7 @@ def test_labels_of_one_kind_and_rows_without(labelled: Path) -> None:
     assert said[1].startswith("No probes: of 35 scorable answers 0 are hallucinated")
 
 
+@pytest.mark.exhaustive
 @texts_only
 def test_a_draw_keeps_the_order_and_the_row_asked_for(labelled: Path) -> None:
     ids = list(open_run(labelled / "run").ids)
@@ -772,6 +779,7 @@ def test_a_report_is_one_page_and_figures_beside_it(home: Path) -> None:
     assert left == {"category_rates", "mine"}, "older figures may be wrong by now"
 
 
+@pytest.mark.exhaustive
 @no_images
 def test_a_page_elsewhere(labelled: Path, tmp_path: Path) -> None:
     run = open_run(labelled / "run")

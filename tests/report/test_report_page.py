@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-import document_examples as examples
+from report import document_examples as examples
 from vlmscope.plots import DARK_PALETTE, PALETTE
 from vlmscope.report.figures import plots
 from vlmscope.report.render import render

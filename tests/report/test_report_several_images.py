@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from playwright.sync_api import expect
 
-import document_examples as examples
-from page_reading import OpenPage
+from report import document_examples as examples
+from report.page_reading import OpenPage
 from vlmscope.report.document import Document
 
 RED, GREEN = examples.IMAGES["red.png"], examples.IMAGES["green.png"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fewer_forms import fewer_forms
 from store_support import make_bare, make_capture, make_manifest
 from vlmscope.report import ReportSpec, write_report
 from vlmscope.report.figures import NAMES
@@ -25,7 +26,8 @@ def probed(folder: Path, rows: list[Capture]) -> Run:
     labels = zip(rows, truth, strict=True)
     write_labels(folder, [Score(r.sample.id, bool(t), "column", "") for r, t in labels], {})
     run = open_run(folder)
-    save_sweep(run, sweep(run, SweepSpec(folds=3, repeats=1, permutations=100, draws=50)))
+    with fewer_forms():
+        save_sweep(run, sweep(run, SweepSpec(folds=3, repeats=1, permutations=100, draws=50)))
     return run
 
 

@@ -266,6 +266,7 @@ def test_a_probe_that_needs_the_answer_is_refused(
         RiskScorer(vlm, tmp_path)
 
 
+@pytest.mark.exhaustive
 def test_the_probes_dtype_is_the_models(
     tmp_path: Path, checkpoint: Path, vlm: VisionLanguageModel, captures: list[Capture]
 ) -> None:

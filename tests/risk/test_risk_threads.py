@@ -193,6 +193,7 @@ def test_who_holds_the_lock_may_ask(scorer: RiskScorer, samples: list[Sample]) -
     assert at_once([ask_all] * 2) == [expected] * 2
 
 
+@pytest.mark.exhaustive
 def test_an_abandoned_table_is_collected_by_a_thread_that_holds_a_lock(
     scorer: RiskScorer, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +226,7 @@ def test_an_abandoned_table_is_collected_by_a_thread_that_holds_a_lock(
     assert abandoned() is None
 
 
+@pytest.mark.exhaustive
 def test_one_lazily_opened_image_in_eight_threads(
     scorer: RiskScorer, samples: list[Sample]
 ) -> None:

@@ -77,6 +77,7 @@ def test_answers_with_a_verdict_are_scored(kind: str) -> None:
     assert share >= bound, f"{share:.2f} of at least {bound}, left are {left[:3]}"
 
 
+@pytest.mark.exhaustive
 def test_pope_in_sentences_is_scored_right() -> None:
     rows = pope_in_sentences(SEED, 1_000)
     scores = list(Auto()(answered(rows)))
@@ -85,6 +86,7 @@ def test_pope_in_sentences_is_scored_right() -> None:
     assert found["right"] >= 0.999 * len(rows), "\n" + table(rows, scores)
 
 
+@pytest.mark.exhaustive
 def test_few_of_all_are_wrong() -> None:
     rows = sheet(SEED + 1, 2_100)
     scores = list(Auto()(answered(rows)))
@@ -105,6 +107,7 @@ def test_a_sheet_is_the_same_for_the_same_seed_and_holds_every_kind() -> None:
     assert Counter(row.kind for row in pope_in_sentences(1, 60)).keys() == set(POPE_KINDS)
 
 
+@pytest.mark.first(16)
 @pytest.mark.parametrize("kind", DECIDED)
 def test_both_verdicts_are_about_as_frequent(kind: str) -> None:
     verdicts = Counter(row.verdict for row in rows_of(kind, 5, 300))
@@ -118,6 +121,7 @@ def test_what_cannot_be_told_has_no_verdict() -> None:
         assert {row.verdict for row in rows_of(kind, 5, 50)} == {None}
 
 
+@pytest.mark.exhaustive
 def test_no_row_is_drawn_with_two_verdicts() -> None:
     verdicts: dict[tuple[str, str, str], set[object]] = {}
     for row in [*sheet(7, 5_000), *pope_in_sentences(7, 1_500)]:

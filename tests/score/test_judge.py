@@ -240,6 +240,7 @@ def test_a_refused_row_costs_the_others_nothing(judge: Judge, server: Server) ->
     assert {request.format for request in server.requests[-6:]} == {"json_schema"}
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize("before", [0, 20])
 def test_an_endpoint_that_is_gone_ends_the_run(
     judge: Judge, server: Server, settings: JudgeSettings, tmp_path: Path, before: int

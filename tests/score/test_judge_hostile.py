@@ -90,7 +90,7 @@ ODD: dict[str, Reply] = {
 }
 
 
-@pytest.mark.first(10)
+@pytest.mark.first(5)
 @pytest.mark.parametrize("name", ODD)
 def test_an_odd_reply_costs_its_own_row_only(judge: Judge, server: Server, name: str) -> None:
     server.respond = second_row_gets(ODD[name])
@@ -186,6 +186,7 @@ def elsewhere() -> Iterator[Elsewhere]:
     server.server_close()
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed(
     judge: Judge,
@@ -212,6 +213,7 @@ def test_a_redirect_is_not_followed(
     assert not elsewhere.seen
 
 
+@pytest.mark.first(3)
 @pytest.mark.parametrize(
     "location",
     ["/v1/chat/completions", "", "http://[", "//", "\x1b[2J", "x" * 9000, "http://a:b:c/"],
@@ -274,7 +276,7 @@ def test_every_form_would_give_the_key_away(form: str) -> None:
     assert holds_key(FORMS[form])
 
 
-@pytest.mark.first(5)
+@pytest.mark.first(3)
 @pytest.mark.parametrize("form", FORMS)
 def test_the_key_is_neither_stored_nor_shown(
     judge: Judge, server: Server, tmp_path: Path, form: str

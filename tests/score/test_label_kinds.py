@@ -152,7 +152,7 @@ PIECES = [
 ]  # fmt: skip
 
 
-@pytest.mark.first(7)
+@pytest.mark.first(3)
 @pytest.mark.parametrize("piece", PIECES)
 def test_long_texts_take_no_more_than_their_length(piece: str) -> None:
     """Answers, questions and truths of 20,000 characters, on which a pattern might hang."""

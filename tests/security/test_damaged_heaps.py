@@ -75,7 +75,7 @@ def test_any_damage_of_a_heap_is_read_or_refused(kind: str, request: pytest.Fixt
 
 
 TEXTS = {"research": texts_of_research, "shard": texts_of_run}
-STEPS = {"research": 3, "shard": 11}
+STEPS = {"research": 5, "shard": 11}
 """Of so many bytes one is changed; all of them take a minute."""
 
 

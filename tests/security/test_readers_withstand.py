@@ -17,7 +17,7 @@ from vlmscope.store.format import hdf5_screening
 CORPUS = Path(readers.__file__).parent / "corpus"
 KEPT = sorted(path for path in CORPUS.rglob("*") if path.is_file())
 FEW = settings(
-    deadline=None, max_examples=30, suppress_health_check=list(HealthCheck), derandomize=True
+    deadline=None, max_examples=15, suppress_health_check=list(HealthCheck), derandomize=True
 )
 HEADER = b"question_id,image,question\n"
 RUN_JSON = json.loads(json.dumps(asdict(readers.MANIFEST)))
@@ -88,7 +88,7 @@ cells = (
 names = st.sampled_from(["image", "question", "answer", "category", "x", "", "\\ud800", "row"])
 
 
-@settings(FEW, max_examples=12)
+@settings(FEW, max_examples=8)
 @given(st.lists(st.dictionaries(names, cells, max_size=5), max_size=4))
 def test_any_table_that_is_accepted_is_captured(rows: list[dict[str, str]]) -> None:
     lines = []
@@ -98,7 +98,7 @@ def test_any_table_that_is_accepted_is_captured(rows: list[dict[str, str]]) -> N
     readers.feed("rows", "".join(lines).encode())
 
 
-@settings(FEW, max_examples=25)
+@settings(FEW, max_examples=12)
 @given(
     st.integers(0, 59), st.text(max_size=9), cells, st.sampled_from(["", "faithful", "unclear", 1])
 )

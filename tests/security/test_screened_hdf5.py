@@ -87,7 +87,7 @@ def test_a_shard_is_refused_by_every_reader(pack: Path, harm: Patch, found: str)
     assert damage.path == pack
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("harm", "found"), CASES)
 def test_a_file_in_the_halp_layout_is_refused(tmp_path: Path, harm: Patch, found: str) -> None:
     path = write_part(tmp_path / "x_part_001.h5", [research_row(i) for i in range(3)])
@@ -108,6 +108,7 @@ def test_what_is_not_read_may_be_anything(tmp_path: Path) -> None:
     assert len(open_halp_files(path)) == 3
 
 
+@pytest.mark.exhaustive
 def test_a_window_of_a_column_that_is_endless(pack: Path) -> None:
     """A column may show another part of its file, which lies where no column does."""
     with h5py.File(pack, "a") as file:
@@ -142,6 +143,7 @@ def test_values_that_cannot_lie_in_the_file(tmp_path: Path) -> None:
         open_halp_files(path)
 
 
+@pytest.mark.exhaustive
 def test_an_index_is_refused_and_made_anew(pack: Path) -> None:
     index = pack.parent.parent / "index.h5"
     endless_root(index)
@@ -154,6 +156,7 @@ def test_an_index_is_refused_and_made_anew(pack: Path) -> None:
     assert len(open_halp_files(index)) == 5
 
 
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
     "name",
     [
@@ -317,6 +320,7 @@ def test_a_large_file_has_time_for_its_size(
     assert alone
 
 
+@pytest.mark.exhaustive
 def test_a_sparse_file_has_no_time_for_what_it_does_not_hold(
     pack: Path, alone: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,6 +379,7 @@ def test_a_script_without_a_guard_and_without_streams(
     assert done.stdout == b"3\n"
 
 
+@pytest.mark.exhaustive
 def test_an_object_is_screened_too(pack: Path, alone: list[Any]) -> None:
     run = as_path("memory://screened")
     for harm, found in ((None, ""), (endless_root, "takes too much time")):

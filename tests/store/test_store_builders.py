@@ -180,8 +180,9 @@ class Slow:
         return self.packs[-1]
 
 
+@pytest.mark.exhaustive
 @given(st.lists(st.sampled_from([None, 0, 1]), min_size=9, max_size=9), st.booleans())
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_parts_are_added_while_packs_are_built(built: list[int | None], is_killed: bool) -> None:
     """Whichever pack is built first, rows stay in order, also if the session is killed."""
     with tempfile.TemporaryDirectory() as folder:
@@ -207,7 +208,8 @@ def test_parts_are_added_while_packs_are_built(built: list[int | None], is_kille
         assert len(packed) == len(set(packed))
 
 
-@pytest.mark.parametrize(("parts", "packs"), [(1, 1), (2, 2), (9, 4)])
+@pytest.mark.first(1)
+@pytest.mark.parametrize(("parts", "packs"), [(9, 4), (2, 2), (1, 1)])
 def test_the_rest_is_packed_by_all_builders(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, parts: int, packs: int
 ) -> None:
@@ -255,6 +257,7 @@ def test_parts_of_a_pack_that_failed_are_packed_again(tmp_path: Path) -> None:
     check_run(tmp_path, 8)
 
 
+@pytest.mark.exhaustive
 def test_shards_of_a_builder_that_is_killed_are_built_here(tmp_path: Path) -> None:
     before = set(multiprocessing.active_children())
     with builders_of(1) as found, RunWriter(tmp_path, make_manifest(), pack_rows=6) as writer:
@@ -270,7 +273,7 @@ def test_shards_of_a_builder_that_is_killed_are_built_here(tmp_path: Path) -> No
     check_run(tmp_path, 12)
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("call", [4, 1, 2, 3])
 def test_a_reply_that_is_read_in_part_is_no_part_of_the_next(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: int
@@ -345,6 +348,7 @@ def test_batches_that_wait_are_recorded_together_and_answered_in_order(tmp_path:
     assert open_run(tmp_path).check() == []
 
 
+@pytest.mark.exhaustive
 def test_without_waiting_batches_no_builder_is_started(tmp_path: Path) -> None:
     with RunWriterProcess(tmp_path, make_manifest(), builders=2, behind_rows=1) as rows:
         for results in in_pairs(12):

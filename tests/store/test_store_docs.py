@@ -96,9 +96,9 @@ def shape_of(name: str, shape: tuple[int, ...] | None) -> tuple[int, ...]:
     return (60,) if shape is None else shape
 
 
-@pytest.mark.first(2)
+@pytest.mark.first(1)
 @pytest.mark.parametrize(
-    "signals", [{}, SIGNALS, LENS, SAMPLED], ids=["no signals", "signals", "lens", "samples"]
+    "signals", [SIGNALS, {}, LENS, SAMPLED], ids=["signals", "no signals", "lens", "samples"]
 )
 @pytest.mark.parametrize("store_dtype", ["float32", "float16"])
 def test_the_size_of_a_row_is_about_right(store_dtype: Any, signals: dict[str, Any]) -> None:

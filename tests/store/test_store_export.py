@@ -126,7 +126,7 @@ except StoreError as error:
 """
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("suffix", "limit"),
     [(".parquet", 8000), (".npz", 8000), *((".h5", limit) for limit in (0, 100, 8000, 60_000))],

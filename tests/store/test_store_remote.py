@@ -199,6 +199,7 @@ def leaving() -> Iterator[Any]:
     yield from serving()
 
 
+@pytest.mark.exhaustive
 def test_a_store_that_goes_away_is_not_called_damaged(
     leaving: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

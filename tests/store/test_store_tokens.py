@@ -61,7 +61,9 @@ def rows() -> list[Capture]:
     return [with_tokens((make_bare if i == 3 else make_capture)(i)) for i in range(6)]
 
 
-@pytest.fixture(scope="module", params=["float16", "float32"])
+@pytest.fixture(
+    scope="module", params=["float16", pytest.param("float32", marks=pytest.mark.exhaustive)]
+)
 def run(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, rows: list[Capture]
 ) -> Path:

@@ -212,8 +212,9 @@ SESSIONS = st.lists(
 )
 
 
+@pytest.mark.exhaustive
 @given(SESSIONS)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_any_sessions_give_every_row_once(sessions: list[tuple[list[int], bool, int]]) -> None:
     """Batches of any size, sessions closed or abandoned, packs of any size."""
     with tempfile.TemporaryDirectory() as folder:

@@ -104,6 +104,7 @@ def test_the_joint_baseline_knows_the_column(by_source: SweepResult) -> None:
     assert without.by_column == {}
 
 
+@pytest.mark.exhaustive
 def test_a_probe_that_knows_more_is_told_within_the_source() -> None:
     data, vectors = source_world(np.random.default_rng(3))
     vectors[:, 5] += 0.5 * data.truth

@@ -235,6 +235,7 @@ def weak(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return probed(tmp_path_factory.mktemp("weak") / "A", 0.8, 1)
 
 
+@pytest.mark.exhaustive
 def test_probes_that_learnt_from_fewer_answers_are_not_told_worse(
     weak: Run, tmp_path: Path
 ) -> None:

@@ -144,6 +144,7 @@ def test_near_copies_are_no_excuse_where_others_are_lacking(tmp_path: Path) -> N
     assert "copies exact" not in str(caught.value)
 
 
+@pytest.mark.exhaustive
 def test_an_export_keeps_thumbnails(easy_run: Run, tmp_path: Path) -> None:
     files = open_halp_files(export_run(easy_run, tmp_path / "rows.h5"))
     marks = {id_: i % 3 == 0 for i, id_ in enumerate(easy_run.ids)}

@@ -118,6 +118,7 @@ def test_metrics_are_those_of_the_confusion_matrix(found: tuple[ProbeData, HalpR
         assert row.f1 == pytest.approx(2 * tp / (2 * tp + fp + fn))
 
 
+@pytest.mark.exhaustive
 def test_a_seed_decides_everything_but_the_split(found: tuple[ProbeData, HalpReport]) -> None:
     data, matrix = planted()
     assert run(data, matrix) == found[1]
@@ -137,6 +138,7 @@ def test_threads_change_nothing(
     assert told[0] == "HALP protocol, 1 to 2 of 2 networks"
 
 
+@pytest.mark.exhaustive
 def test_an_image_that_gives_the_label_away_looks_like_knowledge() -> None:
     """Vectors that only tell images apart: perfect on random rows, nothing on other images."""
     rng = np.random.default_rng(4)

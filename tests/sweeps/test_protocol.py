@@ -177,7 +177,7 @@ def test_a_column_that_cannot_group_is_refused_in_a_line() -> None:
         split_rows(grouped_by(two, None, "category"), 5, 0)
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("gap", ["", "  ", "nan", "<NA>"])
 def test_rows_without_a_value_are_grouped_by_image(gap: str) -> None:
     """They were one group of the value "": a fifth of the rows in one fold, whatever they are."""

@@ -104,6 +104,7 @@ def test_with_no_sign_nothing_is_found_and_that_is_said(tmp_path: Path) -> None:
     assert "the difference to the probe is not significant" in " ".join(verdict(result))
 
 
+@pytest.mark.exhaustive
 def test_a_risk_that_is_the_same_for_every_answer_is_told_to_be_nothing(tmp_path: Path) -> None:
     """Vectors without a difference: no AUROC, and above all none below one half."""
     folder = labelled_run(

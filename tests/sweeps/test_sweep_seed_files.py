@@ -232,6 +232,7 @@ def test_vectors_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     assert left_out_of(tmp_path, rows) == [LeftOut("row", 1, f"{QUERY} not finite")]
 
 
+@pytest.mark.exhaustive
 def test_images_without_a_name(tmp_path: Path) -> None:
     """Research code wrote "nan" where the table named the image in another column."""
     rows = [research_row(i, image_id="nan") for i in range(30)]
@@ -294,6 +295,7 @@ def run_and_export(folder: Path, rows: int) -> tuple[Path, Path]:
     return folder / "run", folder / "all.h5"
 
 
+@pytest.mark.exhaustive
 def test_a_run_and_its_export_give_the_same_numbers(both: tuple[Path, Path]) -> None:
     run, file = both
     one = sweep(open_run(run), SPEC)
@@ -319,6 +321,7 @@ def test_a_run_and_its_export_give_the_same_numbers(both: tuple[Path, Path]) -> 
     ]
 
 
+@pytest.mark.exhaustive
 def test_the_facts_of_an_export_are_those_of_its_run(few: tuple[Path, Path]) -> None:
     run, file = few
     for copy in (file, run / "index.h5"):  # shards keep them at the same names
@@ -392,6 +395,7 @@ def replaced(row: Any, name: str, values: object) -> None:
     row[name] = values
 
 
+@pytest.mark.exhaustive
 def test_metadata_of_somebody_else_is_none_of_ours(few: tuple[Path, Path], tmp_path: Path) -> None:
     for number, value in enumerate(("no JSON", "[1]", "[" * 10_000, 7, [1, 2])):
         data = spoiled(few[1], tmp_path / f"{number}.h5", metadata_to(value))

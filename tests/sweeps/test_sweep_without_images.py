@@ -71,6 +71,7 @@ def test_a_sweep_over_them_is_read_back_and_fits(mixed: Path) -> None:
     assert again.stale == f"the run had {ROWS} rows when they were trained and has {ROWS + 1} now"
 
 
+@pytest.mark.exhaustive
 def test_without_any_image_the_words_are_probed(tmp_path: Path) -> None:
     run = open_run(labelled(tmp_path / "run", [make_bare(i) for i in range(ROWS)]))
     data = probe_data(run)

@@ -128,6 +128,7 @@ def test_a_direction_that_both_share_carries_over(
     )
 
 
+@pytest.mark.exhaustive
 def test_a_direction_that_is_another_there_does_not(
     source: tuple[Run, SweepResult], tmp_path: Path
 ) -> None:
@@ -352,6 +353,7 @@ def test_same_words_are_said_and_not_left_out(
     )
 
 
+@pytest.mark.exhaustive
 def test_widths_that_differ_are_one_line(source: tuple[Run, SweepResult], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     truth, vectors = planted(rng, ROWS, np.eye(WIDTH + 1)[0])
@@ -486,6 +488,7 @@ def test_a_file_of_somebody_elses_is_not_replaced(
     assert (folder / "transfer_predictions.parquet").read_text() == "mine"
 
 
+@pytest.mark.exhaustive
 def test_links_are_replaced_or_refused_and_never_written_through(
     source: tuple[Run, SweepResult], shared: TransferResult, tmp_path: Path
 ) -> None:

@@ -1,0 +1,1 @@
+"""Tests of the report: its numbers, and its page in a browser that these tests share."""
