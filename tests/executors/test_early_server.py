@@ -62,6 +62,18 @@ def test_the_early_process_is_used_once(idle: None) -> None:
     assert started.process.returncode is not None
 
 
+@pytest.mark.parametrize("own", [None, "65536"])
+def test_workers_keep_memory_unless_the_user_says_how(
+    idle: None, monkeypatch: pytest.MonkeyPatch, own: str | None
+) -> None:
+    name = "MALLOC_MMAP_MAX_"
+    monkeypatch.delenv(name, raising=False)
+    if own is not None:
+        monkeypatch.setenv(name, own)
+    environment = Path(f"/proc/{early().process.pid}/environ").read_bytes().split(b"\0")
+    assert f"{name}={own or 0}".encode() in environment
+
+
 def test_a_dead_process_is_not_used(idle: None) -> None:
     started = early()
     started.process.kill()
