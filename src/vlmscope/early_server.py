@@ -37,8 +37,8 @@ _KEEPING_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
     "MALLOC_TOP_PAD_": str(64 * 2**20),
 }
-"""Settings of glibc: a worker keeps up to 4 GB for its next batch. By default each array of an image
-is returned to the kernel, which clears the same pages again and again: half of a worker's time."""
+"""Settings of glibc: a worker keeps up to 4 GB for its next batch. By default each array of an
+image is returned to the kernel, which clears the same pages again: half of a worker's time."""
 
 _GPUS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 """Files of the drivers of NVIDIA (on Linux, and on Windows' Linux) and AMD."""
