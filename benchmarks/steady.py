@@ -15,9 +15,9 @@ time in which the GPU was busy. A run in which rows fail has no numbers. Then th
 
 ``samples`` draws five answers, ``eager`` is a run without signals whose attention returns complete
 weights, which is what other tools record. ``detectors`` is the signals of all detectors of one
-answer. ``--parts`` says which faster parts the model runs with: ``norms`` as in runs of few rows,
-``kernels`` as from 1,000 rows, ``compiled`` as from 3,000; ``library`` for none. With several,
-every run is made with each.
+answer. ``--parts`` says which element-wise kernels the model runs with: ``norms`` as in
+runs of few rows, ``kernels`` as from 1,000 rows, ``library`` for none. With several, every run is
+made with each.
 """
 
 from __future__ import annotations
@@ -44,11 +44,10 @@ from family_library import measure_library
 from family_runs import MODES, build, family_parser, on_gpu, say, write_tables
 from family_shapes import SHAPES
 from true_shape import device_name
-from vlmscope.executors import runner
+from vlmscope.executors import local
 from vlmscope.executors.writing import WritingThread
 from vlmscope.model import load_model
 from vlmscope.model.elementwise import ElementwiseKernels
-from vlmscope.model.fused import FusedParts
 from vlmscope.schema import Failure
 from vlmscope.signals import SIGNALS
 
@@ -60,9 +59,8 @@ PARTS: dict[str, Callable[[Any], Any]] = {
     "library": lambda _vlm: SimpleNamespace(in_place=nullcontext),
     "norms": ElementwiseKernels,
     "kernels": partial(ElementwiseKernels, many=True),
-    "compiled": lambda vlm: FusedParts(vlm.model),
 }
-"""The faster parts of a model, as ``executors.runner.parts_for`` chooses them by the rows."""
+"""Element-wise kernels of a model, which ``executors.runner.kernels_for`` chooses by the rows."""
 
 SAMPLED = 5
 """Answers of the run ``samples``."""
@@ -199,12 +197,12 @@ class Times:
 @contextmanager
 def running_with(parts: str) -> Iterator[None]:
     """Let runs use these faster parts within the context, whatever their number of rows."""
-    usual = runner.parts_for
-    runner.parts_for = lambda vlm, _rows: PARTS[parts](vlm)
+    usual = local.kernels_for
+    local.kernels_for = lambda vlm, _rows: PARTS[parts](vlm)
     try:
         yield
     finally:
-        runner.parts_for = usual
+        local.kernels_for = usual
 
 
 @contextmanager

@@ -98,14 +98,18 @@ def run_session(
 
 
 def captured_together(
-    samples: Sequence[Sample], vlm: VisionLanguageModel, spec: CaptureSpec, *, parts: Any = None
+    samples: Sequence[Sample],
+    vlm: VisionLanguageModel,
+    spec: CaptureSpec,
+    *,
+    own_width: bool = False,
 ) -> list[Capture]:
     """Return what a session for just these samples captures, in their order; none may fail.
 
     They are prepared as the session asks, and given to it one batch after the other.
     """
     resolved = resolve_spec(spec, vlm)
-    session = CaptureSession(vlm, resolved, len(samples), parts=parts)
+    session = CaptureSession(vlm, resolved, len(samples), own_width=own_width)
     batches, failures = prepare(samples, session.prepares_with, resolved)
     assert not failures
     found = [item for batch in batches for item in session.submit(batch)] + session.drain()

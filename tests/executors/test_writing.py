@@ -27,7 +27,7 @@ from executors.made_up_model import Rows, made_up
 from store.store_support import assert_same
 from vlmscope.cli.stopping import stop_on_signals
 from vlmscope.errors import RunBusyError, RunMismatchError, StoreError
-from vlmscope.executors import Plan, Request, Summary, run_plan, runner
+from vlmscope.executors import Plan, Request, Summary, local, run_plan, runner
 from vlmscope.executors import writing as executors_writing
 from vlmscope.executors.writing import BEHIND, WritingThread, writing
 from vlmscope.schema import Capture, CaptureSpec
@@ -447,17 +447,17 @@ def is_busy(out: Path) -> bool:
     return False
 
 
-def test_the_parts_of_the_model_are_made_while_the_process_starts(
+def test_the_kernels_of_the_model_are_made_while_the_process_starts(
     by_hand: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, bool]] = []
-    usual = runner.parts_for
+    usual = local.kernels_for
 
-    def parts_for(vlm: Any, rows: int) -> Any:
+    def kernels_for(vlm: Any, rows: int) -> Any:
         seen.append((rows, len(writers()) == 1))
         return usual(vlm, rows)
 
-    monkeypatch.setattr(runner, "parts_for", parts_for)
+    monkeypatch.setattr(local, "kernels_for", kernels_for)
     run_plan(plan_of(tmp_path / "run", "process"))
     run_plan(plan_of(tmp_path / "other", "thread"))
     assert seen == [(ROWS, True), (ROWS, False)]  # once each
@@ -471,7 +471,7 @@ def test_an_error_meanwhile_ends_the_process(
         raise MemoryError("of the GPU")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "parts_for", fail)
+        patch.setattr(local, "kernels_for", fail)
         with pytest.raises(MemoryError, match="of the GPU"):
             run_plan(plan_of(tmp_path / "run", writer))
     assert writers() == []

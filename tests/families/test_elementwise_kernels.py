@@ -66,7 +66,7 @@ def test_kernels_of_a_family(family: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert isinstance(norms, NormKernel)
     assert bool(norms._modules) == (family not in WITHOUT)
     assert all(name.endswith("Gated") for name in unknown(vlm, norms._modules))
-    capturing = CaptureSession(vlm, spec, len(rows), parts=parts)
+    capturing = CaptureSession(vlm, spec, len(rows), kernels=parts)
     batches, failures = prepare(rows, capturing.prepares_with, spec)
     assert not failures
     plain_kernels.CALLS.clear()

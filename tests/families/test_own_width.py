@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,6 @@ from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.attention import flash
 from vlmscope.model.attention.flash import OWN_WIDTH, attending_at_own_width
 from vlmscope.model.attention.switch import configurations
-from vlmscope.model.fused import FusedParts
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Sample
 
@@ -121,21 +118,14 @@ def smolvlm(loaded: Any) -> VisionLanguageModel:
     return loaded("smolvlm")  # type: ignore[no-any-return]
 
 
-@dataclass
-class Compiled:
-    """Stands for the compiled parts of a session of many rows: compiling takes seconds."""
-
-    in_place: Any = nullcontext
-
-
 def captured(
     vlm: VisionLanguageModel,
     *rows: Sample,
     spec: CaptureSpec = PROMPT,
-    fused: Any = Compiled(),  # noqa: B008 - it has no state
+    own_width: bool = True,
 ) -> list[Capture]:
-    """Capture rows as a session of many rows does, in which parts are compiled."""
-    return captured_together(rows, vlm, spec, parts=fused)
+    """Capture rows as a session of many rows does."""
+    return captured_together(rows, vlm, spec, own_width=own_width)
 
 
 def implementations(part: nn.Module) -> list[str]:
@@ -203,19 +193,10 @@ def test_every_layer_of_the_encoder_and_nothing_else(
     assert OWN_WIDTH not in seen
 
 
-@pytest.mark.exhaustive
-def test_with_compiled_parts(smolvlm: VisionLanguageModel, kernel: Kernel) -> None:
-    fused = FusedParts(smolvlm.model, backend="eager")
-    for item in captured(smolvlm, *ONE_IMAGE[:2], spec=SPEC, parts=fused):
-        assert_same(item, reference(item.sample, smolvlm, SPEC))
-    assert kernel.shapes
-    assert not fused._failed
-
-
 def test_few_rows_are_not_worth_its_compilation(
     smolvlm: VisionLanguageModel, kernel: Kernel, modules: list[nn.Module]
 ) -> None:
-    captured(smolvlm, *ONE_IMAGE[:2], fused=None)
+    captured(smolvlm, *ONE_IMAGE[:2], own_width=False)
     assert (kernel.shapes, modules) == ([], [])
 
 

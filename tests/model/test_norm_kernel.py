@@ -200,7 +200,7 @@ def test_the_numbers_are_those_of_the_slow_method_and_the_model_is_restored(
     monkeypatch.setattr(kernels, "suits", lambda _vlm: True)
     spec = resolve_spec(SPEC, vlm)
     parts = ElementwiseKernels(vlm)
-    capturing = CaptureSession(vlm, spec, 3, parts=parts)
+    capturing = CaptureSession(vlm, spec, 3, kernels=parts)
     norms, _ = parts.parts
     assert isinstance(norms, NormKernel)
     calls: list[Any] = []

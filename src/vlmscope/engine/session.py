@@ -54,7 +54,6 @@ from vlmscope.model.attention.flash import attending_at_own_width
 from vlmscope.model.attention.kv_cache import cache_of, keys_and_values
 from vlmscope.model.computing import computing
 from vlmscope.model.elementwise import ElementwiseKernels
-from vlmscope.model.fused import FusedParts
 from vlmscope.model.lengths import ALONE, ONE_BAND, unscaled
 from vlmscope.model.p_true import reply_tokens
 from vlmscope.model.preprocessing import Preprocessing
@@ -75,8 +74,10 @@ class CaptureSession:
         vlm: The model.
         spec: What to record.
         rows: Maximum number of questions that are answered at once.
-        parts: Faster parts of the model, for a session of many rows; by default those that cost
-            nothing at the start.
+        kernels: Kernels that replace chains of operations; by default those that cost nothing at
+            the start.
+        own_width: Whether vision encoders use a kernel for the width of their heads, which is
+            compiled first (``attention.flash``).
 
     Attributes:
         shapes_: Module → shape of its output in the latest prefill.
@@ -88,10 +89,12 @@ class CaptureSession:
         spec: ResolvedSpec,
         rows: int,
         *,
-        parts: FusedParts | ElementwiseKernels | None = None,
+        kernels: ElementwiseKernels | None = None,
+        own_width: bool = False,
     ) -> None:
         self._vlm = vlm
-        self._parts = ElementwiseKernels(vlm) if parts is None else parts
+        self._kernels = ElementwiseKernels(vlm) if kernels is None else kernels
+        self._own_width = own_width
         self._spec = spec
         self._gpus = vlm.cuda_devices
         self._finished: Results = []
@@ -172,8 +175,8 @@ class CaptureSession:
             stack.enter_context(computing())
             for device in self._gpus[:1]:  # graphs and streams belong to the current device
                 stack.enter_context(torch.cuda.device(device))
-            stack.enter_context(self._parts.in_place())
-            if not isinstance(self._parts, ElementwiseKernels):  # both are compiled at first
+            stack.enter_context(self._kernels.in_place())
+            if self._own_width:
                 stack.enter_context(attending_at_own_width(self._vlm))
             yield
 

@@ -30,9 +30,10 @@ from vlmscope.executors.pending import (
 )
 from vlmscope.executors.plan import Plan
 from vlmscope.executors.request import Request
-from vlmscope.executors.runner import Loop, Parts, faster_parts
+from vlmscope.executors.runner import Loop, kernels_for
 from vlmscope.executors.time_limit import Restarts, take_restarts
 from vlmscope.executors.writing import StrictStop, WritingThread, writing
+from vlmscope.model.elementwise import ElementwiseKernels
 from vlmscope.row_identity import write_ground_truths
 from vlmscope.schema import Capture, Failure
 from vlmscope.store import InProgress, read_failures
@@ -118,11 +119,11 @@ def _write_rows(
         The error if the table changed since it was checked, else None.
     """
     sizer, request = tally.sizer, plan.request
-    parts: list[Parts] = []
+    kernels: list[ElementwiseKernels] = []
 
-    def get_parts() -> None:
+    def get_kernels() -> None:
         if plan.todo:
-            parts.append(faster_parts(plan.vlm, plan.todo))
+            kernels.append(kernels_for(plan.vlm, plan.todo))
 
     with (
         plan.workers or nullcontext(),
@@ -133,7 +134,7 @@ def _write_rows(
             tally.add,
             size=lambda: sizer.size,
             expected=plan.todo,
-            meanwhile=get_parts,
+            meanwhile=get_kernels,
         ) as results,
         InProgress(request.out, request.writes_as) as journal,
     ):
@@ -143,7 +144,7 @@ def _write_rows(
                 tally.add(hung)
                 if request.strict:
                     raise StrictStop
-            return _run_rows(plan, results, sizer, journal, restarts, stop, *parts)
+            return _run_rows(plan, results, sizer, journal, restarts, stop, *kernels)
         except StrictStop:
             stop.set()
     return None
@@ -164,7 +165,7 @@ def _run_rows(
     journal: InProgress,
     restarts: Restarts,
     stop: threading.Event,
-    parts: Parts | None = None,
+    kernels: ElementwiseKernels | None = None,
 ) -> TableChangedError | None:
     """Capture the rows of a plan; those with which an earlier session died come last, one by one.
 
@@ -189,7 +190,7 @@ def _run_rows(
         restarts=restarts,
         rows=plan.todo,
         workers=plan.workers,
-        parts=parts,
+        kernels=kernels,
     )
     excluded = left_out.union(suspects)
     rows = UntilChanged(

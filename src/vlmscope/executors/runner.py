@@ -45,9 +45,9 @@ from vlmscope.executors.workers import Workers, WorkersError
 from vlmscope.executors.writing import StrictStop, WritingThread
 from vlmscope.locking import model_lock
 from vlmscope.model import ResolvedSpec, VisionLanguageModel, resolve_spec
+from vlmscope.model.attention.flash import worth_own_width
 from vlmscope.model.attention.packed import load_kernel
 from vlmscope.model.elementwise import ROWS_FOR_TRITON, ElementwiseKernels
-from vlmscope.model.fused import FusedParts, worth_fusing
 from vlmscope.schema import Capture, Failure, Sample, failure_of
 from vlmscope.store import InProgress
 
@@ -309,10 +309,6 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-Parts = FusedParts | ElementwiseKernels
-"""Parts of a model that compute faster than the library's."""
-
-
 class Loop:
     """Captures rows. The batch size is kept from one call to the next.
 
@@ -328,7 +324,7 @@ class Loop:
         rows: Number of rows to capture, if known.
         stop: Set to stop after the answers in progress are finished.
         workers: Processes that prepare rows, which are started here; by default threads do.
-        parts: What ``faster_parts`` returned for this run; it is called here otherwise.
+        kernels: What ``kernels_for`` returned for this run; it is called here otherwise.
     """
 
     def __init__(
@@ -344,7 +340,7 @@ class Loop:
         restarts: Restarts = Restarts(),  # noqa: B008 - frozen
         rows: int = 0,
         workers: Workers | None = None,
-        parts: Parts | None = None,
+        kernels: ElementwiseKernels | None = None,
     ) -> None:
         self._vlm = vlm
         self._request = request
@@ -358,13 +354,14 @@ class Loop:
         slots = rows_at_once(vlm, request.batch_size, answers=request.spec.sampling.answers)
         if workers is not None:
             workers.begin(preprocessing_of(vlm, spec), spec)
-        parts = faster_parts(vlm, rows) if parts is None else parts
+        kernels = kernels_for(vlm, rows) if kernels is None else kernels
+        own_width = worth_own_width(vlm, rows)
         self._limit = TimeLimit(request.time_limit, self._expired)
         self._runner = ResilientRunner(
             vlm,
             spec,
             sizer,
-            CaptureSession(vlm, spec, slots, parts=parts),
+            CaptureSession(vlm, spec, slots, kernels=kernels, own_width=own_width),
             went_well=went_well,
             limit=self._limit,
             journal=journal,
@@ -464,8 +461,8 @@ class Loop:
         self._results.flush()
 
 
-def faster_parts(vlm: VisionLanguageModel, rows: int) -> Parts:
-    """Return the faster parts of a model for a run, after seconds of imports on a GPU.
+def kernels_for(vlm: VisionLanguageModel, rows: int) -> ElementwiseKernels:
+    """Return the kernels of a model for a run, after seconds of imports on a GPU.
 
     Args:
         vlm: The model.
@@ -473,11 +470,4 @@ def faster_parts(vlm: VisionLanguageModel, rows: int) -> Parts:
     """
     if vlm.cuda_devices:
         load_kernel()
-    return parts_for(vlm, rows)
-
-
-def parts_for(vlm: VisionLanguageModel, rows: int) -> Parts:
-    """Return the faster parts of a model whose start pays in a run of so many rows."""
-    if worth_fusing(vlm, rows):
-        return FusedParts(vlm.model)
     return ElementwiseKernels(vlm, many=rows >= ROWS_FOR_TRITON)

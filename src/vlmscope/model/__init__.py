@@ -13,7 +13,6 @@
 - ``encoder_layout``: contiguous states in vision encoders, whose patches are a transposed view
 - ``host_positions``: position ids of prompts with images, computed by the CPU
 - ``encoder_widths``: widths that are slow on GPUs, padded with zeros
-- ``fused``: norms, MLPs and rotary embeddings, compiled for long runs on a GPU
 - ``elementwise/``: norms, rotary embeddings and gated MLPs by one kernel each, without compiling
   the model
 - ``computing``: one thread at a time, the same settings everywhere

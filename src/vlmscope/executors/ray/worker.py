@@ -22,10 +22,11 @@ from vlmscope.executors.batching import BatchSizer, sizer_for
 from vlmscope.executors.measuring import mean_image_tokens
 from vlmscope.executors.plan import load_checked
 from vlmscope.executors.request import Request
-from vlmscope.executors.runner import Loop, Parts, faster_parts
+from vlmscope.executors.runner import Loop, kernels_for
 from vlmscope.executors.workers import keep_for, make_workers
 from vlmscope.executors.writing import StrictStop, writing
 from vlmscope.model import VisionLanguageModel
+from vlmscope.model.elementwise import ElementwiseKernels
 from vlmscope.schema import Capture, Failure, Sample
 from vlmscope.store import Manifest
 
@@ -177,7 +178,7 @@ class Worker:
     ) -> None:
         """Process rows until the end, on the worker's own thread."""
         request, published = self._request, self._published
-        parts: list[Parts] = []
+        kernels: list[ElementwiseKernels] = []
         rows = self._scan.rows
         try:
             with (
@@ -190,7 +191,7 @@ class Worker:
                     writer=writer,
                     size=lambda: sizer.size,
                     sharing=self._sharing,
-                    meanwhile=lambda: parts.append(faster_parts(vlm, rows)),
+                    meanwhile=lambda: kernels.append(kernels_for(vlm, rows)),
                 ) as results,
             ):
                 loop = Loop(
@@ -202,7 +203,7 @@ class Worker:
                     stop=self._stop,
                     rows=rows,
                     workers=self._workers,
-                    parts=parts[0],
+                    kernels=kernels[0],
                 )
                 while self._await_rows():
                     try:

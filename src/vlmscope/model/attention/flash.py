@@ -37,6 +37,10 @@ OWN_WIDTH = "vlmscope_own_width"
 """Name of ``own_width_attention`` in the library's registry. With "flash" in it, the library would
 pass bounds of packed images instead of calling it for each image."""
 
+ROWS_FOR_KERNEL = 3000
+"""Rows from which the kernel takes less time than it saves: 6 to 12 s to compile it the first time,
+against 1 to 3 ms per row."""
+
 TOLERANCE = 2e-2
 """Relative difference from torch's result above which a kernel is wrong. Both round to bfloat16,
 which makes a difference of 2e-3."""
@@ -72,6 +76,12 @@ def _configurations_of_encoder(vlm: VisionLanguageModel) -> list[Any]:
         for config in configurations(vlm.vision_tower)
         if id(config) not in taken and not _has_parts(config)
     ]
+
+
+def worth_own_width(vlm: VisionLanguageModel, rows: int) -> bool:
+    """Return whether compiling the kernel pays for the encoder of a run of so many rows."""
+    plain = not vlm.quantization and not vlm.adapter
+    return rows >= ROWS_FOR_KERNEL and len(vlm.cuda_devices) == 1 and vlm.dtype in _HALF and plain
 
 
 def _may_support(vlm: VisionLanguageModel) -> bool:

@@ -3,7 +3,6 @@
 The library writes an RMS norm as six operations, most of them in float32: a tenth of a prefill of
 a short prompt. ``torch.nn.functional.rms_norm`` reads its input once and writes its result once;
 ``1 + weight`` needs a second kernel there, so it is one of ``triton_kernels`` if those can be used.
-In long runs the norms are compiled with everything else (``fused``), which takes seconds first.
 
 What a norm computes is not told by its name, so each class is tried with made-up numbers: its
 result must be that of one of the two known formulas, the input over its root mean square times
