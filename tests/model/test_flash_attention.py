@@ -297,3 +297,21 @@ def test_tiles_attend_with_it(vlm: VisionLanguageModel, kernel: Kernel) -> None:
             found = vlm.vision_encoder(**inputs).last_hidden_state
     assert len(kernel.widths) == config.num_hidden_layers + config.num_global_layers
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "worth"),
+    [
+        ({}, flash.ROWS_FOR_KERNEL, True),
+        ({}, flash.ROWS_FOR_KERNEL - 1, False),
+        ({"cuda_devices": ()}, 10**6, False),
+        ({"cuda_devices": (0, 1)}, 10**6, False),
+        ({"dtype": torch.float32}, 10**6, False),
+        ({"quantization": "4bit"}, 10**6, False),
+        ({"adapter": "lora"}, 10**6, False),
+    ],
+)
+def test_where_compiling_the_kernel_pays(changes: dict[str, Any], rows: int, worth: bool) -> None:
+    usual = {"cuda_devices": (0,), "dtype": torch.bfloat16, "quantization": "", "adapter": None}
+    vlm: Any = SimpleNamespace(**usual | changes)
+    assert flash.worth_own_width(vlm, rows) == worth

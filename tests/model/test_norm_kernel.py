@@ -14,6 +14,7 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNormGated
 
+import plain_kernels
 from engine.against_reference import assert_all_same, expected_of
 from vlmscope.engine import CaptureSession, prepare
 from vlmscope.model import VisionLanguageModel, resolve_spec
@@ -239,3 +240,43 @@ def test_heads_before_tokens_are_not_copied() -> None:
         found = norm(states)
     torch.testing.assert_close(found, expected)
     assert found.stride() == expected.stride() == states.stride()
+
+
+@pytest.mark.parametrize(
+    ("changes", "many", "parts"),
+    [
+        ({}, True, 4),
+        ({}, False, 2),
+        ({"cuda_devices": (0, 1)}, True, 2),
+        ({"cuda_devices": ()}, True, 0),
+        ({"dtype": torch.float32}, True, 0),
+    ],
+)
+def test_which_kernels_a_session_has(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], many: bool, parts: int
+) -> None:
+    """Those of Triton only for many rows, on one GPU."""
+    monkeypatch.setattr(kernels, "triton_kernels", lambda: plain_kernels)
+    usual = {"cuda_devices": (0,), "dtype": torch.bfloat16, "model": LlamaRMSNorm(WIDTH)}
+    model: Any = SimpleNamespace(**usual | changes)
+    assert len(ElementwiseKernels(model, many=many).parts) == parts
+
+
+def test_without_triton_the_library_computes_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_name: str) -> Any:
+        raise ModuleNotFoundError("No module named 'triton'")
+
+    kernels.triton_kernels.cache_clear()
+    monkeypatch.setattr(kernels, "import_module", missing)
+    assert kernels.triton_kernels() is None
+    kernels.triton_kernels.cache_clear()
+
+
+def test_triton_that_does_not_work_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here there is no GPU, as on a machine without a C compiler its kernels cannot be made."""
+    kernels.triton_kernels.cache_clear()
+    monkeypatch.setattr(kernels, "import_module", lambda _name: plain_kernels)
+    monkeypatch.setattr(torch, "ones", lambda *_, **__: 1 / 0)
+    with pytest.warns(RuntimeWarning, match="Triton failed .ZeroDivisionError: .*left to the lib"):
+        assert kernels.triton_kernels() is None
+    kernels.triton_kernels.cache_clear()
