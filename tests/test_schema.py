@@ -143,9 +143,13 @@ def test_a_capture_gives_a_vector_by_its_position() -> None:
         item.vector("last_prompt_token", layer=3)
 
 
+OPTIONAL = ("vlmscope.executors.ray", "vlmscope.model.elementwise.triton_kernels")
+"""Modules of packages that need not be installed."""
+
+
 def dataclasses() -> Iterator[type]:
     for found in pkgutil.walk_packages(vlmscope.__path__, "vlmscope."):
-        if not found.name.startswith("vlmscope.executors.ray") and "__main__" not in found.name:
+        if not found.name.startswith(OPTIONAL) and "__main__" not in found.name:
             for each in vars(import_module(found.name)).values():
                 if isinstance(each, type) and is_dataclass(each) and each.__module__ == found.name:
                     yield each
