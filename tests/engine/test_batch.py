@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from material import make_image
 from vlmscope.dataset import hash_image
 from vlmscope.engine import batch, inputs, prepare
 from vlmscope.engine.device import Fetch
-from vlmscope.model import VisionLanguageModel
-from vlmscope.schema import Sample
+from vlmscope.model import VisionLanguageModel, resolve_spec
+from vlmscope.schema import CaptureSpec, Sample
 
 
 @pytest.fixture
@@ -112,3 +113,24 @@ def test_a_batch_of_large_images_is_divided(
     ids = [own.input_ids[own.attention_mask == 1] for own in batches]
     for row, alone in enumerate(ids):
         np.testing.assert_array_equal(whole.input_ids[row][whole.attention_mask[row] == 1], alone)
+
+
+def test_control_tokens_are_listed_once_for_a_batch(
+    vlm: VisionLanguageModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gemma's tokenizer has 6,000 added tokens, which take 10 ms."""
+    listed: list[list[str]] = []
+    usual = batch.control_tokens
+
+    def list_tokens(tokenizer: Any) -> list[str]:
+        listed.append(usual(tokenizer))
+        return listed[-1]
+
+    monkeypatch.setattr(batch, "control_tokens", list_tokens)
+    spec = resolve_spec(CaptureSpec(max_new_tokens=0), vlm)
+    bad = replace(samples[0], id="bad", question=f"Is {usual(vlm.processor.tokenizer)[0]} there?")
+    batches, [failure] = prepare([*samples[:3], bad], vlm, spec)
+    assert sum(len(each.samples) for each in batches) == 3
+    assert failure.id == "bad"
+    assert "control token" in failure.error
+    assert len(listed) == 1

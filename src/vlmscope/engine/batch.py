@@ -36,6 +36,7 @@ from vlmscope.model.image_grids import SIZES, TILES
 from vlmscope.model.lengths import ALONE
 from vlmscope.prompt import (
     DistinctImages,
+    control_tokens,
     count_after_question,
     encode,
     image_order,
@@ -251,9 +252,10 @@ def _read_all(
     """Yield the valid rows: all at once, or in groups of ``PIXELS_AT_ONCE``; note the others."""
     good: list[_Row] = []
     opened: dict[str, Image] = {}
+    control = control_tokens(vlm.processor.tokenizer)
     for sample in samples:
         try:
-            good.append(_read(sample, vlm, spec, opened))
+            good.append(_read(sample, vlm, spec, opened, control))
         except RowError as error:
             failures.append(failure_of(sample, error.stage, str(error)))
         if _pixels_of(good) >= PIXELS_AT_ONCE:
@@ -274,6 +276,7 @@ def _read(
     vlm: Preprocessing,
     spec: ResolvedSpec,
     opened: dict[str, Image],
+    control: Sequence[str],
 ) -> _Row:
     """Render the prompt and load the images of one row.
 
@@ -282,6 +285,7 @@ def _read(
         vlm: The model.
         spec: What to record.
         opened: Path → image, for the rows before; extended.
+        control: ``control_tokens`` of the tokenizer.
 
     Raises:
         RowError: The prompt or an image is invalid.
@@ -289,7 +293,7 @@ def _read(
     count = len(sample.images)
     if not count and not vlm.family.text_only:
         raise RowError("prompt", f"{vlm.family.title} takes no question without an image")
-    text, after = render(vlm.processor, sample.question, count), 0
+    text, after = render(vlm.processor, sample.question, count, control=control), 0
     order = image_order(sample.question, count)
     if "last_question_token" in spec.positions:
         after = count_after_question(vlm.processor, text, len(order))

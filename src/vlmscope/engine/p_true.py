@@ -23,6 +23,7 @@ from vlmscope.engine.prefill import make_device_batch, run
 from vlmscope.engine.row_errors import row_error
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.p_true import log_odds, question_about
+from vlmscope.prompt import control_tokens
 from vlmscope.schema import Capture, Failure, failure_of
 from vlmscope.signals import P_TRUE, P_TRUE_MASS, RecordedSignals
 
@@ -159,9 +160,11 @@ class Asker:
     def _prepared(self, rows: Sequence[Capture]) -> _Questions:
         """Return the questions about the answers of some rows; those that can be asked."""
         processor, asked = self._vlm.processor, []
+        control = control_tokens(processor.tokenizer)
         for number, row in enumerate(rows):
             sample = row.sample
-            text = question_about(processor, sample.question, row.answer or "", len(sample.images))
+            images = len(sample.images)
+            text = question_about(processor, sample.question, row.answer or "", images, control)
             if text is not None:
                 asked.append(replace(sample, id=str(number), question=text))
         batches, failures = (

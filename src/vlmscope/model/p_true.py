@@ -6,6 +6,7 @@ first token of the reply is read, as the log-odds of "yes" over "no" and the pro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,7 +30,13 @@ _SPACES = "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}\N{LOWER ONE EIGHTH BLOCK} "
 """Characters that stand for a space at the beginning of a token."""
 
 
-def question_about(processor: Any, question: str, answer: str, images: int) -> str | None:
+def question_about(
+    processor: Any,
+    question: str,
+    answer: str,
+    images: int,
+    control: Sequence[str] | None = None,
+) -> str | None:
     """Return the question whether an answer is true; None if it cannot be asked.
 
     An answer may contain the text of a control token or of a placeholder for an image, which would
@@ -40,12 +47,13 @@ def question_about(processor: Any, question: str, answer: str, images: int) -> s
         question: The question.
         answer: The model's answer.
         images: Number of images of the question.
+        control: ``prompt.control_tokens`` of the tokenizer, if they are known.
     """
     if any(isinstance(part, int) for part in split_at_images(answer)):
         return None
     text = TEMPLATE.format(question=question, answer=answer.strip())
     try:
-        render(processor, text, images)
+        render(processor, text, images, control=control)
     except RowError:
         return None
     return text

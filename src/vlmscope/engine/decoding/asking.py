@@ -39,7 +39,7 @@ from vlmscope.model.attention.kv_cache import FixedLayer, cache_over, layer_with
 from vlmscope.model.attention.switch import masking_keys
 from vlmscope.model.lengths import ALONE, unscaled
 from vlmscope.model.p_true import log_odds, question_about
-from vlmscope.prompt import plain_tokens, render
+from vlmscope.prompt import control_tokens, plain_tokens, render
 from vlmscope.schema import Capture, Sample
 from vlmscope.shown_once import warn
 from vlmscope.signals import P_TRUE
@@ -115,6 +115,7 @@ class SlotAsker:
         self._preparing = ThreadPoolExecutor(1, "vlmscope-ask-in-slots")
         added = vlm.processor.tokenizer.added_tokens_decoder
         self._added = set(added)
+        self._control = control_tokens(vlm.processor.tokenizer)
         # An added token that is a line break or spaces is text.
         self._marks = {number for number, token in added.items() if token.content.strip()}
         self.at_once = 0 if why_not_continued(vlm) else ROWS_AT_ONCE
@@ -202,11 +203,11 @@ class SlotAsker:
         """Return the question about an answer, if it continues the row's own prompt."""
         vlm, sample = self._vlm, own.sample
         images = len(sample.images)
-        text = question_about(vlm.processor, sample.question, answer, images)
+        text = question_about(vlm.processor, sample.question, answer, images, self._control)
         if text is None:
             return None
         tokens = expanded(
-            plain_tokens(vlm.processor, render(vlm.processor, text, images)),
+            plain_tokens(vlm.processor, render(vlm.processor, text, images, control=self._control)),
             plain_tokens(vlm.processor, own.chat_text),
             own.tokens,
             self._marks,
