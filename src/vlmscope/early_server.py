@@ -32,12 +32,15 @@ _ONE_THREAD = {
 }  # fmt: skip
 """Environment of a worker: it is one of many, and uses no GPU."""
 
+KEPT_MEMORY = 4 * 2**30
+"""Bytes that a worker may keep from one batch to the next."""
+
 _KEEPING_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(KEPT_MEMORY),
     "MALLOC_TOP_PAD_": str(64 * 2**20),
 }
-"""Settings of glibc: a worker keeps up to 4 GB for its next batch. By default each array of an
+"""Settings of glibc: a worker keeps its memory for its next batch. By default each array of an
 image is returned to the kernel, which clears the same pages again: half of a worker's time."""
 
 _GPUS = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))

@@ -451,13 +451,13 @@ def test_the_kernels_of_the_model_are_made_while_the_process_starts(
     by_hand: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, bool]] = []
-    usual = local.kernels_for
+    usual = local.run_kernels
 
-    def kernels_for(vlm: Any, rows: int) -> Any:
+    def run_kernels(vlm: Any, rows: int) -> Any:
         seen.append((rows, len(writers()) == 1))
         return usual(vlm, rows)
 
-    monkeypatch.setattr(local, "kernels_for", kernels_for)
+    monkeypatch.setattr(local, "run_kernels", run_kernels)
     run_plan(plan_of(tmp_path / "run", "process"))
     run_plan(plan_of(tmp_path / "other", "thread"))
     assert seen == [(ROWS, True), (ROWS, False)]  # once each
@@ -471,7 +471,7 @@ def test_an_error_meanwhile_ends_the_process(
         raise MemoryError("of the GPU")
 
     with monkeypatch.context() as patch:
-        patch.setattr(local, "kernels_for", fail)
+        patch.setattr(local, "run_kernels", fail)
         with pytest.raises(MemoryError, match="of the GPU"):
             run_plan(plan_of(tmp_path / "run", writer))
     assert writers() == []

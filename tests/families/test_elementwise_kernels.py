@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 import plain_kernels
 from families.conformance import ONE_IMAGE, RUNNABLE, WANTS_TIMM, WANTS_TORCHVISION, build
@@ -14,6 +16,7 @@ from vlmscope.engine import prepare
 from vlmscope.engine.session import CaptureSession
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.elementwise import ElementwiseKernels, kernels
+from vlmscope.model.elementwise.epilogues import GeluEpilogue
 from vlmscope.model.elementwise.gates import GatedKernel
 from vlmscope.model.elementwise.norms import NormKernel
 from vlmscope.model.elementwise.rotary import RotaryKernel
@@ -41,6 +44,21 @@ OTHER_MLPS = {
 SPEC = CaptureSpec(layers="all", max_new_tokens=2)
 
 
+WITH_TANH = {
+    "aria", "aya_vision", "deepseek_vl", "deepseek_vl_hybrid", "gemma3", "granite4_vision",
+    "idefics2", "idefics3", "llava_onevision", "minicpmv4_6", "minicpmv4_7", "paligemma",
+    "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe", "smolvlm",
+    "video_llama_3",
+}  # fmt: skip
+"""Families whose encoder has MLPs with the approximation of GELU by tanh."""
+
+
+def product_on_gpu(bias: Tensor, rows: Tensor, weight: Tensor, *, use_gelu: bool) -> Tensor:
+    """As torch's operation on a GPU, with its kind of GELU."""
+    assert use_gelu
+    return torch.nn.functional.gelu(torch.addmm(bias, rows, weight), approximate="tanh")
+
+
 def unknown(vlm: VisionLanguageModel, known: list[Any]) -> set[str]:
     """Return the classes of weighted norms that are not recognized, without those with a gate."""
     ids = {id(module) for module, _ in known}
@@ -57,12 +75,13 @@ def unknown(vlm: VisionLanguageModel, known: list[Any]) -> set[str]:
 @pytest.mark.parametrize("family", [*FIRST, *(name for name in RUNNABLE if name not in FIRST)])
 def test_kernels_of_a_family(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "suits", lambda _vlm: True)
-    monkeypatch.setattr(kernels, "kernels_for", lambda _vlm: plain_kernels)
+    monkeypatch.setattr(kernels, "triton_for", lambda _vlm: plain_kernels)
+    monkeypatch.setattr(torch, "_addmm_activation", product_on_gpu)
     vlm = load_model(build(family, tmp_path / family), device="cpu", dtype="float32")
     spec = resolve_spec(SPEC, vlm)
     rows = ONE_IMAGE[:2]
     parts = ElementwiseKernels(vlm, many=True)
-    norms, _, rotary, gates = parts.parts
+    norms, epilogues, rotary, gates = parts.parts
     assert isinstance(norms, NormKernel)
     assert bool(norms._modules) == (family not in WITHOUT)
     assert all(name.endswith("Gated") for name in unknown(vlm, norms._modules))
@@ -73,6 +92,8 @@ def test_kernels_of_a_family(family: str, tmp_path: Path, monkeypatch: pytest.Mo
     found = [item for batch in batches for item in capturing.submit(batch)] + capturing.drain()
     assert isinstance(rotary, RotaryKernel)
     assert any(rotary._known.values()) == (family not in OTHER_ROTATIONS)
+    assert isinstance(epilogues, GeluEpilogue)
+    assert bool(epilogues._modules) == (family in WITH_TANH)
     assert isinstance(gates, GatedKernel)
     assert bool(gates._modules) == (family not in OTHER_MLPS)
     assert not gates._modules or "gated" in plain_kernels.CALLS

@@ -125,3 +125,32 @@ def test_layers_that_are_more_than_linear_stay(calls: list[bool]) -> None:
     assert GeluEpilogue(nn.ModuleList([made, other, replaced]))._modules == []
     assert epilogues._parts_of(nn.Linear(2, 2)) is None
     assert not calls
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", ["forward of a layer", "activation", "layer", "its forward"])
+def test_what_somebody_changes_later_is_called(calls: list[bool], change: str) -> None:
+    made, x = mlp(), torch.randn(3, 12)
+    kernel = GeluEpilogue(made)
+    if change == "forward of a layer":
+        made.fc1.forward = lambda x: torch.ones(len(x), 20)
+    elif change == "activation":
+        made.activation_fn.forward = torch.relu
+    elif change == "layer":
+        made.fc1 = nn.Linear(12, 20)
+    else:
+        made.forward = partial(ScaledMLP.forward, mlp(ScaledMLP))
+    expected = made(x)
+    calls.clear()
+    with kernel.in_place():
+        torch.testing.assert_close(made(x), expected)
+    assert bool(calls) == (change == "layer")  # which is as plain as the one before
+
+
+@torch.no_grad()
+def test_hooks_see_nothing_of_a_trial() -> None:
+    made, seen = mlp(), []
+    for part in made.modules():
+        part.register_forward_hook(lambda *_: seen.append(True))
+    assert GeluEpilogue(made)._modules
+    assert seen == []

@@ -20,6 +20,14 @@ import plain_kernels
 from vlmscope.model.elementwise.gates import GatedKernel
 from vlmscope.model.elementwise.rotary import RotaryKernel
 
+
+@pytest.fixture(autouse=True)
+def inference() -> Iterator[None]:
+    """As while a session computes."""
+    with torch.inference_mode():
+        yield
+
+
 LIBRARY = "transformers.models.made.modeling_made"
 WIDTH = 8
 CONFIG = LlamaConfig(hidden_size=12, intermediate_size=20, num_attention_heads=2)
@@ -234,7 +242,16 @@ class SwappedMLP(LlamaMLP):
         return found
 
 
-for _kind in (HalvedMLP, SwappedMLP):
+class LimitedMLP(LlamaMLP):
+    """As the usual one for small inputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_proj(x).clamp(max=10), self.up_proj(x).clamp(-10, 10)
+        found: Tensor = self.down_proj(self.act_fn(gate) * up)
+        return found
+
+
+for _kind in (HalvedMLP, SwappedMLP, LimitedMLP):
     _kind.__module__ = LIBRARY
 
 
@@ -270,10 +287,19 @@ def test_a_gated_mlp_is_computed_by_the_kernel(activation: Any) -> None:
 
 @pytest.mark.parametrize(
     "made",
-    [mlp(HalvedMLP), mlp(SwappedMLP), mlp(activation=nn.ReLU()), mlp(activation=nn.Hardswish())],
-    ids=["halved", "swapped", "ReLU", "Hardswish"],
+    [
+        mlp(HalvedMLP),
+        mlp(SwappedMLP),
+        mlp(LimitedMLP),
+        mlp(activation=nn.ReLU()),
+        mlp(activation=nn.Hardswish()),
+    ],
+    ids=["halved", "swapped", "limited", "ReLU", "Hardswish"],
 )
 def test_an_mlp_that_computes_anything_else_stays(made: Any) -> None:
+    assert GatedKernel(made, plain_kernels)._modules == []
+    for own in made.parameters():  # what its weights hide is found all the same
+        own.data.zero_()
     assert GatedKernel(made, plain_kernels)._modules == []
 
 
@@ -298,3 +324,112 @@ def test_hooks_on_layers_of_an_mlp_are_called(library: ModuleType) -> None:
         made(x)
     assert "act_fn" in seen
     assert plain_kernels.CALLS == ["gated"]
+
+
+@torch.no_grad()
+def test_hooks_see_nothing_of_a_trial(library: ModuleType) -> None:
+    made, seen = mlp(), []
+    for part in made.modules():
+        part.register_forward_hook(lambda *_: seen.append(True))
+    assert GatedKernel(made, plain_kernels)._modules
+    assert seen == []
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", ["exchanged", "replaced"])
+def test_an_activation_that_somebody_changes_later_is_called(
+    library: ModuleType, change: str
+) -> None:
+    made, x = mlp(), numbers(1, 12)
+    kernel = GatedKernel(made, plain_kernels)
+    if change == "exchanged":
+        made.act_fn = nn.ReLU()
+    else:
+        made.act_fn.forward = torch.relu
+    expected = made(x)
+    plain_kernels.CALLS.clear()
+    with kernel.in_place():
+        torch.testing.assert_close(made(x), expected)
+    assert plain_kernels.CALLS == []
+
+
+class Failing(ModuleType):
+    """Kernels of which one fails after some calls."""
+
+    def __init__(self, name: str, calls: int, error: Exception) -> None:
+        super().__init__("failing")
+        vars(self).update(vars(plain_kernels))
+        own = getattr(plain_kernels, name)
+
+        def call(*args: Any, **kwargs: Any) -> Tensor:
+            nonlocal calls
+            calls -= 1
+            if calls < 0:
+                raise error
+            found: Tensor = own(*args, **kwargs)
+            return found
+
+        setattr(self, name, call)
+
+
+@torch.no_grad()
+def test_a_kernel_that_fails_leaves_the_rest_to_the_library(library: ModuleType) -> None:
+    made, x = mlp(), numbers(1, 12)
+    expected = made(x)
+    kernel = GatedKernel(made, Failing("gated", 4, RuntimeError("PassManager::run failed")))
+    with kernel.in_place():
+        torch.testing.assert_close(made(x), expected)
+        with pytest.warns(RuntimeWarning, match="Triton failed .*PassManager.* library's"):
+            torch.testing.assert_close(made(x), expected)
+        torch.testing.assert_close(made(x), expected)
+    own = modeling_llama.apply_rotary_pos_emb
+    rotary = RotaryKernel(
+        model_of(library, own), Failing("rotated", 4, RuntimeError("no registers"))
+    )
+    given = arguments(heads=1)
+    with rotary.in_place():
+        library.apply_rotary_pos_emb(*given)
+        with pytest.warns(RuntimeWarning, match="no registers"):
+            found = library.apply_rotary_pos_emb(*given)
+        library.apply_rotary_pos_emb(*given)
+    torch.testing.assert_close(found, own(*given))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: gone")]
+)
+def test_memory_and_a_dead_gpu_are_not_the_kernels_fault(
+    library: ModuleType, error: Exception
+) -> None:
+    with pytest.raises(type(error)):
+        GatedKernel(mlp(), Failing("gated", 0, error))
+    kernel = RotaryKernel(
+        model_of(library, modeling_llama.apply_rotary_pos_emb), Failing("rotated", 0, error)
+    )
+    with kernel.in_place(), pytest.raises(type(error)):
+        library.apply_rotary_pos_emb(*arguments(heads=1))
+
+
+def test_a_model_that_trains_meanwhile_keeps_the_function_with_gradients(
+    library: ModuleType,
+) -> None:
+    kernel = RotaryKernel(model_of(library, modeling_llama.apply_rotary_pos_emb), plain_kernels)
+    with torch.inference_mode(False), kernel.in_place():
+        q, k, cos, sin = (torch.ones(1, 2, 5, WIDTH), torch.ones(1, 2, 5, WIDTH),
+                          torch.ones(1, 5, WIDTH), torch.ones(1, 5, WIDTH))  # fmt: skip
+        q.requires_grad_()
+        found, _ = library.apply_rotary_pos_emb(q, k, cos, sin)
+        found.sum().backward()
+    assert q.grad is not None
+    assert plain_kernels.CALLS == []
+
+
+def test_angles_of_more_rows_than_states_are_broadcast_by_the_library(library: ModuleType) -> None:
+    own = modeling_llama.apply_rotary_pos_emb
+    kernel = RotaryKernel(model_of(library, own), plain_kernels)
+    q, k, cos, sin = arguments(heads=1, rows=3)
+    with kernel.in_place():
+        found = library.apply_rotary_pos_emb(q[:1], k[:1], cos, sin)
+    torch.testing.assert_close(found, own(q[:1], k[:1], cos, sin))
+    assert plain_kernels.CALLS == []

@@ -96,6 +96,8 @@ class _Row:
     slot: int
     ended: bool = False
     received: bool = False
+    replied: bool = False
+    """Whether what the model replied about it was read."""
 
 
 class Decoding:
@@ -305,10 +307,11 @@ class Decoding:
         for _ in range(groups):
             rows, replies = self._replying[0]
             for row, reply in zip(rows, replies, strict=True):
-                if row.question.own is None:
+                if row.replied:
                     continue
-                row.question.answer(reply)
+                row.question.answer(reply)  # again, after an interrupt
                 complete = row.question.complete(self._answers)
+                row.replied = True
                 if complete is not None:
                     yield complete
             self._replying.popleft()

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 import torch
 
-from vlmscope.early_server import RESERVED, discard_early, may_be_gpu
+from vlmscope.early_server import KEPT_MEMORY, RESERVED, discard_early, may_be_gpu
 from vlmscope.executors.request import Request
 from vlmscope.executors.workers.pool import Workers
 from vlmscope.executors.workers.usable import is_supported, usable_by_rank, usable_memory
@@ -27,9 +27,12 @@ LEAST = 2
 MOST = 16
 """Most workers of ``auto``: enough for a GPU, and each one takes memory for a batch."""
 
-MEMORY = 2 * 2**30
-"""Bytes of memory of this machine or container for each worker: a batch of many tiles takes 1 GiB
-while it is prepared."""
+MEMORY = KEPT_MEMORY
+"""Bytes of memory of this machine or container for each worker, which it may keep for a whole run; a
+batch of many tiles takes more than 1 GiB while it is prepared."""
+
+MEMORY_OF_BUILDER = 2 * 2**30
+"""The same for a process that builds shards."""
 
 MOST_BUILDERS = 4
 """Most processes that build shards: more rows than a GPU of today makes of one image each."""
@@ -79,7 +82,7 @@ def auto_builders(processors: int, memory: int) -> int:
     >>> [auto_builders(16, memory) for memory in (2**31, 2**32, 2**34)]
     [0, 2, 4]
     """
-    count = min(MOST_BUILDERS, processors, memory // MEMORY)
+    count = min(MOST_BUILDERS, processors, memory // MEMORY_OF_BUILDER)
     return count if count >= LEAST else 0
 
 
@@ -96,7 +99,7 @@ def auto_workers(processors: int, memory: int) -> int:
 
     >>> [auto_workers(processors, 2**36) for processors in (1, 2, 3, 4, 16, 128)]
     [0, 0, 2, 2, 14, 16]
-    >>> [auto_workers(16, memory) for memory in (2**30, 2**32, 2**34)]
+    >>> [auto_workers(16, memory) for memory in (2**30, 2**33, 2**35)]
     [0, 2, 8]
     """
     if processors <= RESERVED or memory < LEAST * MEMORY or not is_supported():

@@ -2,8 +2,8 @@
 
 ``fc2(gelu(fc1(x)))``: cuBLAS can apply the approximation of GELU by tanh to a product before it is
 written, so it is not read and written again. torch has an operation for it, which computes other
-kinds of GELU on other devices: what it computes here is tried with made-up numbers in float32, and
-every kind of MLP in its own type. Half precision on GPUs only.
+kinds of GELU on other devices: what it computes here is tried with made-up layers (``trial``). Half
+precision on GPUs only.
 """
 
 from __future__ import annotations
@@ -17,18 +17,24 @@ import torch
 from torch import Tensor, nn
 
 from vlmscope.model.computing import replacing_forwards
-from vlmscope.model.elementwise.trial import is_same, made_up
+from vlmscope.model.elementwise.trial import (
+    agrees,
+    is_untouched,
+    layer,
+    made_up,
+    settings_of,
+    with_parts,
+)
 
 _LAYERS = (("fc1", "fc2"), ("linear_fc1", "linear_fc2"))
 _ACTIVATIONS = ("activation_fn", "act_fn", "act")
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 class GeluEpilogue:
     """The MLPs of a model whose GELU is computed with the matrix product before it.
 
     Args:
-        model: The model.
+        model: The model; each class of MLPs is tried once for each of its settings.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -38,70 +44,70 @@ class GeluEpilogue:
             parts = _parts_of(module)
             if parts is None:
                 continue
-            key = type(module), str(parts[1]), parts[0].weight.dtype, parts[0].weight.device
+            device = _own(module, parts)[0].weight.device
+            key = type(module), str(_own(module, parts)[1]), device, settings_of(module)
             if key not in known:
-                known[key] = _agrees(module, parts)
+                known[key] = _agrees(module, parts, device)
             if known[key]:
                 self._modules.append((module, parts))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the model use the operation within the context, except where a hook would miss it."""
+        """Let the model use the operation within the context, except where a part was changed."""
         with replacing_forwards(
-            (module, partial(_forward, *parts))
+            (module, partial(_forward, *_own(module, parts)))
             for module, parts in self._modules
-            if not any(getattr(part, hooks) for part in parts[:2] for hooks in _HOOKS)
+            if _parts_of(module) == parts and all(map(is_untouched, _own(module, parts)[:2]))
         ):
             yield
 
 
-_Parts = tuple[nn.Linear, nn.Module, nn.Linear]
-"""The first layer, the activation, and the last layer."""
+_Parts = tuple[str, str, str]
+"""Names of the first layer, the activation, and the last layer."""
+
+
+def _own(module: Any, parts: _Parts) -> tuple[Any, Any, Any]:
+    """Return the parts of an MLP as they are now."""
+    first, activation, last = (getattr(module, name) for name in parts)
+    return first, activation, last
 
 
 def _parts_of(module: nn.Module) -> _Parts | None:
-    """Return the parts of an MLP of the library; None for any other module."""
+    """Return the names of the parts of an MLP of the library; None for any other module."""
     if not type(module).__module__.startswith("transformers.models.") or "forward" in vars(module):
         return None
-    for names in _LAYERS:
-        first, last = (getattr(module, name, None) for name in names)
-        found = [getattr(module, name, None) for name in _ACTIVATIONS]
-        activations = [each for each in found if isinstance(each, nn.Module)]
-        if type(first) is nn.Linear and type(last) is nn.Linear and len(activations) == 1:
-            usable = first.bias is not None and first.weight.device.type != "meta"
+    own = dict(module.named_children())
+    activations = [name for name in _ACTIVATIONS if own.get(name) is not None]
+    for first, last in _LAYERS:
+        layer = own.get(first)
+        if type(layer) is nn.Linear and type(own.get(last)) is nn.Linear and len(activations) == 1:
+            usable = layer.bias is not None and layer.weight.device.type != "meta"
             return (first, activations[0], last) if usable else None
     return None
 
 
 def _forward(first: nn.Linear, activation: nn.Module, last: nn.Linear, x: Tensor) -> Tensor:
     """Compute an MLP."""
-    if x.dtype == first.weight.dtype:
-        middle = _product(first.weight, first.bias, x)
-    else:
-        middle = activation(first(x))
+    own = x.dtype == first.weight.dtype
+    middle = _product(first, x) if own else activation(first(x))
     found: Tensor = last(middle)
     return found
 
 
-def _product(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+def _product(first: nn.Linear, x: Tensor) -> Tensor:
     """Return the activated product, ``[..., inner]``."""
     rows = x.reshape(-1, x.shape[-1])
-    found = torch._addmm_activation(bias, rows, weight.t(), use_gelu=True)
-    return found.view(*x.shape[:-1], len(weight))
+    found = torch._addmm_activation(first.bias, rows, first.weight.t(), use_gelu=True)
+    return found.view(*x.shape[:-1], len(first.weight))
 
 
-def _agrees(module: nn.Module, parts: _Parts) -> bool:
+def _agrees(module: nn.Module, parts: _Parts, device: torch.device) -> bool:
     """Return whether an MLP computes this, with the kind of GELU that the operation has here."""
-    first, activation, _ = parts
-    device, own = first.weight.device, first.weight.dtype
-    weight, bias, x = (made_up(shape, device) for shape in ((64, 32), (64,), (5, 32)))
+    act = with_parts(_own(module, parts)[1])
+    first, last = layer(16, 24, device, 1), layer(24, 16, device, 3)
+    small = with_parts(module, **dict(zip(parts, (first, act, last), strict=True)))
+    x = made_up((1, 5, 16), device)
     forward: Any = type(module).forward
-    with torch.no_grad():
-        try:
-            expected = activation(nn.functional.linear(x, weight, bias))
-            if not is_same(_product(weight, bias, x), expected):
-                return False
-            x = made_up((1, 3, first.in_features), device).to(own)
-            return is_same(_forward(*parts, x), forward(module, x))
-        except Exception:  # noqa: BLE001 - it wants more than its input
-            return False
+    return agrees(partial(_product, first), lambda x: act(first(x)), x) and agrees(
+        partial(_forward, first, act, last), partial(forward, small), x
+    )

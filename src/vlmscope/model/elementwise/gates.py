@@ -1,8 +1,8 @@
 """Gated MLPs whose activation and product are one kernel, without compiling the model.
 
 ``down_proj(act_fn(gate_proj(x)) * up_proj(x))``: the library writes the activation and reads it
-again for the product. A class is tried with made-up numbers, and its activation in float32; an MLP
-that computes anything else keeps its own ``forward``. Half precision on one GPU only.
+again for the product. Each class is tried with made-up layers (``trial``); an MLP that computes
+anything else keeps its own ``forward``. Half precision on one GPU only.
 """
 
 from __future__ import annotations
@@ -18,10 +18,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from vlmscope.model.computing import replacing_forwards
-from vlmscope.model.elementwise.trial import is_same, made_up
+from vlmscope.model.elementwise.trial import (
+    agrees,
+    is_untouched,
+    layer,
+    made_up,
+    note_failure,
+    settings_of,
+    with_parts,
+)
 
 _LAYERS = ("gate_proj", "up_proj", "down_proj")
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 class GatedKernel:
@@ -33,84 +40,82 @@ class GatedKernel:
     """
 
     def __init__(self, model: nn.Module, kernels: ModuleType) -> None:
+        self._kernels = kernels
+        self._failed = False
         known: dict[Any, int | None] = {}
-        self._modules: list[tuple[nn.Module, Callable[..., Tensor]]] = []
+        self._modules: list[tuple[Any, nn.Module, Callable[..., Tensor]]] = []
         for module in model.modules():
             if not _is_plain(module):
                 continue
-            if (key := _key(module)) not in known:
-                known[key] = _activation_of(module, kernels)
-            activation = known[key]
-            if activation is not None:
-                forward = partial(_forward, module, activation, kernels)
-                self._modules.append((module, forward))
+            activation: Any = module.act_fn
+            device = next(module.parameters()).device
+            key = type(module), str(activation), device, settings_of(module)
+            if key not in known:
+                known[key] = _activation_of(module, kernels, device)
+            if (number := known[key]) is not None:
+                self._modules.append((module, activation, partial(self._forward, module, number)))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the model use the kernel within the context, except where a hook would miss it."""
-        with replacing_forwards(pair for pair in self._modules if not _is_watched(pair[0])):
+        """Let the model use the kernel within the context, except where somebody changed a part."""
+        with replacing_forwards(
+            (module, forward)
+            for module, activation, forward in self._modules
+            if not self._failed and module.act_fn is activation and is_untouched(activation)
+        ):
             yield
 
+    def _forward(self, module: Any, activation: int, x: Tensor) -> Tensor:
+        """Compute a gated MLP."""
+        gate, up = module.gate_proj(x), module.up_proj(x)
+        found: Tensor = module.down_proj(self._product(module, activation, gate, up))
+        return found
 
-def _forward(module: Any, activation: int, kernels: ModuleType, x: Tensor) -> Tensor:
-    """Compute a gated MLP."""
-    gate, up = module.gate_proj(x), module.up_proj(x)
-    same = gate.shape == up.shape and gate.dtype == up.dtype
-    if same and gate.is_contiguous() and up.is_contiguous():
-        product = kernels.gated(gate, up, activation)
-    else:
-        product = module.act_fn(gate) * up
-    found: Tensor = module.down_proj(product)
-    return found
-
-
-def _is_watched(module: Any) -> bool:
-    """Return whether the activation has hooks."""
-    return any(getattr(module.act_fn, hooks, None) for hooks in _HOOKS)
+    def _product(self, module: Any, activation: int, gate: Tensor, up: Tensor) -> Any:
+        same = gate.shape == up.shape and gate.dtype == up.dtype
+        if same and gate.is_contiguous() and up.is_contiguous() and not self._failed:
+            try:
+                return self._kernels.gated(gate, up, activation)
+            except Exception as error:  # noqa: BLE001 - the library has its own function
+                note_failure(error)
+                self._failed = True
+        return module.act_fn(gate) * up
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Return whether a module of the library has the layers of a gated MLP."""
+    """Return whether a module of the library has the layers of a gated MLP, and nothing else."""
+    layers = [getattr(module, name, None) for name in _LAYERS]
     return (
         type(module).__module__.startswith("transformers.models.")
-        and all(isinstance(getattr(module, name, None), nn.Module) for name in _LAYERS)
-        and callable(getattr(module, "act_fn", None))
+        and all(isinstance(each, nn.Module) for each in layers)
+        and isinstance(getattr(module, "act_fn", None), nn.Module)
+        and len(list(module.children())) == len(_LAYERS) + 1
+        and not list(module.parameters(recurse=False))
+        and not list(module.buffers(recurse=False))
         and "forward" not in vars(module)
         and not any(own.device.type == "meta" for own in module.parameters())
     )
 
 
-def _key(module: Any) -> tuple[Any, ...]:
-    """Return what an MLP computes, besides its weights: its class, settings and kinds of layers."""
-    settings = {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str)}
-    settings.pop("training", None)
-    kinds = (type(layer).__name__ for _, layer in module.named_modules())
-    first = next(module.parameters(), torch.empty(0))
-    return type(module), str(module.act_fn), str(first.device), *kinds, *sorted(settings.items())
-
-
-def _activation_of(module: Any, kernels: ModuleType) -> int | None:
+def _activation_of(module: Any, kernels: ModuleType, device: torch.device) -> int | None:
     """Return the activation of a gated MLP; None if it is none, or has an unknown activation."""
-    own = next(module.parameters())
-    width = getattr(module.gate_proj, "in_features", None)
-    if not isinstance(width, int) or not own.dtype.is_floating_point:
-        return None
     candidates: dict[int, Callable[[Tensor], Tensor]] = {
         kernels.SILU: F.silu,
         kernels.GELU: F.gelu,
         kernels.GELU_TANH: partial(F.gelu, approximate="tanh"),
     }
-    numbers = 5 * made_up((1, 3, 64), own.device)
-    with torch.no_grad():
-        try:
-            active = module.act_fn(numbers)
-            for activation, function in candidates.items():
-                found = kernels.gated(numbers, torch.ones_like(numbers), activation)
-                if is_same(found, active) and is_same(function(numbers), active):
-                    x = made_up((1, 3, width), own.device).to(own.dtype)
-                    expected = type(module).forward(module, x)
-                    same = is_same(_forward(module, activation, kernels, x), expected)
-                    return activation if same else None
-        except Exception:  # noqa: BLE001 - it wants more than its input
-            return None
+    act = with_parts(module.act_fn)
+    layers = (layer(16, 24, device, 1), layer(16, 24, device, 3), layer(24, 16, device, 5))
+    small: Any = with_parts(module, act_fn=act, **dict(zip(_LAYERS, layers, strict=True)))
+    gate, up, down = layers
+    x = made_up((1, 5, 16), device)
+    own = partial(type(module).forward, small)
+
+    def by_kernel(activation: int, x: Tensor) -> Tensor:
+        found: Tensor = down(kernels.gated(gate(x), up(x), activation))
+        return found
+
+    for activation, function in candidates.items():
+        if agrees(function, act, 3 * x) and agrees(partial(by_kernel, activation), own, x):
+            return activation
     return None

@@ -1,8 +1,9 @@
 """Which element-wise kernels a model can use, and using them during a pass.
 
-In half precision on GPUs only; elsewhere the library's results are kept bit by bit. RMS norms are
-a kernel of torch, and GELU a part of its matrix products. Rotary embeddings and gated MLPs need
-Triton, and a model on a single GPU, because a kernel of Triton is launched on the current one.
+For models in half precision on GPUs; on a CPU and in float32 the library's results are kept bit by
+bit. RMS norms are a kernel of torch, and GELU a part of its matrix products. Rotary embeddings and
+gated MLPs need Triton, and a model on a single GPU, because a kernel of Triton is launched on the
+current one.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch
+from torch import nn
 
-from vlmscope.errors import one_line
+from vlmscope.locking import model_lock
+from vlmscope.model.computing import start_clean
 from vlmscope.model.elementwise.epilogues import GeluEpilogue
 from vlmscope.model.elementwise.gates import GatedKernel
 from vlmscope.model.elementwise.norms import NormKernel
 from vlmscope.model.elementwise.rotary import RotaryKernel
+from vlmscope.model.elementwise.trial import note_failure
 from vlmscope.model.vlm import VisionLanguageModel
-from vlmscope.shown_once import warn
 
 ROWS_FOR_TRITON = 1000
 """Rows from which Triton's kernels take less time than they save: 2 to 4 s to import Triton and to
@@ -40,10 +44,20 @@ class ElementwiseKernels:
         self.parts: list[NormKernel | GeluEpilogue | RotaryKernel | GatedKernel] = []
         if not suits(vlm):
             return
-        kernels = kernels_for(vlm) if many else None
-        self.parts += [NormKernel(vlm.model, kernels), GeluEpilogue(vlm.model)]
+        with model_lock(), torch.no_grad():
+            start_clean()  # else the parts that a pass has replaced would not be found
+            kernels = triton_for(vlm) if many else None
+            with ExitStack() as stack:
+                for device in vlm.cuda_devices[:1]:  # a kernel of Triton runs on the current GPU
+                    stack.enter_context(torch.cuda.device(device))
+                self._find(vlm.model, kernels, many=many)
+
+    def _find(self, model: nn.Module, kernels: ModuleType | None, *, many: bool) -> None:
+        self.parts.append(NormKernel(model, kernels))
+        if many:
+            self.parts.append(GeluEpilogue(model))
         if kernels is not None:
-            self.parts += [RotaryKernel(vlm.model, kernels), GatedKernel(vlm.model, kernels)]
+            self.parts += [RotaryKernel(model, kernels), GatedKernel(model, kernels)]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -59,28 +73,27 @@ def suits(vlm: VisionLanguageModel) -> bool:
     return bool(vlm.cuda_devices) and vlm.dtype in {torch.bfloat16, torch.float16}
 
 
-def kernels_for(vlm: VisionLanguageModel) -> ModuleType | None:
+def triton_for(vlm: VisionLanguageModel) -> ModuleType | None:
     """Return the module ``triton_kernels`` if a model can use it: on a single GPU, with Triton."""
-    return triton_kernels() if len(vlm.cuda_devices) == 1 else None
+    return triton_kernels(vlm.cuda_devices[0]) if len(vlm.cuda_devices) == 1 else None
 
 
 @cache
-def triton_kernels() -> ModuleType | None:
-    """Return the module ``triton_kernels``; None if there is no Triton or it does not work here."""
+def triton_kernels(device: Any) -> ModuleType | None:
+    """Return the module ``triton_kernels``; None if there is no Triton or it does not work here.
+
+    Args:
+        device: The GPU.
+    """
     try:
         kernels = import_module("vlmscope.model.elementwise.triton_kernels")
     except ImportError:
         return None
     try:
-        some = torch.ones(16, device="cuda", dtype=torch.bfloat16)
-        kernels.gated(some, some, kernels.SILU)
-    except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError) or "CUDA error" in str(error):
-            raise
-        warn(
-            f"Triton failed ({type(error).__name__}: {one_line(error)}); rotary embeddings and "
-            "MLPs are left to the library, which is slower",
-            stacklevel=2,
-        )
+        with torch.cuda.device(device):
+            some = torch.ones(16, device="cuda", dtype=torch.bfloat16)
+            kernels.gated(some, some, kernels.SILU)
+    except Exception as error:  # noqa: BLE001 - the library has its own function
+        note_failure(error)
         return None
     return kernels

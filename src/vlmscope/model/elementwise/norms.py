@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
 from vlmscope.model.computing import replacing_forwards
-from vlmscope.model.elementwise.trial import is_same
+from vlmscope.model.elementwise.trial import is_same, note_failure, raise_if_fatal
 
 _SIZES = (1e-3, 30.0)
 """Sizes of the numbers that a norm is tried with: the squares of the small ones are of the size of
@@ -40,7 +40,8 @@ class NormKernel:
     """
 
     def __init__(self, model: nn.Module, kernels: ModuleType | None = None) -> None:
-        known = _FORMULAS if kernels is None else (_times_weight, partial(_by_kernel, kernels))
+        own = () if kernels is None else (_ByKernel(kernels),)
+        known: tuple[_Formula, ...] = (*own, *_FORMULAS)
         formulas: dict[Any, _Formula | None] = {}
         self._modules: list[tuple[nn.Module, Callable[..., Tensor]]] = []
         for module in model.modules():
@@ -73,12 +74,27 @@ def _times_one_plus_weight(states: Tensor, weight: Tensor, epsilon: float) -> Te
     return torch.addcmul(normed, normed, weight)
 
 
-def _by_kernel(kernels: ModuleType, states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """As ``_times_one_plus_weight``, by one kernel."""
-    if len(weight) > kernels.MOST_NUMBERS:
+class _ByKernel:
+    """As ``_times_one_plus_weight``, by one kernel; by torch's if that fails.
+
+    Args:
+        kernels: The module ``triton_kernels``.
+    """
+
+    def __init__(self, kernels: ModuleType) -> None:
+        self._kernels: ModuleType | None = kernels
+
+    def __call__(self, states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        kernels = self._kernels
+        if kernels is not None and len(weight) <= kernels.MOST_NUMBERS:
+            try:
+                found: Tensor = kernels.normed_times_one_plus(states.contiguous(), weight, epsilon)
+            except Exception as error:  # noqa: BLE001 - the library has its own function
+                note_failure(error)
+                self._kernels = None
+            else:
+                return found
         return _times_one_plus_weight(states, weight, epsilon)
-    found: Tensor = kernels.normed_times_one_plus(states.contiguous(), weight, epsilon)
-    return found
 
 
 _FORMULAS: tuple[_Formula, ...] = (_times_weight, _times_one_plus_weight)
@@ -144,7 +160,8 @@ def _formula_of(module: nn.Module, known: tuple[_Formula, ...]) -> _Formula | No
                 found = [formula(trial[1], trial[0], _epsilon(module)) for trial in trials]
                 if all(map(is_same, found, expected)):
                     return formula
-        except Exception:  # noqa: BLE001 - it wants more than its input
+        except Exception as error:  # noqa: BLE001 - it wants other numbers
+            raise_if_fatal(error)
             return None
     return None
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmscope.model.computing import replacing_globals
-from vlmscope.model.elementwise.trial import is_same, made_up
+from vlmscope.model.elementwise.trial import is_same, made_up, note_failure, raise_if_fatal
 
 Rotary = Callable[..., Any]
 """Queries and keys, or one of them, the cosines and sines of their angles → what is rotated."""
@@ -51,6 +51,7 @@ class RotaryKernel:
     def __init__(self, model: nn.Module, kernels: ModuleType) -> None:
         names = {type(module).__module__ for module in model.modules()}
         self._known: dict[Any, bool] = {}
+        self._device = next((own.device for own in model.parameters()), None)
         self._functions: list[tuple[dict[str, Any], str, Callable[..., Any]]] = []
         for name in sorted(name for name in names if name.startswith("transformers.models.")):
             space = vars(sys.modules[name])
@@ -70,9 +71,15 @@ class RotaryKernel:
     ) -> Any:
         """Rotate by the kernel, or by the library's function if their results may differ."""
         heads = kwargs.get("unsqueeze_dim", _heads_of(function))
-        plain = len(args) == count + 2 and set(kwargs) <= {"unsqueeze_dim"}
         states, angles = args[:count], args[count:]
-        if not plain or not all(_is_supported(kernels, heads, each, *angles) for each in states):
+        if (
+            len(args) != count + 2
+            or not set(kwargs) <= {"unsqueeze_dim"}
+            # The function is the library's, so others may call it, as to train another model.
+            or not torch.is_inference_mode_enabled()
+            or self._device not in {None, args[0].device}
+            or not all(_is_supported(kernels, heads, each, *angles) for each in states)
+        ):
             return function(*args, **kwargs)
         first, cos = states[0], angles[0]
         dimensions = first.dim(), first.shape[-1], heads % first.dim()
@@ -84,7 +91,12 @@ class RotaryKernel:
             self._known[key] = same
         if not self._known[key]:
             return function(*args, **kwargs)
-        found = [_rotated(kernels, heads, each, *angles) for each in states]
+        try:
+            found = [_rotated(kernels, heads, each, *angles) for each in states]
+        except Exception as error:  # noqa: BLE001 - the library has its own function
+            note_failure(error)
+            self._known[key] = False
+            return function(*args, **kwargs)
         return found[0] if count == 1 else tuple(found)
 
 
@@ -114,6 +126,7 @@ def _is_supported(
         states.dim() in (3, 4)
         and cos.dim() == states.dim() - 1
         and cos.shape == sin.shape
+        and (states.dim() == 3 or cos.shape[0] in {1, states.shape[0]})
         and cos.shape[-1] == width
         and width % 2 == 0
         and cos.dtype == sin.dtype
@@ -149,10 +162,11 @@ def _agrees(
             states = made_up((*shape[:-1], 3, shape[-1]), like.device).to(types[0])
             states = states.movedim(-2, heads)
             angles = [made_up(shape, like.device, seed).to(types[1]) for seed in (2, 3)]
-            found = _rotated(kernels, heads, states, *angles)
             try:
+                found = _rotated(kernels, heads, states, *angles)
                 expected = function(*[states] * count, *angles)
-            except Exception:  # noqa: BLE001 - it wants other numbers
+            except Exception as error:  # noqa: BLE001 - it wants other numbers
+                raise_if_fatal(error)
                 return False
             if not all(is_same(found, each) for each in ([expected] if count == 1 else expected)):
                 return False
