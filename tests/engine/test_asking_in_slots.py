@@ -451,15 +451,18 @@ def test_if_it_fails_complete_prompts_are_run(
 
 
 @pytest.mark.usefixtures("late")
-@pytest.mark.first(4)
+@pytest.mark.first(6)
 @pytest.mark.parametrize(
     ("where", "call"),
     [
-        (where, call)
-        for call in range(3)
-        for where in ("run_ends", "with_p_true", "Slots.release", "Stepper.step")
+        ("_Question.complete", len(ROWS)), ("_Question.complete", len(ROWS) + 1),
+        *(
+            (where, call)
+            for call in range(3)
+            for where in ("run_ends", "with_p_true", "Slots.release", "Stepper.step")
+        ),
     ],
-)
+)  # fmt: skip
 def test_no_row_is_lost_by_an_interrupt_or_failure(
     where: str,
     call: int,
@@ -469,7 +472,9 @@ def test_no_row_is_lost_by_an_interrupt_or_failure(
     """Ctrl-C in a notebook, after which the session is used again; or a step without memory."""
     name, _, method = where.rpartition(".")
     module: Any = {"run_ends": asking}.get(where, scheduler)
-    owner: Any = {"Slots": Slots, "Stepper": Stepper}.get(name, module)
+    owner: Any = {
+        "Slots": Slots, "Stepper": Stepper, "_Question": scheduler._Question,
+    }.get(name, module)  # fmt: skip
     original, calls = getattr(owner, method), 0
     fails = torch.OutOfMemoryError("out of memory") if name == "Stepper" else KeyboardInterrupt()
 

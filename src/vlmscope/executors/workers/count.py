@@ -28,7 +28,7 @@ MOST = 16
 """Most workers of ``auto``: enough for a GPU, and each one takes memory for a batch."""
 
 MEMORY = KEPT_MEMORY
-"""Bytes of memory of this machine or container for each worker, which it may keep for a whole run; a
+"""Bytes of memory of this machine or container for each worker, which it may keep for a run; a
 batch of many tiles takes more than 1 GiB while it is prepared."""
 
 MEMORY_OF_BUILDER = 2 * 2**30
