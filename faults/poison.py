@@ -94,10 +94,10 @@ def _die_when_prepared() -> Any:
     """Let the process die when the poisoned row is prepared."""
     original = batch.render
 
-    def render(processor: Any, question: str, *rest: Any) -> Any:
+    def render(processor: Any, question: str, *rest: Any, **options: Any) -> Any:
         if SKULL in question:
             _die(None)
-        return original(processor, question, *rest)
+        return original(processor, question, *rest, **options)
 
     batch.render = render
     return None
