@@ -45,9 +45,10 @@ SPEC = CaptureSpec(layers="all", max_new_tokens=2)
 
 
 WITH_TANH = {
-    "aria", "aya_vision", "deepseek_vl", "deepseek_vl_hybrid", "gemma3", "granite4_vision",
-    "idefics2", "idefics3", "llava_onevision", "minicpmv4_6", "minicpmv4_7", "paligemma",
-    "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe", "smolvlm",
+    "aria", "aya_vision", "cohere2_vision", "deepseek_vl", "deepseek_vl_hybrid", "gemma3",
+    "granite4_vision", "idefics2", "idefics3", "kimi_k25", "lfm2_vl", "llava_onevision",
+    "minicpmv4_6", "minicpmv4_7", "molmo2", "paligemma", "phi4_multimodal", "qwen3_5",
+    "qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe", "smolvlm",
     "video_llama_3",
 }  # fmt: skip
 """Families whose encoder has MLPs with the approximation of GELU by tanh."""
