@@ -60,7 +60,7 @@ PARTS: dict[str, Callable[[Any], Any]] = {
     "norms": ElementwiseKernels,
     "kernels": partial(ElementwiseKernels, many=True),
 }
-"""Element-wise kernels of a model, which ``executors.runner.run_kernels`` chooses by the rows."""
+"""Element-wise kernels of a model, which ``executors.runner.kernels_of_run`` chooses by the rows."""
 
 SAMPLED = 5
 """Answers of the run ``samples``."""
@@ -197,12 +197,12 @@ class Times:
 @contextmanager
 def running_with(parts: str) -> Iterator[None]:
     """Let runs use these faster parts within the context, whatever their number of rows."""
-    usual = local.run_kernels
-    local.run_kernels = lambda vlm, _rows: PARTS[parts](vlm)
+    usual = local.kernels_of_run
+    local.kernels_of_run = lambda vlm, _rows: PARTS[parts](vlm)
     try:
         yield
     finally:
-        local.run_kernels = usual
+        local.kernels_of_run = usual
 
 
 @contextmanager

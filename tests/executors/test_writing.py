@@ -451,13 +451,13 @@ def test_the_kernels_of_the_model_are_made_while_the_process_starts(
     by_hand: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, bool]] = []
-    usual = local.run_kernels
+    usual = local.kernels_of_run
 
-    def run_kernels(vlm: Any, rows: int) -> Any:
+    def kernels_of_run(vlm: Any, rows: int) -> Any:
         seen.append((rows, len(writers()) == 1))
         return usual(vlm, rows)
 
-    monkeypatch.setattr(local, "run_kernels", run_kernels)
+    monkeypatch.setattr(local, "kernels_of_run", kernels_of_run)
     run_plan(plan_of(tmp_path / "run", "process"))
     run_plan(plan_of(tmp_path / "other", "thread"))
     assert seen == [(ROWS, True), (ROWS, False)]  # once each
@@ -471,7 +471,7 @@ def test_an_error_meanwhile_ends_the_process(
         raise MemoryError("of the GPU")
 
     with monkeypatch.context() as patch:
-        patch.setattr(local, "run_kernels", fail)
+        patch.setattr(local, "kernels_of_run", fail)
         with pytest.raises(MemoryError, match="of the GPU"):
             run_plan(plan_of(tmp_path / "run", writer))
     assert writers() == []

@@ -30,7 +30,7 @@ from vlmscope.executors.pending import (
 )
 from vlmscope.executors.plan import Plan
 from vlmscope.executors.request import Request
-from vlmscope.executors.runner import Loop, run_kernels
+from vlmscope.executors.runner import Loop, kernels_of_run
 from vlmscope.executors.time_limit import Restarts, take_restarts
 from vlmscope.executors.writing import StrictStop, WritingThread, writing
 from vlmscope.model.elementwise import ElementwiseKernels
@@ -123,7 +123,7 @@ def _write_rows(
 
     def get_kernels() -> None:
         if plan.todo:
-            kernels.append(run_kernels(plan.vlm, plan.todo))
+            kernels.append(kernels_of_run(plan.vlm, plan.todo))
 
     with (
         plan.workers or nullcontext(),

@@ -324,7 +324,7 @@ class Loop:
         rows: Number of rows to capture, if known.
         stop: Set to stop after the answers in progress are finished.
         workers: Processes that prepare rows, which are started here; by default threads do.
-        kernels: What ``run_kernels`` returned for this run; it is called here otherwise.
+        kernels: What ``kernels_of_run`` returned for this run; it is called here otherwise.
     """
 
     def __init__(
@@ -354,7 +354,7 @@ class Loop:
         slots = rows_at_once(vlm, request.batch_size, answers=request.spec.sampling.answers)
         if workers is not None:
             workers.begin(preprocessing_of(vlm, spec), spec)
-        kernels = run_kernels(vlm, rows) if kernels is None else kernels
+        kernels = kernels_of_run(vlm, rows) if kernels is None else kernels
         own_width = worth_own_width(vlm, rows)
         self._limit = TimeLimit(request.time_limit, self._expired)
         self._runner = ResilientRunner(
@@ -461,7 +461,7 @@ class Loop:
         self._results.flush()
 
 
-def run_kernels(vlm: VisionLanguageModel, rows: int) -> ElementwiseKernels:
+def kernels_of_run(vlm: VisionLanguageModel, rows: int) -> ElementwiseKernels:
     """Return the kernels of a model for a run, after seconds of imports on a GPU.
 
     Args:

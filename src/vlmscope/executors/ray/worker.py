@@ -22,7 +22,7 @@ from vlmscope.executors.batching import BatchSizer, sizer_for
 from vlmscope.executors.measuring import mean_image_tokens
 from vlmscope.executors.plan import load_checked
 from vlmscope.executors.request import Request
-from vlmscope.executors.runner import Loop, run_kernels
+from vlmscope.executors.runner import Loop, kernels_of_run
 from vlmscope.executors.workers import keep_for, make_workers
 from vlmscope.executors.writing import StrictStop, writing
 from vlmscope.model import VisionLanguageModel
@@ -191,7 +191,7 @@ class Worker:
                     writer=writer,
                     size=lambda: sizer.size,
                     sharing=self._sharing,
-                    meanwhile=lambda: kernels.append(run_kernels(vlm, rows)),
+                    meanwhile=lambda: kernels.append(kernels_of_run(vlm, rows)),
                 ) as results,
             ):
                 loop = Loop(
