@@ -60,7 +60,7 @@ PARTS: dict[str, Callable[[Any], Any]] = {
     "norms": ElementwiseKernels,
     "kernels": partial(ElementwiseKernels, many=True),
 }
-"""Element-wise kernels of a model, which ``executors.runner.kernels_of_run`` chooses by the rows."""
+"""Element-wise kernels of a model; ``executors.runner.kernels_of_run`` chooses by the rows."""
 
 SAMPLED = 5
 """Answers of the run ``samples``."""
