@@ -150,6 +150,7 @@ def test_the_benchmark_of_families_does_what_the_large_one_does(
     assert not (tmp_path / "smolvlm" / "checkpoint").exists()
 
 
+@pytest.mark.exhaustive
 def test_commands_run_at_once_each_on_a_gpu_of_its_own(tmp_path: Path, python: str) -> None:
     commands = tmp_path / "commands.txt"
     commands.write_text(
