@@ -39,12 +39,12 @@ KINDS = (
     ("norms", ("norm",)),
     ("activations", ("gelu", "silu", "sigmoid", "tanh", "relu")),
     ("copies", ("copy", "cat", "Memcpy", "Memset", "fill", "index", "gather", "scatter")),
-    ("compiled", ("triton",)),
+    ("kernels of Triton", ("triton",)),
 )
 """Kinds of operations, and what a name of the kind contains; the first that fits."""
 
-OWN = ("triton", "_rotate", "_gate", "_norm")
-"""Beginnings of the names of Triton's kernels: those of the compiler, and vlmscope's."""
+OWN = ("_rotate", "_gate", "_norm")
+"""Beginnings of the names of vlmscope's kernels in Triton's language."""
 
 LIBRARY_ROWS = 32
 """Rows of the batch that the model's own ``forward`` is profiled on."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vlmscope.engine import Batch, CaptureSession, prepare
+from vlmscope.engine import Batch, CaptureSession, p_true, prepare
 from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
@@ -116,6 +116,19 @@ def captured_together(
     assert all(isinstance(item, Capture) for item in found), found
     by_id = each_once(found, samples)
     return [by_id[sample.id] for sample in samples]
+
+
+def note_complete_prompts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list of the rows whose complete prompt is run for the question about the answer."""
+    seen: list[str] = []
+    original = p_true.Asker._ask_together
+
+    def spy(self: p_true.Asker, rows: Sequence[Capture], *more: Any) -> Any:
+        seen.extend(row.sample.id for row in rows)
+        return original(self, rows, *more)
+
+    monkeypatch.setattr(p_true.Asker, "_ask_together", spy)
+    return seen
 
 
 def each_once(results: Iterable[Capture | Failure], samples: Sequence[Sample]) -> dict[str, Any]:

@@ -18,12 +18,12 @@ from engine.against_reference import (
     assert_same_samples,
     each_once,
     known_reference,
+    note_complete_prompts,
     run_session,
     submitted,
 )
 from families.conformance import INTERLEAVED, NONE, ONE_IMAGE, SEVERAL, make_image
 from vlmscope.engine import CaptureSession, batch, capture, prepare
-from vlmscope.engine import p_true as complete
 from vlmscope.engine.decoding import asking, scheduler
 from vlmscope.engine.decoding.asking import Continuation, OwnPrompt, SlotAsker
 from vlmscope.engine.decoding.scheduler import Decoding
@@ -58,15 +58,7 @@ def qwen(models: Load, monkeypatch: pytest.MonkeyPatch) -> VisionLanguageModel:
 @pytest.fixture
 def asked_later(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Rows whose complete prompt was run, with the images."""
-    seen: list[str] = []
-    original = complete.Asker._ask_together
-
-    def spy(self: complete.Asker, rows: Sequence[Capture], *more: Any) -> Any:
-        seen.extend(row.sample.id for row in rows)
-        return original(self, rows, *more)
-
-    monkeypatch.setattr(complete.Asker, "_ask_together", spy)
-    return seen
+    return note_complete_prompts(monkeypatch)
 
 
 @pytest.fixture

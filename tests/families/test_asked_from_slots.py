@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from engine.against_reference import each_once, run_session
+from engine.against_reference import each_once, note_complete_prompts, run_session
 from families.conformance import ONE_IMAGE, RUNNABLE, SEVERAL, THIRD, build
 from families.conftest import FEW
 from families.test_conformance import DEVICE, GENERATED, SHARES, SHORT_WINDOW
 from families.test_windows import load_with
-from vlmscope.engine import capture, p_true
+from vlmscope.engine import capture
 from vlmscope.engine.decoding.slots import rounded_up
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.reference import reference
-from vlmscope.schema import Capture, CaptureSpec, Sample
+from vlmscope.schema import CaptureSpec, Sample
 from vlmscope.signals import P_TRUE, P_TRUE_MASS
 
 pytestmark = [
@@ -32,15 +31,7 @@ SPEC = CaptureSpec(layers="0", max_new_tokens=5, signals="p_true")
 @pytest.fixture
 def complete(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Rows whose complete prompt was run for the question about the answer."""
-    seen: list[str] = []
-    original = p_true.Asker._ask_together
-
-    def spy(self: p_true.Asker, rows: Sequence[Capture], *more: Any) -> Any:
-        seen.extend(row.sample.id for row in rows)
-        return original(self, rows, *more)
-
-    monkeypatch.setattr(p_true.Asker, "_ask_together", spy)
-    return seen
+    return note_complete_prompts(monkeypatch)
 
 
 def assert_exact(

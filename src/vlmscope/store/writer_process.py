@@ -84,7 +84,6 @@ class RunWriterProcess(OpenRun):
             args=(self._theirs, run, manifest, writer, expected, builders, behind_rows),
             name="vlmscope-write",
         )
-        self._started = False
         self._ending = threading.Lock()
         self._begun = self._finished = 0
         self.done_ids: Set[str] = frozenset()
@@ -96,8 +95,7 @@ class RunWriterProcess(OpenRun):
         Raises:
             OSError: It cannot be started.
         """
-        if not self._started:
-            self._started = True
+        if self._process.pid is None:
             with self._theirs:
                 start(self._process)
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
 from vlmscope.model.computing import replacing_forwards
-from vlmscope.model.elementwise.trial import is_same, note_failure, raise_if_fatal
+from vlmscope.model.elementwise.trial import is_same, note_failure, raise_if_fatal, settings_of
 
 _SIZES = (1e-3, 30.0)
 """Sizes of the numbers that a norm is tried with: the squares of the small ones are of the size of
@@ -132,9 +132,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 def _key(module: nn.Module) -> tuple[Any, ...]:
     """Return what the results of a norm depend on, besides its weight: its class and settings."""
-    simple = (bool, int, float, str)
-    settings = {k: v for k, v in vars(module).items() if isinstance(v, simple) and k != "training"}
-    return type(module), str(module.weight.device), *sorted(settings.items())
+    return type(module), str(module.weight.device), *settings_of(module)
 
 
 def _epsilon(module: nn.Module) -> Any:
