@@ -4,9 +4,9 @@ The processor, the chat format and the ids of the special tokens are those of th
 checkpoint; the tokenizer knows few words, and the rest of its vocabulary is there and unused.
 
 Every matrix is drawn anew, also what the library starts at zero; norms and biases get noise,
-because without it a forgotten one would go unseen. The tokens that end an answer or stand for
-images get an output row of zeros: among a hundred thousand random ones it never wins, so every
-answer runs to the token limit and does the work of a full one.
+because without it a forgotten one would go unseen. Only tokens of the tokenizer's words have an
+output row that is not zero: so every answer runs to the token limit and does the work of a full
+one, and its text, which a question about it repeats (``p_true``), has as many tokens as a real one.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ STANDARD_DEVIATION = 0.02
 
 TINY_STANDARD_DEVIATION = 0.15
 """In the narrow model, where less would let the image fade on its way."""
+
+UNUSED = "<unused_"
+"""Beginning of the tokens that fill the vocabulary."""
 
 _IMAGES = ("image_token_id", "image_token_index", "video_token_id")
 """Settings that name tokens which no answer may hold."""
@@ -55,7 +58,7 @@ def build_checkpoint(
     with torch.device(device):
         model = _empty_model(parts["config"], dtype)
     _randomise(model, TINY_STANDARD_DEVIATION if tiny else STANDARD_DEVIATION)
-    _never_stop(model, shape)
+    _answer_in_words(model, shape, folder)
     model.save_pretrained(folder)
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -109,7 +112,7 @@ def _write_tokenizer(folder: Path, shape: FamilyShape) -> None:
     size = shape.config["text_config"]["vocab_size"]
     free = (number for number in range(size) if number not in taken)
     words = {word: next(free) for word in learnt if word not in shape.tokens}
-    rest = {f"<unused_{number}>": number for number in free}
+    rest = {f"{UNUSED}{number}>": number for number in free}
     content["model"]["vocab"] = {**words, **rest, **shape.tokens}
     for token in content["added_tokens"]:
         token["id"] = shape.tokens[token["content"]]
@@ -138,19 +141,36 @@ def _randomise(model: Any, spread: float) -> None:
                 parameter.add_(torch.empty_like(parameter).normal_(0.0, 0.1))
 
 
-def _never_stop(model: Any, shape: FamilyShape) -> None:
-    """Name the tokens that end an answer, and see to it that none of them is ever said."""
+def _answer_in_words(model: Any, shape: FamilyShape, folder: Path) -> None:
+    """Name the tokens that end an answer, and see to it that only words are ever said."""
     stops = [shape.tokens[stop] for stop in shape.stops]
     images = [shape.config[name] for name in _IMAGES if name in shape.config]
     weight = model.get_output_embeddings().weight
+    silent = torch.ones(len(weight), dtype=torch.bool)
+    silent[_words(folder, shape)] = False
+    silent[[token for token in (*stops, *images) if token < len(weight)]] = True
     with torch.no_grad():  # Llama-3.2-Vision's image token has no output row
-        weight[[token for token in (*stops, *images) if token < len(weight)]] = 0
+        weight[silent.to(weight.device)] = 0
     roles = shape.tokenizer
     model.generation_config.update(
         bos_token_id=shape.tokens.get(roles.get("bos", "")),
         eos_token_id=stops,
         pad_token_id=shape.tokens[roles["pad"]],
     )
+
+
+def _words(folder: Path, shape: FamilyShape) -> list[int]:
+    """Return the tokens whose text the written tokenizer encodes as that one token again."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    vocabulary = tokenizer.get_vocab()
+    known = {number for word, number in vocabulary.items() if not word.startswith(UNUSED)}
+    return [
+        number
+        for number in sorted(known - set(shape.tokens.values()))
+        if tokenizer.encode(tokenizer.decode([number]), add_special_tokens=False) == [number]
+    ]
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
