@@ -147,6 +147,26 @@ def showing_once() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def ignoring(message: str, category: type[Warning]) -> Iterator[None]:
+    """Ignore a warning within the context, in all threads, even if warnings are errors.
+
+    Args:
+        message: Regular expression that the beginning of the warning matches.
+        category: Its class.
+    """
+    with warnings_lock():
+        warnings.filterwarnings("ignore", message, category)
+        own = warnings.filters[0]
+    try:
+        yield
+    finally:
+        with warnings_lock():
+            filters: Any = warnings.filters
+            if own in filters:  # another thread may have restored earlier ones
+                filters.remove(own)
+
+
 Message = tuple[str, int, str] | tuple[str, type[Warning], str, int]
 """A log record: logger, level and text. Or a warning: text, category, file and line."""
 

@@ -3,7 +3,8 @@
 - ``batch``: from samples to tensors on the CPU; ``device``: copies to and from the GPU
 - ``inputs``: what a Python user gives, as rows and images
 - ``session``: prefills batches and decodes their answers; ``captures``: captures of samples by one
-- ``prefill``: one pass of a batch's prompts; ``hooks``: what is copied out of it
+- ``prefill``: one pass of a batch's prompts; ``prompt_pass``: by the model's own ``generate``;
+  ``hooks``: what is copied out of it
 - ``image_cache``: each image through the vision encoder once; ``pooling``: many vectors to one
 - ``decoding/``: answers of many rows at a time
 - ``shared_prefix``, ``shared_prefill``: questions about one image share the prompt's beginning

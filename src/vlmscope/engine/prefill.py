@@ -1,15 +1,16 @@
 """The prefill: one pass of a batch's prompts, and what is recorded of it.
 
-The batch is passed to ``generate`` once, for one token. That runs the vision encoder and the
-decoder over the prompt; the hooks copy the pooled vision vector, the recorded hidden states and the
-first logits out of this pass, and decoding continues from its cache. ``generate`` is used and not a
-plain ``forward``, because that numbers padded positions differently.
+The batch is passed to ``generate`` once, for one token (``prompt_pass``). That runs the vision
+encoder and the decoder over the prompt; the hooks copy the pooled vision vector, the recorded
+hidden states and the first logits out of this pass, and decoding continues from its cache.
+``generate`` is used and not a plain ``forward``, because that numbers padded positions
+differently.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ from vlmscope.engine.hooks import PrefillHooks, RecordedTensors
 from vlmscope.engine.image_cache import Encodings, ImageEncoder
 from vlmscope.engine.lens import ImageLens, image_lens_for, lens_arrays
 from vlmscope.engine.pooling import TokenChoice, entropy_of
+from vlmscope.engine.prompt_pass import run_prompts
 from vlmscope.engine.repeated_images import encoding_each_once
 from vlmscope.engine.token_states import (
     AnswerTokenSteps,
@@ -35,6 +37,7 @@ from vlmscope.engine.token_states import (
 )
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.attention.kv_cache import (
+    NAMES,
     cache_argument,
     cache_with,
     computing_all_tokens,
@@ -44,7 +47,7 @@ from vlmscope.model.attention.packed import packed
 from vlmscope.model.attention.padded import attending_without_padding
 from vlmscope.model.encoder_layout import contiguous_states
 from vlmscope.model.encoder_widths import widened
-from vlmscope.model.host_positions import numbering_on_host
+from vlmscope.model.host_positions import HostCopies, numbering_on_host
 from vlmscope.positions import IMAGE_POSITIONS, VISION_ONLY
 from vlmscope.schema import TOP_FIRST_TOKENS, Capture, Sample
 from vlmscope.selection import boundaries, locate
@@ -64,6 +67,8 @@ class DeviceBatch:
     """The rows."""
     inputs: Mapping[str, Tensor]
     """Their tensors on the device."""
+    own: Mapping[str, Tensor]
+    """The same tensors on the CPU."""
     encodings: Encodings | None
     """Their images' encodings, if those are computed separately."""
     located: dict[str, Bool[np.ndarray, "batch length"]]
@@ -161,10 +166,8 @@ def make_device_batch(
     located = tokens_of(batch, vlm, spec)
     encodings = images.encode(batch) if images is not None and any(batch.images) else None
     separate = () if encodings is None else vlm.family.encoder_inputs
-    inputs = {
-        name: to_device(tensor, vlm.device)
-        for name, tensor in batch.model_inputs(without=separate).items()
-    }
+    own = batch.model_inputs(without=separate)
+    inputs = {name: to_device(tensor, vlm.device) for name, tensor in own.items()}
     prompts = inputs["input_ids"], inputs["attention_mask"]
     patches = patch_members(batch, vlm, spec.signals)
     attention = recorder_for(vlm, spec.signals, *prompts, answer_states, patches)
@@ -173,7 +176,7 @@ def make_device_batch(
         vlm, spec, located, inputs, batch.images, answer_states, encodings, attention, lens,
         image_tokens_for(vlm, spec, batch.input_ids, batch.attention_mask), answer_tokens,
     )  # fmt: skip
-    return DeviceBatch(batch, inputs, encodings, located, hooks), hooks
+    return DeviceBatch(batch, inputs, own, encodings, located, hooks), hooks
 
 
 def make_hooks(
@@ -212,23 +215,47 @@ def run(
     config: Any,
     **options: Any,
 ) -> Any:
-    """Run ``generate`` with the hooks registered; return its result."""
+    """Run ``generate`` with the hooks registered; return its result.
+
+    Args:
+        device_batch: The batch.
+        hooks: Its hooks.
+        vlm: The model.
+        config: Settings of ``generate``. For one token, the model's output is returned, with its
+            cache, as soon as the GPU's work is launched (``prompt_pass``).
+        options: Passed to ``generate``.
+    """
     if device_batch.encodings is not None:
         name = cache_argument(type(vlm.model).generate)
         options[name] = cache_with(device_batch.encodings.layers, vlm.num_layers)
-    batch = device_batch.batch
+    batch, inputs, own = device_batch.batch, device_batch.inputs, device_batch.own
     with (
-        prefilling(vlm, hooks, batch.attention_mask),
+        prefilling(vlm, hooks, batch.attention_mask, HostCopies(inputs, own)),
         encoding_each_once(vlm, batch, hooks.shapes_),
     ):
-        return vlm.model.generate(**device_batch.inputs, generation_config=config, **options)
+        if config.max_new_tokens == 1 and not options.keys() - set(NAMES):
+            return run_prompts(vlm, inputs, own, config, **options)
+        return vlm.model.generate(**inputs, generation_config=config, **options)
 
 
 @contextmanager
 def prefilling(
-    vlm: VisionLanguageModel, hooks: PrefillHooks, mask: Int[np.ndarray, "batch length"]
+    vlm: VisionLanguageModel,
+    hooks: PrefillHooks,
+    mask: Int[np.ndarray, "batch length"],
+    known: HostCopies | None = None,
 ) -> Iterator[None]:
-    """Context of a pass over prompts: hooks, and faster operations with the same result."""
+    """Context of a pass over prompts: hooks, and faster operations with the same result.
+
+    Args:
+        vlm: The model.
+        hooks: What is recorded.
+        mask: 1 where a token is real.
+        known: Inputs whose numbers the CPU has too.
+    """
+    numbering: AbstractContextManager[None] = nullcontext()
+    if vlm.cuda_devices:
+        numbering = numbering_on_host(vlm.model, vlm.vision_tower, known or HostCopies())
     with (
         attending_without_padding(vlm.decoder, mask.astype(bool), hooks.observer),
         packed(vlm),
@@ -236,7 +263,7 @@ def prefilling(
         contiguous_states(vlm),
         keeping_first_states(),
         computing_all_tokens(vlm.decoder),
-        numbering_on_host(vlm.model) if vlm.cuda_devices else nullcontext(),
+        numbering,
         hooks.registered(),
     ):
         yield

@@ -254,13 +254,14 @@ class CaptureSession:
         """Run a batch's prompts; return it and its cache, None if it must not share beginnings."""
         config = greedy_config(self._vlm, 1)
         config.return_dict_in_generate = True
-        made = self._device_batch(batch) if batch.prefix is None else None
-        self._finish_prefilled()  # while the device encodes the images
         with unscaled(self._vlm.model, ONE_BAND if band == ALONE else self._vlm.lengths):
-            if made is None:
-                return run_shared(batch, self._vlm, self._spec, config)
-            device_batch, hooks = made
-            return device_batch, cache_of(run(device_batch, hooks, self._vlm, config))
+            if batch.prefix is not None:
+                found = run_shared(batch, self._vlm, self._spec, config)
+            else:
+                device_batch, hooks = self._device_batch(batch)
+                found = device_batch, cache_of(run(device_batch, hooks, self._vlm, config))
+        self._finish_prefilled()  # while the device computes
+        return found
 
     def _prefill_whole(self, batch: Batch) -> None:
         """Prepare the rows of a batch again, each prompt as a whole, and prefill them."""

@@ -19,6 +19,7 @@ from vlmscope.engine.device import to_device
 from vlmscope.engine.hooks import PrefillHooks, RecordedTensors
 from vlmscope.engine.lens import image_lens_for
 from vlmscope.engine.prefill import DeviceBatch, make_hooks, prefilling, tokens_of
+from vlmscope.engine.prompt_pass import run_prompts
 from vlmscope.engine.shared_prefix import SharedPrefix
 from vlmscope.engine.token_states import image_tokens_for
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
@@ -29,6 +30,7 @@ from vlmscope.model.attention.kv_cache import (
     keys_and_values,
     layer_with,
 )
+from vlmscope.model.host_positions import HostCopies
 
 Located = Mapping[str, Bool[np.ndarray, "batch length"]]
 """Position → the tokens it refers to in each row."""
@@ -85,7 +87,7 @@ def run_shared(
     tokens = recorded.image_tokens.of_rows(prefix.entries)
     joined = replace(_joined(recorded, last.tensors(), index), image_tokens=tokens)
     hooks = BothPasses(joined, shapes | last.shapes_)
-    return DeviceBatch(batch, inputs, None, located, hooks), cache
+    return DeviceBatch(batch, inputs, batch.inputs, None, located, hooks), cache
 
 
 def _is_separable(located: Located, prefix: SharedPrefix) -> bool:
@@ -127,8 +129,8 @@ def _beginnings(
     lens = image_lens_for(vlm, spec, prefix.inputs["input_ids"].numpy(), mask)
     tokens = image_tokens_for(vlm, spec, prefix.inputs["input_ids"].numpy(), mask)
     hooks = make_hooks(vlm, spec, located, inputs, images, lens=lens, image_tokens=tokens)
-    with prefilling(vlm, hooks, mask):
-        output = vlm.model.generate(**inputs, generation_config=config)
+    with prefilling(vlm, hooks, mask, HostCopies(inputs, prefix.inputs)):
+        output = run_prompts(vlm, inputs, prefix.inputs, config)
     return hooks, cache_of(output)
 
 
