@@ -147,24 +147,19 @@ def showing_once() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def ignoring(message: str, category: type[Warning]) -> Iterator[None]:
-    """Ignore a warning within the context, in all threads, even if warnings are errors.
+def ignore(message: str, category: type[Warning]) -> None:
+    """Ignore a warning of a library from now on, also where warnings are errors.
+
+    The filter stays: with each change of the filters Python shows all other warnings again.
 
     Args:
         message: Regular expression that the beginning of the warning matches.
         category: Its class.
     """
+    wanted = ("ignore", re.compile(message, re.IGNORECASE), category, None, 0)
     with warnings_lock():
-        warnings.filterwarnings("ignore", message, category)
-        own = warnings.filters[0]
-    try:
-        yield
-    finally:
-        with warnings_lock():
-            filters: Any = warnings.filters
-            if own in filters:  # another thread may have restored earlier ones
-                filters.remove(own)
+        if wanted not in warnings.filters:
+            warnings.filterwarnings("ignore", message, category)
 
 
 Message = tuple[str, int, str] | tuple[str, type[Warning], str, int]

@@ -18,7 +18,7 @@ from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.model.attention.kv_cache import cache_of
 from vlmscope.model.computing import computing
 from vlmscope.schema import CaptureSpec, Sample
-from vlmscope.shown_once import ignoring
+from vlmscope.shown_once import ignore
 
 
 @pytest.fixture
@@ -119,9 +119,10 @@ def test_models_whose_inputs_stay_on_their_device(
 def test_a_warning_is_ignored_even_if_warnings_are_errors() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        before = list(warnings.filters)
-        with ignoring("of some", UserWarning):
-            warnings.warn("of some device", UserWarning, stacklevel=1)
-            with pytest.raises(UserWarning, match="another"):
-                warnings.warn("another", UserWarning, stacklevel=1)
-        assert list(warnings.filters) == before
+        ignore("of some", UserWarning)
+        filters = list(warnings.filters)
+        ignore("of some", UserWarning)
+        assert list(warnings.filters) == filters, "Python would show other warnings again"
+        warnings.warn("of some device", UserWarning, stacklevel=1)
+        with pytest.raises(UserWarning, match="another"):
+            warnings.warn("another", UserWarning, stacklevel=1)

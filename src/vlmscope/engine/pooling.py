@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vlmscope.engine.device import to_device
 from vlmscope.model.vision_rows import VisionRows
 from vlmscope.schema import VisionPooling
 
@@ -32,7 +33,7 @@ class TokenChoice:
         """Create one from the mask that ``selection.locate`` returns."""
         rows, columns = np.nonzero(tokens)
         arrays = (rows, columns, tokens.sum(axis=1))
-        return cls(*(torch.from_numpy(array).to(device) for array in arrays))
+        return cls(*(to_device(torch.from_numpy(array), device) for array in arrays))
 
     def to(self, device: torch.device) -> TokenChoice:
         """Return the same choice on ``device``."""

@@ -11,24 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
-import transformers.generation.utils as generation
 from torch import Tensor, nn
 
 from vlmscope.engine.device import to_device
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention.kv_cache import NAMES
-from vlmscope.model.computing import removing_hooks, replacing_globals
-from vlmscope.shown_once import ignoring
+from vlmscope.model.computing import removing_hooks, replacing_method
+from vlmscope.shown_once import ignore
 
-_MOVE = "move_to_device"
-"""The library's function that copies a pass's inputs to the model, since transformers 5.2x."""
+_LAST = "prepare_inputs_for_generation"
+"""The model's method with the last of the preparations, which copies what is on the CPU by waiting
+for the GPU."""
 
 _ON_CPU = r"You are calling \.generate\(\) with the `input_ids` being on a device type different"
-"""Beginning of the library's warning of inputs on the CPU, before that."""
+"""Beginning of the warning of some versions of the library of inputs on the CPU."""
 
 
 class _Returned(Exception):  # noqa: N818 - not an error
@@ -88,13 +88,15 @@ def _copying(
     """Let the model be given tensors on its device, within the context."""
     copies = {id(own[name]): inputs[name] for name in own}
     moved: Callable[..., Any] = partial(_moved, vlm.device, copies)
-    space = vars(generation)
-    with ExitStack() as stack:
-        if _MOVE in space:
-            stack.enter_context(replacing_globals([(space, _MOVE, moved)]))
-        stack.enter_context(ignoring(_ON_CPU, UserWarning))
-        handles = stack.enter_context(removing_hooks())
-        handles.append(
+    prepare: Callable[..., Any] = getattr(vlm.model, _LAST)
+
+    @wraps(prepare)  # its signature says which arguments generate accepts
+    def prepare_moved(*args: Any, **kwargs: Any) -> Any:
+        return prepare(*moved(args), **moved(kwargs))
+
+    ignore(_ON_CPU, UserWarning)
+    with replacing_method(vlm.model, _LAST, prepare_moved), removing_hooks() as handles:
+        handles.append(  # for a model with a generate of its own
             vlm.model.register_forward_pre_hook(
                 lambda _module, args, kwargs: (moved(args), moved(kwargs)), with_kwargs=True
             )
@@ -102,7 +104,7 @@ def _copying(
         yield
 
 
-def _moved(device: torch.device, copies: Mapping[int, Tensor], value: Any, *_: Any) -> Any:
+def _moved(device: torch.device, copies: Mapping[int, Tensor], value: Any) -> Any:
     """Return tensors, also in tuples, lists and mappings, on a device.
 
     Args:

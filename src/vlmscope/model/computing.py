@@ -94,6 +94,28 @@ def replacing_forwards(
 
 
 @contextmanager
+def replacing_method(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Replace a method of one object within the context.
+
+    Args:
+        owner: The object.
+        name: The method.
+        function: The function to call instead, without ``self``.
+    """
+    own = vars(owner)
+    before = own.get(name)
+
+    def restore() -> None:
+        own.pop(name, None)
+        if before is not None:
+            own[name] = before
+
+    with undone_at_exit(restore):
+        own[name] = function
+        yield
+
+
+@contextmanager
 def replacing_globals(
     replacements: Sequence[tuple[dict[str, Any], str, Callable[..., Any]]],
 ) -> Iterator[None]:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlmscope.model.computing import replacing_globals, undone_at_exit
+from vlmscope.model.computing import replacing_globals, replacing_method
 
 NAME = "get_rope_index"
 """The method of the library's models that numbers the tokens."""
@@ -80,22 +80,8 @@ def numbering_on_host(
     with ExitStack() as stack:
         inner: Any = getattr(model, "model", model)
         if (own := getattr(inner, NAME, None)) is not None:
-            stack.enter_context(_replacing_method(inner, partial(_on_host, known, own)))
+            stack.enter_context(replacing_method(inner, NAME, partial(_on_host, known, own)))
         stack.enter_context(replacing_globals(list(_of_encoder(tower, known))))
-        yield
-
-
-@contextmanager
-def _replacing_method(inner: Any, function: Callable[..., Any]) -> Iterator[None]:
-    before = vars(inner).get(NAME)
-
-    def restore() -> None:
-        vars(inner).pop(NAME, None)
-        if before is not None:
-            vars(inner)[NAME] = before
-
-    with undone_at_exit(restore):
-        vars(inner)[NAME] = function
         yield
 
 
