@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.integrations import sdpa_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -139,12 +142,67 @@ def test_an_implementation_that_is_not_sdpa_is_left_alone() -> None:
     assert part.config._attn_implementation == "eager"
 
 
+ANY_SHAPE = [
+    int(backend.value) for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
+]
+"""torch's kernels that need no plan for a shape; the others come after them."""
+
+
+def first_kernels() -> list[int]:
+    return list(torch._C._get_sdp_priority_order()[:2])
+
+
+@pytest.fixture
+def others_first() -> Iterator[None]:
+    """Another order than the one that is set, as on a GPU."""
+    with sdpa_kernel([SDPBackend.MATH, SDPBackend.FLASH_ATTENTION], set_priority=True):
+        yield
+
+
+@pytest.mark.usefixtures("others_first")
 @pytest.mark.parametrize(("width", "chosen"), [(128, False), (256, True)])
-def test_the_kernel_for_wide_heads_on_a_gpu(width: int, chosen: bool) -> None:
+def test_the_kernel_of_a_step_with_wide_heads_on_a_gpu(width: int, chosen: bool) -> None:
     """The choice alone, which is not of one that a CPU has."""
-    efficient = int(SDPBackend.EFFICIENT_ATTENTION.value)
     before = torch._C._get_sdp_priority_order()
     query: Any = SimpleNamespace(is_cuda=True, shape=(3, 2, 1, width))
-    with switch._kernels_for(query):
-        assert (torch._C._get_sdp_priority_order()[0] == efficient) == chosen
+    with switch._kernels_of_step(query):
+        assert (first_kernels() == ANY_SHAPE) == chosen
     assert torch._C._get_sdp_priority_order() == before
+
+
+@pytest.mark.usefixtures("others_first")
+def test_kernels_are_planned_only_for_shapes_that_occur_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(switch, "_calls", Counter())
+
+    def chosen(tokens: int, *, on_gpu: bool = True) -> bool:
+        query: Any = SimpleNamespace(
+            is_cuda=on_gpu, shape=(3, 2, tokens, 8), device="cuda:0", dtype=torch.float16
+        )
+        with switch.kernels_for_prompts(query, query):
+            return first_kernels() == ANY_SHAPE
+
+    assert all(chosen(7) for _ in range(switch.OFTEN))
+    assert not chosen(7), "now it is worth a plan"
+    assert chosen(8), "another shape"
+    assert not chosen(9, on_gpu=False)
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 40])
+def test_prompts_and_steps_are_attended_with_their_kernels(
+    tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered: list[str] = []
+
+    @contextmanager
+    def note(name: str) -> Iterator[None]:
+        entered.append(name)
+        yield
+
+    monkeypatch.setattr(switch, "_kernels_of_step", lambda _query: note("step"))
+    monkeypatch.setattr(switch, "kernels_for_prompts", lambda _query, _key: note("prompts"))
+    query, key = torch.randn(2, 4, tokens, 8), torch.randn(2, 2, 40, 8)
+    mask = torch.ones(2, 1, tokens, 40, dtype=torch.bool)
+    grouped_attention(Attention(4, 2), query, key, key, mask)
+    assert entered == ["step" if tokens == 1 else "prompts"]

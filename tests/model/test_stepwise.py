@@ -253,6 +253,10 @@ def test_what_keeps_a_step_from_being_recorded(
         talkative_vlm.model, "get_experts_implementation", lambda: {"": "grouped_mm"}
     )
     reasons.append(why_not_as_graph(talkative_vlm))
+    loop = type("AriaGroupedExpertsGemm", (torch.nn.Module,), {})()
+    monkeypatch.setattr(VisionLanguageModel, "decoder", torch.nn.Sequential(loop))
+    reasons.append(why_not_as_graph(talkative_vlm))
+    monkeypatch.setattr(VisionLanguageModel, "decoder", torch.nn.Sequential(Experts()))
     assert all(reasons)
     assert len(set(reasons)) == len(AS_GRAPH)
     monkeypatch.setattr(VisionLanguageModel, "dtype", torch.bfloat16)

@@ -50,8 +50,9 @@ from vlmscope.engine.token_states import AnswerTokenSteps
 from vlmscope.errors import InputError, one_line
 from vlmscope.locking import model_lock
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
-from vlmscope.model.attention.flash import attending_at_own_width
+from vlmscope.model.attention.flash import attending_at_own_width, configurations_of_encoder
 from vlmscope.model.attention.kv_cache import cache_of, keys_and_values
+from vlmscope.model.attention.pieces import attending_in_pieces
 from vlmscope.model.computing import computing
 from vlmscope.model.elementwise import ElementwiseKernels
 from vlmscope.model.lengths import ALONE, ONE_BAND, unscaled
@@ -97,6 +98,7 @@ class CaptureSession:
         self._own_width = own_width
         self._spec = spec
         self._gpus = vlm.cuda_devices
+        self._encoders = configurations_of_encoder(vlm)
         self._finished: Results = []
         self._asker: Asker | None = None
         self._slot_asker: SlotAsker | None = None
@@ -178,6 +180,8 @@ class CaptureSession:
             stack.enter_context(self._kernels.in_place())
             if self._own_width:
                 stack.enter_context(attending_at_own_width(self._vlm))
+            else:
+                stack.enter_context(attending_in_pieces(self._encoders))
             yield
 
     def pop_failed(self) -> list[Sample]:

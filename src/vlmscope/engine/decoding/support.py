@@ -86,6 +86,12 @@ def _groups_experts_on_host(vlm: VisionLanguageModel) -> str:
     return f"its experts wait for the host in {vlm.dtype}".replace("torch.", "")
 
 
+def _loops_over_experts(vlm: VisionLanguageModel) -> str:
+    """Aria's experts are computed in a loop whose bounds the host reads from the device."""
+    loops = any(type(module).__name__.endswith("ExpertsGemm") for module in vlm.decoder.modules())
+    return "its experts are computed in a loop that waits for the device" if loops else ""
+
+
 IN_SLOTS: tuple[Condition, ...] = (
     Condition(
         "questions are run one at a time: 8-bit weights, or an architecture whose results depend "
@@ -112,6 +118,7 @@ AS_GRAPH: tuple[Condition, ...] = (
     Condition("no GPU", lambda vlm: "" if vlm.device.type == "cuda" else "there is no GPU"),
     Condition("quantized weights", lambda vlm: vlm.quantization or ""),
     Condition("a mixture of experts in another type than bfloat16", _groups_experts_on_host),
+    Condition("experts in a loop that waits for the device (Aria)", _loops_over_experts),
 )
 """Conditions for recording a step as a CUDA graph. One whose code waits for the device cannot be
 recorded all the same, which is found out by trying."""

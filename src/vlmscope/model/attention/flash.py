@@ -25,6 +25,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from vlmscope.errors import one_line
 from vlmscope.model.attention.packed import packing_configurations
+from vlmscope.model.attention.pieces import attention_in_pieces
 from vlmscope.model.attention.switch import SPECIAL_OPTIONS, attending_with, configurations
 from vlmscope.model.computing import check_thread
 from vlmscope.model.vlm import VisionLanguageModel
@@ -56,14 +57,15 @@ def attending_at_own_width(vlm: VisionLanguageModel) -> Iterator[None]:
     if it is replaced for a prefill by ``packed`` or ``tiles``; see ``own_width_attention`` for the
     calls that pay.
     """
-    with attending_with(OWN_WIDTH, own_width_attention, _configurations_of_encoder(vlm)):
+    with attending_with(OWN_WIDTH, own_width_attention, configurations_of_encoder(vlm)):
         yield
 
 
-def _configurations_of_encoder(vlm: VisionLanguageModel) -> list[Any]:
+def configurations_of_encoder(vlm: VisionLanguageModel) -> list[Any]:
     """Return the configurations of the vision encoder that nothing else changes or uses.
 
-    One that contains others is left out too: to set it would set them.
+    None if the model is not on a GPU in half precision, or if its tiles are padded. One that
+    contains others is left out too: to set it would set them.
     """
     if not _may_support(vlm) or vlm.family.pads_tiles:
         return []
@@ -118,8 +120,6 @@ def own_width_attention(
     Returns:
         ``[batch, tokens, heads, width]``, and None for the attention weights.
     """
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
     compiling = torch.compiler.is_compiling()
     if not compiling:
         check_thread()
@@ -132,7 +132,7 @@ def own_width_attention(
         or not _is_padded_by_torch(query.shape[-1])
         or not _can_use_kernel(query)
     ):
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
+        return attention_in_pieces(
             module, query, key, value, attention_mask, dropout, scaling, **options
         )
     return attend(query, key, value, scaling).transpose(1, 2).contiguous(), None

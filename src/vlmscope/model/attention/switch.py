@@ -9,10 +9,12 @@ the configurations of one part of the model for the duration of a call, and rese
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -26,14 +28,21 @@ SPECIAL_OPTIONS = ("position_bias", "softcap", "cache")
 """Options that change what ``sdpa`` computes, or that it does not support."""
 
 WIDE_HEAD = 128
-"""Width of a head from which on torch's choice of a kernel is not the fastest."""
+"""Width of a head beyond which torch's choice of a kernel for a step is not the fastest."""
 
-_FOR_WIDE_HEADS = [
+OFTEN = 300
+"""Calls after which a shape counts as one that occurs again and again: ten batches of 30 layers."""
+
+_FOR_ANY_SHAPE = [
+    SDPBackend.FLASH_ATTENTION,
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.FLASH_ATTENTION,
     SDPBackend.MATH,
 ]
+"""torch's kernels, those first that need no preparation for a shape."""
+
+_calls: Counter[tuple[Any, ...]] = Counter()
+"""Shapes of attentions over prompts and images, and how often each one was computed."""
 
 
 @contextmanager
@@ -127,28 +136,53 @@ def grouped_attention(
     shared = attention_mask is None or attention_mask.shape[1] == 1
     few = tokens == 1 or (attention_mask is not None and tokens * groups <= key.shape[2])
     if not (few and shared) or options.get("position_bias") is not None:
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
-            module, query, key, value, attention_mask, dropout, scaling, **options
-        )
+        with kernels_for_prompts(query, key):
+            return sdpa_attention_forward(  # type: ignore[no-any-return]
+                module, query, key, value, attention_mask, dropout, scaling, **options
+            )
     grouped = query.reshape(batch, key.shape[1], groups * tokens, -1)
     if attention_mask is not None and tokens > 1:
         attention_mask = attention_mask.expand(-1, -1, tokens, -1).repeat(1, 1, groups, 1)
-    with _kernels_for(grouped):
+    with _kernels_of_step(query) if tokens == 1 else kernels_for_prompts(query, key):
         found = F.scaled_dot_product_attention(
             grouped, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
         )
     return found.reshape(batch, heads, tokens, -1).transpose(1, 2).contiguous(), None
 
 
-def _kernels_for(query: Tensor) -> AbstractContextManager[None]:
-    """Return a context in which the fastest kernel for few queries is chosen.
+def _kernels_of_step(query: Tensor) -> AbstractContextManager[None]:
+    """Return a context in which the fastest kernel for a decoding step is chosen.
 
     For heads wider than 128 (Gemma), torch prefers cuDNN's, which computes a tile of 64 queries for
     each one: 0.32 ms per layer for 192 rows on an H200, the memory-efficient kernel 0.17.
     """
     if not query.is_cuda or query.shape[-1] <= WIDE_HEAD:
         return nullcontext()
-    return sdpa_kernel(_FOR_WIDE_HEADS, set_priority=True)
+    return sdpa_kernel(_FOR_ANY_SHAPE, set_priority=True)
+
+
+def kernels_for_prompts(query: Tensor, key: Tensor) -> AbstractContextManager[None]:
+    """Return a context in which the fastest kernel for prompts of these shapes is chosen.
+
+    torch prefers cuDNN's kernels, which are planned for each shape: 45 to 70 ms on an H200, and up
+    to 2 s for the first of a kind, where the kernel takes a few hundredths of a millisecond less
+    per layer. Prompts of other questions have another shape in almost every batch. So cuDNN is used
+    for shapes that occur often.
+
+    Args:
+        query: ``[batch, heads, tokens, width]``.
+        key: ``[batch, key heads, length, width]``.
+    """
+    if not query.is_cuda or torch.compiler.is_compiling() or is_frequent(query, key):
+        return nullcontext()
+    return sdpa_kernel(_FOR_ANY_SHAPE, set_priority=True)
+
+
+def is_frequent(query: Tensor, key: Tensor) -> bool:
+    """Return whether a plan for an attention of these shapes pays; count this call of it."""
+    shape = (query.device, query.dtype, *query.shape, *key.shape)
+    _calls[shape] += 1
+    return _calls[shape] > OFTEN
 
 
 def effective_mask(module: nn.Module, mask: Tensor | None, rows: int) -> Tensor | None:
