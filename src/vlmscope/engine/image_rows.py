@@ -1,4 +1,4 @@
-"""Images of a batch, prepared one at a time, so that the arrays of one are in memory and not of all.
+"""Images of a batch, prepared one at a time: the arrays of one are in memory, not those of all.
 
 An image processor applies each of its steps to all images before the next. For SmolVLM2 this takes
 100 MB per row, of which 13 remain. Memory that is used for the first time costs more than the
@@ -6,7 +6,7 @@ arithmetic: the kernel clears its pages. Here a processor is called for each ima
 are copied into those of the batch, in the model's dtype:
 
     image 0  ──►  processor  ──►  13 tiles, float32  ──►  rows 0 … of ``pixel_values``, bfloat16
-    image 1  ──►  processor  ──►  17 tiles           ──►  more rows; the others are padded with zeros
+    image 1  ──►  processor  ──►  17 tiles           ──►  more rows; the 13 are padded with zeros
 
 Not every processor's outputs can be joined so: MiniCPM-V puts the images of a batch side by side.
 Therefore a processor is also called for the first image and another one together: once for any,
@@ -86,6 +86,8 @@ class ImageRows:
         return getattr(self._own, name)
 
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the outputs for a batch, as the image processor does."""
+
         def process(some: Any) -> Any:
             return self._own(some, *args, **kwargs)
 
@@ -132,10 +134,10 @@ class Joined:
         self._tensors = {
             name: _Rows(value, images, dtype_of(name, value))
             for name, value in first.items()
-            if isinstance(value, Tensor)
+            if isinstance(value, Tensor) and value.dim()
         }
         self._others = {
-            name: list(value) if isinstance(value, list) else value
+            name: list(value) if isinstance(value, list) else self._cast(name, value)
             for name, value in first.items()
             if name not in self._tensors
         }
@@ -154,7 +156,7 @@ class Joined:
                 ways |= {(name, each) for each in self._tensors[name].add(value)}
             elif isinstance(value, list) and isinstance(self._others[name], list):
                 self._others[name] += value
-            elif not _same(value, self._others[name]):
+            elif not _same(self._cast(name, value), self._others[name]):
                 raise NotJoinedError
         return frozenset(ways)
 
@@ -164,19 +166,17 @@ class Joined:
 
     def equals(self, together: Mapping[str, Any]) -> bool:
         """Return whether they are, in the same dtype, those of one call for the same images."""
-        cast = {
-            name: value.to(self._dtype_of(name, value)) if isinstance(value, Tensor) else value
-            for name, value in together.items()
-        }
+        cast = {name: self._cast(name, value) for name, value in together.items()}
         return _same(self.outputs(), cast)
+
+    def _cast(self, name: str, value: Any) -> Any:
+        return value.to(self._dtype_of(name, value)) if isinstance(value, Tensor) else value
 
 
 class _Rows:
     """A tensor of the outputs, with room for those of other images."""
 
     def __init__(self, first: Tensor, images: int, dtype: torch.dtype) -> None:
-        if not first.dim():
-            raise NotJoinedError
         self._first, self._images = first.shape, images
         self._added, self._end = 0, 0
         self._all = first.new_empty((images * len(first), *first.shape[1:]), dtype=dtype)
