@@ -1,7 +1,7 @@
 """Images of a batch, prepared one at a time: the arrays of one are in memory, not those of all.
 
 An image processor applies each of its steps to all images before the next. For SmolVLM2 this takes
-100 MB per row, of which 13 remain. Memory that is used for the first time costs more than the
+88 MB per row, of which 13 remain. Memory that is used for the first time costs more than the
 arithmetic: the kernel clears its pages. Here a processor is called for each image, and its outputs
 are copied into those of the batch, in the model's dtype:
 
