@@ -32,7 +32,7 @@ _ONE_THREAD = {
 }  # fmt: skip
 """Environment of a worker: it is one of many, and uses no GPU."""
 
-KEPT_MEMORY = 4 * 2**30
+KEPT_MEMORY = 2 * 2**30
 """Bytes that a worker may keep from one batch to the next."""
 
 _KEEPING_MEMORY = {

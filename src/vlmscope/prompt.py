@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from itertools import takewhile
@@ -338,6 +338,7 @@ def encode(
     chat_texts: Sequence[str],
     images: Sequence[Sequence[Image]],
     each: DistinctImages | None = None,
+    with_images: Callable[[Any], Any] | None = None,
 ) -> dict[str, Any]:
     """Return the model's inputs for a batch, on the CPU, padded on the left.
 
@@ -347,6 +348,7 @@ def encode(
         images: The RGB images of each. Either every prompt has some or none has any: most
             processors accept a mixed batch, but not all.
         each: Which rows show the same images, if those are to be prepared once.
+        with_images: Makes of the image processor the one that is called, with the same outputs.
 
     Returns:
         Name → tensor, depending on the processor: always ``input_ids`` and ``attention_mask``
@@ -355,6 +357,8 @@ def encode(
         ``cross_attention_mask [batch, length, 1, 4]``.
     """
     processor = with_tokenizer_lock(processor)
+    if with_images is not None:
+        processor.image_processor = with_images(processor.image_processor)
     if each is not None:
         processor.image_processor = _DistinctImages(processor.image_processor, each)
     bos = processor.tokenizer.bos_token

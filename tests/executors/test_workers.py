@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 from logging.handlers import BufferingHandler
+from multiprocessing import Pipe
 from pathlib import Path
 from subprocess import PIPE, Popen
 from types import SimpleNamespace
@@ -21,13 +24,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFile
 
 import vlmscope
 from executors.made_up_model import made_up
 from executors.prepared import assert_same_prepared
 from material import make_image
-from threads import Worker
+from threads import TIMEOUT, Worker
 from vlmscope.api.extracting import FailedRowsWarning
 from vlmscope.dataset import Share
 from vlmscope.engine import CaptureSession, prepare
@@ -36,7 +40,8 @@ from vlmscope.executors import plan, runner
 from vlmscope.executors.batching import BatchSizer
 from vlmscope.executors.request import Request
 from vlmscope.executors.runner import ResilientRunner
-from vlmscope.executors.workers import Workers, WorkersError, count, pool, usable
+from vlmscope.executors.workers import Workers, WorkersError, count, pool, process, usable
+from vlmscope.executors.workers.process import Answer, Task
 from vlmscope.executors.workers.usable import usable_by_rank, usable_memory, usable_processors
 from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
@@ -250,6 +255,35 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.01)
+
+
+def test_a_worker_keeps_nothing_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its inputs are freed before the next rows are prepared: they are half of its memory."""
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def answer(task: Task, _: Any) -> tuple[list[dict[str, torch.Tensor]], Answer]:
+        alive.append(sum(each() is not None for each in made))
+        tensor = torch.full((4,), len(task.samples))
+        made.append(weakref.ref(tensor))
+        return [{"pixel_values": tensor}], Answer()
+
+    monkeypatch.setattr(process, "_answer", answer)
+    ours, theirs = Pipe()
+    setup: Any = None
+    with ours, theirs:
+        serving = Worker(lambda: process._serve_tasks(theirs, setup, []))
+        for rows in range(3):
+            task = Task((Sample("0", "a.png", "Why?"),) * rows, None, None, False, False)
+            ours.send(task)
+            assert ours.poll(TIMEOUT)
+            assert ours.recv() == Answer()
+            assert os.read(ours.fileno(), 32) == torch.full((4,), rows).numpy().tobytes()
+        with socket.socket(fileno=os.dup(ours.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)
+        with pytest.raises(EOFError):
+            serving.result()
+    assert alive == [0, 0, 0]
 
 
 def test_no_descriptor_is_left(workers: Workers) -> None:
@@ -569,8 +603,8 @@ def test_killed_processes_are_replaced_and_closing_ends_all(workers: Workers) ->
     rows = [row(make_image("one"), f"q{i}") for i in range(3)]
     workers.prepare(rows)
     _, *own = processes(workers)
-    for process in own:
-        os.kill(process, signal.SIGKILL)
+    for each in own:
+        os.kill(each, signal.SIGKILL)
     batches, failures = workers.prepare(rows)
     assert not failures
     assert [sample.id for batch in batches for sample in batch.samples] == ["q0", "q1", "q2"]

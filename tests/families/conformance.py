@@ -42,6 +42,17 @@ def not_here(name: str) -> str:
     return " and ".join(package for package in wanted if find_spec(package) is None)
 
 
+NOT_JOINED = ("minicpmv4_6", "minicpmv4_7", "molmo2", "phi4_multimodal")
+"""Families whose processors are called for complete batches, because the outputs of single images
+are not joined exactly: MiniCPM-V puts images side by side, Molmo 2 counts patches from the first
+image of a batch, Phi-4 pads masks with ones."""
+
+PADDED = (
+    "llava_next", "llava_onevision", "idefics2", "idefics3", "smolvlm", "pixtral", "mistral3",
+    "granite4_vision",
+)  # fmt: skip
+"""Families whose processors pad images to the largest of a batch, or rows to the most tiles."""
+
 NUMPY_2 = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
@@ -24,8 +25,10 @@ from families.conformance import (
     CONTENTS,
     INTERLEAVED,
     NONE,
+    NOT_JOINED,
     ONE_IMAGE,
     ORDERS,
+    PADDED,
     RUNNABLE,
     SEVERAL,
     THIRD,
@@ -36,7 +39,7 @@ from families.conformance import (
     make_image,
 )
 from families.vision_rows import rows_per_image, without_fill
-from vlmscope.engine import capture, capture_batch, prepare
+from vlmscope.engine import capture, capture_batch, image_rows, prepare
 from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.errors import RowError
 from vlmscope.executors.workers import Workers
@@ -277,6 +280,23 @@ def test_images_in_one_piece_have_the_same_numbers(
     assert all(in_one_piece)
     monkeypatch.setattr(images, "__class__", own)
     assert_same_prepared(found, prepare(rows, vlm, spec))
+
+
+def test_images_one_at_a_time_have_the_same_numbers(
+    family: str, vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit by bit those of one call for all of them, in the dtype of most models too."""
+    rows, spec = (*ONE_IMAGE, *SEVERAL), resolve_spec(PROMPT, vlm)
+    monkeypatch.setattr(image_rows, "_proven", WeakKeyDictionary())
+    for dtype in (torch.bfloat16, torch.float32):
+        model = dataclasses.replace(vlm.preprocessing, dtype=dtype)
+        found = prepare(rows, model, spec)
+        with monkeypatch.context() as patch:
+            patch.setattr(image_rows, "FEWEST", 10**6)
+            assert_same_prepared(found, prepare(rows, model, spec))
+    [ways] = image_rows._proven.values()
+    assert (image_rows.ROWS in ways) == (family not in NOT_JOINED)
+    assert (len(ways) > 1) == (family in PADDED)
 
 
 @pytest.mark.exhaustive  # ``test_workers.py`` does it with one family; the processes take seconds

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vlmscope.dataset import difference_hash, hash_image, image_thumbnail
 from vlmscope.engine.device import pinned
+from vlmscope.engine.image_rows import with_image_rows
 from vlmscope.engine.inputs import open_image
 from vlmscope.engine.shared_prefix import (
     SharedPrefix,
@@ -367,7 +368,12 @@ def _process(
 ) -> dict[str, Tensor]:
     """Return the model's inputs for some rows, pinned if the model is on a GPU."""
     texts, shown = [row.chat_text for row in rows], [row.shown for row in rows]
-    inputs = vlm.cast(encode(vlm.processor, texts, shown, each))
+    inputs = with_image_rows(
+        vlm.processor,
+        vlm.dtype_of,
+        lambda images: encode(vlm.processor, texts, shown, each, images),
+    )
+    inputs = vlm.cast(inputs)
     if vlm.pin_memory:  # in this thread, for which the GPU does not wait
         inputs = {name: pinned(tensor) for name, tensor in inputs.items()}
     return inputs

@@ -56,6 +56,9 @@ class Family:
     encoder_inputs: tuple[str, ...] = ()
     """Inputs of the encoder with one leading entry per question, which are deduplicated if several
     questions of a batch share their images."""
+    pixel_masks: tuple[str, ...] = ()
+    """Inputs that are 1 where a pixel is part of an image and 0 elsewhere, of which the model only
+    counts the ones, so that it computes the same of booleans."""
     skipped_without_image: str = ""
     """Path of the configuration's list of blocks that a prompt without an image skips."""
     text_only: bool = True
@@ -119,6 +122,7 @@ MLLAMA = Family(
 
 _PROJECTOR = "model.multi_modal_projector"
 _GLM = "model.visual.post_layernorm"
+_MASK = ("pixel_attention_mask",)
 _LINEAR = "has linear attention, whose states are not keys and values"
 
 _ALL = (
@@ -155,9 +159,15 @@ _ALL = (
         text_only=False,
         prefix_sees_question=True,
     ),
-    Family("idefics2", "Idefics2", projector="model.connector", vision_rows="patch mask"),
-    Family("idefics3", "Idefics3", projector="model.connector"),
-    Family("smolvlm", "SmolVLM", projector="model.connector"),
+    Family(
+        "idefics2",
+        "Idefics2",
+        projector="model.connector",
+        vision_rows="patch mask",
+        pixel_masks=_MASK,
+    ),
+    Family("idefics3", "Idefics3", projector="model.connector", pixel_masks=_MASK),
+    Family("smolvlm", "SmolVLM", projector="model.connector", pixel_masks=_MASK),
     Family("internvl", "InternVL", projector=_PROJECTOR),
     Family("aya_vision", "Aya Vision", projector=_PROJECTOR),
     Family("cohere2_vision", "Command A Vision", projector=_PROJECTOR, needs="torchvision"),

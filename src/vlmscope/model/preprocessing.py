@@ -56,8 +56,18 @@ class Preprocessing:
     """Longest prompt that may, with padding: where layers have a sliding window. None: any."""
 
     def cast(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return ``inputs`` with floating tensors in the model's dtype."""
-        return cast_inputs(inputs, self.dtype)
+        """Return ``inputs`` in the dtypes of ``dtype_of``."""
+        return {name: tensor.to(self.dtype_of(name, tensor)) for name, tensor in inputs.items()}
+
+    def dtype_of(self, name: str, tensor: Tensor) -> torch.dtype:
+        """Return the dtype in which the model is given an input.
+
+        It is the model's dtype for floating tensors, bool for the family's ``pixel_masks``, which
+        are an eighth of the size then, and the tensor's own for others.
+        """
+        if tensor.is_floating_point():
+            return self.dtype
+        return torch.bool if name in self.family.pixel_masks else tensor.dtype
 
 
 def cast_inputs(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -233,23 +233,30 @@ def _serve_tasks(pipe: Connection, setup: Setup, messages: list[Message]) -> Non
     with socket.socket(fileno=os.dup(pipe.fileno())) as data:
         while True:
             messages.clear()
-            try:
-                task: Task = pipe.recv()
-            except (EOFError, OSError):
-                raise
-            except Exception:  # noqa: BLE001 - the parent prepares the rows itself
-                pipe.send(Answer(problem="error"))
-                continue
-            batches, answer = _answer(task, setup)
-            try:
-                _, packed_answer = packed(replace(answer, messages=tuple(messages)))
-            except Exception:  # noqa: BLE001 - a warning of a class that only the parent knows
-                pipe.send(Answer(problem="error"))
-                continue
-            pipe.send_bytes(packed_answer)
-            for batch in batches:
-                for tensor in batch.values():
-                    data.sendall(as_bytes(tensor))
+            _serve_task(pipe, data, setup, messages)
+
+
+def _serve_task(
+    pipe: Connection, data: socket.socket, setup: Setup, messages: Sequence[Message]
+) -> None:
+    """Prepare rows, and send them; nothing of them is kept in memory."""
+    try:
+        task: Task = pipe.recv()
+    except (EOFError, OSError):
+        raise
+    except Exception:  # noqa: BLE001 - the parent prepares the rows itself
+        pipe.send(Answer(problem="error"))
+        return
+    batches, answer = _answer(task, setup)
+    try:
+        _, packed_answer = packed(replace(answer, messages=tuple(messages)))
+    except Exception:  # noqa: BLE001 - a warning of a class that only the parent knows
+        pipe.send(Answer(problem="error"))
+        return
+    pipe.send_bytes(packed_answer)
+    for batch in batches:
+        for tensor in batch.values():
+            data.sendall(as_bytes(tensor))
 
 
 def _answer(task: Task, setup: Setup) -> tuple[list[dict[str, Tensor]], Answer]:
