@@ -27,6 +27,9 @@ _LAST = "prepare_inputs_for_generation"
 """The model's method with the last of the preparations, which copies what is on the CPU by waiting
 for the GPU."""
 
+_ENCODES = "get_image_features"
+"""The base model's method that encodes images; generate calls it itself since transformers 5.2x."""
+
 _ON_CPU = r"You are calling \.generate\(\) with the `input_ids` being on a device type different"
 """Beginning of the warning of some versions of the library of inputs on the CPU."""
 
@@ -88,20 +91,29 @@ def _copying(
     """Let the model be given tensors on its device, within the context."""
     copies = {id(own[name]): inputs[name] for name in own}
     moved: Callable[..., Any] = partial(_moved, vlm.device, copies)
-    prepare: Callable[..., Any] = getattr(vlm.model, _LAST)
-
-    @wraps(prepare)  # its signature says which arguments generate accepts
-    def prepare_moved(*args: Any, **kwargs: Any) -> Any:
-        return prepare(*moved(args), **moved(kwargs))
-
     ignore(_ON_CPU, UserWarning)
-    with replacing_method(vlm.model, _LAST, prepare_moved), removing_hooks() as handles:
+    with ExitStack() as stack:
+        for owner, name in ((vlm.model, _LAST), (vlm.model.base_model, _ENCODES)):
+            if hasattr(owner, name):
+                stack.enter_context(replacing_method(owner, name, _given(moved, owner, name)))
+        handles = stack.enter_context(removing_hooks())
         handles.append(  # for a model with a generate of its own
             vlm.model.register_forward_pre_hook(
                 lambda _module, args, kwargs: (moved(args), moved(kwargs)), with_kwargs=True
             )
         )
         yield
+
+
+def _given(moved: Callable[..., Any], owner: Any, name: str) -> Callable[..., Any]:
+    """Return a method that moves its arguments."""
+    method: Callable[..., Any] = getattr(owner, name)
+
+    @wraps(method)  # its signature says which arguments generate passes, and accepts
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return method(*moved(args), **moved(kwargs))
+
+    return call
 
 
 def _moved(device: torch.device, copies: Mapping[int, Tensor], value: Any) -> Any:
@@ -115,7 +127,7 @@ def _moved(device: torch.device, copies: Mapping[int, Tensor], value: Any) -> An
     if isinstance(value, Tensor):
         copied = copies.get(id(value), value)
         return copied if copied.device == device else to_device(copied, device)
-    if isinstance(value, dict):
+    if type(value) is dict:  # not an output of the library: it is made on the device
         return {name: _moved(device, copies, each) for name, each in value.items()}
     if type(value) in {tuple, list}:
         return type(value)(_moved(device, copies, each) for each in value)
