@@ -21,7 +21,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -74,10 +73,60 @@ class OnDevice(Tensor):
         self.inner = inner
         self.is_weight = False
 
+    def __getitem__(self, index: Any) -> Any:
+        parts = index if isinstance(index, tuple) else (index,)
+        if any(isinstance(each, Tensor) and _is_mapped(each) for each in parts):
+            return super().__getitem__(index)  # by vmap, which the library replaces it for
+        return wrapped(self.inner[_index(index)], [self])
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if isinstance(value, Tensor) and not isinstance(value, OnDevice) and value.dim():
+            _now.add("setitem")
+        self.inner[_index(index)] = _inner(value)
+
+    def __invert__(self) -> Any:
+        return torch.bitwise_not(self)
+
+    def contiguous(self, *, memory_format: Any = torch.contiguous_format) -> Any:
+        return torch.ops.aten.contiguous(self, memory_format=memory_format)
+
+    def copy_(self, source: Any, non_blocking: Any = False) -> Any:
+        return torch.ops.aten.copy_(self, source, non_blocking)
+
+    def item(self) -> Any:
+        _now.add("item")
+        return self.inner.item()
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __index__(self) -> int:
+        return int(self.item())
+
+    def nonzero(self, *, as_tuple: bool = False) -> Any:
+        found = torch.ops.aten.nonzero(self)
+        return found.unbind(1) if as_tuple else found
+
+    def tolist(self) -> Any:
+        _now.add("tolist")
+        return self.inner.tolist()
+
+    def numpy(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(f"a tensor of the device becomes an array, by {_caller()}")
+
+    def __repr__(self, **_: Any) -> str:
+        return f"OnDevice({tuple(self.shape)}, {self.dtype})"
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
-        return compute(func, args, kwargs or {}, Waits())
+        return compute(func, args, kwargs or {})
 
 
 @dataclass(frozen=True)
@@ -107,6 +156,10 @@ class Waits:
         self.launched = False
 
 
+_now = Waits()
+"""Those since the last ``restart``."""
+
+
 def _caller() -> str:
     """Return the innermost function that is neither torch's nor of this file."""
     frame: Any = sys._getframe(1)
@@ -123,7 +176,7 @@ def _inner(value: Any) -> Any:
     return value.inner if isinstance(value, OnDevice) else value
 
 
-def compute(func: Any, args: Any, kwargs: Any, waits: Waits) -> Any:
+def compute(func: Any, args: Any, kwargs: Any) -> Any:
     """Compute an operation of torch, on the device if that is asked for or its tensors are there.
 
     Raises:
@@ -139,7 +192,7 @@ def compute(func: Any, args: Any, kwargs: Any, waits: Waits) -> Any:
     others = [each for each in flat if isinstance(each, Tensor) and not isinstance(each, OnDevice)]
     if name in COPIES:
         if (others and there) or (own and not there) or (name in {"copy_", "copy"} and others):
-            _note_copy(name, flat, args, kwargs, waits)
+            _note_copy(name, flat, args, kwargs)
     elif own and any(each.dim() for each in others):
         shapes = [tuple(each.shape) for each in others]
         raise RuntimeError(
@@ -147,10 +200,12 @@ def compute(func: Any, args: Any, kwargs: Any, waits: Waits) -> Any:
             f"{shapes} on the CPU, called by {_caller()}"
         )
     if own and _reads(name, args, kwargs):
-        waits.add(name)
+        _now.add(name)
     if name not in FREE and any(each.is_weight for each in own):
-        waits.launched = True
+        _now.launched = True
     flat = [CPU if isinstance(each, torch.device) else _inner(each) for each in flat]
+    if name == "histc":  # of whole numbers on a GPU alone
+        flat[0] = flat[0].float()
     given, named = tree_unflatten(flat, spec)
     if named.get("pin_memory"):
         named["pin_memory"] = False
@@ -171,7 +226,7 @@ def _asked(name: str, args: Any, kwargs: Any) -> torch.device | None:
     return None
 
 
-def _note_copy(name: str, flat: Any, args: Any, kwargs: Any, waits: Waits) -> None:
+def _note_copy(name: str, flat: Any, args: Any, kwargs: Any) -> None:
     """Note a copy between devices, unless it is one that the host does not wait for."""
     source = args[1] if name in {"copy_", "copy"} else args[0]
     target = args[0] if name in {"copy_", "copy"} else None
@@ -179,8 +234,10 @@ def _note_copy(name: str, flat: Any, args: Any, kwargs: Any, waits: Waits) -> No
     on_host = target if isinstance(source, OnDevice) else source
     if name == "copy_" and not isinstance(source, OnDevice) and not source.dim():
         return  # a number, which is passed to a kernel
+    if not source.numel():
+        return
     if blocking or on_host is None or not is_pinned(on_host):
-        waits.add(name)
+        _now.add(name)
 
 
 def _reads(name: str, args: Any, kwargs: Any) -> bool:
@@ -194,8 +251,29 @@ def _reads(name: str, args: Any, kwargs: Any) -> bool:
     if name == "one_hot":
         return len(args) < 2 and kwargs.get("num_classes", -1) == -1
     if name in {"index", "index_put", "index_put_", "_index_put_impl_"}:
-        return _waits_for_index(args[1])
+        return _waits_for_index(tuple(args[1]))
     return name == "where" and len(args) == 1
+
+
+def _is_mapped(tensor: Tensor) -> bool:
+    """Return whether a tensor is one of vmap around those of the device."""
+    return tensor.device.type == "cuda" and not isinstance(tensor, OnDevice)
+
+
+def _index(index: Any) -> Any:
+    """Return an index for the tensor inside."""
+    if _waits_for_index(index):
+        _now.add("index")
+    if isinstance(index, tuple):
+        return tuple(_plain(each) for each in index)
+    return _plain(index)
+
+
+def _plain(index: Any) -> Any:
+    if isinstance(index, slice):
+        parts = (index.start, index.stop, index.step)
+        return slice(*(int(each) if isinstance(each, OnDevice) else each for each in parts))
+    return [_inner(each) for each in index] if isinstance(index, list) else _inner(index)
 
 
 def _waits_for_index(index: Any) -> bool:
@@ -228,63 +306,11 @@ def wrapped(result: Any, own: list[OnDevice]) -> Any:
 
 
 class Double(TorchDispatchMode):
-    """Computes all operations.
-
-    Args:
-        waits: What the host waits for.
-    """
-
-    def __init__(self, waits: Waits) -> None:
-        super().__init__()
-        self.waits = waits
+    """Computes all operations."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
-        return compute(func, args, kwargs or {}, self.waits)
-
-
-class Indexing(TorchFunctionMode):
-    """Indexes tensors of the device, for which torch itself needs a GPU.
-
-    Args:
-        waits: What the host waits for.
-    """
-
-    def __init__(self, waits: Waits) -> None:
-        super().__init__()
-        self.waits = waits
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        if func in {Tensor.tolist, Tensor.numpy} and isinstance(args[0], OnDevice):
-            if func is Tensor.numpy:
-                raise TypeError(f"can't convert a tensor of the device, by {_caller()}")
-            self.waits.add("tolist")
-            return args[0].inner.tolist()
-        if func not in {Tensor.__getitem__, Tensor.__setitem__}:
-            return func(*args, **(kwargs or {}))
-        tensor, index, *values = args
-        flat, spec = tree_flatten(index)
-        if not isinstance(tensor, OnDevice):
-            if any(isinstance(each, OnDevice) and each.dim() for each in flat):
-                raise RuntimeError(f"a tensor of the CPU is indexed by the device, by {_caller()}")
-            if any(isinstance(each, OnDevice) for each in (*flat, *values)):
-                self.waits.add("index of the CPU")
-            return func(*(tree_map_inner(each) for each in args))
-        if _waits_for_index(index):
-            self.waits.add("index")
-        chosen = tree_unflatten([_inner(each) for each in flat], spec)
-        if values:
-            [value] = values
-            if isinstance(value, Tensor) and not isinstance(value, OnDevice) and value.dim():
-                self.waits.add("setitem")
-            return func(tensor.inner, chosen, _inner(value))
-        return wrapped(func(tensor.inner, chosen), [tensor])
-
-
-def tree_map_inner(value: Any) -> Any:
-    flat, spec = tree_flatten(value)
-    return tree_unflatten([_inner(each) for each in flat], spec)
+        return compute(func, args, kwargs or {})
 
 
 def is_pinned(tensor: Tensor) -> bool:
@@ -309,6 +335,10 @@ class _Event:
         pass
 
 
+def nonzero(tensor: Tensor, *, as_tuple: bool = False) -> Any:
+    return tensor.nonzero(as_tuple=as_tuple)
+
+
 def empty(*args: Any, pin_memory: bool = False, **kwargs: Any) -> Tensor:
     found = _EMPTY(*args, **kwargs)
     if pin_memory:
@@ -326,7 +356,7 @@ def on_double(vlm: VisionLanguageModel) -> Iterator[tuple[VisionLanguageModel, W
     Args:
         vlm: A model on the CPU, whose parameters are replaced.
     """
-    waits = Waits()
+    _now.restart()
     with ExitStack() as stack:
         patching = stack.enter_context(pytest.MonkeyPatch.context())
         patching.setattr(torch.cuda, "_lazy_init", lambda: None)
@@ -335,15 +365,15 @@ def on_double(vlm: VisionLanguageModel) -> Iterator[tuple[VisionLanguageModel, W
         patching.setattr(torch.cuda, "current_stream", lambda _device=None: None)
         patching.setattr(torch.cuda, "get_device_capability", lambda _device=None: (9, 0))
         patching.setattr(torch, "empty", empty)
+        patching.setattr(torch, "nonzero", nonzero)
         patching.setattr(Tensor, "is_pinned", is_pinned)
         patching.setattr(Tensor, "pin_memory", pinned_copy)
         before = torch._C._only_lift_cpu_tensors()
         torch._C._set_only_lift_cpu_tensors(True)  # a new tensor is on the CPU, and then copied
         stack.callback(torch._C._set_only_lift_cpu_tensors, before)
         stack.enter_context(placed(vlm))
-        stack.enter_context(Double(waits))
-        stack.enter_context(Indexing(waits))
-        yield replace(vlm), waits
+        stack.enter_context(Double())
+        yield replace(vlm), _now
 
 
 @contextmanager
@@ -353,19 +383,20 @@ def placed(vlm: VisionLanguageModel) -> Iterator[None]:
     heavy = {id(each) for part in (tower, blocks) for each in part.parameters()}
     copies: dict[int, Tensor] = {}
     kept: list[tuple[dict[str, Any], str, Tensor]] = []
-    for module in vlm.model.modules():
-        for space in (module._parameters, module._buffers):
-            for name, own in space.items():
-                if own is None:
-                    continue
-                if id(own) not in copies:
-                    copy: Tensor = OnDevice(own.detach())
-                    if isinstance(own, nn.Parameter):
-                        copy = nn.Parameter(copy, requires_grad=False)
-                        copy.inner = own.detach()
-                    copy.is_weight = id(own) in heavy
-                    copies[id(own)] = copy
-                kept.append((space, name, own))
+    with torch.inference_mode():  # otherwise torch counts the versions of their views
+        for module in vlm.model.modules():
+            for space in (module._parameters, module._buffers):
+                for name, own in space.items():
+                    if own is None:
+                        continue
+                    if id(own) not in copies:
+                        copy: Tensor = OnDevice(own.detach())
+                        if isinstance(own, nn.Parameter):
+                            copy = nn.Parameter(copy, requires_grad=False)
+                            copy.inner = own.detach()
+                        copy.is_weight = id(own) in heavy
+                        copies[id(own)] = copy
+                    kept.append((space, name, own))
     for space, name, own in kept:
         space[name] = copies[id(own)]
     try:

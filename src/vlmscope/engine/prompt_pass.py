@@ -30,6 +30,9 @@ for the GPU."""
 _ENCODES = "get_image_features"
 """The base model's method that encodes images; generate calls it itself since transformers 5.2x."""
 
+READ = ("image_sizes", "batch_num_images")
+"""Inputs that this method is given on the CPU: it reads them, image by image, and nothing else."""
+
 _ON_CPU = r"You are calling \.generate\(\) with the `input_ids` being on a device type different"
 """Beginning of the warning of some versions of the library of inputs on the CPU."""
 
@@ -91,11 +94,19 @@ def _copying(
     """Let the model be given tensors on its device, within the context."""
     copies = {id(own[name]): inputs[name] for name in own}
     moved: Callable[..., Any] = partial(_moved, vlm.device, copies)
+    read = {id(each[name]): own[name] for name in READ if name in own for each in (own, inputs)}
+
+    def given_to_encoder(value: Any) -> Any:
+        return read.get(id(value), moved(value))
+
     ignore(_ON_CPU, UserWarning)
     with ExitStack() as stack:
-        for owner, name in ((vlm.model, _LAST), (vlm.model.base_model, _ENCODES)):
+        for owner, name, place in (
+            (vlm.model, _LAST, moved),
+            (vlm.model.base_model, _ENCODES, given_to_encoder),
+        ):
             if hasattr(owner, name):
-                stack.enter_context(replacing_method(owner, name, _given(moved, owner, name)))
+                stack.enter_context(replacing_method(owner, name, _given(place, owner, name)))
         handles = stack.enter_context(removing_hooks())
         handles.append(  # for a model with a generate of its own
             vlm.model.register_forward_pre_hook(
@@ -105,13 +116,13 @@ def _copying(
         yield
 
 
-def _given(moved: Callable[..., Any], owner: Any, name: str) -> Callable[..., Any]:
-    """Return a method that moves its arguments."""
+def _given(place: Callable[[Any], Any], owner: Any, name: str) -> Callable[..., Any]:
+    """Return a method of a model that first places its arguments."""
     method: Callable[..., Any] = getattr(owner, name)
 
     @wraps(method)  # its signature says which arguments generate passes, and accepts
     def call(*args: Any, **kwargs: Any) -> Any:
-        return method(*moved(args), **moved(kwargs))
+        return method(*map(place, args), **{key: place(each) for key, each in kwargs.items()})
 
     return call
 
