@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationMixin
 
 from vlmscope.engine.device import to_device
 from vlmscope.model import VisionLanguageModel
@@ -76,9 +77,11 @@ def run_prompts(
 def prepares_on_cpu(vlm: VisionLanguageModel) -> bool:
     """Return whether ``generate`` is given tensors on the CPU, for a model on one GPU.
 
-    Not if it has an encoder of the prompt, which ``generate`` itself would run.
+    Not if it has an encoder of the prompt, which ``generate`` itself would run. Nor if the model of
+    a user's description has a ``generate`` of its own, which may run any part of it.
     """
-    return len(vlm.cuda_devices) == 1 and not vlm.model.config.is_encoder_decoder
+    tested = vlm.description is None or type(vlm.model).generate is GenerationMixin.generate
+    return tested and len(vlm.cuda_devices) == 1 and not vlm.model.config.is_encoder_decoder
 
 
 def _return(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -103,7 +106,7 @@ def _copying(
     with ExitStack() as stack:
         for owner, name, place in (
             (vlm.model, _LAST, moved),
-            (vlm.model.base_model, _ENCODES, given_to_encoder),
+            (getattr(vlm.model, "base_model", vlm.model), _ENCODES, given_to_encoder),
         ):
             if hasattr(owner, name):
                 stack.enter_context(replacing_method(owner, name, _given(place, owner, name)))

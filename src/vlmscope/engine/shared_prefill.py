@@ -194,7 +194,7 @@ def _positions(
     index = to_device(torch.tensor(prefix.entries), device)
     further = np.maximum(mask[:, prefix.length :].cumsum(axis=1), 1)  # of text: one after the other
     if beginnings.positions is None:
-        last = torch.from_numpy(mask[:, : prefix.length].sum(axis=1) - 1).to(device)
+        last = to_device(torch.from_numpy(mask[:, : prefix.length].sum(axis=1) - 1), device)
     else:
         last = beginnings.positions[..., -1]
         last = last.expand(*last.shape[:-1], len(prefix.first_rows))[..., index]
