@@ -176,3 +176,25 @@ def test_nothing_is_kept_after_a_pass(vlm: VisionLanguageModel, own: dict[str, T
         assert [each() for each in kept] == [None, None]
     finally:
         gc.enable()
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("part", ["vision_encoder", "lm_head"])
+def test_an_interrupted_pass_changes_nothing(
+    vlm: VisionLanguageModel, own: dict[str, Tensor], part: str
+) -> None:
+    before = {id(each): set(vars(each)) for each in vlm.model.modules()}
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    handle = getattr(vlm, part).register_forward_hook(interrupt)
+    try:
+        with computing(), pytest.raises(KeyboardInterrupt):
+            run_prompts(vlm, own, own, greedy_config(vlm, 1))
+    finally:
+        handle.remove()
+    assert {id(each): set(vars(each)) for each in vlm.model.modules()} == before
+    assert not (vlm.model._forward_hooks or vlm.model._forward_pre_hooks)
+    with computing():
+        assert cache_of(run_prompts(vlm, own, own, greedy_config(vlm, 1)))
