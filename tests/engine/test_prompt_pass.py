@@ -195,6 +195,7 @@ def test_an_interrupted_pass_changes_nothing(
     finally:
         handle.remove()
     assert {id(each): set(vars(each)) for each in vlm.model.modules()} == before
-    assert not (vlm.model._forward_hooks or vlm.model._forward_pre_hooks)
+    assert not vlm.model._forward_hooks
+    assert not vlm.model._forward_pre_hooks
     with computing():
         assert cache_of(run_prompts(vlm, own, own, greedy_config(vlm, 1)))

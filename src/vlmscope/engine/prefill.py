@@ -231,9 +231,10 @@ def run(
         name = cache_argument(type(vlm.model).generate)
         options[name] = cache_with(device_batch.encodings.layers, vlm.num_layers)
     batch, inputs, own = device_batch.batch, device_batch.inputs, device_batch.own
+    known = HostCopies(inputs, own)
     with (
-        prefilling(vlm, hooks, batch.attention_mask, HostCopies(inputs, own)),
-        encoding_each_once(vlm, batch, hooks.shapes_),
+        prefilling(vlm, hooks, batch.attention_mask, known),
+        encoding_each_once(vlm, batch, hooks.shapes_, known),
     ):
         if config.max_new_tokens == 1 and not options.keys() - set(NAMES):
             return run_prompts(vlm, inputs, own, config, **options)
