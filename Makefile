@@ -75,6 +75,7 @@ test-extras: $(EXTRAS_READY)
 	VLMSCOPE_TORCHVISION=1 TRITON_INTERPRET=1 $(EXTRAS)/bin/python $(PYTEST) -m "not exhaustive" \
 		-k "not worker_processes" tests/families/test_conformance.py \
 		tests/families/test_elementwise_kernels.py tests/families/test_repeated_images.py \
+		tests/families/test_as_on_one_gpu.py \
 		tests/engine/test_lengths.py tests/engine/test_image_layouts.py tests/model/test_quantized.py \
 		tests/model/test_triton_kernels.py
 	VLMSCOPE_TORCHVISION=1 $(EXTRAS)/bin/python $(PYTEST) -m exhaustive $(ONE_PASS)

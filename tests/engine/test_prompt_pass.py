@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
 
 from vlmscope.engine import batch, prompt_pass
 from vlmscope.engine.answers import greedy_config
@@ -114,6 +118,12 @@ def test_models_whose_inputs_stay_on_their_device(
     assert found(1, encodes=False)
     assert not any(found(gpus, encodes=encodes) for gpus, encodes in ((0, False), (1, True)))
     assert not found(2, encodes=False)
+    described = replace(vlm, description={"vision_encoder": "model.vision_model"})
+    assert found(1, encodes=False)
+    assert prepares_on_cpu(described)
+    monkeypatch.setattr(type(vlm.model), "generate", lambda *_args, **_options: None)
+    assert found(1, encodes=False), "a generate of the library, for a family that is tested"
+    assert not prepares_on_cpu(described)
 
 
 def test_a_warning_is_ignored_even_if_warnings_are_errors() -> None:
@@ -126,3 +136,66 @@ def test_a_warning_is_ignored_even_if_warnings_are_errors() -> None:
         warnings.warn("of some device", UserWarning, stacklevel=1)
         with pytest.raises(UserWarning, match="another"):
             warnings.warn("another", UserWarning, stacklevel=1)
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_the_images_encoder_is_given_sizes_on_the_cpu(
+    vlm: VisionLanguageModel, own: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = {name: tensor.clone() for name, tensor in own.items()}
+    name = next(iter(own.keys() - {"input_ids", "attention_mask", "pixel_values"}))
+    monkeypatch.setattr(prompt_pass, "READ", (name,))
+    given: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        vlm.model.base_model, "get_image_features", lambda *each: given.append(each), raising=False
+    )
+    with prompt_pass._copying(vlm, copies, own):
+        vlm.model.base_model.get_image_features(own["pixel_values"], own[name])
+        vlm.model.base_model.get_image_features(copies["pixel_values"], copies[name])
+    assert [each[1] is own[name] for each in given] == [True, True]
+    assert given[1][0] is copies["pixel_values"]
+    vlm.model.base_model.get_image_features(own[name])
+    assert given[-1][0] is own[name], "restored"
+
+
+def test_an_output_of_the_library_is_not_made_a_plain_dict() -> None:
+    output = BaseModelOutput(last_hidden_state=torch.ones(1))
+    assert _moved(torch.device("meta"), {}, {"image": output})["image"] is output
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_nothing_is_kept_after_a_pass(vlm: VisionLanguageModel, own: dict[str, Tensor]) -> None:
+    copies = {name: tensor.clone() for name, tensor in own.items()}
+    gc.collect()
+    gc.disable()
+    try:
+        with computing():
+            output = run_prompts(vlm, copies, own, greedy_config(vlm, 1))
+        kept = [weakref.ref(each) for each in (output.logits, copies["pixel_values"])]
+        del output, copies
+        assert [each() for each in kept] == [None, None]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("part", ["vision_encoder", "lm_head"])
+def test_an_interrupted_pass_changes_nothing(
+    vlm: VisionLanguageModel, own: dict[str, Tensor], part: str
+) -> None:
+    before = {id(each): set(vars(each)) for each in vlm.model.modules()}
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    handle = getattr(vlm, part).register_forward_hook(interrupt)
+    try:
+        with computing(), pytest.raises(KeyboardInterrupt):
+            run_prompts(vlm, own, own, greedy_config(vlm, 1))
+    finally:
+        handle.remove()
+    assert {id(each): set(vars(each)) for each in vlm.model.modules()} == before
+    assert not vlm.model._forward_hooks
+    assert not vlm.model._forward_pre_hooks
+    with computing():
+        assert cache_of(run_prompts(vlm, own, own, greedy_config(vlm, 1)))

@@ -26,6 +26,7 @@ from families.test_conformance import assert_same
 from vlmscope.engine import prepare, repeated_images
 from vlmscope.engine.session import CaptureSession
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
+from vlmscope.model.host_positions import HostCopies
 from vlmscope.reference import reference
 from vlmscope.schema import CaptureSpec, Sample
 
@@ -164,7 +165,9 @@ def test_an_encoder_whose_images_affect_each_other_is_used_as_it_is(
     images = nn.functional.interpolate(images, size=(size, size))
     with torch.no_grad():
         whole = mixed(tower, images).last_hidden_state
-        found = repeated_images._forward(tower, {}, pixel_values=images).last_hidden_state
+        found = repeated_images._forward(
+            tower, {}, HostCopies(), pixel_values=images
+        ).last_hidden_state
     torch.testing.assert_close(found, whole, rtol=0, atol=0)
     assert tower in repeated_images._refused
 
@@ -259,7 +262,7 @@ def test_a_later_batch_is_not_taken_for_one_like_the_first(
     tower = Tower(compute)
     for batch in batches * 2:
         patches, named = batch["patches"], {k: v for k, v in batch.items() if k != "patches"}
-        found = repeated_images._forward(tower, {}, patches, **named)
+        found = repeated_images._forward(tower, {}, HostCopies(), patches, **named)
         expected = tower(patches, **named)
         if isinstance(expected, Encoded):
             found, expected = found.states, expected.states

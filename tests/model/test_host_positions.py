@@ -89,6 +89,15 @@ def test_an_unknown_tensor_is_copied() -> None:
     assert HostCopies().of(torch.ones(1)).tolist() == [1]
 
 
+def test_what_is_known_is_on_the_cpu_and_other_values_stay() -> None:
+    own = torch.ones(1)
+    known = HostCopies({"ids": (there := own.to(DEVICE))}, {"ids": own})
+    other = torch.ones(1, device=DEVICE)
+    assert known.if_known(there) is own
+    assert known.if_known(other) is other
+    assert known.if_known("name") == "name"
+
+
 def test_the_method_is_restored() -> None:
     model = Model()
     with contextlib.suppress(KeyboardInterrupt), numbering_on_host(model, None, HostCopies()):

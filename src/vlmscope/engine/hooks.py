@@ -77,6 +77,7 @@ class PrefillHooks:
         lens: Records the lens of the image tokens, if they are in this pass.
         image_tokens: Records their states, likewise.
         answer_tokens: Collects the states of all tokens of the answers in the decoding steps.
+        own: The batch on the CPU.
 
     Attributes:
         logits_: ``[batch, vocabulary]`` float32 logits of the latest step's last token.
@@ -96,8 +97,10 @@ class PrefillHooks:
         lens: ImageLens | None = None,
         image_tokens: ImageTokenRecorder | None = None,
         answer_tokens: AnswerTokenSteps | None = None,
+        own: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._vlm = vlm
+        self._own = own or {}
         self._spec = spec
         self._choices = choices
         self._inputs = inputs
@@ -204,6 +207,7 @@ class PrefillHooks:
             images=self._images,
             config=self._vlm.model.config,
             image_token_id=self._vlm.image_token_id,
+            own=self._own,
         )
         self._vision = pool_vision(
             RULES[self._vlm.family.vision_rows](encoded), self._spec.vision_pooling

@@ -174,7 +174,7 @@ def make_device_batch(
     lens = image_lens_for(vlm, spec, batch.input_ids, batch.attention_mask)
     hooks = make_hooks(
         vlm, spec, located, inputs, batch.images, answer_states, encodings, attention, lens,
-        image_tokens_for(vlm, spec, batch.input_ids, batch.attention_mask), answer_tokens,
+        image_tokens_for(vlm, spec, batch.input_ids, batch.attention_mask), answer_tokens, own,
     )  # fmt: skip
     return DeviceBatch(batch, inputs, own, encodings, located, hooks), hooks
 
@@ -191,6 +191,7 @@ def make_hooks(
     lens: ImageLens | None = None,
     image_tokens: ImageTokenRecorder | None = None,
     answer_tokens: AnswerTokenSteps | None = None,
+    own: Mapping[str, Tensor] | None = None,
 ) -> PrefillHooks:
     """Return the hooks that record positions of a pass, given the tokens they refer to."""
     return PrefillHooks(
@@ -205,6 +206,7 @@ def make_hooks(
         lens,
         image_tokens,
         answer_tokens,
+        own,
     )
 
 
@@ -229,9 +231,10 @@ def run(
         name = cache_argument(type(vlm.model).generate)
         options[name] = cache_with(device_batch.encodings.layers, vlm.num_layers)
     batch, inputs, own = device_batch.batch, device_batch.inputs, device_batch.own
+    known = HostCopies(inputs, own)
     with (
-        prefilling(vlm, hooks, batch.attention_mask, HostCopies(inputs, own)),
-        encoding_each_once(vlm, batch, hooks.shapes_),
+        prefilling(vlm, hooks, batch.attention_mask, known),
+        encoding_each_once(vlm, batch, hooks.shapes_, known),
     ):
         if config.max_new_tokens == 1 and not options.keys() - set(NAMES):
             return run_prompts(vlm, inputs, own, config, **options)

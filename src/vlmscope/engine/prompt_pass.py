@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationMixin
 
 from vlmscope.engine.device import to_device
 from vlmscope.model import VisionLanguageModel
@@ -26,6 +27,12 @@ from vlmscope.shown_once import ignore
 _LAST = "prepare_inputs_for_generation"
 """The model's method with the last of the preparations, which copies what is on the CPU by waiting
 for the GPU."""
+
+_ENCODES = "get_image_features"
+"""The base model's method that encodes images; generate calls it itself since transformers 5.2x."""
+
+READ = ("image_sizes", "batch_num_images")
+"""Inputs that this method is given on the CPU: it reads them, image by image, and nothing else."""
 
 _ON_CPU = r"You are calling \.generate\(\) with the `input_ids` being on a device type different"
 """Beginning of the warning of some versions of the library of inputs on the CPU."""
@@ -70,9 +77,11 @@ def run_prompts(
 def prepares_on_cpu(vlm: VisionLanguageModel) -> bool:
     """Return whether ``generate`` is given tensors on the CPU, for a model on one GPU.
 
-    Not if it has an encoder of the prompt, which ``generate`` itself would run.
+    Not if it has an encoder of the prompt, which ``generate`` itself would run. Nor if the model of
+    a user's description has a ``generate`` of its own, which may run any part of it.
     """
-    return len(vlm.cuda_devices) == 1 and not vlm.model.config.is_encoder_decoder
+    tested = vlm.description is None or type(vlm.model).generate is GenerationMixin.generate
+    return tested and len(vlm.cuda_devices) == 1 and not vlm.model.config.is_encoder_decoder
 
 
 def _return(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -88,20 +97,37 @@ def _copying(
     """Let the model be given tensors on its device, within the context."""
     copies = {id(own[name]): inputs[name] for name in own}
     moved: Callable[..., Any] = partial(_moved, vlm.device, copies)
-    prepare: Callable[..., Any] = getattr(vlm.model, _LAST)
+    read = {id(each[name]): own[name] for name in READ if name in own for each in (own, inputs)}
 
-    @wraps(prepare)  # its signature says which arguments generate accepts
-    def prepare_moved(*args: Any, **kwargs: Any) -> Any:
-        return prepare(*moved(args), **moved(kwargs))
+    def given_to_encoder(value: Any) -> Any:
+        return read.get(id(value), moved(value))
 
     ignore(_ON_CPU, UserWarning)
-    with replacing_method(vlm.model, _LAST, prepare_moved), removing_hooks() as handles:
+    with ExitStack() as stack:
+        for owner, name, place in (
+            (vlm.model, _LAST, moved),
+            (getattr(vlm.model, "base_model", vlm.model), _ENCODES, given_to_encoder),
+        ):
+            if hasattr(owner, name):
+                stack.enter_context(replacing_method(owner, name, _given(place, owner, name)))
+        handles = stack.enter_context(removing_hooks())
         handles.append(  # for a model with a generate of its own
             vlm.model.register_forward_pre_hook(
                 lambda _module, args, kwargs: (moved(args), moved(kwargs)), with_kwargs=True
             )
         )
         yield
+
+
+def _given(place: Callable[[Any], Any], owner: Any, name: str) -> Callable[..., Any]:
+    """Return a method of a model that first places its arguments."""
+    method: Callable[..., Any] = getattr(owner, name)
+
+    @wraps(method)  # its signature says which arguments generate passes, and accepts
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return method(*map(place, args), **{key: place(each) for key, each in kwargs.items()})
+
+    return call
 
 
 def _moved(device: torch.device, copies: Mapping[int, Tensor], value: Any) -> Any:
@@ -115,7 +141,7 @@ def _moved(device: torch.device, copies: Mapping[int, Tensor], value: Any) -> An
     if isinstance(value, Tensor):
         copied = copies.get(id(value), value)
         return copied if copied.device == device else to_device(copied, device)
-    if isinstance(value, dict):
+    if type(value) is dict:  # not an output of the library: it is made on the device
         return {name: _moved(device, copies, each) for name, each in value.items()}
     if type(value) in {tuple, list}:
         return type(value)(_moved(device, copies, each) for each in value)

@@ -6,16 +6,18 @@ the complete prompt, or on how long it is: image tokens that attend to the quest
 a sliding window, linear attention. Their encoder sees no text either. So its ``forward`` is
 replaced for the pass: it computes the distinct images of its input, and its output is repeated.
 
-Images are the same if all their numbers are. The first result of a kind for each model is compared
-with that of all images: of images of one size or of several, and by what its arguments and outputs
-have an entry for. An encoder whose output cannot be repeated, or is another one, is used as it is.
+Images are the same if all their numbers are: those of the batch on the CPU, where the encoder is
+given the same tensors, so that nothing waits for a GPU. The first result of a kind for each model
+is compared with that of all images: of images of one size or of several, and by what its arguments
+and outputs have an entry for. An encoder whose output cannot be repeated, or is another one, is
+used as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -28,6 +30,7 @@ from torch import Tensor, nn
 from vlmscope.engine.batch import Batch
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.computing import replacing_forwards
+from vlmscope.model.host_positions import HostCopies
 
 _SAMPLED = 256
 """Numbers of an image that are looked at to find others that may be the same."""
@@ -55,13 +58,16 @@ _refused: WeakSet[nn.Module] = WeakSet()
 
 
 @contextmanager
-def encoding_each_once(vlm: VisionLanguageModel, batch: Batch, shapes: Shapes) -> Iterator[None]:
+def encoding_each_once(
+    vlm: VisionLanguageModel, batch: Batch, shapes: Shapes, known: HostCopies
+) -> Iterator[None]:
     """Let the vision encoder compute each distinct image of a batch once, within the context.
 
     Args:
         vlm: The model.
         batch: The batch.
         shapes: Shapes of outputs, where that of a projector in the encoder is to be of all images.
+        known: Tensors whose numbers the CPU has: it compares those, without waiting for a GPU.
     """
     if batch.prefix is not None or vlm.family.cross_attention or not _repeats_images(batch):
         yield
@@ -70,7 +76,7 @@ def encoding_each_once(vlm: VisionLanguageModel, batch: Batch, shapes: Shapes) -
     if tower is not vlm.vision_encoder or tower in _refused:  # what is recorded is the encoder's
         yield
         return
-    with replacing_forwards([(tower, partial(_forward, tower, shapes))]):
+    with replacing_forwards([(tower, partial(_forward, tower, shapes, known))]):
         yield
 
 
@@ -110,7 +116,7 @@ class _Distinct:
             return torch.cat([parts[image] for image in self.first])
         if len(tensor) == len(self.lengths):
             self.kind.append("image")
-            return tensor[list(self.first)]
+            return torch.cat([tensor[image : image + 1] for image in self.first])  # without a wait
         self.kind.append("other")
         return tensor
 
@@ -145,15 +151,19 @@ class _Distinct:
         return torch.cat([parts[entry] for entry in self.entries])
 
 
-def _forward(tower: nn.Module, shapes: Shapes, *args: Any, **kwargs: Any) -> Any:
+def _forward(tower: nn.Module, shapes: Shapes, known: HostCopies, *args: Any, **kwargs: Any) -> Any:
     """Compute the distinct images, and repeat the output."""
     plain = partial(type(tower).forward, tower)
-    distinct = None if tower in _refused else _distinct_in(args, kwargs)
+    on_host = known.if_known
+    distinct = None
+    if tower not in _refused:
+        named = {name: on_host(each) for name, each in kwargs.items()}
+        distinct = _distinct_in([on_host(each) for each in args], named)
     if distinct is None:
         return plain(*args, **kwargs)
     noted = shapes.get(PROJECTOR)
-    fewer = [distinct.choose(each) for each in args]
-    named = {name: distinct.choose(each) for name, each in kwargs.items()}
+    fewer = [_chosen(distinct, known, each) for each in args]
+    named = {name: _chosen(distinct, known, each) for name, each in kwargs.items()}
     try:
         found = distinct.repeat(plain(*fewer, **named))
         kind = distinct.kind_of_result()
@@ -174,6 +184,15 @@ def _forward(tower: nn.Module, shapes: Shapes, *args: Any, **kwargs: Any) -> Any
         return whole
     _proven.setdefault(tower, set()).add(kind)
     return found
+
+
+def _chosen(distinct: _Distinct, known: HostCopies, argument: Any) -> Any:
+    """Return an argument for the distinct images only; if the CPU has it, also what is chosen."""
+    chosen = distinct.choose(argument)
+    own = known.if_known(argument)
+    if own is not argument and not own.is_floating_point():  # not pixels, which nothing reads
+        known.add(chosen, replace(distinct, kind=[]).choose(own))
+    return chosen
 
 
 def _distinct_in(args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Distinct | None:
@@ -259,6 +278,9 @@ def _are_equal(
 ) -> Bool[np.ndarray, " pairs"]:
     """Return for each pair of images of equal length whether all their numbers are equal."""
     found: list[Tensor] = []
+    if tensor.device.type == "cpu":  # without copies
+        parts = _split(tensor, lengths)
+        return np.array([torch.equal(parts[one], parts[other]) for one, other in pairs])
     if max(lengths) > 1:
         parts = _split(tensor, lengths)
         found = [torch.stack([(parts[one] == parts[other]).all() for one, other in pairs])]

@@ -128,9 +128,10 @@ def _beginnings(
     mask = prefix.inputs["attention_mask"].numpy()
     lens = image_lens_for(vlm, spec, prefix.inputs["input_ids"].numpy(), mask)
     tokens = image_tokens_for(vlm, spec, prefix.inputs["input_ids"].numpy(), mask)
-    hooks = make_hooks(vlm, spec, located, inputs, images, lens=lens, image_tokens=tokens)
-    with prefilling(vlm, hooks, mask, HostCopies(inputs, prefix.inputs)):
-        output = run_prompts(vlm, inputs, prefix.inputs, config)
+    own = prefix.inputs
+    hooks = make_hooks(vlm, spec, located, inputs, images, lens=lens, image_tokens=tokens, own=own)
+    with prefilling(vlm, hooks, mask, HostCopies(inputs, own)):
+        output = run_prompts(vlm, inputs, own, config)
     return hooks, cache_of(output)
 
 
@@ -193,7 +194,7 @@ def _positions(
     index = to_device(torch.tensor(prefix.entries), device)
     further = np.maximum(mask[:, prefix.length :].cumsum(axis=1), 1)  # of text: one after the other
     if beginnings.positions is None:
-        last = torch.from_numpy(mask[:, : prefix.length].sum(axis=1) - 1).to(device)
+        last = to_device(torch.from_numpy(mask[:, : prefix.length].sum(axis=1) - 1), device)
     else:
         last = beginnings.positions[..., -1]
         last = last.expand(*last.shape[:-1], len(prefix.first_rows))[..., index]

@@ -58,6 +58,11 @@ class HostCopies:
         known = self._known.get(id(tensor))
         return tensor.cpu() if known is None else known[1]
 
+    def if_known(self, value: Any) -> Any:
+        """Return a tensor on the CPU if it is known, and any other value unchanged."""
+        known = self._known.get(id(value))
+        return value if known is None else known[1]
+
     def moved(self, tensor: Tensor, device: torch.device) -> Tensor:
         """Return a tensor on the device, copied without waiting, and note both."""
         own = tensor.pin_memory() if device.type == "cuda" else tensor

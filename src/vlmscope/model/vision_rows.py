@@ -8,7 +8,7 @@ returns the positions of each question; ``RULES`` names them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,6 +34,12 @@ class Encoded:
     """The model's configuration."""
     image_token_id: int
     """Id of the image token in the expanded prompt."""
+    own: Mapping[str, Tensor] = field(default_factory=dict)
+    """The inputs on the CPU, if the batch has them: their numbers are read without waiting."""
+
+    def on_host(self, name: str) -> Tensor:
+        """Return an input whose numbers are read."""
+        return self.own.get(name, self.inputs[name])
 
 
 Rule = Callable[[Encoded], list[VisionRows]]
@@ -56,7 +62,7 @@ def by_image_tokens(encoded: Encoded) -> list[VisionRows]:
     number for all images.
     """
     features = encoded.features.flatten(0, -2)
-    tokens = (encoded.inputs["input_ids"] == encoded.image_token_id).sum(dim=1).tolist()
+    tokens = (encoded.on_host("input_ids") == encoded.image_token_id).sum(dim=1).tolist()
     total = sum(tokens)
     if any(count * len(features) % max(total, 1) for count in tokens):
         raise RuntimeError(
@@ -81,7 +87,7 @@ def by_tiles(encoded: Encoded) -> list[VisionRows]:
     """
     from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
-    config, sizes = encoded.config, encoded.inputs["image_sizes"].tolist()
+    config, sizes = encoded.config, encoded.on_host("image_sizes").tolist()
     tiles = [
         image_size_to_num_patches(
             size, config.image_grid_pinpoints, config.vision_config.image_size
@@ -118,7 +124,7 @@ def by_crops(encoded: Encoded) -> list[VisionRows]:
     excludes are padding.
     """
     inputs, crop = encoded.inputs, encoded.config.vision_config.crop_size
-    sizes = inputs["image_sizes"].reshape(-1, 2)
+    sizes = encoded.on_host("image_sizes").reshape(-1, 2)
     counts = (1 + (sizes // crop).prod(dim=1)).tolist()
     width = encoded.features.shape[-1]
     images = encoded.features.reshape(len(counts), -1, encoded.features.shape[-2], width)
@@ -137,7 +143,7 @@ def by_crops(encoded: Encoded) -> list[VisionRows]:
 def by_crop_counts(encoded: Encoded) -> list[VisionRows]:
     """Split ``[crops, patches, width]`` with ``image_num_crops`` for each image (Molmo 2)."""
     positions = encoded.features.shape[-2]
-    crops = encoded.inputs["image_num_crops"].tolist()
+    crops = encoded.on_host("image_num_crops").tolist()
     return _split(
         encoded.features.flatten(0, -2),
         [positions * sum(own) for own in _by_question(crops, encoded.images)],
@@ -149,7 +155,7 @@ def by_grid(encoded: Encoded) -> list[VisionRows]:
 
     The number of image tokens is not usable: each row of patches has one more, each image two more.
     """
-    patches = encoded.inputs["image_grid_thw"].prod(dim=1).tolist()
+    patches = encoded.on_host("image_grid_thw").prod(dim=1).tolist()
     return _split(
         encoded.features.flatten(0, -2),
         [sum(own) for own in _by_question(patches, encoded.images)],
@@ -163,9 +169,9 @@ def by_patch_shapes(encoded: Encoded) -> list[VisionRows]:
     tile to the most patches are padding.
     """
     inputs, factor = encoded.inputs, int(encoded.config.downsample_factor)
-    tokens = (inputs["input_ids"] == encoded.image_token_id).sum(dim=1).tolist()
+    tokens = (encoded.on_host("input_ids") == encoded.image_token_id).sum(dim=1).tolist()
     mask = inputs["pixel_attention_mask"].to(encoded.features.device, torch.bool)
-    each = (-(-inputs["spatial_shapes"] // factor)).prod(dim=1).tolist()
+    each = (-(-encoded.on_host("spatial_shapes") // factor)).prod(dim=1).tolist()
     rows, begin = [], 0
     for total in tokens:
         end, left = begin, total
