@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from vlmscope.model import VisionLanguageModel
+from vlmscope.model.attention import packed
 
 GPU = torch.device("cuda", 0)
 
@@ -349,6 +350,16 @@ def empty(*args: Any, pin_memory: bool = False, **kwargs: Any) -> Tensor:
 _EMPTY = torch.empty
 
 
+def within_windows(states: Any, bounds: Tensor, *options: Any) -> Any:
+    """Attend within windows, whose bounds a GPU's kernel would need on the device."""
+    if bounds.device != states[0].device:
+        raise RuntimeError(f"bounds of windows are on {bounds.device}, by {_caller()}")
+    return _WITHIN_WINDOWS(states, bounds, *options)
+
+
+_WITHIN_WINDOWS = packed._within_windows
+
+
 @contextmanager
 def on_double(vlm: VisionLanguageModel) -> Iterator[tuple[VisionLanguageModel, Waits]]:
     """Put a model on the double within the context.
@@ -364,6 +375,7 @@ def on_double(vlm: VisionLanguageModel) -> Iterator[tuple[VisionLanguageModel, W
         patching.setattr(torch.cuda, "Event", _Event)
         patching.setattr(torch.cuda, "current_stream", lambda _device=None: None)
         patching.setattr(torch.cuda, "get_device_capability", lambda _device=None: (9, 0))
+        patching.setattr(packed, "_within_windows", within_windows)
         patching.setattr(torch, "empty", empty)
         patching.setattr(torch, "nonzero", nonzero)
         patching.setattr(Tensor, "is_pinned", is_pinned)
