@@ -97,7 +97,10 @@ def test_masks_of_all_tiles_and_of_each(masks: int, calls: list[int]) -> None:
     assert calls == [4, 4, 1]
 
 
-def test_a_shape_that_occurs_often_is_attended_at_once(calls: list[int]) -> None:
+def test_a_shape_that_occurs_often_is_attended_at_once(
+    calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switch, "OFTEN", 5)
     parts = states(3)
     for _ in range(switch.OFTEN):
         attention_in_pieces(Attention(), *parts, None)

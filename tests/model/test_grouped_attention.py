@@ -175,6 +175,7 @@ def test_kernels_are_planned_only_for_shapes_that_occur_often(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(switch, "_calls", Counter())
+    monkeypatch.setattr(switch, "OFTEN", 5)
 
     def chosen(tokens: int, *, on_gpu: bool = True) -> bool:
         query: Any = SimpleNamespace(

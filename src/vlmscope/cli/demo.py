@@ -38,7 +38,16 @@ SHOWN_QUESTION = ("demo_0449.jpg", "What colour is the tree?")
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")] = Path("runs/demo"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Run folder (default: runs/demo, runs/demo-detectors with --detectors, which "
+            "records more of the same questions).",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option("--limit", help="Only the first N of 2,000 questions.", show_default=False),
@@ -59,6 +68,8 @@ def demo(
     questions correctly, and sometimes hallucinates.
     """
     quiet_libraries()
+    if out is None:
+        out = Path("runs/demo-detectors" if detectors else "runs/demo")
     with as_file(files("vlmscope") / "demo") as bundled:
         table, images, model = bundled / "questions.csv", bundled / "images", bundled / "model"
         code = run_extract({

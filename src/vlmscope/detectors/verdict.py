@@ -77,8 +77,9 @@ def _auroc(row: DetectorResult) -> str:
 
 
 def _above(kind: str, rival: DetectorResult, words: str, compared: Sequence[DetectorResult]) -> str:
-    """Return how many detectors are better than a rival, as a sentence."""
-    better = [row.title for row in compared if row.better_than(kind)]
+    """Return how many detectors are better than a rival, the best ones first, as a sentence."""
+    ordered = sorted(compared, key=lambda row: -row.auroc)
+    better = [row.title for row in ordered if row.better_than(kind)]
     names = f": {named(better)}" if better else ""
     verb = "is" if 1 in (len(better), len(compared)) else "are"
     reached = "constant risk" if rival.found_nothing else f"AUROC {rival.auroc:.3f}"
