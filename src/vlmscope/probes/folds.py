@@ -129,7 +129,9 @@ def image_groups(
     distance: int = 4,
     copies: Sequence[tuple[str, str]] = (),
 ) -> Int[np.ndarray, " rows"]:
-    """Number the groups of rows that show the same image, from 0, in order of appearance.
+    """Number the groups of rows that show the same image, from 0, in the order of their hashes.
+
+    So the number of a group does not depend on the order of the rows, and neither do folds.
 
     Two rows are in one group if their exact hashes are equal or of known copies, or if their
     perceptual hashes differ in at most ``distance`` bits, or if a chain of such pairs connects
@@ -166,7 +168,7 @@ def image_groups(
     size = 1 + int(max(count - 1, ends.max(initial=-1), starts.max(initial=-1)))
     graph = coo_array((np.ones(len(starts), dtype=np.int8), (starts, ends)), shape=(size, size))
     _, component = connected_components(graph, directed=False)
-    return _by_appearance(component[:count])
+    return _by_name(component[:count], rows, exact)
 
 
 def _likeness(
@@ -195,12 +197,24 @@ def _flat(items: Iterable[Sequence[Item]]) -> tuple[Int[np.ndarray, " items"], l
     return rows, [item for each in listed for item in each]
 
 
-def _by_appearance(labels: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
-    """Renumber labels in order of first appearance."""
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[inverse]
+def _by_name(
+    component: Int[np.ndarray, " rows"],
+    rows: Int[np.ndarray, " names"],
+    names: Int[np.ndarray, " names"],
+) -> Int[np.ndarray, " rows"]:
+    """Renumber components in the order of their first names.
+
+    Args:
+        component: The component of each row.
+        rows: The row of each name.
+        names: The rank of each name.
+    """
+    found, number = np.unique(component, return_inverse=True)
+    first = np.full(len(found), np.iinfo(np.int64).max)
+    np.minimum.at(first, number[rows], names)
+    rank = np.empty(len(found), dtype=np.int64)
+    rank[np.argsort(first, kind="stable")] = np.arange(len(found))
+    return rank[number]
 
 
 def _near_pairs(

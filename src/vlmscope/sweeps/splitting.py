@@ -118,10 +118,12 @@ def grouped_by(data: ProbeData, source: Source | None, by: str) -> ProbeData:
     if without.all():
         raise InputError(f"--group-by {by}: no row has a value; give a column that differs")
     images = data.grouping.groups.tolist()
-    number = numbered([
+    named = [
         ("image", image) if value is None else ("value", value)
         for value, image in zip(values, images, strict=True)
-    ])  # fmt: skip
+    ]
+    rank = {name: number for number, name in enumerate(sorted(set(named)))}  # in any order of rows
+    number = np.array([rank[name] for name in named], dtype=np.int64)
     if number.max(initial=0) < 1:
         raise InputError(
             f"--group-by {by}: all {len(names):,} rows have the same; give a column that differs"
