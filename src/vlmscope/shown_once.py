@@ -158,8 +158,12 @@ def ignore(message: str, category: type[Warning]) -> None:
     """
     wanted = ("ignore", re.compile(message, re.IGNORECASE), category, None, 0)
     with warnings_lock():
-        if wanted not in warnings.filters:
-            warnings.filterwarnings("ignore", message, category)
+        for each in warnings.filters:
+            if each == wanted:
+                return
+            if each[0] == "error" and issubclass(category, each[2]):
+                break  # it comes first, and would raise
+        warnings.filterwarnings("ignore", message, category)
 
 
 Message = tuple[str, int, str] | tuple[str, type[Warning], str, int]

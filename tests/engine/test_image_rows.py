@@ -77,6 +77,17 @@ def numbered(images: Images) -> dict[str, Any]:
     return {**one_after_another(images), "number": list(range(len(images)))}
 
 
+def list_filled_up(images: Images) -> dict[str, Any]:
+    """Return a list for each image, padded to the longest; it is as long for images of a size."""
+    rows = [[n] * n + [0] * (max(images) - n) for n in images]
+    return {**one_after_another(images), "rows": rows}
+
+
+def list_of_tiles(images: Images) -> dict[str, Any]:
+    """Return a list of tiles for each image, which is not padded."""
+    return {**one_after_another(images), "rows": [list(range(n)) for n in images]}
+
+
 def as_arrays(images: Images) -> dict[str, Any]:
     return {"pixel_values": torch.cat([tiles(n) for n in images]).numpy()}
 
@@ -92,10 +103,10 @@ def assert_same_outputs(found: dict[str, Any], expected: dict[str, Any]) -> None
             dtype = in_bfloat16(name, value)
             assert torch.equal(found[name].to(dtype), value.to(dtype))
         else:
-            np.testing.assert_array_equal(found[name], value)
+            np.testing.assert_equal(found[name], value)
 
 
-@pytest.mark.parametrize("process", [one_after_another, filled_up])
+@pytest.mark.parametrize("process", [one_after_another, filled_up, list_of_tiles])
 @pytest.mark.parametrize("images", [[2, 2, 2, 2], [1, 4, 2, 7, 1], [5, 1, 1, 1]])
 def test_images_are_processed_one_at_a_time(process: Any, images: Images) -> None:
     own = Processor(process)
@@ -123,7 +134,11 @@ def test_padding_is_tried_when_it_first_occurs() -> None:
     assert own.calls == [[2], [2], [1], [2, 1], [3]]
 
 
-@pytest.mark.parametrize("process", [side_by_side, filled_up_with_ones, most_of_all, numbered])
+UNLIKE_SINGLE_ONES = [side_by_side, filled_up_with_ones, most_of_all, numbered, list_filled_up]
+"""What processors return that the outputs of single images do not make up."""
+
+
+@pytest.mark.parametrize("process", UNLIKE_SINGLE_ONES)
 def test_what_cannot_be_joined_is_processed_together(process: Any) -> None:
     images = [2, 2, 3, 1]
     own = Processor(process)
@@ -132,6 +147,14 @@ def test_what_cannot_be_joined_is_processed_together(process: Any) -> None:
     own.calls.clear()
     assert_same_outputs(wrapped(images), process(images))
     assert own.calls == [images], "single images are not tried again"
+
+
+def test_outputs_without_names_are_those_of_one_call() -> None:
+    def process(images: Images) -> Tensor:
+        return torch.cat([tiles(n) for n in images])
+
+    found = ImageRows(process, in_bfloat16)([2, 1, 1])
+    assert torch.equal(found, process([2, 1, 1]))
 
 
 def test_few_images_and_what_is_no_list_are_processed_together() -> None:

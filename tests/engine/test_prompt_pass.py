@@ -138,6 +138,18 @@ def test_a_warning_is_ignored_even_if_warnings_are_errors() -> None:
             warnings.warn("another", UserWarning, stacklevel=1)
 
 
+def test_a_warning_is_ignored_even_if_warnings_become_errors_later() -> None:
+    with warnings.catch_warnings():
+        ignore("of some", UserWarning)
+        warnings.simplefilter("error")
+        ignore("of some", UserWarning)
+        warnings.warn("of some device", UserWarning, stacklevel=1)
+        warnings.filterwarnings("error", category=DeprecationWarning)
+        filters = list(warnings.filters)
+        ignore("of some", UserWarning)
+        assert list(warnings.filters) == filters, "errors of another class change nothing"
+
+
 @pytest.mark.usefixtures("on_gpu")
 def test_the_images_encoder_is_given_sizes_on_the_cpu(
     vlm: VisionLanguageModel, own: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch

@@ -10,14 +10,14 @@ are copied into those of the batch, in the model's dtype:
 
 Not every processor's outputs can be joined so: MiniCPM-V puts the images of a batch side by side.
 Therefore a processor is also called for the first image and another one together: once for any,
-and once for each dimension that is padded. If that does not give the same bits, it is called for
-complete batches from then on.
+once for each dimension that is padded, and once for each list whose entries have other sizes. If
+that does not give the same bits, it is called for complete batches from then on.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,8 @@ FEWEST = 3
 """Images from which they are prepared one at a time."""
 
 Way = tuple[str, int]
-"""How outputs are joined: name and dimension of one that is padded. ``ROWS``: row after row."""
+"""How outputs are joined: name and dimension of one that is padded, 0 for a list whose entries have
+other sizes. ``ROWS``: row after row."""
 
 ROWS: Way = ("", 0)
 
@@ -106,6 +107,8 @@ class ImageRows:
             NotJoinedError: They cannot be joined.
         """
         first = process(images[:1])
+        if not isinstance(first, MutableMapping):  # Idefics' returns a tensor
+            raise NotJoinedError
         joined = Joined(first, len(images), self._dtype_of)
         for i in range(1, len(images)):
             made = process(images[i : i + 1])
@@ -141,6 +144,11 @@ class Joined:
             for name, value in first.items()
             if name not in self._tensors
         }
+        self._sizes = {
+            name: set(map(_size, value))
+            for name, value in self._others.items()
+            if isinstance(value, list)
+        }
 
     def add(self, made: Mapping[str, Any]) -> frozenset[Way]:
         """Add the outputs of another image; return how they are joined to the first's.
@@ -154,7 +162,9 @@ class Joined:
         for name, value in made.items():
             if name in self._tensors:
                 ways |= {(name, each) for each in self._tensors[name].add(value)}
-            elif isinstance(value, list) and isinstance(self._others[name], list):
+            elif isinstance(value, list) and name in self._sizes:
+                if not self._sizes[name].issuperset(map(_size, value)):
+                    ways.add((name, 0))
                 self._others[name] += value
             elif not _same(self._cast(name, value), self._others[name]):
                 raise NotJoinedError
@@ -221,6 +231,13 @@ class _Rows:
 def _corner(tensor: Tensor) -> tuple[slice, ...]:
     """Return where a tensor is in one that is padded at the end of each dimension."""
     return tuple(slice(size) for size in tensor.shape)
+
+
+def _size(entry: Any) -> tuple[Any, ...]:
+    """Return the size of an entry of a list, and of its own entries."""
+    if isinstance(entry, list | tuple):
+        return len(entry), *map(_size, entry)
+    return tuple(getattr(entry, "shape", ()))
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -25,14 +25,13 @@ from vlmscope.model.computing import removing_hooks, replacing_method
 from vlmscope.shown_once import ignore
 
 _LAST = "prepare_inputs_for_generation"
-"""The model's method with the last of the preparations, which copies what is on the CPU by waiting
-for the GPU."""
+"""The model's method that prepares last: it copies what is on the CPU, and waits for the GPU."""
 
 _ENCODES = "get_image_features"
 """The base model's method that encodes images; generate calls it itself since transformers 5.2x."""
 
 READ = ("image_sizes", "batch_num_images")
-"""Inputs that this method is given on the CPU: it reads them, image by image, and nothing else."""
+"""Inputs that this method is given on the CPU: it only reads their numbers, image by image."""
 
 _ON_CPU = r"You are calling \.generate\(\) with the `input_ids` being on a device type different"
 """Beginning of the warning of some versions of the library of inputs on the CPU."""
@@ -53,7 +52,7 @@ def run_prompts(
     config: Any,
     **options: Any,
 ) -> Any:
-    """Return the model's output for some prompts, with its cache, if it has one.
+    """Return the model's output for some prompts; that of ``generate`` if it has no cache.
 
     Args:
         vlm: The model.
@@ -85,7 +84,7 @@ def prepares_on_cpu(vlm: VisionLanguageModel) -> bool:
 
 
 def _return(_module: nn.Module, _args: Any, output: Any) -> None:
-    """Leave ``generate``, unless the cache is not in the output."""
+    """Leave ``generate`` if the cache is in the output."""
     if any(name in output for name in NAMES):
         raise _Returned(output)
 

@@ -27,6 +27,12 @@ from vlmscope.errors import InputError
 from vlmscope.locking import model_lock
 from vlmscope.shown_once import showing_once
 
+HALF = (torch.bfloat16, torch.float16)
+"""Types of half precision."""
+
+HOPPER = (9, 0)
+"""Compute capability of NVIDIA's Hopper, the oldest GPUs for which the fastest kernels are made."""
+
 _undoings: list[Callable[[], None]] = []
 
 

@@ -15,11 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from vlmscope.model.computing import undone_at_exit
+from vlmscope.model.computing import HALF, undone_at_exit
 from vlmscope.model.vlm import VisionLanguageModel
 
 MULTIPLE = 64
@@ -39,7 +38,7 @@ _WIDE = "_vlmscope_wide"
 
 def pad_encoder_widths(vlm: VisionLanguageModel) -> int:
     """Pad the encoder's MLPs where that is faster: on GPUs, in half precision."""
-    half = vlm.dtype in {torch.bfloat16, torch.float16}
+    half = vlm.dtype in HALF
     return widen(vlm.vision_tower) if half and vlm.cuda_devices else 0
 
 

@@ -87,7 +87,7 @@ def _groups_experts_on_host(vlm: VisionLanguageModel) -> str:
 
 
 def _loops_over_experts(vlm: VisionLanguageModel) -> str:
-    """Aria's experts are computed in a loop whose bounds the host reads from the device."""
+    """Older transformers compute Aria's experts in a loop whose bounds the host reads back."""
     loops = any(type(module).__name__.endswith("ExpertsGemm") for module in vlm.decoder.modules())
     return "its experts are computed in a loop that waits for the device" if loops else ""
 

@@ -27,12 +27,9 @@ from vlmscope.errors import one_line
 from vlmscope.model.attention.packed import packing_configurations
 from vlmscope.model.attention.pieces import attention_in_pieces
 from vlmscope.model.attention.switch import SPECIAL_OPTIONS, attending_with, configurations
-from vlmscope.model.computing import check_thread
+from vlmscope.model.computing import HALF, HOPPER, check_thread
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.shown_once import warn
-
-OLDEST_GPU = (9, 0)
-"""Compute capability of the oldest GPU that FlashAttention 4 is used on: Hopper."""
 
 OWN_WIDTH = "vlmscope_own_width"
 """Name of ``own_width_attention`` in the library's registry. With "flash" in it, the library would
@@ -45,8 +42,6 @@ against 1 to 3 ms per row."""
 TOLERANCE = 2e-2
 """Relative difference from torch's result above which a kernel is wrong. Both round to bfloat16,
 which makes a difference of 2e-3."""
-
-_HALF = (torch.bfloat16, torch.float16)
 
 
 @contextmanager
@@ -83,11 +78,11 @@ def configurations_of_encoder(vlm: VisionLanguageModel) -> list[Any]:
 def worth_own_width(vlm: VisionLanguageModel, rows: int) -> bool:
     """Return whether compiling the kernel pays for the encoder of a run of so many rows."""
     plain = not vlm.quantization and not vlm.adapter
-    return rows >= ROWS_FOR_KERNEL and len(vlm.cuda_devices) == 1 and vlm.dtype in _HALF and plain
+    return rows >= ROWS_FOR_KERNEL and len(vlm.cuda_devices) == 1 and vlm.dtype in HALF and plain
 
 
 def _may_support(vlm: VisionLanguageModel) -> bool:
-    return bool(vlm.cuda_devices) and vlm.dtype in _HALF
+    return bool(vlm.cuda_devices) and vlm.dtype in HALF
 
 
 def _has_parts(config: Any) -> bool:
@@ -236,15 +231,15 @@ def _is_supported(query: Tensor) -> bool:
 
     It runs on the current device, and counts elements with 32 bits.
     """
-    if not query.is_cuda or query.dtype not in _HALF:
+    if not query.is_cuda or query.dtype not in HALF:
         return False
     capability, width = torch.cuda.get_device_capability(query.device), query.shape[-1]
     return (
-        capability >= OLDEST_GPU
+        capability >= HOPPER
         and query.device.index == torch.cuda.current_device()
         and query.numel() < 2**31
         and width % 8 == 0
-        and width <= (256 if capability[0] == OLDEST_GPU[0] else 128)
+        and width <= (256 if capability[0] == HOPPER[0] else 128)
     )
 
 

@@ -28,7 +28,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from vlmscope.errors import one_line
 from vlmscope.model.attention.switch import SPECIAL_OPTIONS, attending_with
-from vlmscope.model.computing import check_thread
+from vlmscope.model.computing import HALF, check_thread
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.shown_once import warn
 
@@ -321,7 +321,7 @@ def is_supported(
     Before torch 2.11 it scales by one over the square root of the width, and by nothing else.
     """
     width = query.shape[-1]
-    if not (query.is_cuda and query.dtype in {torch.bfloat16, torch.float16}):
+    if not (query.is_cuda and query.dtype in HALF):
         return False
     if not torch.compiler.is_compiling():
         load_kernel()

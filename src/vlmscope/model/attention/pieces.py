@@ -17,18 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from vlmscope.model.attention.switch import attending_with, is_frequent
-from vlmscope.model.computing import check_thread
+from vlmscope.model.computing import HALF, HOPPER, check_thread
 
 IN_PIECES = "vlmscope_pieces"
 """Name of ``attention_in_pieces`` in the library's registry."""
 
 LARGEST = 64
 """Tiles of one call: enough to keep a GPU busy."""
-
-OLDEST_GPU = (9, 0)
-"""Compute capability of the oldest GPU on which torch prefers such kernels: Hopper."""
-
-_HALF = (torch.bfloat16, torch.float16)
 
 
 @contextmanager
@@ -96,9 +91,9 @@ def attention_in_pieces(
 
 def _is_planned(query: Tensor) -> bool:
     """Return whether torch may attend with kernels that are planned for each shape."""
-    if not query.is_cuda or query.dtype not in _HALF or torch.compiler.is_compiling():
+    if not query.is_cuda or query.dtype not in HALF or torch.compiler.is_compiling():
         return False
-    return torch.cuda.get_device_capability(query.device) >= OLDEST_GPU
+    return torch.cuda.get_device_capability(query.device) >= HOPPER
 
 
 def pieces(rows: int) -> Iterator[slice]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vlmscope.model.attention.implementations import implementations
 from vlmscope.model.attention.switch import effective_mask
-from vlmscope.model.computing import removing_hooks
+from vlmscope.model.computing import HALF, removing_hooks
 from vlmscope.signals import ATTENDED
 
 Weights = Float[Tensor, "batch heads keys"]
@@ -140,7 +140,7 @@ def _product(own: Tensor, keys: Tensor) -> Tensor:
 
 def _multiplies_into_float32(own: Tensor) -> bool:
     """Return whether products of half precision can be float32: on a GPU, since torch 2.8."""
-    half = own.is_cuda and own.dtype in {torch.bfloat16, torch.float16}
+    half = own.is_cuda and own.dtype in HALF
     return half and "dtype" in torch.ops.aten.bmm.overloads()  # type: ignore[no-untyped-call]
 
 

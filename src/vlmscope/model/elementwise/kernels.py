@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from vlmscope.locking import model_lock
-from vlmscope.model.computing import start_clean
+from vlmscope.model.computing import HALF, start_clean
 from vlmscope.model.elementwise.epilogues import GeluEpilogue
 from vlmscope.model.elementwise.gates import GatedKernel
 from vlmscope.model.elementwise.norms import NormKernel
@@ -70,7 +70,7 @@ class ElementwiseKernels:
 
 def suits(vlm: VisionLanguageModel) -> bool:
     """Return whether parts of a model may be replaced: in half precision, on GPUs."""
-    return bool(vlm.cuda_devices) and vlm.dtype in {torch.bfloat16, torch.float16}
+    return bool(vlm.cuda_devices) and vlm.dtype in HALF
 
 
 def triton_for(vlm: VisionLanguageModel) -> ModuleType | None:
