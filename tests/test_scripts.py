@@ -118,7 +118,7 @@ def test_the_second_world_leaves_something_to_foretell(sections: list[str]) -> N
     assert shares(section)["answers that ended by themselves"] == 1.0
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("taken", ["run", "run-outside"])
 def test_measuring_replaces_nothing_but_a_run(tmp_path: Path, python: str, taken: str) -> None:
     (tmp_path / taken).mkdir()

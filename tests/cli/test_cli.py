@@ -553,6 +553,7 @@ def test_the_demo_runs_on_what_ships_with_vlmscope(vlmscope: Command, tmp_path: 
     assert (folder / "report.html").stat().st_size < 15_000_000
 
 
+@pytest.mark.exhaustive
 def test_the_demo_names_the_program_as_it_was_called(python: str, tmp_path: Path) -> None:
     command = [python, "-m", "vlmscope", "demo", "--out", tmp_path / "demo", "--limit", "4"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -23,6 +23,7 @@ COSTLY = (
     "test_the_image_reaches_every_representation",
     "test_a_batch_equals_each_row_alone",
     "test_images_in_one_piece_have_the_same_numbers",
+    "test_images_one_at_a_time_have_the_same_numbers",
     "test_the_lens_of_the_last_layer_is_the_models_own",
 )
 """Checks of ``test_conformance.py`` that are not comparisons with the reference, or are costly."""

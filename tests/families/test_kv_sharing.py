@@ -53,7 +53,7 @@ def assert_all(found: Iterable[Capture], vlm: VisionLanguageModel, spec: Capture
         assert_same(each, reference(each.sample, vlm, spec))
 
 
-@pytest.mark.first(1)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("signals", ["attention,heads,image_tokens", "lens,mlp,similarity"])
 def test_every_token_has_a_state_in_every_layer(vlm: VisionLanguageModel, signals: str) -> None:
     spec = CaptureSpec(

@@ -38,6 +38,7 @@ NO_COLUMN = (
     "questions_about_one_image_share_its_prompt",  # which some decoders do not allow
     "worker_processes_prepare_the_same",
     "images_in_one_piece_have_the_same_numbers",
+    "images_one_at_a_time_have_the_same_numbers",
     "the_lens_of_the_last_layer_is_the_models_own",
 )
 """Tests of the suite that are described beside the table."""
