@@ -290,10 +290,8 @@ def test_images_one_at_a_time_have_the_same_numbers(
     monkeypatch.setattr(image_rows, "_proven", WeakKeyDictionary())
     for dtype in (torch.bfloat16, torch.float32):
         model = dataclasses.replace(vlm.preprocessing, dtype=dtype)
-        found = prepare(rows, model, spec)
-        with monkeypatch.context() as patch:
-            patch.setattr(image_rows, "FEWEST", 10**6)
-            assert_same_prepared(found, prepare(rows, model, spec))
+        alone = dataclasses.replace(model, image_by_image=True)
+        assert_same_prepared(prepare(rows, alone, spec), prepare(rows, model, spec))
     [ways] = image_rows._proven.values()
     assert (image_rows.ROWS in ways) == (family not in NOT_JOINED)
     assert any(dimension for _, dimension in ways) == (family in PADDED)

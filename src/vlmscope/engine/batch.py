@@ -368,11 +368,14 @@ def _process(
 ) -> dict[str, Tensor]:
     """Return the model's inputs for some rows, pinned if the model is on a GPU."""
     texts, shown = [row.chat_text for row in rows], [row.shown for row in rows]
-    inputs = with_image_rows(
-        vlm.processor,
-        vlm.dtype_of,
-        lambda images: encode(vlm.processor, texts, shown, each, images),
-    )
+    if vlm.image_by_image:
+        inputs = with_image_rows(
+            vlm.processor,
+            vlm.dtype_of,
+            lambda images: encode(vlm.processor, texts, shown, each, images),
+        )
+    else:
+        inputs = encode(vlm.processor, texts, shown, each)
     inputs = vlm.cast(inputs)
     if vlm.pin_memory:  # in this thread, for which the GPU does not wait
         inputs = {name: pinned(tensor) for name, tensor in inputs.items()}

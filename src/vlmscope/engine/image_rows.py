@@ -1,5 +1,8 @@
 """Images of a batch, prepared one at a time: the arrays of one are in memory, not those of all.
 
+For worker processes. In the process of the model its steps of Python would take the interpreter's
+lock: the demo was 15% slower.
+
 An image processor applies each of its steps to all images before the next. For SmolVLM2 this takes
 88 MB per row, of which 13 remain. Memory that is used for the first time costs more than the
 arithmetic: the kernel clears its pages. Here a processor is called for each image, and its outputs

@@ -52,6 +52,9 @@ class Preprocessing:
     """Whether inputs are put into pinned memory, for a GPU."""
     shares_prefix: bool = False
     """Whether questions about one image may share the beginning of their prompts."""
+    image_by_image: bool = False
+    """Whether the images of a batch are prepared one at a time: less memory, and more steps of
+    Python, which take the interpreter's lock from a model in the same process."""
     longest_shared: int | None = None
     """Longest prompt that may, with padding: where layers have a sliding window. None: any."""
 

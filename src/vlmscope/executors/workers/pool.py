@@ -220,7 +220,8 @@ class Workers:
 
     def _set_up_server(self) -> Server:
         # Only this process has pinned memory.
-        setup = replace(self._setup, model=replace(self._setup.model, pin_memory=False))
+        model = replace(self._setup.model, pin_memory=False, image_by_image=True)
+        setup = replace(self._setup, model=model)
         modules, data = packed(setup)
         self.start()
         server = self._server
