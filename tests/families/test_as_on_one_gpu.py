@@ -79,8 +79,7 @@ REARRANGED = ("perception_lm",)
 WITH_EXTRAS = tuple(name for name in WANTS_TORCHVISION + WANTS_TIMM if name in RUNNABLE)
 
 FIRST = ("qwen2_5_vl", "llava_next", "mllama", *WITH_EXTRAS)
-"""Packed patches, sizes of images, masks, one that waits, cross-attention, and what only ``make
-test-extras`` runs."""
+"""Packed patches, sizes of images, cross-attention, and what only ``make test-extras`` runs."""
 
 FAMILIES = [*FIRST, *(name for name in RUNNABLE if name not in FIRST)]
 
