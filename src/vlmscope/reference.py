@@ -48,6 +48,7 @@ from vlmscope.reference_passes import (
 )
 from vlmscope.reference_signals import (
     asked_about,
+    exactly,
     internal_confidence,
     joined,
     logit_lens,
@@ -113,7 +114,7 @@ def reference(
         arrays |= sampled_answers(vlm, signals, sample_token_ids, run_answer)
         if signals.asks and tokens is not None:
             arrays |= asked_about(vlm, sample, tokens, partial(_prompt, vlm, images))
-    logprobs = first_logits.float().log_softmax(dim=-1)
+    logprobs = exactly(first_logits).log_softmax(dim=-1)
     top = logprobs.sort(descending=True)
     return Capture(
         sample=sample,
@@ -125,7 +126,7 @@ def reference(
         image_thumbnail="+".join(image_thumbnail(image) for image in images),
         first_token_entropy=float(-(logprobs.exp() * logprobs).nansum()),
         first_token_ids=top.indices[:TOP_FIRST_TOKENS].cpu().numpy(),
-        first_token_logprobs=top.values[:TOP_FIRST_TOKENS].cpu().numpy(),
+        first_token_logprobs=top.values[:TOP_FIRST_TOKENS].float().cpu().numpy(),
         signals=arrays,
         **({"finish_reason": "prefill"} | answer),
     )
@@ -440,7 +441,7 @@ def _answer_pass(vlm: VisionLanguageModel, inputs: Inputs, spec: CaptureSpec) ->
     )
     gen_tokens = outputs.sequences[0, inputs["input_ids"].shape[1] :]
     text = vlm.processor.decode(gen_tokens, skip_special_tokens=True)
-    steps = [step[0].float().log_softmax(dim=-1) for step in outputs.logits]
+    steps = [exactly(step[0]).log_softmax(dim=-1) for step in outputs.logits]
     ends = vlm.model.generation_config.eos_token_id
     stopped = int(gen_tokens[-1]) in (ends if isinstance(ends, list) else [ends])
     return {

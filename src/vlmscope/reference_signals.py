@@ -51,6 +51,11 @@ Passes = Mapping[tuple[str, int], list[Tensor]]
 """Sub-layer and decoder layer → its tensor ``[1, tokens, width]`` in each forward pass."""
 
 
+def exactly(logits: Tensor) -> Tensor:
+    """Return logits in float64, as float32 is too coarse to sum a large vocabulary on a CPU."""
+    return (logits.cpu() if logits.device.type == "mps" else logits).double()
+
+
 def token_statistics(steps: Sequence[Tensor]) -> dict[str, np.ndarray]:
     """Return the statistics of the tokens' distributions.
 
@@ -131,7 +136,7 @@ def sampled_answers(
         content = tokens[:-1] if stopped else tokens
         layers, logits = run_answer(content)
         logprobs = [
-            float(step.float().log_softmax(dim=-1)[token])
+            float(exactly(step).log_softmax(dim=-1)[token])
             for step, token in zip(logits, tokens, strict=False)
         ]
         last = [layer[0, -1].float().cpu().numpy() for layer in layers]
@@ -169,7 +174,7 @@ def asked_about(
     inputs = {} if question is None else prompt(question)
     if not inputs or inputs["input_ids"].shape[1] > vlm.preprocessing.max_prompt_tokens:
         return {name: np.array(np.nan, np.float32) for name in (P_TRUE, P_TRUE_MASS)}
-    probs = vlm.model(**inputs).logits[0, -1].double().softmax(dim=-1)
+    probs = exactly(vlm.model(**inputs).logits[0, -1]).softmax(dim=-1)
     yes, no = (float(probs[ids].sum()) for ids in reply_tokens(vlm.processor.tokenizer))
     return {
         P_TRUE: np.array(np.log(yes) - np.log(no), np.float32),
@@ -325,4 +330,4 @@ def _distribution(
     """
     normed = state if layer == vlm.num_layers - 1 else vlm.final_norm(state[None, None])[0, 0]
     logits = vlm.lm_head(normed.to(next(vlm.lm_head.parameters()).device))
-    return finished(logits).float().softmax(dim=-1)
+    return exactly(finished(logits)).softmax(dim=-1).float()

@@ -26,7 +26,7 @@ from vlmscope.engine.device import Fetch, to_device
 from vlmscope.engine.hooks import PrefillHooks, RecordedTensors
 from vlmscope.engine.image_cache import Encodings, ImageEncoder
 from vlmscope.engine.lens import ImageLens, image_lens_for, lens_arrays
-from vlmscope.engine.pooling import TokenChoice, entropy_of
+from vlmscope.engine.pooling import TokenChoice, entropy_of, log_probabilities
 from vlmscope.engine.prompt_pass import run_prompts
 from vlmscope.engine.repeated_images import encoding_each_once
 from vlmscope.engine.token_states import (
@@ -336,7 +336,7 @@ def first_token_statistics(
     >>> round(float(entropy), 4) == round(float(np.log(32)), 4), tuple(ids.shape)
     (True, (1, 20))
     """
-    logprobs = logits.log_softmax(dim=1)
+    logprobs = log_probabilities(logits)
     entropy = entropy_of(logprobs)
     top, ids = logprobs.topk(min(TOP_FIRST_TOKENS, logits.shape[1]), dim=1)
     return entropy, ids, top
