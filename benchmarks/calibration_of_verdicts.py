@@ -161,6 +161,17 @@ def two_facts(_: Rng, rng: Rng, images: int, each: int) -> World:
     return world(facts, rng.random(images * each) < expit(logit), vectors)
 
 
+def two_exact_facts(_: Rng, rng: Rng, images: int, each: int) -> World:
+    """Category and entropy decide strongly, and the vectors hold just these, without noise."""
+    facts = facts_of(rng, images, each)
+    facts["entropy"] = rng.normal(size=images * each)
+    logit = 1.4 * RATES[facts["category"]] + 1.5 * (facts["entropy"] + 1)
+    vectors = np.zeros((images * each, WIDTH))
+    vectors[:, :5] = np.eye(5)[facts["category"]]
+    vectors[:, 5] = facts["entropy"]
+    return world(facts, rng.random(images * each) < expit(logit), vectors)
+
+
 def both_ends(_: Rng, rng: Rng, images: int, each: int) -> World:
     """Far from the usual entropy is wrong, and the vectors hold how far: a line sees nothing."""
     facts = facts_of(rng, images, each)
@@ -218,6 +229,7 @@ SCENARIOS = {
     "one giant image": Scenario(giant_image, 80, 4, NOTHING),
     "category only": Scenario(category_only, 80, 4, NOTHING),
     "two facts": Scenario(two_facts, 80, 4, NOTHING_MORE - {COMPARISONS[3]}),
+    "two facts, exactly": Scenario(two_exact_facts, 80, 3, NOTHING_MORE - {COMPARISONS[3]}),
     "entropy, both ends": Scenario(both_ends, 80, 4, NOTHING_MORE | {COMPARISONS[0]}),
     "shared questions": Scenario(shared_questions, 80, 4, NOTHING_MORE - {COMPARISONS[3]}),
     "images under two names": Scenario(two_names, 60, 8),

@@ -23,10 +23,21 @@ def test_statistics_are_exact_for_a_large_vocabulary(spread: float) -> None:
     top = exact.topk(20).values.numpy()
 
     first, _, likeliest = first_token_statistics(logits)
-    _, statistics = token_statistics(logits)
+    own, statistics = token_statistics(logits, torch.tensor([5, 6]))
     _, mass = log_odds(logits, ([5], [6, 7])).unbind(dim=1)
     assert first.numpy() == pytest.approx(entropy, abs=2e-5)
     assert likeliest[1].numpy() == pytest.approx(top, abs=2e-6)
     wanted = np.array([entropy, top[0], top[0] - top[1]])
     assert statistics[1].numpy() == pytest.approx(wanted, abs=2e-5)
+    assert own.numpy() == pytest.approx(exact[5:7].numpy(), rel=1e-6, abs=2e-6)
     assert mass[1].item() == pytest.approx(exact[5:8].exp().sum().item(), rel=2e-6)
+
+
+def test_tokens_that_are_all_but_certain_have_probabilities_of_their_own() -> None:
+    """A rank statistic (AUROC) of many answers would see ties."""
+    logits = 20 + torch.stack([torch.linspace(12, 14, 8), torch.zeros(8)], dim=1)
+    likeliest = token_statistics(logits, torch.zeros(8, dtype=torch.int64))[1][:, 1]
+    assert torch.equal(likeliest, first_token_statistics(logits)[2][:, 0])
+    assert len(likeliest.unique()) == 8
+    exact = logits.double().log_softmax(dim=1)[:, 0].numpy()
+    assert likeliest.numpy() == pytest.approx(exact, abs=1.2e-7)

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from vlmscope.cli import options
 from vlmscope.cli.output import (
+    count,
     number_table,
     quiet_libraries,
     show,
@@ -178,8 +180,6 @@ def _grouping(group_by: str, leave_category_out: bool) -> str:
 
 def _show(found: Detection, verdict: Sequence[str], transfers: Sequence[DetectionTransfer]) -> None:
     """Print the findings, a line for each detector, and the results on other runs."""
-    from vlmscope.detectors.missing import missing_lines, recording_line
-
     for line in verdict:
         show(Text(shown_text(line, len(line))))
     stdout.print()
@@ -201,12 +201,26 @@ def _show(found: Detection, verdict: Sequence[str], transfers: Sequence[Detectio
             style="dim",
         )
     )
-    lines = missing_lines(found.unavailable)
-    for line in lines:
-        show(Text(f"not evaluated, {line}", style="dim"))
-    if remedy := recording_line(lines):
-        show(Text(remedy, style="dim"))
+    _show_unavailable(found.unavailable)
     show_transfers(found, transfers)
+
+
+def _show_unavailable(unavailable: Sequence[Unavailable]) -> None:
+    """Print which detectors were not evaluated, by what ``extract`` has to record for them."""
+    from vlmscope.detectors.missing import missing_by_remedy, options_of_all
+    from vlmscope.detectors.verdict import named
+
+    if not unavailable:
+        return
+    things = missing_by_remedy(unavailable)
+    grid = Table.grid(padding=(0, 2))
+    for thing, titles in things.items():
+        grid.add_row(Text(f"  {thing}"), Text(named(titles)), style="dim")
+    number = len({each.name for each in unavailable})
+    show(Text(f"\nNot evaluated: {count(number, 'detector')}. What the run lacks for them:"))
+    show(grid)
+    if options := options_of_all(things):
+        show(Text(f"One run that records all of it: vlmscope extract ... {options}"))
 
 
 def _cells(row: DetectorResult) -> list[str | Text]:

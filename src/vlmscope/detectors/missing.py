@@ -1,4 +1,4 @@
-"""What a run lacks for detectors, and the option of ``vlmscope extract`` that records it."""
+"""What a run lacks for detectors, and the options of ``vlmscope extract`` that record it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from vlmscope.detectors.results import Unavailable
 from vlmscope.detectors.rows import ANSWER_LOGPROBS
-from vlmscope.detectors.verdict import named
 from vlmscope.positions import REPRESENTATIONS, SUBLAYER_REPRESENTATIONS
 from vlmscope.sampling import SAMPLES
 from vlmscope.signals import (
@@ -24,7 +23,7 @@ from vlmscope.signals import (
     TOKEN_STATISTICS,
 )
 
-ANSWERS = "extract with answers, --max-new-tokens above 0"
+ANSWERS = "answers (--max-new-tokens above 0)"
 
 COLUMN = "column "
 
@@ -37,11 +36,11 @@ OF_PROMPTS = (
 )  # fmt: skip
 """Columns that no option adds to a run."""
 
-ALMOST_ALL = (
-    "--signals detectors,p_true --samples 5 "
-    "--positions last_image_token,last_prompt_token,last_answer_token"
-)
+ALL_SIGNALS = "--signals detectors,p_true --samples 5"
 """Options of a run that has every signal that a detector reads."""
+
+ALL_POSITIONS = "last_image_token", "last_prompt_token", "last_answer_token"
+"""Positions that they are read at; some detectors read states of others."""
 
 ENDS = ("", "_prompt", "_answer")
 """Ends of the names of arrays of attention."""
@@ -57,17 +56,17 @@ SIGNAL_OF = {
 
 
 def remedy(name: str) -> str:
-    """Return how a run gets something that a detector requires; empty if that is not known.
+    """Return what gives a run something that a detector requires; empty if that is not known.
 
     >>> remedy("signals/attention_answer"), remedy("signals/samples/texts")
-    ('add attention to --signals', 'extract with --samples 5')
+    ('--signals attention', '--samples 5')
     >>> remedy("last_answer_token_representation"), remedy("column category")
-    ('add last_answer_token to --positions', 'add the column category to the table')
+    ('--positions last_answer_token', 'a column category in the table')
     >>> remedy("query_token_representation/layer_9")
-    'add last_prompt_token to --positions and 9 to --layers'
+    '--positions last_prompt_token --layers 9'
     """
     how, layer = _option(name), name.rpartition("/layer_")[2]
-    return f"{how} and {layer} to --layers" if how.startswith("add") and layer != name else how
+    return f"{how} --layers {layer}" if how.startswith("--") and layer != name else how
 
 
 def _option(name: str) -> str:
@@ -77,17 +76,17 @@ def _option(name: str) -> str:
         column = name.removeprefix(COLUMN)
         if column in OF_ANSWERS:
             return ANSWERS
-        return "" if column in OF_PROMPTS else f"add the column {column} to the table"
+        return "" if column in OF_PROMPTS else f"a column {column} in the table"
     if name == ANSWER_LOGPROBS:
         return ANSWERS
     if group == "signals":
         return _of_signal(name.removeprefix("signals/"))
     positions = {each: position for position, each in REPRESENTATIONS.items()}
     if group in positions:
-        return f"add {positions[group]} to --positions"
+        return f"--positions {positions[group]}"
     if group in SUBLAYER_REPRESENTATIONS:
         position, part = SUBLAYER_REPRESENTATIONS[group]
-        return f"add {part} to --signals and {position} to --positions"
+        return f"--signals {part} --positions {position}"
     return ""
 
 
@@ -98,47 +97,42 @@ def _of_signal(name: str) -> str:
         return ANSWERS
     signal = SIGNAL_OF.get(group, "")
     if signal == SAMPLES:
-        return "extract with --samples 5"
+        return "--samples 5"
     if signal == SIMILARITY and kind.startswith(IMAGE_LENS):
-        return f"add {SIMILARITY},{LENS} to --signals"
-    return f"add {signal} to --signals" if signal else ""
+        return f"--signals {SIMILARITY},{LENS}"
+    return f"--signals {signal}" if signal else ""
 
 
-def missing_lines(unavailable: Iterable[Unavailable]) -> list[str]:
-    """Return why detectors were not evaluated: a line for each thing that is missing.
+def missing_by_remedy(unavailable: Iterable[Unavailable]) -> dict[str, list[str]]:
+    """Return the titles of detectors that were not evaluated, by what they need.
 
-    What the same option records is one thing. A detector that lacks two is in both lines.
+    What the same option records is one thing. A detector that lacks two is listed for both. What no
+    option records is named itself, and a detector that lacks nothing is listed by its reason.
 
-    >>> missing_lines([Unavailable("p", "P(True)", "the run has no signals/p_true")])
-    ['the run has no signals/p_true (add p_true to --signals): P(True)']
+    >>> missing_by_remedy([Unavailable("p", "P(True)", "the run has no signals/p_true")])
+    {'--signals p_true': ['P(True)']}
     """
-    things: dict[str, dict[str, None]] = {}
-    titles: dict[str, dict[str, None]] = {}
+    found: dict[str, dict[str, None]] = {}
     for each in unavailable:
-        for name in each.missing or ("",):
-            shared = (remedy(name) or name) if name else each.reason
-            things.setdefault(shared, {})[name] = None
-            titles.setdefault(shared, {})[each.title] = None
-    return [_line(key, list(names), list(titles[key])) for key, names in things.items()]
+        for name in each.missing:
+            found.setdefault(remedy(name) or f"the run has no {name}", {})[each.title] = None
+        if not each.missing:
+            found.setdefault(each.reason, {})[each.title] = None
+    return {thing: list(titles) for thing, titles in found.items()}
 
 
-def recording_line(lines: Iterable[str]) -> str:
-    """Return how one run records all the signals that lines of ``missing_lines`` name.
+def options_of_all(things: Iterable[str]) -> str:
+    """Return the options of one run that records all these; empty for fewer than two options.
 
-    Empty if that is fewer than two lines: each names its own option.
+    Args:
+        things: What is missing, from ``missing_by_remedy``.
 
-    >>> recording_line(["the run has no signals/p_true (add p_true to --signals): P(True)"])
-    ''
+    >>> options_of_all(["--signals lens", "--positions image_mean", "a column x"]).split()[-1]
+    'last_image_token,last_prompt_token,image_mean,last_answer_token'
     """
-    named_options = [line for line in lines if "--signals" in line or "--samples" in line]
-    if len(named_options) < 2:
+    options = [thing.split() for thing in things if thing.startswith("--")]
+    if len(options) < 2:
         return ""
-    return f"one new run has all of these signals: extract with {ALMOST_ALL}"
-
-
-def _line(shared: str, names: list[str], titles: list[str]) -> str:
-    """Return a line from the remedy, or the reason if nothing is missing."""
-    if names == [""]:
-        return f"{shared}: {named(titles)}"
-    how = "" if shared in names else f" ({shared})"
-    return f"the run has no {', '.join(names)}{how}: {named(titles)}"
+    named = {word for words in options for word in words if word in REPRESENTATIONS}
+    positions = [each for each in REPRESENTATIONS if each in {*ALL_POSITIONS, *named}]
+    return f"{ALL_SIGNALS} --positions {','.join(positions)}"

@@ -28,7 +28,7 @@ from vlmscope.engine.lens import (
     lens_arrays,
     with_lens_of_answer,
 )
-from vlmscope.engine.pooling import entropy_of
+from vlmscope.engine.pooling import entropy_of, log_probabilities
 from vlmscope.engine.prefill import ARRAYS, Prefilled, arrays_in
 from vlmscope.engine.similarity import (
     SIMILARITIES,
@@ -75,19 +75,20 @@ def greedy_config(vlm: VisionLanguageModel, max_new_tokens: int) -> Any:
 
 
 def token_statistics(
-    logits: Float[Tensor, "rows vocabulary"],
+    logits: Float[Tensor, "rows vocabulary"], tokens: Int[Tensor, " rows"]
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows three"]]:
-    """Return the log-sum of each distribution, and ``signals.TOKEN_STATISTICS`` of it.
+    """Return the log-probability of each row's token, and ``signals.TOKEN_STATISTICS``.
 
-    >>> total, statistics = token_statistics(torch.tensor([[1.0, 1.0, -torch.inf]]))
-    >>> [round(value, 4) for value in (*total.tolist(), *statistics[0].tolist())]
-    [1.6931, 0.6931, -0.6931, 0.0]
+    >>> logits = torch.tensor([[1.0, 1.0, -torch.inf]])
+    >>> own, statistics = token_statistics(logits, torch.tensor([1]))
+    >>> [round(value, 4) for value in (*own.tolist(), *statistics[0].tolist())]
+    [-0.6931, 0.6931, -0.6931, 0.0]
     """
-    total = logits.logsumexp(dim=1)
-    logprobs = logits - total.unsqueeze(1)
-    entropy = entropy_of(logprobs)
+    logprobs = log_probabilities(logits)
+    own = logprobs.gather(1, tokens.unsqueeze(1)).squeeze(1)
     top = logprobs.topk(min(2, logits.shape[1]), dim=1).values
-    return total, torch.stack([entropy, top[:, 0], top[:, 0] - top[:, -1]], dim=1)
+    entropy = entropy_of(logprobs)
+    return own, torch.stack([entropy, top[:, 0], top[:, 0] - top[:, -1]], dim=1)
 
 
 NO_END = 2**31 - 1
@@ -157,10 +158,9 @@ class StepLogprobs:
         if logits is None:
             raise RuntimeError("generation chose a token before the model returned logits")
         # A row that has ended is padded with a token that may have no logit.
-        tokens = input_ids[:, -1:].to(logits.device).clamp_max(logits.shape[1] - 1)
-        chosen = logits.gather(1, tokens).squeeze(1)
-        total, statistics = token_statistics(logits)
-        self.steps_.append(chosen - total)
+        tokens = input_ids[:, -1].to(logits.device).clamp_max(logits.shape[1] - 1)
+        logprobs, statistics = token_statistics(logits, tokens)
+        self.steps_.append(logprobs)
         self.statistics_.append(statistics)
         if self._states is not None:
             self._states.note(input_ids[:, -1])

@@ -116,12 +116,21 @@ def words(questions: Sequence[str]) -> Any:
         return None
 
 
+def linear_effects(known: PreAnswerFeatures) -> Matrix:
+    """Return the kinds, and the numbers themselves: a linear probe sees no more of them."""
+    numbers = [_standardised(values)[:, None] for values in known.numbers.values()]
+    return _joined([*_indicators(known), *numbers], len(known.questions))
+
+
 def main_effects(known: PreAnswerFeatures) -> Matrix:
     """Return the kinds, and splines of the numbers: few features, for small tables."""
+    splines = [spline(values) for values in known.numbers.values()]
+    return _joined([*_indicators(known), *splines], len(known.questions))
+
+
+def _indicators(known: PreAnswerFeatures) -> list[Matrix]:
     kinds = [*known.kinds.values(), *known.columns.values()]
-    parts = [one_hot(names, MOST_TOKENS) for names in kinds]
-    parts += [spline(values) for values in known.numbers.values()]
-    return _joined(parts, len(known.questions))
+    return [one_hot(names, MOST_TOKENS) for names in kinds]
 
 
 def with_interactions(known: PreAnswerFeatures) -> Matrix:
@@ -330,13 +339,22 @@ def joint_candidates(inputs: BaselineInputs) -> Mapping[str, Candidate]:
     for name, cells in known.columns.items():
         if (features := one_hot(cells)).shape[1]:
             found[f"column {name}"] = regression(features, 10.0)
-    for name, make in (("few", main_effects), ("pairs", with_interactions), ("all", all_features)):
+    for name, make in _JOINT_FEATURES.items():
         features = make(known)
         for strength in JOINT_GRID:
             found[f"{name}, C={strength:g}"] = regression(features, strength)
     features, kinds = tree_features(known)
     found["trees"] = Candidate(features, partial(_trees, kinds))
     return found
+
+
+_JOINT_FEATURES = {
+    "linear": linear_effects,
+    "few": main_effects,
+    "pairs": with_interactions,
+    "all": all_features,
+}
+"""Features of the joint baseline's regressions by name, from few to many."""
 
 
 def _known(inputs: BaselineInputs) -> PreAnswerFeatures:

@@ -44,8 +44,7 @@ def begin(slots: Slots, rows: slice, recorded: RecordedTensors, mask: Tensor) ->
     else:
         first = torch.zeros(len(logits), 1, dtype=torch.int64, device=logits.device)
         chosen = slots.draws.choose(logits, rows.start, first)
-    chosen_logits = logits.gather(1, chosen.unsqueeze(1)).squeeze(1)
-    total, statistics = token_statistics(logits)
+    logprobs, statistics = token_statistics(logits, chosen)
     last = mask.sum(dim=1) - 1 if recorded.positions is None else recorded.positions[..., -1]
     last = last.reshape(len(slots.positions), -1).expand(-1, len(mask))
     slots.tokens[rows] = chosen.unsqueeze(1)
@@ -55,7 +54,7 @@ def begin(slots: Slots, rows: slice, recorded: RecordedTensors, mask: Tensor) ->
     slots.attention_mask[rows, :tokens] = for_each_answer(mask.bool(), answers)
     slots.attention_mask[rows, tokens] = True
     slots.chosen[rows, 0] = chosen
-    slots.logprobs[rows, 0] = chosen_logits - total
+    slots.logprobs[rows, 0] = logprobs
     slots.statistics[rows, 0] = statistics
     slots.count[rows] = 1
     over = (chosen.unsqueeze(1) == slots.ends).any(dim=1) & (not slots.answer_tokens)

@@ -228,8 +228,7 @@ class Stepper:
             tokens = logits.argmax(dim=1)
         else:
             tokens = slots.draws.choose(logits, 0, column)
-        total, statistics = token_statistics(logits)
-        logprobs = logits.gather(1, tokens.unsqueeze(1)).squeeze(1) - total
+        logprobs, statistics = token_statistics(logits, tokens)
         slots.chosen[:rows].scatter_(1, column, tokens.unsqueeze(1))
         slots.logprobs[:rows].scatter_(1, column, logprobs.unsqueeze(1))
         index = column.unsqueeze(2).expand(-1, 1, statistics.shape[1])
