@@ -190,6 +190,20 @@ def test_kernels_are_planned_only_for_shapes_that_occur_often(
     assert not chosen(9, on_gpu=False)
 
 
+def test_shapes_that_are_rare_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million images of as many sizes need no memory."""
+    monkeypatch.setattr(switch, "_calls", Counter())
+    monkeypatch.setattr(switch, "OFTEN", 20)
+    monkeypatch.setattr(switch, "MOST_SHAPES", 8)
+    often = torch.zeros(1, 1, 1, 1)
+    for tokens in range(2, 22):
+        assert not switch.is_frequent(often, often)
+        other = torch.zeros(1, 1, tokens, 1)
+        assert not switch.is_frequent(other, other)
+        assert len(switch._calls) <= 8
+    assert switch.is_frequent(often, often), "seen 20 times before"
+
+
 @pytest.mark.parametrize("tokens", [1, 3, 40])
 def test_prompts_and_steps_are_attended_with_their_kernels(
     tokens: int, monkeypatch: pytest.MonkeyPatch

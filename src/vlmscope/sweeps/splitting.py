@@ -11,8 +11,9 @@ kinds of questions. The remaining overlap is counted.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,8 +123,7 @@ def grouped_by(data: ProbeData, source: Source | None, by: str) -> ProbeData:
         ("image", image) if value is None else ("value", value)
         for value, image in zip(values, images, strict=True)
     ]
-    rank = {name: number for number, name in enumerate(sorted(set(named)))}  # in any order of rows
-    number = np.array([rank[name] for name in named], dtype=np.int64)
+    number = numbered(named)
     if number.max(initial=0) < 1:
         raise InputError(
             f"--group-by {by}: all {len(names):,} rows have the same; give a column that differs"
@@ -140,14 +140,14 @@ def _is_gap(name: str) -> bool:
     return name.strip().casefold() in ("", "nan", "<na>")
 
 
-def numbered(names: Sequence[Hashable]) -> NDArray[np.int64]:
-    """Return a number for each different name, in order of appearance.
+def numbered(names: Sequence[Any]) -> NDArray[np.int64]:
+    """Return a number for each different name, in sorted order, whatever the order of the rows.
 
     >>> numbered(["b", "a", "b"]).tolist()
-    [0, 1, 0]
+    [1, 0, 1]
     """
-    seen: dict[Hashable, int] = {}
-    return np.array([seen.setdefault(name, len(seen)) for name in names], dtype=np.int64)
+    rank = {name: number for number, name in enumerate(sorted(set(names)))}
+    return np.array([rank[name] for name in names], dtype=np.int64)
 
 
 def _column(data: ProbeData, source: Source | None, name: str) -> list[str]:

@@ -45,6 +45,9 @@ _FOR_ANY_SHAPE = [
 _calls: Counter[tuple[Any, ...]] = Counter()
 """Shapes of attentions over prompts and images, and how often each one was computed."""
 
+MOST_SHAPES = 4096
+"""Most shapes counted; of more, those seen least are forgotten."""
+
 
 @contextmanager
 def attending_with(
@@ -183,6 +186,9 @@ def is_frequent(query: Tensor, key: Tensor) -> bool:
     """Return whether a plan for an attention of these shapes pays; count this call of it."""
     shape = (query.device, query.dtype, *query.shape, *key.shape)
     _calls[shape] += 1
+    if len(_calls) > MOST_SHAPES:
+        for rare, _ in _calls.most_common()[MOST_SHAPES // 2 :]:
+            del _calls[rare]
     return _calls[shape] > OFTEN
 
 
