@@ -301,3 +301,26 @@ def test_what_is_quoted_of_the_demo_is_what_was_found() -> None:
         assert "{} ({} to {})".format(*gain) in page, name
     for number in re.findall(r" [\d.]+ \([\d.]+ to [\d.]+\)", " ".join(sentences[6:8])):
         assert number in page, number
+
+
+def test_the_speeds_of_the_readme_are_those_that_were_measured() -> None:
+    """Each rate with its ratio, the newest of docs/performance.md."""
+    measured: dict[str, dict[str, tuple[str, str]]] = {}
+    name = ""
+    text = (ROOT / "docs" / "performance.md").read_text("utf-8")
+    table = text.partition("**Complete runs of 2,000 rows**")[2].partition("These are not all")[0]
+    for line in table.splitlines():
+        cells = [cell.strip().strip("*").strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 10 and re.match(r"(answers|no answers)", cells[1]):
+            name = cells[0].partition(",")[0] or name
+            mode = re.sub(r", [\d,]+ rows$", "", cells[1])
+            before, now = (cells[3], cells[4]), (cells[5].strip("*"), cells[6].strip("*"))
+            measured.setdefault(name, {})[mode] = before if now[0] == "not measured" else now
+    readme = (ROOT / "README.md").read_text("utf-8")
+    shown = readme.partition("| rows per second |")[2].partition("\n\n")[0].splitlines()
+    modes = [cell.strip() for cell in shown[0].strip("|").split("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown[2:]]
+    assert [row[0] for row in rows] == list(measured)
+    for row in rows:
+        for mode, cell in zip(modes, row[1:], strict=True):
+            assert cell == "{} ({}×)".format(*measured[row[0]][mode]), (row[0], mode)
