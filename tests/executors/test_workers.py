@@ -13,7 +13,6 @@ import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from io import BytesIO
 from logging.handlers import BufferingHandler
 from multiprocessing import Pipe
@@ -28,21 +27,17 @@ import torch
 from PIL import Image, ImageFile
 
 import vlmscope
-from executors.made_up_model import made_up
 from executors.prepared import assert_same_prepared
 from material import make_image
 from threads import TIMEOUT, Worker
 from vlmscope.api.extracting import FailedRowsWarning
-from vlmscope.dataset import Share
 from vlmscope.engine import CaptureSession, prepare
-from vlmscope.errors import InputError
 from vlmscope.executors import plan, runner
 from vlmscope.executors.batching import BatchSizer
 from vlmscope.executors.request import Request
 from vlmscope.executors.runner import ResilientRunner
-from vlmscope.executors.workers import Workers, WorkersError, count, pool, process, usable
+from vlmscope.executors.workers import Workers, WorkersError, pool, process
 from vlmscope.executors.workers.process import Answer, Task
-from vlmscope.executors.workers.usable import usable_by_rank, usable_memory, usable_processors
 from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.shown_once import forget_shown
@@ -377,18 +372,6 @@ def test_a_run_is_the_same_with_workers(
             np.testing.assert_array_equal(mine.vectors[name], vector)
 
 
-@pytest.mark.parametrize("number", [-1, 1.5, "two"])
-def test_a_number_of_workers_is_a_number(number: Any, vlm: VisionLanguageModel) -> None:
-    with pytest.raises(InputError, match="num_workers"):
-        vlmscope.extract("none.csv", vlm, "nowhere", num_workers=number)
-
-
-def test_workers_need_linux(vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "is_supported", lambda: False)
-    with pytest.raises(InputError, match=r"num_workers 2: .* Linux"):
-        vlmscope.extract("none.csv", vlm, "nowhere", num_workers=2)
-
-
 def test_a_plugin_of_pillow_is_not_missed(
     workers: Workers, vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -521,80 +504,6 @@ def test_workers_of_a_script_do_not_run_it_again_and_end_when_it_becomes_another
         finally:
             os.kill(own, signal.SIGKILL)
     assert (tmp_path / "ran").read_text() == "once "
-
-
-def test_processors_and_memory_are_those_of_the_container(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(48)))
-    monkeypatch.setattr(usable, "_control_groups", lambda: [tmp_path])
-    monkeypatch.setattr(usable, "_CGROUPS", tmp_path)
-    for name in ("SLURM_CPUS_ON_NODE", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    assert usable_processors() == 48
-    (tmp_path / "cpu").mkdir()
-    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
-    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    assert usable_processors() == 48
-    (tmp_path / "cpu.max").write_text("1250000 100000\n")
-    assert usable_processors() == 13
-    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("300000\n")
-    assert usable_processors() == 3
-    whole = usable_memory()
-    (tmp_path / "memory.max").write_text("max\n")
-    assert usable_memory() == whole > 2**30
-    (tmp_path / "memory.max").write_text(f"{2**30}\n")
-    assert usable_memory() == 2**30
-
-
-def test_processes_are_for_gpus_unless_a_number_is_given(
-    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Workers, "start", lambda _: None)
-    monkeypatch.setattr(count, "usable_by_rank", lambda *_: 24)
-    monkeypatch.setattr(count, "usable_memory", lambda: 2**40)
-    gpu, cpu = made_up("cuda:0"), made_up()
-    on_cpu = Request("none.csv", cpu, Path("none"))
-    assert count.make_workers(on_cpu) is None
-    found = count.make_workers(replace(on_cpu, num_workers=3))
-    assert found is not None
-    assert (found.count, found._wait) == (3, True)
-    assert count.keep_for(cpu, found, replace(on_cpu, num_workers=3)) is found
-    on_gpu = replace(on_cpu, model=gpu)
-    assert count.make_workers(replace(on_gpu, num_workers=0)) is None
-    found = count.make_workers(on_gpu, sharing=2)
-    assert found is not None
-    assert (found.count, found._wait) == (10, False)
-    assert count.keep_for(gpu, found, on_gpu) is found
-    assert count.keep_for(cpu, found, on_gpu) is None
-
-
-def test_builders_of_shards_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(count, "usable_by_rank", lambda *_: 24)
-    request = Request("none.csv", made_up("cuda:0"), Path("none"))
-    for memory, builders in ((2**40, [4, 3, 2, 0]), (2**34, [4, 0, 0, 0]), (2**32, [2, 0, 0, 0])):
-        monkeypatch.setattr(count, "usable_memory", lambda memory=memory: memory)
-        assert [count.builders_for(request, sharing=n) for n in (1, 8, 12, 24)] == builders
-
-
-@pytest.mark.parametrize(
-    ("environment", "shard", "processors"),
-    [
-        ({}, None, 16),
-        ({}, Share(0, 8), 2),
-        ({"LOCAL_WORLD_SIZE": "4"}, Share(0, 32), 4),
-        ({"LOCAL_WORLD_SIZE": "x"}, Share(0, 2), 8),
-        ({"SLURM_CPUS_ON_NODE": "16"}, Share(0, 100), 16),
-        ({"SLURM_CPUS_ON_NODE": "16", "SLURM_STEP_TASKS_PER_NODE": "2(x3)"}, Share(0, 6), 8),
-        ({"SLURM_CPUS_ON_NODE": "16", "SLURM_CPUS_PER_TASK": "6"}, Share(0, 6), 6),
-    ],
-)
-def test_ranks_share_the_processors_of_a_machine(
-    environment: dict[str, str], shard: Share | None, processors: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(usable, "usable_processors", lambda: 16)
-    assert usable_by_rank(shard, environment) == processors
 
 
 @pytest.mark.exhaustive
