@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmscope.cli import options
-from vlmscope.cli.output import count, show, shown_text, stderr, stdout
+from vlmscope.cli.output import count, show, shown_text, status, stdout
 from vlmscope.shown import distinct_names, rounded_difference
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def compare(
     """
     from vlmscope.sweeps.compare import compare_runs
 
-    with stderr.status("comparing"):
+    with status("comparing"):
         found = compare_runs([options.path_or_url(run) for run in runs], draws=draws, seed=seed)
     if as_json:
         stdout.print_json(json.dumps(asdict(found)))

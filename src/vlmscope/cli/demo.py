@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmscope.cli.extract import run_extract
-from vlmscope.cli.output import command_line, quiet_libraries, show, stderr, stdout
+from vlmscope.cli.output import command_line, quiet_libraries, show, status, stderr, stdout
 from vlmscope.cli.verdict import show_verdict
 from vlmscope.errors import InputError
 from vlmscope.model_options import ModelOptions
@@ -115,17 +115,17 @@ def _evaluate(folder: Path, *, detectors: bool) -> bool:
 
     run = open_run(folder)
     label(run)
-    with stderr.status("probing") as status:
+    with status("probing") as update:
         result = None
         try:
-            result = sweep(run, progress=lambda doing: status.update(f"probing: {doing}"))
+            result = sweep(run, progress=lambda doing: update(f"probing: {doing}"))
             save_sweep(run, result)
         except InputError as error:  # too few questions for a limit this low
             stderr.print(f"not probed: {error}")
         findings: tuple[str, ...] = ()
         if detectors and result is not None:
-            findings = _detect(run, lambda doing: status.update(f"detectors: {doing}"))
-        write_report(run, progress=lambda doing: status.update(f"report: {doing}"))
+            findings = _detect(run, lambda doing: update(f"detectors: {doing}"))
+        write_report(run, progress=lambda doing: update(f"report: {doing}"))
     if result is not None:
         show_verdict(verdict_of(result))
     for line in findings:

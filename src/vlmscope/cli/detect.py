@@ -19,7 +19,7 @@ from vlmscope.cli.output import (
     show,
     show_next,
     shown_text,
-    stderr,
+    status,
     stdout,
 )
 from vlmscope.cli.paths import check_writable
@@ -133,16 +133,16 @@ def detect(
     check_folder(folder, run, labels)
     if nli is not None:
         quiet_libraries()
-    with stderr.status("reading") as status:
+    with status("reading") as update:
         common: dict[str, Any] = {
             "labels": labels, "same_meaning": None if nli is None else meaning_by_model(nli),
-            "progress": lambda doing: status.update(f"detectors: {doing}"),
+            "progress": lambda doing: update(f"detectors: {doing}"),
         }  # fmt: skip
         others = [open_run(options.path_or_url(each)) for each in test]
         aims = targets(opened, others, spec, labels=labels, vectors=False) if others else ()
         found = evaluate(opened, detectors, spec, **common)
         transfers = transfer_to(opened, found, aims, spec, **common)
-        status.update("saving")
+        update("saving")
         folder = save_detection(opened, found, folder, transfers=transfers)
     if as_json:
         stdout.print_json(read_document(folder / DOCUMENT).decode())

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vlmscope.cli import options
-from vlmscope.cli.output import count, human_size, stderr, stdout
+from vlmscope.cli.output import count, human_size, status, stdout
 from vlmscope.cli.verified_run import open_verified_run
 
 
@@ -32,6 +32,6 @@ def export(
     from vlmscope.store import export_run
 
     opened = open_verified_run(run)
-    with stderr.status(f"writing {count(len(opened), 'row')}"):
+    with status(f"writing {count(len(opened), 'row')}"):
         path = export_run(opened, out, overwrite=overwrite)
     stdout.print(f"{path}: {count(len(opened), 'row')}, {human_size(path.stat().st_size)}")

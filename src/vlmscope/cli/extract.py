@@ -20,6 +20,7 @@ from vlmscope.cli.output import (
     quiet_libraries,
     show_next,
     show_note,
+    status,
     stderr,
     stdout,
 )
@@ -318,7 +319,7 @@ def run_extract(
     quiet_libraries()
     with ExitStack() as stack:
         try:
-            with stderr.status("loading the table and the model"):
+            with status("loading the table and the model"):
                 plan, run = stack.enter_context(executor(Request(**arguments)))
         except KeyboardInterrupt:
             stderr.print("interrupted before the first row; nothing was changed")

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from vlmscope.cli import options
 from vlmscope.cli.inspect_maps import MapLine, read_maps, show_maps
-from vlmscope.cli.output import quiet_libraries, shape_text, show, show_note, stderr, stdout
+from vlmscope.cli.output import quiet_libraries, shape_text, show, show_note, status, stdout
 from vlmscope.model_options import ModelOptions
 from vlmscope.positions import REPRESENTATIONS, VISION_ONLY
 from vlmscope.schema import Capture
@@ -92,7 +92,7 @@ def inspect(
     )
     spec = options.build_spec(layers, positions, vision_pooling, max_new_tokens, compat, signals,
                               samples, temperature, seed)  # fmt: skip
-    with stderr.status("loading the model"):
+    with status("loading the model"):
         vlm = load_with(model, loading)
     resolved = resolve_spec(spec, vlm)
     for note in resolved.notes:

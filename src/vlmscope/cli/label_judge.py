@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from vlmscope.cli.output import count, quiet_libraries, stderr
+from vlmscope.cli.output import count, quiet_libraries, status, stderr
 from vlmscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def make_judge(options: JudgeOptions, target: Target) -> tuple[Any, dict[str, An
         from vlmscope.labelling import local_judge, local_settings
 
         quiet_libraries()
-        with stderr.status("reading the judge's weights"):
+        with status("reading the judge's weights"):
             local = local_settings(options.model, options.batch_size)
         return local_judge(local, verdicts), local.record()
     if options.url is None and Path(options.model).is_dir():

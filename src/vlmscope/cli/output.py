@@ -9,7 +9,10 @@ import shutil
 import sys
 import unicodedata
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -22,6 +25,41 @@ stdout = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 stderr = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 """Progress, plans, errors."""
+
+
+FIRST_LINE, NEXT_LINE = 5.0, 60.0
+"""Seconds after which a log file names what is being done, and then what else."""
+
+
+@contextmanager
+def status(text: str) -> Iterator[Callable[[str], None]]:
+    """Show what is being done within the context; yield a function that changes the text.
+
+    A terminal shows it at once. Elsewhere, such as in the log of a batch job, it is printed as a
+    line if it takes long.
+    """
+    if stderr.is_terminal:
+        with stderr.status(text) as shown:
+            yield shown.update
+        return
+    now, over = [text], Event()
+    writer = Thread(target=_write_lines, args=(now, over), daemon=True)
+    writer.start()
+    try:
+        yield lambda changed: now.__setitem__(0, changed)
+    finally:
+        over.set()
+        writer.join()
+
+
+def _write_lines(now: list[str], over: Event) -> None:
+    """Print the text when it lasts, and what it has become later, until it is over."""
+    last, seconds = "", FIRST_LINE
+    while not over.wait(seconds):
+        if now[0] != last:
+            last = now[0]
+            stderr.print(f"{last} …")
+        seconds = NEXT_LINE
 
 
 _NOT_SHOWN = ("Cc", "Cf", "Cs")

@@ -12,7 +12,7 @@ from rich.text import Text
 from vlmscope.cli import options
 from vlmscope.cli.by_column import show_columns
 from vlmscope.cli.halp import show_halp
-from vlmscope.cli.output import command_line, number_table, show, show_next, stderr, stdout
+from vlmscope.cli.output import command_line, number_table, show, show_next, status, stderr, stdout
 from vlmscope.cli.paths import check_writable
 from vlmscope.cli.transfer import prepare_transfer, run_transfer, show_transfer
 from vlmscope.cli.verdict import show_verdict
@@ -133,19 +133,19 @@ def probe(
     if is_run(run):
         check_folder(folder, name)
         _note_stale(run, name)
-    with stderr.status("reading") as status:
+    with status("reading") as update:
         source = open_source(
             run,
             labelled=not isinstance(wanted, str | None),
-            progress=lambda name: status.update(f"reading {name}"),
+            progress=lambda name: update(f"reading {name}"),
         )
         aims = prepare_transfer(source, test, spec, folder, name)
         result = sweep(
-            source, spec, labels=wanted, progress=lambda doing: status.update(f"probing: {doing}")
+            source, spec, labels=wanted, progress=lambda doing: update(f"probing: {doing}")
         )
-        status.update("saving")
+        update("saving")
         save_sweep(source, result, folder)
-        transferred = run_transfer(source, aims, spec, result, folder, status)
+        transferred = run_transfer(source, aims, spec, result, folder, update)
     summary = json.loads(read_document(folder / RESULTS).decode())
     if as_json:
         more = {} if transferred is None else {"transfer": transferred}

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from vlmscope.cli import options
-from vlmscope.cli.output import count, human_size, quiet_libraries, stderr, stdout
+from vlmscope.cli.output import count, human_size, quiet_libraries, status, stderr, stdout
 
 if TYPE_CHECKING:
     from vlmscope.report import WrittenReport
@@ -73,9 +73,9 @@ def report(
     )  # fmt: skip
     opened = open_run(run)
     check_label_set(run, labels)
-    with stderr.status("reading the run") as status:
+    with status("reading the run") as update:
         written = write_report(
-            opened, spec, out=out, progress=lambda doing: status.update(f"report: {doing}")
+            opened, spec, out=out, progress=lambda doing: update(f"report: {doing}")
         )
     document = written.document
     for note in filter(None, (document.images_note, document.token_view_note)):

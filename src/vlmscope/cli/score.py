@@ -12,7 +12,7 @@ from rich.progress import track
 
 from vlmscope.cli import options
 from vlmscope.cli.extract import parse_batch_size
-from vlmscope.cli.output import count, quiet_libraries, show_note, stderr, stdout
+from vlmscope.cli.output import count, quiet_libraries, show_note, status, stderr, stdout
 from vlmscope.cli.paths import check_file
 from vlmscope.errors import InputError, RowError
 from vlmscope.schema import Failure, Sample
@@ -120,7 +120,7 @@ def score(
         data, images=images, fields=mapping, limit=limit, text_only=text_only,
         allow_absolute_paths=allow_absolute_paths,
     )  # fmt: skip
-    with stderr.status("loading the model"):
+    with status("loading the model"):
         scorer = RiskScorer.load(
             model, probe, dtype=dtype, device=device, attention=attention, revision=revision,
             adapter=adapter, threshold=threshold, allow_pickle_weights=allow_pickle_weights,

@@ -11,7 +11,7 @@ from rich.progress import track
 from rich.table import Table
 
 from vlmscope.cli import options
-from vlmscope.cli.output import count, quiet_libraries, show, show_note, stderr, stdout
+from vlmscope.cli.output import count, quiet_libraries, show, show_note, status, stderr, stdout
 from vlmscope.cli.verified_run import open_verified_run
 
 
@@ -56,7 +56,7 @@ def verify(
     limit = tolerance_of(opened.manifest) if tolerance is None else tolerance
     table = table_of_run(opened, data, images=images, allow_absolute_paths=allow_absolute_paths)
     samples = draw_samples(opened, table, sample, seed, show_note)
-    with stderr.status("loading the model"):
+    with status("loading the model"):
         vlm = model_of_run(
             opened, model, adapter=adapter, device=device, attention=attention,
             allow_pickle_weights=allow_pickle_weights,
