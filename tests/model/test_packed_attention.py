@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils.generic import is_flash_attention_requested
 
 from vlmscope.model.attention import packed as packing
-from vlmscope.model.attention import padded
+from vlmscope.model.attention import padded, switch
 from vlmscope.model.attention.packed import PACKED, packed_attention
 from vlmscope.model.computing import computing
 
@@ -283,6 +284,7 @@ class Kernel:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.longest: list[int] = []
+        self.splits: list[int | None] = []
 
     def __call__(
         self,
@@ -297,9 +299,11 @@ class Kernel:
         scale: float | None = None,
         window_size: tuple[int, int] = (-1, -1),
         enable_gqa: bool = False,
+        num_splits: int | None = None,
     ) -> Tensor:
         if self.error is not None:
             raise self.error
+        self.splits.append(num_splits)
         assert key.shape == value.shape
         assert (query.shape == key.shape) == (not enable_gqa)
         assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
@@ -345,6 +349,25 @@ def test_one_call_of_the_kernel_for_all_windows(
     assert kernel.longest == [max(lengths)]
     assert found.shape == (1, sum(lengths), heads, WIDTH)
     torch.testing.assert_close(found, window_by_window(module, parts, lengths))
+
+
+@pytest.mark.parametrize(("hip", "asked"), [(None, 1), ("7.0", None)])
+def test_kernels_are_planned_only_for_frequent_shapes(
+    hip: str | None, asked: int | None, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ``num_splits`` torch 2.14 does not use cuDNN; AMD's kernel refuses that option."""
+    monkeypatch.setattr(switch, "_calls", Counter())
+    monkeypatch.setattr(switch, "OFTEN", 2)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    for option in ("num_splits", ""):
+        monkeypatch.setattr(packing, "_OPTIONS", packing._OPTIONS - {"num_splits"} | {option})
+        packed_attention(Attention(1), *states([3, 2], 2, 2), None, **given_bounds([3, 2]))
+    monkeypatch.setattr(packing, "_OPTIONS", packing._OPTIONS | {"num_splits"})
+    for lengths in ([3, 2], [4, 2]):
+        packed_attention(Attention(1), *states(lengths, 2, 2), None, **given_bounds(lengths))
+    assert kernel.splits == [asked, None, None, asked], (
+        "another torch, the third time, another shape"
+    )
 
 
 @pytest.mark.parametrize("answer", ["right", "wrong", "error"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from vlmscope.cli.output import number_table, show, shown_text, stdout, with_int
 from vlmscope.shown import rounded_difference
 
 if TYPE_CHECKING:
+    from vlmscope.schema import Progress
     from vlmscope.sweeps import SweepResult, SweepSpec
     from vlmscope.sweeps.source import Source
     from vlmscope.sweeps.transfer.targets import Target
@@ -57,7 +58,7 @@ def run_transfer(
     spec: SweepSpec,
     result: SweepResult,
     folder: Path,
-    update: Callable[[str], None],
+    progress: Progress,
 ) -> dict[str, Any] | None:
     """Test on the test runs, save the result, and return the document; None without test runs."""
     from vlmscope.store import read_document
@@ -71,7 +72,7 @@ def run_transfer(
         spec,
         labels=str(result.data.origin.get("label_set", "default")),
         result=result,
-        progress=lambda doing: update(f"transfer: {doing}"),
+        progress=lambda doing: progress(f"transfer: {doing}"),
     )
     document: dict[str, Any] = json.loads(read_document(save_transfer(found, folder)).decode())
     return document

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from vlmscope.errors import one_line
-from vlmscope.model.attention.switch import SPECIAL_OPTIONS, attending_with
+from vlmscope.model.attention.switch import SPECIAL_OPTIONS, attending_with, is_frequent
 from vlmscope.model.computing import HALF, check_thread
 from vlmscope.model.vlm import VisionLanguageModel
 from vlmscope.shown_once import warn
@@ -229,6 +229,8 @@ def varlen(
         key, value = _for_every_head(query, key, value)
     shared = query.shape[1] != key.shape[1]
     options = _kernel_options(shared=shared, causal=causal, scaling=scaling)
+    if not torch.compiler.is_compiling() and not is_frequent(query, key):
+        options |= _without_plans()
     taken: Any = (query, key, value, bounds, bounds, longest, longest)
     if torch.compiler.is_compiling():
         return varlen_attn(*taken, **options)  # type: ignore[no-any-return]
@@ -293,6 +295,15 @@ def _kernel_options(*, shared: bool, causal: bool, scaling: float | None) -> dic
     if causal:
         options |= {"window_size": (-1, 0)} if "window_size" in _OPTIONS else {"is_causal": True}
     return options
+
+
+def _without_plans() -> dict[str, Any]:
+    """Return the option that excludes cuDNN's kernels, which torch 2.14 uses on Hopper GPUs.
+
+    They are planned for each shape, as ``switch.kernels_for_prompts`` describes, and images of
+    other sizes have another one in almost every batch. AMD's kernel refuses the option.
+    """
+    return {"num_splits": 1} if "num_splits" in _OPTIONS and torch.version.hip is None else {}
 
 
 _broken: dict[bool, str] = {}
