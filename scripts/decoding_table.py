@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from vlmscope.engine.decoding.support import AS_GRAPH, IN_SLOTS, why_family_generates
+from vlmscope.engine.decoding.support import AS_GRAPH, IN_SLOTS
 from vlmscope.model import FAMILIES
 from vlmscope.model.support import TESTED_DECODERS
 
@@ -19,18 +19,15 @@ PAGE = Path(__file__).parent.parent / "docs" / "architecture.md"
 BEGIN = "<!-- Begin of what scripts/decoding_table.py wrote -->"
 END = "<!-- End of what scripts/decoding_table.py wrote -->"
 IN_SLOTS_TITLE = "in slots"
+BY_GENERATE = "by `generate`: no decoder was verified step by step"
 
 
 def ways() -> dict[str, list[str]]:
     """Return how answers are decoded → titles of the families."""
     found: dict[str, list[str]] = defaultdict(list)
     for key, family in FAMILIES.items():
-        way = IN_SLOTS_TITLE
-        if why := why_family_generates(family).removeprefix(f"{family.title} "):
-            way = f"by `generate`: {why}"
-        elif not TESTED_DECODERS[key]:
-            way = "by `generate`: no decoder was verified step by step"
-        found[way].append(family.title)
+        verified = bool(TESTED_DECODERS[key])
+        found[IN_SLOTS_TITLE if verified else BY_GENERATE].append(family.title)
     return found
 
 

@@ -8,7 +8,6 @@ and after they have ended.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -21,51 +20,17 @@ from engine.against_reference import (
     expected_of,
     run_session,
 )
-from vlmscope.engine.decoding import step
-from vlmscope.engine.decoding.scheduler import Decoding
+from engine.recorded_steps import with_recorded_steps
 from vlmscope.engine.decoding.step import Stepper
 from vlmscope.model import VisionLanguageModel
 from vlmscope.positions import REPRESENTATIONS
 from vlmscope.schema import Capture, CaptureSpec, Sample
 
 
-@dataclass
-class Recording:
-    """Stands for a graph: the same step for the same rows, whoever they are."""
-
-    stepper: Stepper
-    rows: int
-    masked: bool
-
-    def replay(self) -> None:
-        self.stepper._run(self.rows, masked=self.masked)
-
-
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of each graph that was recorded."""
-    rows_of_graphs: list[int] = []
-    original = Stepper.__init__
-
-    def init(self: Stepper, *args: object, **options: object) -> None:
-        original(self, *args, **options)  # type: ignore[arg-type]
-        self.replays = True
-
-    def record(self: Stepper, rows: int, *, masked: bool) -> Recording:
-        rows_of_graphs.append(rows)
-        return Recording(self, rows, masked)
-
-    monkeypatch.setattr(step, "ROWS_OF_A_GRAPH", (4,))
-    monkeypatch.setattr(Stepper, "__init__", init)
-    monkeypatch.setattr(Stepper, "_record", record)
-    late = Decoding.__init__
-
-    def init_late(self: Decoding, *args: object, **options: object) -> None:
-        late(self, *args, **options)  # type: ignore[arg-type]
-        self._lag = 1
-
-    monkeypatch.setattr(Decoding, "__init__", init_late)
-    return rows_of_graphs
+    return with_recorded_steps(monkeypatch)
 
 
 @pytest.mark.first(1)

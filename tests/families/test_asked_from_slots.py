@@ -11,7 +11,7 @@ import pytest
 from engine.against_reference import each_once, note_complete_prompts, run_session
 from families.conformance import ONE_IMAGE, RUNNABLE, SEVERAL, THIRD, build
 from families.conftest import FEW
-from families.test_conformance import DEVICE, GENERATED, SHARES, SHORT_WINDOW
+from families.test_conformance import DEVICE, GENERATED, RECURRENT, SHARES, SHORT_WINDOW
 from families.test_windows import load_with
 from vlmscope.engine import capture
 from vlmscope.engine.decoding.slots import rounded_up
@@ -58,8 +58,8 @@ def test_rows_are_asked_about_from_their_slots(
     vlm = load_model(build(family, tmp_path / family), device=DEVICE, dtype="float32")
     rows = (*ONE_IMAGE[:3], SEVERAL[0])
     assert_exact(rows, vlm)
-    generated = family in SHORT_WINDOW or family in GENERATED
-    if generated or vlm.family.prefix_sees_question:
+    without_slots = family in SHORT_WINDOW or family in GENERATED
+    if without_slots or family in RECURRENT or vlm.family.prefix_sees_question:
         assert sorted(complete) == sorted(row.id for row in rows)
     else:
         assert not complete

@@ -83,9 +83,12 @@ SHORT_WINDOW = {"gemma3": 16, "gemma4": 16, "aya_vision": 16, "cohere2_vision": 
 """Families whose tiny checkpoint has a sliding window, and how many tokens that is: too few for the
 slots, so that ``generate`` writes (``test_windows.py`` has wider ones)."""
 
-GENERATED = ("qwen3_5", "qwen3_5_moe", "lfm2_vl", "minicpmv4_6", "minicpmv4_7", "llama4")
-"""Families whose answers ``generate`` writes: blocks that keep states and no keys, and Llama 4,
-where each pair proves itself."""
+GENERATED = ("llama4",)
+"""Families whose answers ``generate`` writes: of Llama 4 each pair proves itself."""
+
+RECURRENT = ("qwen3_5", "qwen3_5_moe", "lfm2_vl", "minicpmv4_6", "minicpmv4_7")
+"""Families some of whose blocks have a state in place of keys, which no earlier token is read from:
+linear attention, convolutions."""
 
 SHARES_PROMPTS = (
     "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe",

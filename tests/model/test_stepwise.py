@@ -161,16 +161,6 @@ def test_another_attention(
     assert note.startswith(NOTE)
 
 
-def test_a_family_that_says_so(
-    talkative_vlm: VisionLanguageModel, samples: Sequence[Sample], generated: list[str]
-) -> None:
-    family = dataclasses.replace(talkative_vlm.family, writes_with_generate="counts otherwise")
-    vlm = dataclasses.replace(talkative_vlm, family=family)
-    assert why_not_in_slots(vlm) == "Llama-3.2-Vision counts otherwise"
-    assert_exact(vlm, samples[:3])
-    assert len(generated) == 3
-
-
 def test_a_description_of_the_users_own(talkative_vlm: VisionLanguageModel) -> None:
     described = dataclasses.replace(talkative_vlm, description={"title": "Mine"})
     assert "not verified step by step" in why_not_in_slots(described)

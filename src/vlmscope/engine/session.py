@@ -284,7 +284,7 @@ class CaptureSession:
             self._too_long = min(self._too_long, tokens)
             self._generate(batch)
             return
-        if not self._decoding.fits(layers, tokens):
+        if not self._decoding.fits(layers, tokens, device_batch.recorder.tensors()):
             self._collect(self._decoding.drain)
         rows = start_copies(device_batch, self._vlm, self._spec.signals)
         self._decoding.admit(device_batch, rows, layers, band)

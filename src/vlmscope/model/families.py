@@ -87,8 +87,6 @@ class Family:
     (``join_tiles``)."""
     packs_pixels: bool = False
     """Whether ``pixel_values`` has the images of a batch in its last dimension, not its first."""
-    writes_with_generate: str = ""
-    """Why its answers are decoded with ``generate``; empty if vlmscope decodes them."""
     needs: str = ""
     """What must be installed in addition to the library's own requirements."""
     since: str = ""
@@ -123,7 +121,6 @@ MLLAMA = Family(
 _PROJECTOR = "model.multi_modal_projector"
 _GLM = "model.visual.post_layernorm"
 _MASK = ("pixel_attention_mask",)
-_LINEAR = "has linear attention, whose states are not keys and values"
 
 _ALL = (
     MLLAMA,
@@ -135,13 +132,8 @@ _ALL = (
     Family("qwen2_5_vl", "Qwen2.5-VL", projector="model.visual.merger"),
     Family("qwen3_vl", "Qwen3-VL", projector="model.visual.merger"),
     Family("qwen3_vl_moe", "Qwen3-VL (MoE)", projector="model.visual.merger"),
-    Family("qwen3_5", "Qwen3.5", projector="model.visual.merger", writes_with_generate=_LINEAR),
-    Family(
-        "qwen3_5_moe",
-        "Qwen3.5 (MoE)",
-        projector="model.visual.merger",
-        writes_with_generate=_LINEAR,
-    ),
+    Family("qwen3_5", "Qwen3.5", projector="model.visual.merger"),
+    Family("qwen3_5_moe", "Qwen3.5 (MoE)", projector="model.visual.merger"),
     Family("qwen2_5_omni_thinker", "Qwen2.5-Omni"),
     Family("qwen3_omni_moe_thinker", "Qwen3-Omni"),
     # The encoder's own output is merged 2x2 and projected: the norm before that is pooled.
@@ -185,7 +177,6 @@ _ALL = (
         projector=_PROJECTOR,
         final_norm="embedding_norm",
         vision_rows="patch shapes",
-        writes_with_generate="has convolutions, whose states are not keys and values",
         needs="torchvision",
     ),
     # Its encoder ends with probabilities of visual words: the transformer inside it is pooled.
@@ -203,7 +194,6 @@ _ALL = (
         "MiniCPM-V 4.6",
         projector="model.merger",
         packs_pixels=True,
-        writes_with_generate=_LINEAR,
         needs="transformers 5.19",
         since="5.19",
     ),
@@ -212,7 +202,6 @@ _ALL = (
         "MiniCPM-V 4.7",
         projector="model.merger",
         packs_pixels=True,
-        writes_with_generate=_LINEAR,
         needs="transformers 5.18",
     ),
     Family("mistral3", "Mistral 3", projector=_PROJECTOR, squeezes_tokens=True),

@@ -28,6 +28,31 @@ def for_each_answer(tensor: Tensor, answers: int) -> Tensor:
     return tensor.unsqueeze(1).expand(-1, answers, *tensor.shape[1:]).flatten(0, 1)
 
 
+def dimensions(recorded: RecordedTensors) -> int:
+    """Return the number of dimensions of a token's position; some models use one without images."""
+    positions = recorded.positions
+    return 1 if positions is None or positions.dim() < 3 else len(positions)
+
+
+def copy_layers(slots: Slots, rows: slice, layers: Layers) -> None:
+    """Copy the keys and values of new questions into the slots of their answers.
+
+    Args:
+        slots: The slots.
+        rows: Those of the new answers: several of each question, one after the other.
+        layers: Keys and values of the questions.
+    """
+    for index, pair in enumerate(layers):
+        for slot, part in zip((slots.keys[index], slots.values[index]), pair, strict=True):
+            each = slot[rows].view(len(part), -1, *slot.shape[1:])
+            if index in slots.recurrent:
+                each[:] = part.unsqueeze(1)
+                continue
+            end = part.shape[2]
+            each[:, :, :, :end] = part.unsqueeze(1)
+            each[:, :, :, end:] = 0  # a NaN of a previous row would pass every mask
+
+
 def begin(slots: Slots, rows: slice, recorded: RecordedTensors, mask: Tensor) -> None:
     """Put the first tokens of the answers to new questions into their slots.
 
@@ -46,7 +71,7 @@ def begin(slots: Slots, rows: slice, recorded: RecordedTensors, mask: Tensor) ->
         chosen = slots.draws.choose(logits, rows.start, first)
     logprobs, statistics = token_statistics(logits, chosen)
     last = mask.sum(dim=1) - 1 if recorded.positions is None else recorded.positions[..., -1]
-    last = last.reshape(len(slots.positions), -1).expand(-1, len(mask))
+    last = last.reshape(dimensions(recorded), -1).expand(len(slots.positions), len(mask))
     slots.tokens[rows] = chosen.unsqueeze(1)
     slots.cache_positions[rows] = tokens
     slots.positions[:, rows, 0] = for_each_answer(last.T, answers).T + 1

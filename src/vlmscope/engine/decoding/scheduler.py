@@ -34,7 +34,12 @@ from vlmscope.engine.answers import (
     states_of_answers,
     with_samples,
 )
-from vlmscope.engine.decoding.admission import begin, set_cross_attention_mask
+from vlmscope.engine.decoding.admission import (
+    begin,
+    copy_layers,
+    dimensions,
+    set_cross_attention_mask,
+)
 from vlmscope.engine.decoding.asking import Held, OwnPrompt, Reply, SlotAsker
 from vlmscope.engine.decoding.memory import HOST_BYTES, Layers, rows_in_memory, widths_of_answers
 from vlmscope.engine.decoding.slots import Slots, make_slots, rounded_up
@@ -164,11 +169,12 @@ class Decoding:
         far_too_long = not self._rows and before > TOO_LONG * needed
         return needed if far_too_long else max(before, needed)
 
-    def fits(self, layers: Layers, tokens: int) -> bool:
+    def fits(self, layers: Layers, tokens: int, recorded: RecordedTensors) -> bool:
         """Return whether the current slots have the right shape for a batch of such prompts."""
         slots = self._slots
         return slots is not None and (
             self.length_for(tokens) == slots.length
+            and dimensions(recorded) <= len(slots.positions)
             and len(slots.keys) == len(layers)
             and all(slots.keys[i].shape[2] >= layers[i][0].shape[2] for i in slots.fixed)
         )
@@ -198,7 +204,7 @@ class Decoding:
             self._spec.signals, recorded.last_states, recorded.image_tokens, questions
         )
         room = 0 if self._slots is None else self._slots.rows - len(self._rows)
-        if not self.fits(layers, tokens) or rows > room:
+        if not self.fits(layers, tokens, recorded) or rows > room:
             if self._rows:
                 raise RuntimeError("a batch was admitted without enough free slots")
             self._make_slots(device_batch, layers, rows, tokens)
@@ -206,12 +212,7 @@ class Decoding:
         if slots is None:
             raise RuntimeError("there are no slots")
         rows_of = slice(slots.active, slots.active + rows)
-        for index, (keys, values) in enumerate(layers):
-            end = keys.shape[2]
-            for slot, part in ((slots.keys[index], keys), (slots.values[index], values)):
-                each = slot[rows_of].view(questions, self._answers, *slot.shape[1:])
-                each[:, :, :, :end] = part.unsqueeze(1)
-                each[:, :, :, end:] = 0  # a NaN of a previous row would pass every mask
+        copy_layers(slots, rows_of, layers)
         if slots.draws is not None:
             ids = [row.sample.id for row in prefilled]
             slots.draws.begin(rows_of, ids, self._spec.signals.sampling)
@@ -412,7 +413,6 @@ class Decoding:
         many = max(rows, min(self.rows * self._answers, space))
         patches = max((layers[index][0].shape[2] for index in fixed), default=0)
         widths = widths_of_answers(vlm, spec, imaged=imaged, length=length, patches=patches)
-        positions = recorded.positions
         observed = spec.signals.divisions or spec.signals.map_layers
         while self._slots is None:
             states = states_of_answers(vlm, spec, many)
@@ -422,7 +422,7 @@ class Decoding:
                         states.expect(state, width, vlm.device)
                 self._slots = make_slots(
                     layers, fixed, rows=many, length=length, limit=self._limit,
-                    dims=1 if positions is None or positions.dim() < 3 else len(positions),
+                    dims=dimensions(recorded),
                     states=states, ends=end_tokens(vlm),
                     divides=bool(states is not None and observed),
                     sampled=bool(spec.signals.sampling.count),

@@ -6,6 +6,7 @@ a step always works on the beginning of every tensor, and its cost depends on th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +18,7 @@ from torch import Tensor
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.decoding.drawing import Draws, make_draws
 from vlmscope.engine.device import to_device
+from vlmscope.model.attention.kv_cache import Recurrent
 from vlmscope.signals import ATTENDED, PATCHES, TOKEN_STATISTICS
 
 STEP_OF_LENGTH = 64
@@ -28,11 +30,13 @@ class Slots:
     """Everything that a decoding step reads and changes. Made by ``make_slots``."""
 
     keys: list[Tensor]
-    """For each layer ``[rows, heads, length, width]``."""
+    """For each layer ``[rows, heads, length, width]``, or the first part of its state."""
     values: list[Tensor]
     """Like ``keys``."""
     fixed: frozenset[int]
     """Layers whose keys do not grow: those of cross-attention."""
+    recurrent: frozenset[int]
+    """Layers that have a state in place of keys and values: ``kv_cache.Recurrent``."""
     tokens: Int[Tensor, "rows one"]
     """The next input token of each row."""
     cache_positions: Int[Tensor, " rows"]
@@ -140,7 +144,8 @@ def make_slots(
     """Return empty slots.
 
     Args:
-        layers: Keys and values of any prefill, for their sizes, types and devices.
+        layers: Keys and values of any prefill, or ``Recurrent`` states, for their sizes, types and
+            devices.
         fixed: Layers whose keys do not grow.
         rows: Number of slots.
         length: Maximum number of tokens of a row.
@@ -161,11 +166,19 @@ def make_slots(
     device = layers[0][0].device
     integers = partial(torch.zeros, dtype=torch.int64, device=device)
     images = [layers[index][0].shape[2] for index in sorted(fixed)]
-    keys, values = zip(*layers, strict=True)
+    shapes = shapes_of_a_row(layers, fixed, length)
+    keys, values = (
+        [
+            pair[part].new_zeros(rows, *shape[part])
+            for pair, shape in zip(layers, shapes, strict=True)
+        ]
+        for part in (0, 1)
+    )
     return Slots(
-        keys=_allocate(keys, fixed, rows, length),
-        values=_allocate(values, fixed, rows, length),
+        keys=keys,
+        values=values,
         fixed=fixed,
+        recurrent=frozenset(i for i, pair in enumerate(layers) if isinstance(pair, Recurrent)),
         tokens=integers(rows, 1),
         cache_positions=integers(rows),
         positions=integers(dims, rows, 1),
@@ -193,16 +206,23 @@ def make_slots(
     )
 
 
-def _allocate(
-    parts: Sequence[Tensor], fixed: frozenset[int], rows: int, length: int
-) -> list[Tensor]:
-    """Return zeros for the keys, or the values, of every layer."""
-    return [
-        part.new_zeros(
-            rows, part.shape[1], part.shape[2] if index in fixed else length, part.shape[3]
-        )
-        for index, part in enumerate(parts)
-    ]
+def shapes_of_a_row(
+    layers: Sequence[tuple[Tensor, Tensor]], fixed: frozenset[int], length: int
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return the shapes of both tensors of each layer in one slot.
+
+    Args:
+        layers: Keys and values of any prefill, or ``Recurrent`` states.
+        fixed: Layers whose keys do not grow.
+        length: Maximum number of tokens of a row.
+    """
+
+    def shape(index: int, part: Tensor) -> tuple[int, ...]:
+        if index in fixed or isinstance(layers[index], Recurrent):
+            return tuple(part.shape[1:])
+        return part.shape[1], length, part.shape[3]
+
+    return [(shape(i, keys), shape(i, values)) for i, (keys, values) in enumerate(layers)]
 
 
 def bytes_of_a_row(
@@ -210,12 +230,9 @@ def bytes_of_a_row(
 ) -> int:
     """Return the number of bytes that the keys and values of one slot take."""
     return sum(
-        tensor.element_size()
-        * tensor.shape[1]
-        * tensor.shape[3]
-        * (tensor.shape[2] if index in fixed else length)
-        for index, pair in enumerate(layers)
-        for tensor in pair
+        tensor.element_size() * math.prod(shape)
+        for pair, shapes in zip(layers, shapes_of_a_row(layers, fixed, length), strict=True)
+        for tensor, shape in zip(pair, shapes, strict=True)
     )
 
 

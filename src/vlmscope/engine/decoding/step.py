@@ -28,6 +28,7 @@ from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.attention.kv_cache import (
     FixedLayer,
     RowLayer,
+    StateLayer,
     cache_argument,
     cache_over,
 )
@@ -101,23 +102,33 @@ class Stepper:
         slots.ended[slots.active : rows] = True
         slots.positions[:, slots.active : rows] = 0
         if (rows, masked) not in self._graphs:
+            if slots.recurrent:  # a trial would change their states; this step is one itself
+                self._run(rows, masked=masked)
+            else:
+                self._try(rows, masked=masked)
             self._graphs[rows, masked] = self._record(rows, masked=masked)
+            if slots.recurrent:
+                return
         graph = self._graphs[rows, masked]
         if graph is None:
             self._run(rows, masked=masked)
         else:
             graph.replay()
 
+    def _try(self, rows: int, *, masked: bool) -> None:
+        """Run the model once, which chooses and compiles kernels; the rows stay as they are."""
+        slots = self._slots
+        if slots.states is not None:
+            slots.states.paused = True
+        with self._prepared(masked=masked):
+            self._logits(rows)
+        if slots.states is not None:
+            slots.states.paused = False
+
     def _record(self, rows: int, *, masked: bool) -> Any:
         """Record the step as a graph; None if the model's code synchronises with the device."""
         slots, graph = self._slots, torch.cuda.CUDAGraph()
         stream = torch.cuda.Stream(slots.tokens.device)  # type: ignore[no-untyped-call]
-        if slots.states is not None:
-            slots.states.paused = True
-        with self._prepared(masked=masked):  # chooses and compiles kernels before recording
-            self._logits(rows)
-        if slots.states is not None:
-            slots.states.paused = False
         torch.cuda.synchronize()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         try:
@@ -206,18 +217,19 @@ class Stepper:
     def _cache(self, rows: int) -> Any:
         """Return a cache of the library over the first rows of the slots."""
         if rows not in self._caches:
-            slots = self._slots
             self._caches[rows] = cache_over(
-                [
-                    (FixedLayer if index in slots.fixed else RowLayer)(
-                        keys[:rows], values[:rows], slots.cache_positions[:rows]
-                    )
-                    for index, (keys, values) in enumerate(
-                        zip(slots.keys, slots.values, strict=True)
-                    )
-                ]
+                [self._layer(index, rows) for index in range(len(self._slots.keys))]
             )
         return self._caches[rows]
+
+    def _layer(self, index: int, rows: int) -> Any:
+        """Return a layer of that cache."""
+        slots = self._slots
+        pair = slots.keys[index][:rows], slots.values[index][:rows]
+        if index in slots.recurrent:
+            return StateLayer(*pair)
+        kind = FixedLayer if index in slots.fixed else RowLayer
+        return kind(*pair, slots.cache_positions[:rows])
 
     def _advance(self, rows: int, logits: Float[Tensor, "rows vocabulary"]) -> None:
         """Choose the next tokens and store them; rows that have ended are not changed."""

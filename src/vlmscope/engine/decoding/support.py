@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from vlmscope.model.attention.implementations import implementations
-from vlmscope.model.families import Family, find_family
+from vlmscope.model.families import find_family
 from vlmscope.model.support import decoder_type, is_tested
 from vlmscope.model.vlm import VisionLanguageModel
 
@@ -43,11 +43,6 @@ def why_not_in_slots(vlm: VisionLanguageModel) -> str:
 def why_not_as_graph(vlm: VisionLanguageModel) -> str:
     """Return why the kernels of a step are launched one by one; empty if a graph may be tried."""
     return _first(AS_GRAPH, vlm)
-
-
-def why_family_generates(family: Family) -> str:
-    """Return why ``generate`` decodes the answers of every checkpoint of a family."""
-    return f"{family.title} {family.writes_with_generate}" if family.writes_with_generate else ""
 
 
 def _first(conditions: tuple[Condition, ...], vlm: VisionLanguageModel) -> str:
@@ -100,7 +95,6 @@ IN_SLOTS: tuple[Condition, ...] = (
     ),
     Condition("an architecture without a description, or with one of the user's own", _undescribed),
     Condition("a decoder with which the family was not tested (see families.md)", _untested),
-    Condition("a family above", lambda vlm: why_family_generates(vlm.family)),
     Condition("an attention other than `sdpa`", _attends_otherwise),
     Condition(
         "a model on several GPUs (`--device spread`)",

@@ -1,5 +1,8 @@
 """Caches of keys and values: of fixed size for decoding, and of an image for cross-attention.
 
+A block with linear attention or a convolution has a state of fixed size instead (``Recurrent``),
+which each token changes. It has no columns, so it fits into a step of rows of any lengths.
+
 **A cache of fixed size**: every row has its own length, and a step can be replayed on it. The
 library's dynamic cache is copied to grow at every step, and its static one has a single length for
 all rows. Here each row has its own next position, so that rows of different lengths share a step.
@@ -23,10 +26,15 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    Cache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionLayer,
+)
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from vlmscope.model.computing import undone_at_exit
@@ -34,6 +42,16 @@ from vlmscope.model.vlm import VisionLanguageModel
 
 KeysAndValues = tuple[Tensor, Tensor]
 """Keys and values of one block, each ``[rows or images, heads, length, width]``."""
+
+
+class Recurrent(NamedTuple):
+    """The state of a block with linear attention or a convolution, in place of keys and values."""
+
+    convolved: Tensor
+    """The last inputs of its convolution, ``[rows, channels, width of the kernel]``."""
+    summed: Tensor
+    """The state of its linear attention, ``[rows, heads, width of keys, width of values]``; of a
+    convolution alone zeros, ``[rows, 1]``."""
 
 
 NAMES = ("cache", "past_key_values")
@@ -116,7 +134,25 @@ class FixedLayer(RowLayer):
         raise RuntimeError("a decoding step computed keys of the image again")
 
 
-def cache_over(layers: Sequence[DynamicLayer]) -> Cache:
+class StateLayer(LinearAttentionLayer):  # type: ignore[misc]
+    """The state of a block without keys; the library changes it in place.
+
+    Args:
+        convolved: As in ``Recurrent``.
+        summed: Likewise.
+    """
+
+    def __init__(self, convolved: Tensor, summed: Tensor) -> None:
+        super().__init__()
+        self.dtype, self.device = convolved.dtype, convolved.device
+        self.conv_states[0], self.conv_kernel_size[0] = convolved, convolved.shape[-1]
+        self.is_conv_states_initialized[0] = self.has_previous_state[0] = True
+        if summed.dim() > 2:
+            self.recurrent_states[0] = summed
+            self.is_recurrent_states_initialized[0] = True
+
+
+def cache_over(layers: Sequence[DynamicLayer | StateLayer]) -> Cache:
     """Return a cache of the library with these layers, one for each decoder block."""
     return Cache(layers=list(layers))
 
@@ -205,11 +241,17 @@ def keys_and_values(cache: Any, length: int) -> list[tuple[Tensor, Tensor]] | No
         length: Tokens that the longest row will have. A sliding window must not be shorter.
 
     Returns:
-        One pair ``[batch, heads, tokens, width]`` per layer; None if a layer is empty or of an
-        unknown kind.
+        One pair ``[batch, heads, tokens, width]`` per layer, or ``Recurrent``; None if a layer is
+        empty or of an unknown kind.
     """
-    found = []
+    found: list[tuple[Tensor, Tensor]] = []
     for layer in getattr(cache, "layers", ()):
+        if type(layer) is LinearAttentionLayer:
+            state = _state_of(layer)
+            if state is None:
+                return None
+            found.append(state)
+            continue
         if type(layer) is DynamicSlidingWindowLayer:
             if layer.sliding_window < length:
                 return None
@@ -219,6 +261,16 @@ def keys_and_values(cache: Any, length: int) -> list[tuple[Tensor, Tensor]] | No
             return None
         found.append((layer.keys, layer.values))
     return found or None
+
+
+def _state_of(layer: LinearAttentionLayer) -> Recurrent | None:
+    """Return the state of a block without keys; None if it has several, or none yet."""
+    if layer.number_of_states != 1 or layer.record_past or not layer.has_previous_state[0]:
+        return None
+    convolved, summed = layer.conv_states[0], layer.recurrent_states[0]
+    return Recurrent(
+        convolved, convolved.new_zeros(len(convolved), 1) if summed is None else summed
+    )
 
 
 def keys_of_images(vlm: VisionLanguageModel, states: Tensor) -> dict[int, KeysAndValues]:

@@ -1,0 +1,100 @@
+"""Blocks with a state in place of keys (linear attention) decode in slots like any others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from transformers.cache_utils import LinearAttentionLayer
+
+from engine.against_reference import (
+    answered_by_generate,
+    assert_all_same,
+    assert_same_samples,
+    each_once,
+    expected_of,
+    run_session,
+)
+from engine.recorded_steps import with_recorded_steps
+from families.conformance import NONE, ONE_IMAGE, build
+from vlmscope.engine.decoding.slots import bytes_of_a_row, make_slots
+from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model.attention.kv_cache import Recurrent, cache_over, keys_and_values, layer_with
+from vlmscope.schema import CaptureSpec, Sample
+
+ROWS = (*ONE_IMAGE, *(Sample(f"{row.id} again", row.image, "Is it?") for row in ONE_IMAGE), NONE[0])
+"""Nine rows: they leave and enter the slots while others stay."""
+
+ANSWERS = CaptureSpec(layers="all", max_new_tokens=9, signals="attention")
+
+
+@pytest.fixture(scope="module")
+def vlm(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageModel:
+    """Qwen3.5, three of four blocks with linear attention; answers end at different lengths."""
+    vlm = load_model(build("qwen3_5", tmp_path_factory.mktemp("recurrent") / "qwen3_5"))
+    ends = vlm.model.generation_config.eos_token_id
+    often = list(range(5, vlm.model.config.get_text_config().vocab_size, 7))
+    vlm.model.generation_config.eos_token_id = [
+        *([ends] if isinstance(ends, int) else ends),
+        *often,
+    ]
+    return vlm
+
+
+@pytest.mark.parametrize("as_on_a_gpu", [False, True])
+def test_rows_enter_and_leave(
+    as_on_a_gpu: bool, vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in steps that are none of theirs, and none is made twice before it is recorded."""
+    recorded = with_recorded_steps(monkeypatch) if as_on_a_gpu else []
+    generated = answered_by_generate(monkeypatch)
+    expected = expected_of(ROWS, vlm, ANSWERS)
+    lengths = {len(row.answer_token_ids) for row in expected.values()}  # type: ignore[arg-type]
+    assert len(lengths) > 2
+    pieces = run_session(ROWS, vlm, ANSWERS, rows=5, size=2)
+    assert_all_same([item for piece in pieces for item in piece], expected, ROWS)
+    assert not generated
+    assert bool(recorded) == as_on_a_gpu
+
+
+def test_samples_begin_at_the_state_of_their_question(vlm: VisionLanguageModel) -> None:
+    spec = CaptureSpec(layers="0", max_new_tokens=5, samples=2)
+    alone, together = (
+        each_once([item for piece in run_session(ROWS[:5], vlm, spec, rows=r, size=s)
+                   for item in piece], ROWS[:5])
+        for r, s in ((1, 1), (5, 2))
+    )  # fmt: skip
+    for id_, item in together.items():
+        assert_same_samples(item, alone[id_])
+
+
+def made_up(rows: int) -> tuple[LinearAttentionLayer, tuple[Tensor, Tensor]]:
+    layer = LinearAttentionLayer()
+    layer.update_conv_state(torch.ones(rows, 6, 4))
+    layer.update_recurrent_state(torch.ones(rows, 2, 3, 5))
+    return layer, (torch.ones(rows, 2, 7, 3), torch.ones(rows, 2, 7, 4))
+
+
+def test_a_state_takes_the_same_space_whatever_the_length() -> None:
+    layer, keys = made_up(3)
+    layers = keys_and_values(cache_over([layer, layer_with(*keys)]), 20)
+    assert layers is not None
+    assert [isinstance(pair, Recurrent) for pair in layers] == [True, False]
+    slots = make_slots(
+        layers, frozenset(), rows=5, length=20, limit=4, dims=1, states=None, ends=[1]
+    )
+    assert slots.recurrent == {0}
+    assert [tuple(each.shape) for each in (*slots.keys, *slots.values)] == [
+        (5, 6, 4), (5, 2, 20, 3), (5, 2, 3, 5), (5, 2, 20, 4),
+    ]  # fmt: skip
+    for length in (20, 40):
+        per_row = 4 * (6 * 4 + 2 * 3 * 5 + 2 * length * (3 + 4))
+        assert bytes_of_a_row(layers, frozenset(), length) == per_row
+
+
+def test_a_layer_with_several_states_or_none_yet_is_unknown() -> None:
+    two, none, kept = LinearAttentionLayer(2), LinearAttentionLayer(), made_up(1)[0]
+    two.update_conv_state(torch.ones(1, 6, 4))
+    kept.activate_past_recording()
+    for layer in (two, none, kept):
+        assert keys_and_values(cache_over([layer]), 20) is None
