@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,11 +16,13 @@ from engine.against_reference import (
     each_once,
     expected_of,
     run_session,
+    submitted,
 )
 from engine.recorded_steps import with_recorded_steps
 from families.conformance import NONE, ONE_IMAGE, build
+from vlmscope.engine import CaptureSession, prepare
 from vlmscope.engine.decoding.slots import bytes_of_a_row, make_slots
-from vlmscope.model import VisionLanguageModel, load_model
+from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.attention.kv_cache import Recurrent, cache_over, keys_and_values, layer_with
 from vlmscope.schema import CaptureSpec, Sample
 
@@ -66,6 +70,35 @@ def test_samples_begin_at_the_state_of_their_question(vlm: VisionLanguageModel) 
     )  # fmt: skip
     for id_, item in together.items():
         assert_same_samples(item, alone[id_])
+
+
+def test_a_step_that_was_interrupted_changes_no_state_twice(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the first step, after which the session is used again."""
+    rows, layer = ROWS[:3], vlm.layers[2]
+    expected, forward, steps = expected_of(rows, vlm, ANSWERS), type(layer).forward, list[int]()
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        output = forward(layer, *args, **options)
+        if output.shape[1] == 1:
+            steps.append(len(output))
+            if len(steps) == 1:
+                raise KeyboardInterrupt
+        return output
+
+    monkeypatch.setattr(layer, "forward", interrupted)
+    session = CaptureSession(vlm, resolve_spec(ANSWERS, vlm), 3)
+    [batch], _ = prepare(rows, vlm, resolve_spec(ANSWERS, vlm))
+    with pytest.raises(KeyboardInterrupt):
+        session.submit(batch)
+        session.drain()
+    found = session.drain()
+    assert not found
+    lost = session.pop_failed()
+    assert lost == list(rows)
+    pieces = [*submitted(session, lost, vlm, ANSWERS, 3), session.drain()]
+    assert_all_same([item for piece in pieces for item in piece], expected, rows)
 
 
 def made_up(rows: int) -> tuple[LinearAttentionLayer, tuple[Tensor, Tensor]]:

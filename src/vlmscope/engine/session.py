@@ -35,7 +35,7 @@ from vlmscope.engine.answers import (
 )
 from vlmscope.engine.batch import Batch, bands_of, prepare
 from vlmscope.engine.decoding.asking import SlotAsker
-from vlmscope.engine.decoding.scheduler import Decoding
+from vlmscope.engine.decoding.scheduler import Decoding, InterruptedStep
 from vlmscope.engine.decoding.support import why_not_in_slots
 from vlmscope.engine.device import Fetch, is_dead_device, is_out_of_memory
 from vlmscope.engine.generated_samples import samples_by_generate
@@ -308,8 +308,9 @@ class CaptureSession:
     def _collect(self, work: Callable[[], Results | Iterator[Capture | Failure]]) -> None:
         """Run decoding steps and keep the finished rows.
 
-        If a step fails, the unfinished rows are returned by ``pop_failed``. If memory ran out, the
-        next slots are fewer. After any other error ``generate`` decodes the answers.
+        If a step fails, the unfinished rows are returned by ``pop_failed``; so are those of a step
+        that Ctrl-C interrupted, in the next call. If memory ran out, the next slots are fewer.
+        After any other error ``generate`` decodes the answers.
         """
         try:
             for row in work():
@@ -317,9 +318,10 @@ class CaptureSession:
         except Exception as error:  # noqa: BLE001 - the dropped rows are run again
             decoding = self._decoding
             self._lost += decoding.samples
-            fewer = decoding.capacity // 2 if is_out_of_memory(error) else 0
-            self._stepwise = bool(self._stepwise and fewer)
-            self._decoding = Decoding(self._vlm, self._spec, max(1, fewer), self._slot_asker)
+            rows = decoding.rows if isinstance(error, InterruptedStep) else 0
+            rows = decoding.capacity // 2 if is_out_of_memory(error) else rows
+            self._stepwise = bool(self._stepwise and rows)
+            self._decoding = Decoding(self._vlm, self._spec, max(1, rows), self._slot_asker)
             if not self._stepwise:
                 warn(
                     f"a decoding step failed ({type(error).__name__}: {one_line(error)}); generate "

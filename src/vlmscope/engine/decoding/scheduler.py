@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -59,6 +60,10 @@ LAG = 1
 
 TOO_LONG = 4
 """Empty slots are reallocated if they are this many times longer than a prompt needs."""
+
+
+class InterruptedStep(Exception):  # noqa: N818 - what happened, not what is wrong
+    """Ctrl-C came while the slots were changed: some tensors are those of a later token."""
 
 
 @dataclass(eq=False, slots=True)
@@ -137,6 +142,7 @@ class Decoding:
         self._masked = False
         self._lag = LAG if vlm.cuda_devices else 0
         self._band = 0
+        self._changing = False
 
     @property
     def capacity(self) -> int:
@@ -236,19 +242,32 @@ class Decoding:
 
         Args:
             wanted: Number of questions for which there is to be room.
+
+        Raises:
+            InterruptedStep: An earlier step was interrupted; its rows are to be run again.
         """
+        if self._changing:
+            raise InterruptedStep
         arrived = len(self._arriving)
-        if self._decodes and self._slots is not None and self._stepper is not None:
-            self._stepper.step(masked=self._masked)
-            flags = Fetch({"ended": self._slots.ended[: self._slots.active]})
-            self._flags.append((flags, list(self._rows)))
-        ahead = self._lag if self._decodes else 0
-        while len(self._flags) > ahead:
-            self._release_ended(*self._flags.popleft())
+        with self._all_or_nothing():
+            if self._decodes and self._slots is not None and self._stepper is not None:
+                self._stepper.step(masked=self._masked)
+                flags = Fetch({"ended": self._slots.ended[: self._slots.active]})
+                self._flags.append((flags, list(self._rows)))
+            ahead = self._lag if self._decodes else 0
+            while len(self._flags) > ahead:
+                self._release_ended(*self._flags.popleft())
         # On a CPU there is no transfer: answers that have just ended are received.
         yield from self._receive(arrived if ahead else len(self._arriving))
         if self._asker is not None:
             yield from self._ask(self._asker, wanted)
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Change the slots; after an interrupt within the context they are not used again."""
+        self._changing = True
+        yield
+        self._changing = False
 
     @property
     def _decodes(self) -> bool:
@@ -278,13 +297,15 @@ class Decoding:
             wanted: As in ``step``.
         """
         launched = len(self._replying)
-        self._release([row for row in self._rows if row.ended and row.question.own is None])
+        with self._all_or_nothing():
+            self._release([row for row in self._rows if row.ended and row.question.own is None])
         while rows := self._rows_to_ask(asker, wanted):
             held = {row.slot: row.question.held for row in rows if row.question.held is not None}
             if self._slots is None:
                 raise RuntimeError("there are no slots")
             self._replying.append((rows, asker.ask(self._slots, held)))
-            self._release(rows)  # only now: after Ctrl-C they are asked about again
+            with self._all_or_nothing():
+                self._release(rows)  # only now: after Ctrl-C they are asked about again
         # As with answers: a reply is read a step after it was launched.
         late = bool(self._lag) and self._decodes
         yield from self._receive_replies(launched if late else len(self._replying))
