@@ -71,7 +71,16 @@ def test_what_the_run_lacks_is_a_line_for_each_option(vlmscope: Command, run: Pa
                       "has no value for 90 of 90 rows"]  # fmt: skip
     text = " ".join(done.out.split())
     assert "attention on the image, last prompt token; " in text
-    assert f"records all of it: vlmscope extract ... {ALL_SIGNALS} --positions " in text
+    assert f"with all of these options: vlmscope extract ... {ALL_SIGNALS} --positions " in text
+
+
+def test_none_that_can_be_evaluated_is_an_error_with_the_options(
+    vlmscope: Command, run: Path
+) -> None:
+    done = vlmscope("detect", run, *QUICK[:-1], "asked")
+    assert done.code == 2
+    message = " ".join(done.err.split())
+    assert message.endswith("; name others, or extract a run with --signals p_true"), message
 
 
 def test_the_report_has_a_section_until_it_is_stale(vlmscope: Command, run: Path) -> None:

@@ -31,6 +31,23 @@ def test_a_log_names_what_lasts_once(capsys: pytest.CaptureFixture[str]) -> None
     assert threading.active_count() == threads
 
 
+@pytest.mark.usefixtures("soon")
+def test_names_of_files_are_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither markup, which ``[v2]`` and ``[/b]`` are, nor characters that steer a terminal."""
+    for terminal in (False, True):
+        console = Console(stderr=True, force_terminal=terminal, width=60, markup=False)
+        monkeypatch.setattr(output, "stderr", console)
+        with status("reading a[v2]") as update:
+            time.sleep(0.2)
+            update("reading b[/b]\x1b[31m.h5")
+            time.sleep(0.2)
+        shown = capsys.readouterr().err
+        assert "reading a[v2]" in shown
+        assert "reading b[/b]\ufffd[31m.h5" in shown
+
+
 def test_a_log_has_no_line_of_what_is_short(capsys: pytest.CaptureFixture[str]) -> None:
     with status("loading the model") as update:
         update("probing")

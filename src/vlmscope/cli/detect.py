@@ -220,7 +220,7 @@ def _show_unavailable(unavailable: Sequence[Unavailable]) -> None:
     show(Text(f"\nNot evaluated: {count(number, 'detector')}. What the run lacks for them:"))
     show(grid)
     if options := options_of_all(things):
-        show(Text(f"One run that records all of it: vlmscope extract ... {options}"))
+        show(Text(f"One run with all of these options: vlmscope extract ... {options}"))
 
 
 def _cells(row: DetectorResult) -> list[str | Text]:

@@ -39,8 +39,8 @@ def status(text: str) -> Iterator[Callable[[str], None]]:
     line if it takes long.
     """
     if stderr.is_terminal:
-        with stderr.status(text) as shown:
-            yield shown.update
+        with stderr.status(_line_of(text)) as shown:
+            yield lambda changed: shown.update(_line_of(changed))
         return
     now, over = [text], Event()
     writer = Thread(target=_write_lines, args=(now, over), daemon=True)
@@ -58,8 +58,13 @@ def _write_lines(now: list[str], over: Event) -> None:
     while not over.wait(seconds):
         if now[0] != last:
             last = now[0]
-            stderr.print(f"{last} …")
+            stderr.print(_line_of(f"{last} …"))
         seconds = NEXT_LINE
+
+
+def _line_of(text: str) -> Text:
+    """Return a text that may have names of files in it: not as markup, no control characters."""
+    return Text(shown_text(text, len(text)))
 
 
 _NOT_SHOWN = ("Cc", "Cf", "Cs")

@@ -193,7 +193,7 @@ def _check_some(
     raise InputError(
         "--detectors: found none that can be evaluated, expected one or more: "
         + "".join(f"{each.title} ({each.reason})" for each in why[:1])
-        + f"{more}; name others, or {_remedies(why)}"
+        + f"{more}; name others, or extract a run with {_remedies(why)}"
     )
 
 
@@ -201,7 +201,7 @@ def _remedies(unavailable: Iterable[Unavailable]) -> str:
     """Return how a run gets what the first of some detectors lacks."""
     first = next(iter(unavailable), None)
     every = [] if first is None else list(dict.fromkeys(map(remedy, first.missing)))
-    return "; ".join(filter(None, every)) or "extract with the --signals that they need"
+    return " and ".join(filter(None, every)) or "the --signals that they need"
 
 
 def _undefined(
