@@ -75,9 +75,9 @@ def log_probabilities(
 ) -> Float[Tensor, "rows vocabulary"]:
     """Return the log-probability of each token, exact for large vocabularies and near 0.
 
-    ``log_softmax`` on a CPU adds up the tokens one after the other: for 150,000 equally likely
-    ones it is off by 2.6e-4. And less ``logsumexp``, which is rounded like the largest logit, all
-    probabilities above 0.999999 would be equal.
+    ``log_softmax`` on a CPU adds up the tokens one after the other: for 150,000 that are about
+    equally likely it is off by 2.6e-4. And less ``logsumexp``, which is rounded like the largest
+    logit, all probabilities above 0.999999 would be equal.
 
     >>> log_probabilities(torch.zeros(1, 2))
     tensor([[-0.6931, -0.6931]])

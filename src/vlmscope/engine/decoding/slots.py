@@ -166,14 +166,8 @@ def make_slots(
     device = layers[0][0].device
     integers = partial(torch.zeros, dtype=torch.int64, device=device)
     images = [layers[index][0].shape[2] for index in sorted(fixed)]
-    shapes = shapes_of_a_row(layers, fixed, length)
-    keys, values = (
-        [
-            pair[part].new_zeros(rows, *shape[part])
-            for pair, shape in zip(layers, shapes, strict=True)
-        ]
-        for part in (0, 1)
-    )
+    shaped = list(zip(layers, shapes_of_a_row(layers, fixed, length), strict=True))
+    keys, values = ([pair[i].new_zeros(rows, *shape[i]) for pair, shape in shaped] for i in (0, 1))
     return Slots(
         keys=keys,
         values=values,
