@@ -166,11 +166,15 @@ def make_slots(
     device = layers[0][0].device
     integers = partial(torch.zeros, dtype=torch.int64, device=device)
     images = [layers[index][0].shape[2] for index in sorted(fixed)]
-    shaped = list(zip(layers, shapes_of_a_row(layers, fixed, length), strict=True))
-    keys, values = ([pair[i].new_zeros(rows, *shape[i]) for pair, shape in shaped] for i in (0, 1))
+    empty = [
+        (keys.new_zeros(rows, *of_keys), values.new_zeros(rows, *of_values))
+        for (keys, values), (of_keys, of_values) in zip(
+            layers, shapes_of_a_row(layers, fixed, length), strict=True
+        )
+    ]
     return Slots(
-        keys=keys,
-        values=values,
+        keys=[keys for keys, _ in empty],
+        values=[values for _, values in empty],
         fixed=fixed,
         recurrent=frozenset(i for i, pair in enumerate(layers) if isinstance(pair, Recurrent)),
         tokens=integers(rows, 1),
