@@ -9,6 +9,9 @@ takes part in one step too many, whose token is discarded.
 
 With P(True), a row whose greedy answer has ended keeps its slot until the model was asked about the
 answer (``asking``).
+
+A step changes its tensors in place, so one that Ctrl-C interrupted cannot be made again: if the
+session is used further, these rows are run again from their prompts.
 """
 
 from __future__ import annotations
