@@ -73,6 +73,7 @@ def while_rows_move(
     monkeypatch.setattr(Slots, "tensors", interrupted)
 
 
+@pytest.mark.first(2)
 @pytest.mark.parametrize(
     ("where", "call"), [(in_a_layer, 2), (after_the_choice, 2), (while_rows_move, 1)]
 )
