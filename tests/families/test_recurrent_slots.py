@@ -13,6 +13,7 @@ from engine.against_reference import (
     answered_by_generate,
     assert_all_same,
     assert_same_samples,
+    captured_together,
     each_once,
     expected_of,
     run_session,
@@ -20,7 +21,7 @@ from engine.against_reference import (
 )
 from engine.recorded_steps import with_recorded_steps
 from families.conformance import NONE, ONE_IMAGE, build
-from vlmscope.engine import CaptureSession, prepare
+from vlmscope.engine import CaptureSession, prepare, shared_prefix
 from vlmscope.engine.decoding.slots import bytes_of_a_row, make_slots
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.attention.kv_cache import Recurrent, cache_over, keys_and_values, layer_with
@@ -98,6 +99,19 @@ def test_a_step_that_was_interrupted_changes_no_state_twice(
     assert lost == list(rows)
     pieces = [*submitted(session, lost, vlm, ANSWERS, 3), session.drain()]
     assert_all_same([item for piece in pieces for item in piece], expected, rows)
+
+
+def test_beginnings_are_not_shared_even_if_a_configuration_hides_the_blocks(
+    vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_prefix, "why_not_shared", lambda _: "")
+    rows = [ROWS[0], ROWS[2], ROWS[1]]
+    spec = CaptureSpec(layers="all", max_new_tokens=3)
+    prepares_with = CaptureSession(vlm, resolve_spec(spec, vlm), 3).prepares_with
+    batches, _ = prepare(rows, prepares_with, resolve_spec(spec, vlm))
+    assert any(batch.prefix is not None for batch in batches)
+    found = captured_together(rows, vlm, spec)
+    assert_all_same(found, expected_of(rows, vlm, spec), rows)
 
 
 def made_up(rows: int) -> tuple[LinearAttentionLayer, tuple[Tensor, Tensor]]:

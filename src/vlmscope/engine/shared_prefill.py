@@ -24,6 +24,7 @@ from vlmscope.engine.shared_prefix import SharedPrefix
 from vlmscope.engine.token_states import image_tokens_for
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.attention.kv_cache import (
+    Recurrent,
     cache_argument,
     cache_of,
     cache_over,
@@ -76,8 +77,8 @@ def run_shared(
     inputs = {name: to_device(tensor, vlm.device) for name, tensor in batch.inputs.items()}
     first, cache = _beginnings(batch, prefix, vlm, spec, config, _part(located, prefix, end=False))
     layers = keys_and_values(cache, inputs["input_ids"].shape[1])
-    if layers is None:
-        return None
+    if layers is None or any(isinstance(pair, Recurrent) for pair in layers):
+        return None  # padding between a beginning and an end would change a state
     recorded, shapes = first.tensors(), first.shapes_
     del first, cache  # their inputs and keys: the second pass needs the memory
     index = to_device(torch.tensor(prefix.entries), vlm.device)
