@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri  # type: ignore[import-untyped,unused-ignore]
 from scipy.stats import rankdata  # type: ignore[import-untyped,unused-ignore]
 from sklearn.decomposition import TruncatedSVD  # type: ignore[import-untyped,unused-ignore]
 from sklearn.dummy import DummyClassifier  # type: ignore[import-untyped,unused-ignore]
@@ -28,6 +29,7 @@ from sklearn.ensemble import (  # type: ignore[import-untyped,unused-ignore]
     HistGradientBoostingClassifier,
 )
 from sklearn.feature_extraction.text import (  # type: ignore[import-untyped,unused-ignore]
+    CountVectorizer,
     TfidfVectorizer,
 )
 from sklearn.preprocessing import (  # type: ignore[import-untyped,unused-ignore]
@@ -49,10 +51,16 @@ KNOTS = 5
 """Knots of a spline, evenly over the ranks of a number."""
 
 FEWEST_ROWS = 5
-"""Fewest rows of a kind, a pair of kinds or a word with its own column."""
+"""Fewest rows of a pair of kinds or a word with its own column."""
 
-MOST_TOKENS, MOST_PAIRS, MOST_WORDS = 40, 120, 200
+FEWEST_OF_A_KIND = 2
+"""Fewest rows of a kind with its own column: one that is tested, and one to learn from."""
+
+MOST_KINDS, MOST_PAIRS, MOST_WORDS = 100, 120, 200
 """Most columns of each."""
+
+MOST_TOKENS, MOST_LINEAR_TOKENS = 40, 8
+"""Most first tokens whose log-probability is a column, in all features and in the linear ones."""
 
 WORD_DIRECTIONS = 8
 """Number of principal directions of the words' matrix used by trees."""
@@ -92,14 +100,16 @@ def spline(values: Matrix) -> Matrix:
     return np.asarray(made.fit_transform(share[:, None]))
 
 
-def one_hot(names: Sequence[str], most: int | None = None) -> Matrix:
+def one_hot(
+    names: Sequence[str], most: int | None = None, fewest: int = FEWEST_OF_A_KIND
+) -> Matrix:
     """Return an indicator column for each name with enough rows, the most frequent first.
 
     >>> one_hot(list("aaaaaabbbbbc")).sum(axis=0).tolist()
     [6.0, 5.0]
     """
     counts = Counter(names).most_common(most)
-    kept = [name for name, count in counts if count >= FEWEST_ROWS]
+    kept = [name for name, count in counts if count >= fewest]
     column = {name: number for number, name in enumerate(kept)}
     matrix = np.zeros((len(names), len(kept)))
     for row, name in enumerate(names):
@@ -117,9 +127,36 @@ def words(questions: Sequence[str]) -> Any:
 
 
 def linear_effects(known: PreAnswerFeatures) -> Matrix:
-    """Return the kinds, and the numbers themselves: a linear probe sees no more of them."""
-    numbers = [_standardised(values)[:, None] for values in known.numbers.values()]
-    return _joined([*_indicators(known), *numbers], len(known.questions))
+    """Return the kinds, and the numbers themselves with their normal scores.
+
+    A linear probe of vectors that hold these, or the logarithm of a number, sees no more of them.
+    """
+    numbers = known.numbers.values()
+    columns = [each for values in numbers for each in (_standardised(values), _scores(values))]
+    return _joined([*_indicators(known), *(c[:, None] for c in columns)], len(known.questions))
+
+
+def linear_tokens(known: PreAnswerFeatures) -> Matrix | None:
+    """Return ``linear_effects`` and the log-probabilities of the most frequent first tokens.
+
+    Of "yes" less "no", for example. None without alternatives of the first token.
+    """
+    if known.logprobs is None:
+        return None
+    tokens = _tokens(known, MOST_LINEAR_TOKENS)
+    return _joined([linear_effects(known), *tokens], len(known.questions))
+
+
+def linear_words(known: PreAnswerFeatures) -> Matrix | None:
+    """Return ``linear_effects``, the first tokens' as ``linear_tokens``, and which words occur.
+
+    None if no word occurs in some questions only.
+    """
+    found = _occurring_words(known.questions)
+    if found is None:
+        return None
+    tokens = _tokens(known, MOST_LINEAR_TOKENS)
+    return _joined([linear_effects(known), *tokens, found], len(known.questions))
 
 
 def main_effects(known: PreAnswerFeatures) -> Matrix:
@@ -130,7 +167,7 @@ def main_effects(known: PreAnswerFeatures) -> Matrix:
 
 def _indicators(known: PreAnswerFeatures) -> list[Matrix]:
     kinds = [*known.kinds.values(), *known.columns.values()]
-    return [one_hot(names, MOST_TOKENS) for names in kinds]
+    return [one_hot(names, MOST_KINDS) for names in kinds]
 
 
 def with_interactions(known: PreAnswerFeatures) -> Matrix:
@@ -140,10 +177,10 @@ def with_interactions(known: PreAnswerFeatures) -> Matrix:
     for index, one in enumerate(names):
         for other in names[index + 1 :]:
             pairs = zip(known.kinds[one], known.kinds[other], strict=True)
-            parts.append(one_hot([f"{a}\n{b}" for a, b in pairs], MOST_PAIRS))
+            parts.append(_pairs([f"{a}\n{b}" for a, b in pairs]))
     parts += _pairs_with_columns(known)
     if "category" in known.kinds:
-        kind = one_hot(known.kinds["category"], MOST_TOKENS)
+        kind = one_hot(known.kinds["category"], MOST_KINDS)
         for name in ("entropy", "logprob", "margin"):
             if name in known.numbers:
                 parts.append(kind * _standardised(known.numbers[name])[:, None])
@@ -157,8 +194,12 @@ def _pairs_with_columns(known: PreAnswerFeatures) -> Iterator[Matrix]:
         for other in earlier:
             pairs = [f"{a}\n{b}" for a, b in zip(cells, other, strict=True)]
             if len(set(pairs)) > max(len(set(cells)), len(set(other))):
-                yield one_hot(pairs, MOST_PAIRS)
+                yield _pairs(pairs)
         earlier.append(cells)
+
+
+def _pairs(names: Sequence[str]) -> Matrix:
+    return one_hot(names, MOST_PAIRS, FEWEST_ROWS)
 
 
 def all_features(known: PreAnswerFeatures) -> Matrix:
@@ -174,7 +215,7 @@ def tree_features(known: PreAnswerFeatures) -> tuple[Matrix, list[bool]]:
     """Return the same properties as columns for trees, and which of them are categorical."""
     columns: list[Matrix] = []
     for names in (*known.kinds.values(), *known.columns.values()):
-        hot = one_hot(names, MOST_TOKENS)
+        hot = one_hot(names, MOST_KINDS)
         columns.append((hot * np.arange(1, hot.shape[1] + 1)).sum(axis=1)[:, None])
     kinds = len(columns)
     columns += [values[:, None] for values in known.numbers.values()]
@@ -196,13 +237,30 @@ def _frequent_words(known: PreAnswerFeatures) -> Matrix | None:
     return np.asarray(found[:, kept].toarray()) if len(kept) else None
 
 
+def _occurring_words(questions: Sequence[str]) -> Matrix | None:
+    """Return whether each of the most frequent words is in each question; None without any."""
+    try:
+        found = CountVectorizer(binary=True).fit_transform(questions)
+    except ValueError:  # not a word in any question
+        return None
+    rows = found.getnnz(axis=0)
+    often = np.argsort(-rows, kind="stable")
+    often = often[(rows[often] >= FEWEST_ROWS) & (rows[often] < len(questions))][:MOST_WORDS]
+    return found[:, np.sort(often)].toarray().astype(np.float64) if len(often) else None
+
+
 def _alternatives(known: PreAnswerFeatures) -> Iterator[Matrix]:
     """Yield the likeliest first tokens' log-probabilities, by rank and by token."""
+    if known.logprobs is not None and known.tokens is not None:
+        yield np.stack([_standardised(column) for column in known.logprobs.T], axis=1)
+        yield from _tokens(known, MOST_TOKENS)
+
+
+def _tokens(known: PreAnswerFeatures, most: int) -> Iterator[Matrix]:
+    """Yield the log-probability of each of the most frequent of the likeliest first tokens."""
     if known.logprobs is None or known.tokens is None:
         return
-    yield np.stack([_standardised(column) for column in known.logprobs.T], axis=1)
-    frequent = Counter(known.tokens.ravel().tolist()).most_common(MOST_TOKENS)
-    for token, count in frequent:
+    for token, count in Counter(known.tokens.ravel().tolist()).most_common(most):
         if count >= FEWEST_ROWS:
             here = known.tokens == token
             # A token not among the likeliest is less likely than the last of them.
@@ -215,6 +273,11 @@ def _standardised(values: Matrix) -> Matrix:
     """Return a number with mean 0 and deviation 1, with outliers clipped; a constant becomes 0."""
     spread = float(values.std())
     return np.asarray(np.clip((values - values.mean()) / (spread or 1.0), -5, 5))
+
+
+def _scores(values: Matrix) -> Matrix:
+    """Return the normal quantiles of a number's ranks: of a skewed one, almost its logarithm."""
+    return np.asarray(ndtri((rankdata(values) - 0.5) / len(values)))
 
 
 def _joined(parts: Sequence[Matrix], rows: int) -> Matrix:
@@ -230,6 +293,10 @@ WORD_GRID = (0.1, 1.0, 10.0)
 
 JOINT_GRID = (0.03, 0.3, 3.0)
 """Values of ``C`` for the joint baseline."""
+
+LINEAR_GRID = (0.3, 3.0, 30.0)
+"""Those for its linear forms. Indicators are not scaled, as a probe's features are: of a kind with a
+fortieth of the rows, 30 is a probe's 0.7."""
 
 JOINT = "joint"
 """Name of the baseline that uses everything together."""
@@ -339,22 +406,27 @@ def joint_candidates(inputs: BaselineInputs) -> Mapping[str, Candidate]:
     for name, cells in known.columns.items():
         if (features := one_hot(cells)).shape[1]:
             found[f"column {name}"] = regression(features, 10.0)
-    for name, make in _JOINT_FEATURES.items():
+    for name, (make, grid) in _JOINT_FEATURES.items():
         features = make(known)
-        for strength in JOINT_GRID:
-            found[f"{name}, C={strength:g}"] = regression(features, strength)
+        if features is not None:
+            for strength in grid:
+                found[f"{name}, C={strength:g}"] = regression(features, strength)
     features, kinds = tree_features(known)
     found["trees"] = Candidate(features, partial(_trees, kinds))
     return found
 
 
-_JOINT_FEATURES = {
-    "linear": linear_effects,
-    "few": main_effects,
-    "pairs": with_interactions,
-    "all": all_features,
+_JOINT_FEATURES: Mapping[
+    str, tuple[Callable[[PreAnswerFeatures], Matrix | None], Sequence[float]]
+] = {
+    "linear": (linear_effects, LINEAR_GRID),
+    "linear, tokens": (linear_tokens, LINEAR_GRID),
+    "linear, words": (linear_words, LINEAR_GRID),
+    "few": (main_effects, JOINT_GRID),
+    "pairs": (with_interactions, JOINT_GRID),
+    "all": (all_features, JOINT_GRID),
 }
-"""Features of the joint baseline's regressions by name, from few to many."""
+"""Features of the joint baseline's regressions by name, from few to many, with values of ``C``."""
 
 
 def _known(inputs: BaselineInputs) -> PreAnswerFeatures:
