@@ -194,7 +194,7 @@ def test_the_linear_forms_hold_what_vectors_of_the_same_facts_do() -> None:
     rate, one, two = rng.normal(size=75), rng.normal(size=12), rng.normal(size=12)
     facts = {
         "linear": entropy + rate[source],
-        "linear, tokens": entropy + logprobs[:, 0] - logprobs[:, 1],
+        "linear, tokens": logprobs[:, 0] - logprobs[:, 1] + rate[source],
         "linear, words": entropy + one[words[0]] + two[words[1]],
     }
     for name, wanted in facts.items():

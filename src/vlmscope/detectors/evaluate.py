@@ -76,9 +76,8 @@ def evaluate(
             drawn,
             {rival: gaps.get((name, rival)) for rival in RIVALS},
             {rival: corrected.get((name, rival)) for rival in RIVALS},
-            found_nothing=nothing[name],
-            worse_than_chance=name in worse,
-            better_than_chance=name in better,
+            nothing[name],
+            beside_chance=(name in worse, name in better),
         )
         for name, detector in detectors.items()
     )
@@ -181,7 +180,9 @@ def _result(
     drawn: Resamples,
     gaps: Mapping[str, Difference | None],
     corrected: Mapping[str, float | None],
-    **flags: bool,
+    nothing: bool,
+    *,
+    beside_chance: tuple[bool, bool],
 ) -> DetectorResult:
     values = {}
     for metric in METRICS:
@@ -201,6 +202,8 @@ def _result(
         passes=detector.passes,
         learned=detector.learned,
         **metric_fields(values),
-        **flags,
+        found_nothing=nothing,
+        worse_than_chance=beside_chance[0],
+        better_than_chance=beside_chance[1],
         **compared,
     )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -58,6 +58,9 @@ FEWEST_OF_A_KIND = 2
 
 MOST_KINDS, MOST_PAIRS, MOST_WORDS = 100, 120, 200
 """Most columns of each."""
+
+OF_FIRST_TOKEN = ("entropy", "logprob", "margin")
+"""Numbers of the first token's distribution."""
 
 MOST_TOKENS, MOST_LINEAR_TOKENS = 40, 8
 """Most first tokens whose log-probability is a column, in all features and in the linear ones."""
@@ -137,14 +140,17 @@ def linear_effects(known: PreAnswerFeatures) -> Matrix:
 
 
 def linear_tokens(known: PreAnswerFeatures) -> Matrix | None:
-    """Return ``linear_effects`` and the log-probabilities of the most frequent first tokens.
+    """Return ``linear_effects``, with log-probabilities of the most frequent first tokens.
 
-    Of "yes" less "no", for example. None without alternatives of the first token.
+    They replace the numbers of the same distribution, so that there are few features: "yes" less
+    "no" is all that a probe needs. None without alternatives of the first token.
     """
     if known.logprobs is None:
         return None
+    others = {name: v for name, v in known.numbers.items() if name not in OF_FIRST_TOKEN}
     tokens = _tokens(known, MOST_LINEAR_TOKENS)
-    return _joined([linear_effects(known), *tokens], len(known.questions))
+    effects = linear_effects(replace(known, numbers=others))
+    return _joined([effects, *tokens], len(known.questions))
 
 
 def linear_words(known: PreAnswerFeatures) -> Matrix | None:
@@ -181,7 +187,7 @@ def with_interactions(known: PreAnswerFeatures) -> Matrix:
     parts += _pairs_with_columns(known)
     if "category" in known.kinds:
         kind = one_hot(known.kinds["category"], MOST_KINDS)
-        for name in ("entropy", "logprob", "margin"):
+        for name in OF_FIRST_TOKEN:
             if name in known.numbers:
                 parts.append(kind * _standardised(known.numbers[name])[:, None])
     return _joined(parts, len(known.questions))
@@ -295,8 +301,8 @@ JOINT_GRID = (0.03, 0.3, 3.0)
 """Values of ``C`` for the joint baseline."""
 
 LINEAR_GRID = (0.3, 3.0, 30.0)
-"""Those for its linear forms. Indicators are not scaled, as a probe's features are: of a kind with a
-fortieth of the rows, 30 is a probe's 0.7."""
+"""Those for its linear forms. Indicators are not scaled, as a probe's features are: of a kind with
+a fortieth of the rows, 30 is a probe's 0.7."""
 
 JOINT = "joint"
 """Name of the baseline that uses everything together."""
@@ -407,10 +413,9 @@ def joint_candidates(inputs: BaselineInputs) -> Mapping[str, Candidate]:
         if (features := one_hot(cells)).shape[1]:
             found[f"column {name}"] = regression(features, 10.0)
     for name, (make, grid) in _JOINT_FEATURES.items():
-        features = make(known)
-        if features is not None:
+        if (form := make(known)) is not None:
             for strength in grid:
-                found[f"{name}, C={strength:g}"] = regression(features, strength)
+                found[f"{name}, C={strength:g}"] = regression(form, strength)
     features, kinds = tree_features(known)
     found["trees"] = Candidate(features, partial(_trees, kinds))
     return found
