@@ -33,7 +33,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +82,8 @@ class World:
     question: NDArray[np.int64]
     noise: NDArray[np.float32]
     """Of the other layer."""
+    known: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of ``BaselineInputs``, or other ones."""
 
 
 Rng = np.random.Generator
@@ -102,7 +104,7 @@ class Scenario:
     """Comparisons in which "better" is false."""
 
 
-def facts_of(rng: Rng, images: int, each: int) -> dict[str, NDArray]:
+def facts_of(rng: Rng, images: int, each: int) -> dict[str, Any]:
     """Return what all worlds have in common: images, categories, entropies, questions."""
     rows = images * each
     return {
@@ -114,7 +116,7 @@ def facts_of(rng: Rng, images: int, each: int) -> dict[str, NDArray]:
     }
 
 
-def world(facts: Mapping[str, NDArray], truth: NDArray, vectors: NDArray) -> World:
+def world(facts: Mapping[str, Any], truth: NDArray, vectors: NDArray) -> World:
     """Return a world of these parts."""
     return World(vectors.astype(np.float32), truth.astype(bool), **facts)
 
@@ -172,6 +174,78 @@ def two_exact_facts(_: Rng, rng: Rng, images: int, each: int) -> World:
     return world(facts, rng.random(images * each) < expit(logit), vectors)
 
 
+def words_and_entropy(fixed: Rng, rng: Rng, images: int, each: int) -> World:
+    """Two words of the question and the entropy decide, and the vectors hold just these."""
+    facts = facts_of(rng, images, each)
+    facts["entropy"] = rng.normal(size=images * each)
+    one, two = rng.integers(0, 12, (2, images * each))
+    asked = [f"Is the thing{a} near the part{b}?" for a, b in zip(one, two, strict=True)]
+    facts["known"] = {"question": asked}
+    rates = 1.5 * fixed.normal(size=(2, 12))
+    logit = rates[0][one] + rates[1][two] + 1.5 * facts["entropy"] - 0.5
+    vectors = np.hstack([np.eye(12)[one], np.eye(12)[two], facts["entropy"][:, None]])
+    return world(facts, rng.random(images * each) < expit(logit), vectors)
+
+
+def first_tokens(_: Rng, rng: Rng, images: int, each: int) -> World:
+    """The first token's log-odds of one answer over another decide, and the category."""
+    facts = facts_of(rng, images, each)
+    margin = 1.5 * rng.normal(size=images * each)
+    others = rng.normal(size=(images * each, 3)) - 3
+    logprobs = np.column_stack([margin / 2, -margin / 2, others])
+    logprobs -= np.log(np.exp(logprobs).sum(axis=1))[:, None]
+    facts["entropy"] = -(np.exp(logprobs) * logprobs).sum(axis=1)
+    order = np.argsort(-logprobs, axis=1)
+    facts["known"] = {
+        "first_token": [f"t{token}" for token in order[:, 0]],
+        "first_token_ids": order,
+        "first_token_logprobs": np.take_along_axis(logprobs, order, axis=1),
+    }
+    logit = 1.5 * margin + 1.2 * RATES[facts["category"]] + 0.5
+    vectors = np.hstack([logprobs[:, :2], np.eye(5)[facts["category"]]])
+    return world(facts, rng.random(images * each) < expit(logit), vectors)
+
+
+def logarithm(_: Rng, rng: Rng, images: int, each: int) -> World:
+    """The logarithm of the prompt's length decides, and the category."""
+    facts = facts_of(rng, images, each)
+    length = np.round(np.exp(rng.normal(4, 1, images * each)))
+    facts["known"] = {"num_prompt_tokens": length}
+    logit = 1.5 * (np.log(length) - 4) + 1.2 * RATES[facts["category"]] + 1
+    vectors = np.hstack([np.log(length)[:, None], np.eye(5)[facts["category"]]])
+    return world(facts, rng.random(images * each) < expit(logit), vectors)
+
+
+def forty_sources(fixed: Rng, rng: Rng, images: int, each: int) -> World:
+    """The source of the question decides, one of forty, and the vectors hold it."""
+    facts = facts_of(rng, images, each)
+    source = rng.integers(0, 40, images * each)
+    facts["known"] = {"columns": {"source": [f"s{number}" for number in source]}}
+    truth = rng.random(images * each) < expit(1.8 * fixed.normal(size=40)[source] - 0.5)
+    return world(facts, truth, np.eye(40)[source])
+
+
+def entropy_by_category(_: Rng, rng: Rng, images: int, each: int) -> World:
+    """A high entropy is wrong in one category and right in another; the vectors hold just that."""
+    facts = facts_of(rng, images, each)
+    facts["entropy"] = rng.normal(size=images * each)
+    slope = np.array([2.0, 1.0, 0.0, -1.0, -2.0])[facts["category"]]
+    kind = np.eye(5)[facts["category"]]
+    vectors = np.hstack([kind, kind * facts["entropy"][:, None]])
+    truth = rng.random(images * each) < expit(slope * facts["entropy"] - 0.5)
+    return world(facts, truth, vectors)
+
+
+def threshold(_: Rng, rng: Rng, images: int, each: int) -> World:
+    """Whether the entropy is above a threshold decides, and the category."""
+    facts = facts_of(rng, images, each)
+    facts["entropy"] = rng.normal(size=images * each)
+    above = facts["entropy"] > 0.5
+    logit = 1.4 * RATES[facts["category"]] + 3 * above
+    vectors = np.hstack([above[:, None], np.eye(5)[facts["category"]]])
+    return world(facts, rng.random(images * each) < expit(logit), vectors)
+
+
 def both_ends(_: Rng, rng: Rng, images: int, each: int) -> World:
     """Far from the usual entropy is wrong, and the vectors hold how far: a line sees nothing."""
     facts = facts_of(rng, images, each)
@@ -215,6 +289,9 @@ ADDED_WITHIN = COMPARISONS[6]
 NOTHING_MORE = frozenset((*COMPARISONS[1:5], ADDED_WITHIN))
 """False where the vectors hold no more than the facts; a single fact they may beat."""
 
+FACTS = NOTHING_MORE - {COMPARISONS[3]}
+"""False where they are several facts: within categories, they may beat any single one too."""
+
 NOTHING = frozenset(COMPARISONS)
 
 SCENARIOS = {
@@ -228,10 +305,16 @@ SCENARIOS = {
     "null, 30 rows": Scenario(null, 30, 1, NOTHING),
     "one giant image": Scenario(giant_image, 80, 4, NOTHING),
     "category only": Scenario(category_only, 80, 4, NOTHING),
-    "two facts": Scenario(two_facts, 80, 4, NOTHING_MORE - {COMPARISONS[3]}),
-    "two facts, exactly": Scenario(two_exact_facts, 80, 3, NOTHING_MORE - {COMPARISONS[3]}),
+    "two facts": Scenario(two_facts, 80, 4, FACTS),
+    "two facts, exactly": Scenario(two_exact_facts, 80, 3, FACTS),
+    "words and entropy": Scenario(words_and_entropy, 80, 3, FACTS),
+    "first tokens and category": Scenario(first_tokens, 80, 3, FACTS),
+    "logarithm and category": Scenario(logarithm, 80, 3, FACTS),
+    "forty sources": Scenario(forty_sources, 80, 3, FACTS),
+    "entropy by category": Scenario(entropy_by_category, 80, 3, FACTS),
+    "threshold and category": Scenario(threshold, 80, 3, FACTS),
     "entropy, both ends": Scenario(both_ends, 80, 4, NOTHING_MORE | {COMPARISONS[0]}),
-    "shared questions": Scenario(shared_questions, 80, 4, NOTHING_MORE - {COMPARISONS[3]}),
+    "shared questions": Scenario(shared_questions, 80, 4, FACTS),
     "images under two names": Scenario(two_names, 60, 8),
 }
 """The last has a leak that no fold can see: its numbers are wrong on purpose."""
@@ -353,20 +436,21 @@ def probe_data_of(made: World) -> ProbeData:
 
     rows = len(made.truth)
     categories = tuple(f"c{kind}" for kind in made.category)
+    inputs: dict[str, Any] = {
+        "question": [f"Is the w{word} there?" for word in made.question],
+        "category": categories,
+        "answer_type": None,
+        "first_token_entropy": made.entropy,
+        "first_token_logprob": None,
+        "num_answer_tokens": None,
+        "mean_answer_logprob": None,
+    }
     return ProbeData(
         rows=np.arange(rows),
         ids=tuple(map(str, range(rows))),
         truth=made.truth,
         grouping=Grouping(made.groups, "content", len(np.unique(made.groups))),
-        baseline_inputs=BaselineInputs(
-            question=[f"Is the w{word} there?" for word in made.question],
-            category=categories,
-            answer_type=None,
-            first_token_entropy=made.entropy,
-            first_token_logprob=None,
-            num_answer_tokens=None,
-            mean_answer_logprob=None,
-        ),
+        baseline_inputs=BaselineInputs(**inputs | made.known),
         categories=categories,
         unscorable=0,
         layer_keys=LAYER_KEYS,

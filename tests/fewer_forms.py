@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from vlmscope.probes import baselines
-from vlmscope.probes.baselines import BaselineInputs, main_effects, regression
+from vlmscope.probes.baselines import BaselineInputs, regression
 from vlmscope.probes.candidates import Candidate
+from vlmscope.probes.features import main_effects
 from vlmscope.sweeps.transfer import fits
 
 _ALL = baselines.joint_candidates

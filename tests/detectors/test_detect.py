@@ -400,6 +400,18 @@ def test_a_finding_about_one_detector_is_singular(
     assert words in " ".join(verdict([rival, *others], rival.name, ""))
 
 
+def test_the_best_of_several_is_not_said_to_know_what_chance_finds(found: Detection) -> None:
+    """Of many detectors that know nothing, the interval of the best often excludes 0.5."""
+    best = max(found.results, key=lambda row: row.auroc)
+    rows = [replace(row, better_than_chance=row is not best) for row in found.results]
+    note = "; not significantly better than chance, corrected for"
+    shown = sum(not row.found_nothing for row in rows)
+    assert f"known {best.known}{note} {shown} detectors." in verdict(rows, "", "")[0]
+    assert note not in verdict(found.results, "", "")[0]
+    alone = verdict([replace(best, better_than_chance=False)], "", "")[0]
+    assert alone.endswith("; not significantly better than chance.")
+
+
 def test_a_rival_with_a_constant_risk_has_no_auroc(found: Detection) -> None:
     rival = replace(found[found.best_model_free], found_nothing=True)
     others = [row for row in found.results if row.above_model_free is not None]

@@ -15,7 +15,7 @@ from scipy.stats import binom, rankdata
 
 from detector_worlds import data_of, noise_rows, with_signal
 from vlmscope.detectors import DETECTORS, Detection, Detector, Probe, Rows, Score, detect_rows
-from vlmscope.detectors.evaluate import difference, worse_than_chance
+from vlmscope.detectors.evaluate import better_than_chance, difference, worse_than_chance
 from vlmscope.detectors.methods import is_fitted
 from vlmscope.detectors.rows import Columns
 from vlmscope.metrics import Resamples
@@ -108,9 +108,11 @@ def test_a_planted_signal_is_found_by_those_that_read_it_and_by_no_other(name: s
     for row in found.results:
         if row.name in readers:
             assert row.auroc_low > 0.6, row.name
+            assert row.better_than_chance, row.name
             assert row.above_model_free is None or row.better_than("model_free"), row.name
         else:
             assert row.found_nothing or row.auroc < 0.65, row.name
+            assert not row.better_than_chance, row.name
             assert not row.better_than("model_free"), row.name
             assert not row.better_than("single"), row.name
     best = max((row for row in found.results if not row.found_nothing), key=lambda r: r.auroc)
@@ -153,21 +155,23 @@ def test_only_what_is_not_trained_has_a_wrong_direction() -> None:
     assert not found["trained"].worse_than_chance
 
 
-def test_worse_than_chance_is_corrected_for_the_number_of_detectors() -> None:
-    """2.5 standard errors below chance: rare for one detector, not for the lowest of fifty."""
+def test_worse_and_better_than_chance_are_corrected_for_the_number_of_detectors() -> None:
+    """2.5 standard errors from chance: rare for one detector, not for the furthest of fifty."""
     error = 0.02 * np.random.default_rng(0).standard_normal(200)
     names = [f"n{i}" for i in range(50)]
-    below = dict.fromkeys(names, 0.45)
-    drawn = Resamples(
-        {name: {"auroc": value} for name, value in below.items()},
-        {name: {"auroc": value + error} for name, value in below.items()},
-    )
-    assert worse_than_chance(drawn, names[:1]) == {"n0"}
-    assert worse_than_chance(drawn, names) == frozenset()
-    sure = replace(drawn, observed=drawn.observed | {"n0": {"auroc": 0.3}},
-                   drawn=drawn.drawn | {"n0": {"auroc": 0.3 + error}})  # fmt: skip
-    assert worse_than_chance(sure, names) == {"n0"}
-    assert worse_than_chance(sure, []) == frozenset()
+    for judge, side in ((worse_than_chance, -1), (better_than_chance, 1)):
+
+        def drawn_at(distance: float, direction: int = side) -> dict[str, NDArray[np.float64]]:
+            return {"auroc": 0.5 + direction * (distance + error)}
+
+        beside = {"auroc": 0.5 + side * 0.05}
+        drawn = Resamples(dict.fromkeys(names, beside), dict.fromkeys(names, drawn_at(0.05)))
+        assert judge(drawn, names[:1]) == {"n0"}
+        assert judge(drawn, names) == frozenset()
+        sure = replace(drawn, observed=drawn.observed | {"n0": {"auroc": 0.5 + side * 0.2}},
+                       drawn=drawn.drawn | {"n0": drawn_at(0.2)})  # fmt: skip
+        assert judge(sure, names) == {"n0"}
+        assert judge(sure, []) == frozenset()
 
 
 @pytest.mark.exhaustive

@@ -13,7 +13,12 @@ from sklearn.linear_model import LogisticRegression
 
 from vlmscope.metrics import measure
 from vlmscope.probes import grouped_folds
-from vlmscope.probes.baselines import BASELINES, BaselineInputs, baseline_fits
+from vlmscope.probes.baselines import (
+    BASELINES,
+    BaselineInputs,
+    baseline_fits,
+    joint_candidates,
+)
 from vlmscope.probes.candidates import Candidate, crossfit_candidates, regression
 
 ROWS = 300
@@ -163,6 +168,49 @@ def test_the_joint_baseline_uses_the_alternatives_of_the_first_token(
     assert aurocs(inputs, truth, groups)["joint"] < 0.65
 
 
+def test_the_linear_forms_hold_what_vectors_of_the_same_facts_do() -> None:
+    """A probe of vectors that hold facts as they are knows no more than a form of the baseline."""
+    rng = np.random.default_rng(3)
+    words, length = rng.integers(0, 12, (2, ROWS)), np.exp(rng.normal(4, 1, ROWS))
+    logprobs = np.log(rng.dirichlet(np.ones(3), ROWS))
+    order = np.argsort(-logprobs, axis=1)
+    source = rng.permutation(ROWS) % 75
+    inputs = BaselineInputs(
+        question=[f"Is the thing{a} near the part{b}?" for a, b in words.T],
+        category=None,
+        answer_type=None,
+        first_token_entropy=rng.random(ROWS),
+        first_token_logprob=None,
+        num_answer_tokens=None,
+        mean_answer_logprob=None,
+        first_token_ids=order + 100,
+        first_token_logprobs=np.take_along_axis(logprobs, order, axis=1),
+        num_prompt_tokens=length,
+        columns={"source": [f"s{number}" for number in source]},
+    )
+    forms = joint_candidates(inputs)
+    entropy = inputs.first_token_entropy
+    assert entropy is not None
+    rate, one, two = rng.normal(size=75), rng.normal(size=12), rng.normal(size=12)
+    facts = {
+        "linear": entropy + rate[source],
+        "linear, tokens": logprobs[:, 0] - logprobs[:, 1] + rate[source],
+        "linear, words": entropy + one[words[0]] + two[words[1]],
+    }
+    for name, wanted in facts.items():
+        assert _unexplained(forms[f"{name}, C=3"].features, wanted) < 1e-9, name
+        assert _unexplained(forms["few, C=3"].features, wanted) > 1e-6, name
+    # The normal score of a skewed number is almost its logarithm.
+    assert _unexplained(forms["linear, C=3"].features, np.log(length)) < 0.01
+
+
+def _unexplained(features: np.ndarray, wanted: np.ndarray) -> float:
+    """Return the share of the variance that no weights of the features explain."""
+    design = np.column_stack([np.ones(len(wanted)), features])
+    left = wanted - design @ np.linalg.lstsq(design, wanted, rcond=None)[0]
+    return float(left.var() / wanted.var())
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("impossible", [False, True])
 def test_a_small_and_uniform_table_has_a_joint_baseline(impossible: bool) -> None:
@@ -170,7 +218,7 @@ def test_a_small_and_uniform_table_has_a_joint_baseline(impossible: bool) -> Non
     rng = np.random.default_rng(0)
     inputs = BaselineInputs(
         question=["Is it?"] * 18,
-        category=[f"c{number % 6}" for number in range(18)],
+        category=[f"c{number}" for number in range(18)],
         answer_type=None,
         first_token_entropy=None,
         first_token_logprob=None,

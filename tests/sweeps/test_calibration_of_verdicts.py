@@ -11,8 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks import calibration_of_verdicts as benchmark
 from vlmscope.metrics import Difference, resample_within
 from vlmscope.probes import crossfit_logistic, grouped_folds
-from vlmscope.probes.baselines import one_hot
 from vlmscope.probes.candidates import Candidate, crossfit_candidates
+from vlmscope.probes.features import one_hot
 from vlmscope.sweeps.calibration import calibrated
 
 SETS = 12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -166,6 +167,13 @@ def test_probes_are_compared_each_on_the_labels_of_its_own_model(weak: Run, tmp_
     assert two is not None
     assert pair.probe_difference == pytest.approx(two - one)
     assert (pair.probe_difference_low or 0) > 0
+    # Each probe is trained on labels of its own, which resamples of fixed fits do not show.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["vlmscope.sweeps.compare"], "TRAINED_APART", 1.0)
+        [narrow] = compare_runs([weak, strong], draws=100).pairs
+    errors = [(each.probe_difference_high or 0) - two + one for each in (pair, narrow)]
+    assert errors[0] == pytest.approx(1.2 * errors[1])
+    assert (pair.probe_difference_p or 0) > (narrow.probe_difference_p or 0)
     assert found.runs[1].model == "other"
     after = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.rglob("*") if p.is_file()}
     assert after == before, "nothing is written"

@@ -72,6 +72,8 @@ class DetectorResult:
     worse_than_chance: bool = False
     """Whether it is not trained and its AUROC is below 0.5, corrected for the number of those:
     here, the direction of its paper is the wrong one."""
+    better_than_chance: bool = False
+    """Whether its AUROC is above 0.5, corrected for the number of all detectors."""
     above_model_free: float | None = None
     """AUROC minus that of the best baseline that needs no model; None for those."""
     above_model_free_low: float | None = None

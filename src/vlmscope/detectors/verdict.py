@@ -64,12 +64,23 @@ def _best_of_each(results: Sequence[DetectorResult]) -> Iterator[str]:
     if not found:
         return
     best = max(found, key=lambda row: row.auroc)
-    yield f"Best detector: {best.title}, {_auroc(best)}, known {best.known}."
+    yield f"Best detector: {best.title}, {_auroc(best)}, known {best.known}{_chance(best, found)}."
     for known in KNOWN[: KNOWN.index(best.known) if best.known in KNOWN else None]:
         own = [row for row in found if row.known == known]
         if own:
             first = max(own, key=lambda row: row.auroc)
-            yield f"Best of those known {known}: {first.title}, {_auroc(first)}."
+            yield (
+                f"Best of those known {known}: {first.title}, {_auroc(first)}"
+                f"{_chance(first, found)}."
+            )
+
+
+def _chance(row: DetectorResult, found: Sequence[DetectorResult]) -> str:
+    """Return a note if a detector is not better than chance, as the best of several."""
+    if row.better_than_chance:
+        return ""
+    others = f", corrected for {count(len(found), 'detector')}" if len(found) > 1 else ""
+    return f"; not significantly better than chance{others}"
 
 
 def _auroc(row: DetectorResult) -> str:

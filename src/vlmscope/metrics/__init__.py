@@ -34,6 +34,7 @@ from vlmscope.metrics.resampling import (
     resample,
     resample_sides,
     simultaneous,
+    widened,
 )
 from vlmscope.metrics.scores import Metrics, constant_pairs, measure, share_bounds, threshold_at
 from vlmscope.metrics.within import (
@@ -84,6 +85,7 @@ __all__ = [
     "share_of_pairs",
     "simultaneous",
     "threshold_at",
+    "widened",
     "wilson",
     "within_kinds",
 ]

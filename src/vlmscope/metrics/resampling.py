@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, logit  # type: ignore[import-untyped,unused-ignore]
+from scipy.special import expit, logit, ndtr, ndtri  # type: ignore[import-untyped,unused-ignore]
 
 from vlmscope.metrics.answers import Floats, answers, strata
 from vlmscope.metrics.small_samples import (
@@ -425,6 +425,26 @@ def _check_level(level: float) -> None:
     """Raise for a level that is not between 0 and 1."""
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, found {level}")
+
+
+def widened(found: Difference, factor: float) -> Difference:
+    """Return a difference whose error is larger, by uncertainty that its resamples do not show.
+
+    Args:
+        found: The difference.
+        factor: Factor of the standard error, 1 or more.
+
+    >>> found = widened(Difference(0.25, Interval(0.05, 0.45), 0.0143), 1.25)
+    >>> round(found.interval.low, 6), round(found.interval.high, 6), round(found.p_value, 3)
+    (0.0, 0.5, 0.05)
+    """
+    low, high = (
+        found.value + factor * (end - found.value)
+        for end in (found.interval.low, found.interval.high)
+    )
+    p_value = float(2 * ndtr(ndtri(found.p_value / 2) / factor))
+    interval = Interval(max(low, -1.0), min(high, 1.0), found.interval.left_out)
+    return Difference(found.value, interval, p_value)
 
 
 LEAST = 1e-3

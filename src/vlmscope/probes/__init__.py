@@ -5,7 +5,7 @@
 - ``base``: scikit-learn's estimator interface; ``linear``, ``mlp``: the probes
 - ``crossfit``: out-of-fold predictions with the penalty chosen inside training
 - ``candidates``: the same for any classifiers, choosing the best of several
-- ``baselines``: predictions without hidden states
+- ``features``: features of what is known before the answer; ``baselines``: predictions from them
 - ``select``: the best candidate, or all combined, chosen without the test rows
 - ``permutation``: labels permuted among the rows
 - ``blocks``, ``solver``: many regressions on subsets of the same rows at once

@@ -1,8 +1,8 @@
 """Baselines: predictions without hidden states, which a probe has to beat.
 
 The known properties of a question or its answer are features of ordinary classifiers. Features are
-computed on all rows at once, without their labels: word counts or ranks of entropies leak nothing
-about the labels. Rare values cannot be learned, so kinds with few rows have no separate column.
+computed on all rows at once, without their labels (``features``): word counts or ranks of entropies
+leak nothing about the labels.
 
 Each baseline uses the same folds as the probes, with its form and penalty likewise chosen inside
 training. Some are known before the first token of the answer is written, like the probes' vectors;
@@ -13,7 +13,6 @@ the answer together: the value of hidden states is what they add to it.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,18 +20,12 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata  # type: ignore[import-untyped,unused-ignore]
-from sklearn.decomposition import TruncatedSVD  # type: ignore[import-untyped,unused-ignore]
 from sklearn.dummy import DummyClassifier  # type: ignore[import-untyped,unused-ignore]
 from sklearn.ensemble import (  # type: ignore[import-untyped,unused-ignore]
     HistGradientBoostingClassifier,
 )
-from sklearn.feature_extraction.text import (  # type: ignore[import-untyped,unused-ignore]
-    TfidfVectorizer,
-)
 from sklearn.preprocessing import (  # type: ignore[import-untyped,unused-ignore]
     OneHotEncoder,
-    SplineTransformer,  # type: ignore[import-untyped,unused-ignore]
     StandardScaler,
 )
 
@@ -43,184 +36,21 @@ from vlmscope.probes.candidates import (
     crossfit_candidates,
     regression,
 )
+from vlmscope.probes.features import (
+    Matrix,
+    PreAnswerFeatures,
+    all_features,
+    linear_effects,
+    linear_tokens,
+    linear_words,
+    main_effects,
+    one_hot,
+    spline,
+    tree_features,
+    with_interactions,
+    words,
+)
 from vlmscope.probes.folds import Fold
-
-KNOTS = 5
-"""Knots of a spline, evenly over the ranks of a number."""
-
-FEWEST_ROWS = 5
-"""Fewest rows of a kind, a pair of kinds or a word with its own column."""
-
-MOST_TOKENS, MOST_PAIRS, MOST_WORDS = 40, 120, 200
-"""Most columns of each."""
-
-WORD_DIRECTIONS = 8
-"""Number of principal directions of the words' matrix used by trees."""
-
-Matrix = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PreAnswerFeatures:
-    """Everything known before the answers; aligned, ``[N]``."""
-
-    kinds: dict[str, Sequence[str]]
-    """By name: category, type of answer, likeliest first token, as available."""
-    numbers: dict[str, Matrix]
-    """By name: entropy, margin, lengths …, each ``[N]`` and finite, as available."""
-    questions: Sequence[str]
-    columns: dict[str, Sequence[str]] = field(default_factory=dict)
-    """Further kinds, by column of the table."""
-    tokens: NDArray[np.int64] | None = None
-    """The likeliest first tokens, ``[N, K]``."""
-    logprobs: Matrix | None = None
-    """Their natural-log probabilities, ``[N, K]``, descending."""
-
-
-def spline(values: Matrix) -> Matrix:
-    """Return cubic splines over the ranks of a number, ``[N, 6]``.
-
-    Ranks are used so that neither outliers nor many equal values leave a knot without rows.
-    Constant values give a constant.
-
-    >>> spline(np.array([1.0, 5.0, 2.0])).shape
-    (3, 6)
-    """
-    share = (rankdata(values) - 0.5) / len(values)
-    knots = np.linspace(0, 1, KNOTS)[:, None]
-    made = SplineTransformer(knots=knots, degree=3, include_bias=False, extrapolation="constant")
-    return np.asarray(made.fit_transform(share[:, None]))
-
-
-def one_hot(names: Sequence[str], most: int | None = None) -> Matrix:
-    """Return an indicator column for each name with enough rows, the most frequent first.
-
-    >>> one_hot(list("aaaaaabbbbbc")).sum(axis=0).tolist()
-    [6.0, 5.0]
-    """
-    counts = Counter(names).most_common(most)
-    kept = [name for name, count in counts if count >= FEWEST_ROWS]
-    column = {name: number for number, name in enumerate(kept)}
-    matrix = np.zeros((len(names), len(kept)))
-    for row, name in enumerate(names):
-        if name in column:
-            matrix[row, column[name]] = 1
-    return matrix
-
-
-def words(questions: Sequence[str]) -> Any:
-    """Return sparse TF-IDF weights of words and pairs of words; None without words."""
-    try:
-        return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit_transform(questions)
-    except ValueError:  # not a word in any question
-        return None
-
-
-def linear_effects(known: PreAnswerFeatures) -> Matrix:
-    """Return the kinds, and the numbers themselves: a linear probe sees no more of them."""
-    numbers = [_standardised(values)[:, None] for values in known.numbers.values()]
-    return _joined([*_indicators(known), *numbers], len(known.questions))
-
-
-def main_effects(known: PreAnswerFeatures) -> Matrix:
-    """Return the kinds, and splines of the numbers: few features, for small tables."""
-    splines = [spline(values) for values in known.numbers.values()]
-    return _joined([*_indicators(known), *splines], len(known.questions))
-
-
-def _indicators(known: PreAnswerFeatures) -> list[Matrix]:
-    kinds = [*known.kinds.values(), *known.columns.values()]
-    return [one_hot(names, MOST_TOKENS) for names in kinds]
-
-
-def with_interactions(known: PreAnswerFeatures) -> Matrix:
-    """Return ``main_effects``, pairs of kinds, and interactions of numbers with question kinds."""
-    parts = [main_effects(known)]
-    names = list(known.kinds)
-    for index, one in enumerate(names):
-        for other in names[index + 1 :]:
-            pairs = zip(known.kinds[one], known.kinds[other], strict=True)
-            parts.append(one_hot([f"{a}\n{b}" for a, b in pairs], MOST_PAIRS))
-    parts += _pairs_with_columns(known)
-    if "category" in known.kinds:
-        kind = one_hot(known.kinds["category"], MOST_TOKENS)
-        for name in ("entropy", "logprob", "margin"):
-            if name in known.numbers:
-                parts.append(kind * _standardised(known.numbers[name])[:, None])
-    return _joined(parts, len(known.questions))
-
-
-def _pairs_with_columns(known: PreAnswerFeatures) -> Iterator[Matrix]:
-    """Yield pairs of a column with a kind or another column, if neither determines the other."""
-    earlier = list(known.kinds.values())
-    for cells in known.columns.values():
-        for other in earlier:
-            pairs = [f"{a}\n{b}" for a, b in zip(cells, other, strict=True)]
-            if len(set(pairs)) > max(len(set(cells)), len(set(other))):
-                yield one_hot(pairs, MOST_PAIRS)
-        earlier.append(cells)
-
-
-def all_features(known: PreAnswerFeatures) -> Matrix:
-    """Return ``with_interactions``, the words, and the first token's likeliest alternatives."""
-    parts = [with_interactions(known)]
-    if (found := _frequent_words(known)) is not None:
-        parts.append(found)
-    parts += list(_alternatives(known))
-    return _joined(parts, len(known.questions))
-
-
-def tree_features(known: PreAnswerFeatures) -> tuple[Matrix, list[bool]]:
-    """Return the same properties as columns for trees, and which of them are categorical."""
-    columns: list[Matrix] = []
-    for names in (*known.kinds.values(), *known.columns.values()):
-        hot = one_hot(names, MOST_TOKENS)
-        columns.append((hot * np.arange(1, hot.shape[1] + 1)).sum(axis=1)[:, None])
-    kinds = len(columns)
-    columns += [values[:, None] for values in known.numbers.values()]
-    if (found := _frequent_words(known)) is not None and found.shape[1] > WORD_DIRECTIONS:
-        columns.append(TruncatedSVD(WORD_DIRECTIONS, random_state=0).fit_transform(found))
-    columns += list(_alternatives(known))
-    matrix = _joined(columns, len(known.questions))
-    return matrix, [number < kinds for number in range(matrix.shape[1])]
-
-
-def _frequent_words(known: PreAnswerFeatures) -> Matrix | None:
-    """Return the TF-IDF weights of the most frequent words and pairs of words."""
-    found = words(known.questions)
-    if found is None:
-        return None
-    rows = found.getnnz(axis=0)
-    often = np.argsort(-rows, kind="stable")[:MOST_WORDS]
-    kept = np.sort(often[rows[often] >= FEWEST_ROWS])
-    return np.asarray(found[:, kept].toarray()) if len(kept) else None
-
-
-def _alternatives(known: PreAnswerFeatures) -> Iterator[Matrix]:
-    """Yield the likeliest first tokens' log-probabilities, by rank and by token."""
-    if known.logprobs is None or known.tokens is None:
-        return
-    yield np.stack([_standardised(column) for column in known.logprobs.T], axis=1)
-    frequent = Counter(known.tokens.ravel().tolist()).most_common(MOST_TOKENS)
-    for token, count in frequent:
-        if count >= FEWEST_ROWS:
-            here = known.tokens == token
-            # A token not among the likeliest is less likely than the last of them.
-            value = np.where(here, known.logprobs, -np.inf).max(axis=1)
-            value = np.where(here.any(axis=1), value, known.logprobs[:, -1] - 1)
-            yield _standardised(value)[:, None]
-
-
-def _standardised(values: Matrix) -> Matrix:
-    """Return a number with mean 0 and deviation 1, with outliers clipped; a constant becomes 0."""
-    spread = float(values.std())
-    return np.asarray(np.clip((values - values.mean()) / (spread or 1.0), -5, 5))
-
-
-def _joined(parts: Sequence[Matrix], rows: int) -> Matrix:
-    wide = [part for part in parts if part.shape[1]]
-    return np.concatenate(wide, axis=1) if wide else np.zeros((rows, 1))
-
 
 Known = Literal["before", "after"]
 """When a baseline is known: before the answer is written, or only after."""
@@ -230,6 +60,10 @@ WORD_GRID = (0.1, 1.0, 10.0)
 
 JOINT_GRID = (0.03, 0.3, 3.0)
 """Values of ``C`` for the joint baseline."""
+
+LINEAR_GRID = (0.3, 3.0, 30.0)
+"""Those for its linear forms. Indicators are not scaled, as a probe's features are: of a kind with
+a fortieth of the rows, 30 is a probe's 0.7."""
 
 JOINT = "joint"
 """Name of the baseline that uses everything together."""
@@ -339,22 +173,26 @@ def joint_candidates(inputs: BaselineInputs) -> Mapping[str, Candidate]:
     for name, cells in known.columns.items():
         if (features := one_hot(cells)).shape[1]:
             found[f"column {name}"] = regression(features, 10.0)
-    for name, make in _JOINT_FEATURES.items():
-        features = make(known)
-        for strength in JOINT_GRID:
-            found[f"{name}, C={strength:g}"] = regression(features, strength)
+    for name, (make, grid) in _JOINT_FEATURES.items():
+        if (form := make(known)) is not None:
+            for strength in grid:
+                found[f"{name}, C={strength:g}"] = regression(form, strength)
     features, kinds = tree_features(known)
     found["trees"] = Candidate(features, partial(_trees, kinds))
     return found
 
 
-_JOINT_FEATURES = {
-    "linear": linear_effects,
-    "few": main_effects,
-    "pairs": with_interactions,
-    "all": all_features,
+_JOINT_FEATURES: Mapping[
+    str, tuple[Callable[[PreAnswerFeatures], Matrix | None], Sequence[float]]
+] = {
+    "linear": (linear_effects, LINEAR_GRID),
+    "linear, tokens": (linear_tokens, LINEAR_GRID),
+    "linear, words": (linear_words, LINEAR_GRID),
+    "few": (main_effects, JOINT_GRID),
+    "pairs": (with_interactions, JOINT_GRID),
+    "all": (all_features, JOINT_GRID),
 }
-"""Features of the joint baseline's regressions by name, from few to many."""
+"""Features of the joint baseline's regressions by name, from few to many, with values of ``C``."""
 
 
 def _known(inputs: BaselineInputs) -> PreAnswerFeatures:
