@@ -146,6 +146,19 @@ def tolerance_of(manifest: Manifest) -> float:
     return tolerance
 
 
+def check_tolerance(tolerance: float | None) -> None:
+    """Raise for a tolerance with which no comparison means anything.
+
+    Args:
+        tolerance: The given maximum relative error; None is that of the run.
+
+    Raises:
+        InputError: It is negative, infinite or NaN.
+    """
+    if tolerance is not None and not 0 <= tolerance < float("inf"):
+        raise InputError(f"--tolerance {tolerance}: give a number of 0 or more")
+
+
 def choose_samples(
     run: Run, table: Table, count: int, seed: int = 0
 ) -> tuple[list[Sample], tuple[str, ...]]:
