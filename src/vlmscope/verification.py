@@ -23,6 +23,7 @@ from vlmscope.row_identity import compare_rows
 from vlmscope.sampling import LENGTHS, SAMPLE_TEXTS, TEXTS, TOKEN_IDS
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.signals import (
+    BOXES,
     IMAGE_LENS,
     INTERNAL_CONFIDENCE,
     LENS_PROB,
@@ -127,14 +128,19 @@ def limit_of(name: str, tolerance: float, states_dtype: StoreDtype = "float16") 
     Args:
         name: Its HDF5 path.
         tolerance: The maximum relative error of a vector.
-        states_dtype: What arrays of several tokens are stored as.
+        states_dtype: What states of several tokens are stored as. Attention maps are always
+            float16, but for their boxes.
 
     >>> limit_of("signals/image_tokens/layer_3", 3e-5)
     0.001
     >>> limit_of("signals/image_tokens/layer_3", 3e-5, "float32")
     3e-05
+    >>> limit_of("signals/attention_map/layer_3", 3e-5, "float32")
+    0.001
     """
-    half = states_dtype == "float16" and is_token_rows(name.removeprefix("signals/"))
+    signal = name.removeprefix("signals/")
+    states = is_token_states(signal)
+    half = states_dtype == "float16" if states else is_token_rows(signal) and signal != BOXES
     return max(tolerance, HALF_STORAGE_TOLERANCE) if half else tolerance
 
 
