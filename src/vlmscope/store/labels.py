@@ -161,7 +161,10 @@ def _score_of(
     if not all(isinstance(text, str) for text in (id_, scorer, evidence)):
         return score, "a cell is not text"
     if not isinstance(hallucinated, bool | None):
-        return score, f"a cell of hallucinated is {shortened(repr(hallucinated))}, not true or false"
+        return (
+            score,
+            f"a cell of hallucinated is {shortened(repr(hallucinated))}, not true or false",
+        )
     if score.outcome != outcome:
         return score, (
             f"the outcome of {shortened(id_)!r} is {shortened(str(outcome))!r}, "
