@@ -23,6 +23,7 @@ from vlmscope.row_identity import compare_rows
 from vlmscope.sampling import LENGTHS, SAMPLE_TEXTS, TEXTS, TOKEN_IDS
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.signals import (
+    BOXES,
     IMAGE_LENS,
     INTERNAL_CONFIDENCE,
     LENS_PROB,
@@ -127,14 +128,19 @@ def limit_of(name: str, tolerance: float, states_dtype: StoreDtype = "float16") 
     Args:
         name: Its HDF5 path.
         tolerance: The maximum relative error of a vector.
-        states_dtype: What arrays of several tokens are stored as.
+        states_dtype: What states of several tokens are stored as. Attention maps are always
+            float16, but for their boxes.
 
     >>> limit_of("signals/image_tokens/layer_3", 3e-5)
     0.001
     >>> limit_of("signals/image_tokens/layer_3", 3e-5, "float32")
     3e-05
+    >>> limit_of("signals/attention_map/layer_3", 3e-5, "float32")
+    0.001
     """
-    half = states_dtype == "float16" and is_token_rows(name.removeprefix("signals/"))
+    signal = name.removeprefix("signals/")
+    states = is_token_states(signal)
+    half = states_dtype == "float16" if states else is_token_rows(signal) and signal != BOXES
     return max(tolerance, HALF_STORAGE_TOLERANCE) if half else tolerance
 
 
@@ -144,6 +150,19 @@ def tolerance_of(manifest: Manifest) -> float:
     if manifest.store_dtype == "float16":
         return max(tolerance, HALF_STORAGE_TOLERANCE)
     return tolerance
+
+
+def check_tolerance(tolerance: float | None) -> None:
+    """Raise for a tolerance with which no comparison means anything.
+
+    Args:
+        tolerance: The given maximum relative error; None is that of the run.
+
+    Raises:
+        InputError: It is negative, infinite or NaN.
+    """
+    if tolerance is not None and not 0 <= tolerance < float("inf"):
+        raise InputError(f"--tolerance {tolerance}: give a number of 0 or more")
 
 
 def choose_samples(

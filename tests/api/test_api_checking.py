@@ -106,6 +106,9 @@ def test_what_is_not_as_it_was_is_refused(
         vlmscope.verify(run, data=frame, model=talkative_vlm)
     with pytest.raises(ValueError, match=r"^sample 0: give 1 or more"):
         vlmscope.verify(run, data=frame, sample=0)
+    for tolerance in (-1e-5, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"^tolerance .*: give a number of 0 or more"):
+            vlmscope.verify(run, data=frame, model=vlm, tolerance=tolerance)
     with pytest.raises(RunMismatchError, match="is another question in DataFrame"):
         vlmscope.verify(run, data=frame.assign(question=["?", *frame["question"][1:]]), model=vlm)
     with pytest.raises(InputError, match="not a run folder"):

@@ -74,6 +74,9 @@ def test_verify_passes_and_then_finds_a_changed_number(
                       "--sample", 1)  # fmt: skip
     assert strict.code == 1
     assert "tolerance 1e-12" in strict.err
+    unknown = vlmscope("verify", tmp_path / "run", "--device", "cpu", "--tolerance", "nan")
+    assert unknown.code == 2, "nothing was compared"
+    assert "--tolerance nan: give a number of 0 or more" in unknown.err
     [shard] = (tmp_path / "run" / "shards").glob("*.h5")
     tampered = shutil.copytree(tmp_path / "run", tmp_path / "tampered")
     forge(tampered / "shards" / shard.name)

@@ -21,10 +21,12 @@ from vlmscope.model import VisionLanguageModel, resolve_spec
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Sample
 from vlmscope.signals import ATTENTION_MAP, BOXES, token_states_name
+from vlmscope.store import StoreDtype
 from vlmscope.verification import (
     HALF_STORAGE_TOLERANCE,
     TOLERANCES,
     check_rows,
+    limit_of,
     signal_errors,
 )
 
@@ -253,3 +255,15 @@ def test_layers_without_weights_are_left_out(models: Any) -> None:
     assert any("no attention_map of layers 0, 2, 4" in note for note in resolved.notes)
     with pytest.raises(InputError, match=r"none of the chosen layers .* that have it: 1,3$"):
         resolve_spec(replace(SPEC, layers="0"), vlm)
+
+
+@pytest.mark.parametrize("states_dtype", ["float16", "float32"])
+def test_a_map_is_half_precision_whatever_states_are_stored_as(states_dtype: StoreDtype) -> None:
+    """With few image tokens each has much attention, whose rounding exceeds float32's tolerance."""
+    expected = np.array([[0.21, 0.07], [0.013, 0.3]], np.float32)
+    name = "attention_map/layer_2"
+    stored = expected.astype(np.float16).astype(np.float32)
+    error = signal_errors({name: stored}, {name: expected})[name]
+    assert TOLERANCES["float32"] < error
+    assert error <= limit_of(f"signals/{name}", TOLERANCES["float32"], states_dtype)
+    assert limit_of(f"signals/{BOXES}", 3e-5, states_dtype) == 3e-5, "they are float32"

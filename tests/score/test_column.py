@@ -74,6 +74,7 @@ def test_a_file_of_the_research(tmp_path: Path) -> None:
         ("id,label\na,1\na,0\n", "line 3: 'a' has another label in an earlier line"),
         ("id,label\na,1,2\n", "line 2: 3 cells, expected 2"),
         ('id,label\na,"1\n', "not a CSV file"),
+        ("id,label\n", "has no rows below its header"),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:

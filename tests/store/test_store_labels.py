@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -85,6 +86,36 @@ def test_a_damaged_file_is_refused(run: Path) -> None:
     pq.write_table(table.replace_schema_metadata({b"vlmscope": b"{"}), path)
     with pytest.raises(StoreError, match="not JSON"):
         label_settings(run)
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "said"),
+    [
+        ("hallucinated", ["yes", "no", "no"], "a cell of hallucinated is 'yes', not true or false"),
+        ("hallucinated", [2, 0, 0], "a cell of hallucinated is 2"),
+        ("hallucinated", [False, False, None], "says 'faithful'"),
+        ("outcome", ["hallucinated", "right", "unscorable"], "is 'right'"),
+        ("id", ["q", "q", "r"], "two labels of the question 'q'"),
+        ("id", [1, 2, 3], "a cell is not text"),
+        ("scorer", [None, None, None], "a cell is not text"),
+        ("error_kind", ["both", None, None], "a cell of error_kind is 'both'"),
+    ],
+)
+def test_cells_that_no_label_has_are_refused(
+    run: Path, column: str, cells: list[object], said: str
+) -> None:
+    """They would be read as labels: every text is true, of two labels of a row the last counted."""
+    path = write_labels(run, SCORES, {})
+    table = pq.read_table(path)
+    pq.write_table(
+        table.set_column(table.column_names.index(column), column, [cells]).replace_schema_metadata(
+            table.schema.metadata
+        ),
+        path,
+    )
+    with pytest.raises(StoreError, match=f"not a label file, .*{re.escape(said)}") as caught:
+        read_labels(run)
+    assert "run 'vlmscope label'" in str(caught.value)
 
 
 def test_a_run_yields_its_answers_without_vectors(run: Path) -> None:

@@ -107,6 +107,22 @@ def test_rows_come_back_as_they_were(run: Path, rows: list[Capture]) -> None:
                 assert one[name].dtype == array.dtype
 
 
+def test_sublayers_of_the_last_layer_are_not_after_the_final_norm(
+    run: Path, rows: list[Capture], tmp_path: Path
+) -> None:
+    """They are read within the block: only its hidden states are normalized."""
+    last = f"layer_{LAYERS[-1]}"
+    exported = export_run(run, tmp_path / "run.h5")
+    for path in (run / "index.h5", exported):
+        with h5py.File(path) as file:
+            row = file[rows[0].sample.id]
+            assert row[f"query_token_representation/{last}"].attrs["final_norm"]
+            assert not dict(row[f"query_token_heads/{last}"].attrs)
+    with h5py.File(run / "index.h5") as file:
+        assert file[f"_columns/query_token_representation/{last}"].attrs["final_norm"]
+        assert not file[f"_columns/query_token_heads/{last}"].attrs["final_norm"]
+
+
 def test_a_signal_of_all_rows(run: Path, rows: list[Capture]) -> None:
     opened = open_run(run)
     per_token = ("entropy", "max_logprob", "margin", *CONFIDENCE, PREVIOUS)

@@ -15,10 +15,11 @@ import pytest
 
 import vlmscope
 from labelled_runs import OTHER_MODEL, WIDTH, HeldRun, label, labelled_run, planted
+from store_support import make_manifest
 from vlmscope.errors import InputError
 from vlmscope.metrics import holm, rate, rate_difference, resample_sides
 from vlmscope.metrics.resampling import LabelledRisk
-from vlmscope.store import Run
+from vlmscope.store import Run, RunWriter
 from vlmscope.sweeps import SweepSpec, compare_runs, read_sweep, save_sweep, sweep
 
 ROWS = 90
@@ -277,6 +278,10 @@ def test_what_cannot_be_compared_is_refused(
     two = run_of(tmp_path / "B", truths[0], range(ROWS), labelled=False)
     with pytest.raises(InputError, match=f"run 'vlmscope label {two.path}' first"):
         compare_runs([one, two])
+    with RunWriter(tmp_path / "none", make_manifest()):
+        pass
+    with pytest.raises(InputError, match=r"none: has no rows to compare; run vlmscope extract"):
+        compare_runs([one, tmp_path / "none"])
 
 
 def test_sides_with_truths_of_their_own_are_resampled_by_the_same_images() -> None:

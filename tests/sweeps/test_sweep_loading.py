@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,36 @@ def test_a_risk_that_is_no_number_is_damage(run: Run) -> None:
     table.to_parquet(path)
     with pytest.raises(StoreError, match="has a risk that is not a number"):
         read_sweep(run)
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "said"),
+    [
+        ("risk/selected", str, "has a column risk/selected of the type"),
+        ("repeat_2/fold", str, "has a column repeat_2/fold of the type"),
+        ("group", float, "has a column group of the type float64"),
+        ("hallucinated", int, "has a column hallucinated of the type int64"),
+        ("id", len, "has an id that is not text"),
+        ("id", lambda _: "q", "stands more than once"),
+    ],
+)
+def test_cells_of_another_type_are_damage(
+    run: Run, column: str, change: Callable[[Any], object], said: str
+) -> None:
+    path = run.path / "probes" / "predictions.parquet"
+    table = pq.read_table(path).to_pandas()
+    table[column] = [change(cell) for cell in table[column]]
+    table.to_parquet(path)
+    with pytest.raises(StoreError, match=f"predictions.parquet: damaged, .*{said}"):
+        read_sweep(run)
+
+
+def test_predictions_of_rows_that_the_run_does_not_have_are_stale(run: Run) -> None:
+    path = run.path / "probes" / "predictions.parquet"
+    table = pq.read_table(path).to_pandas()
+    table["id"] = table["id"].mask(table.index < 2, table["id"] + "x")
+    table.to_parquet(path)
+    assert _stale(run) == "they were trained on 2 rows that the run does not have"
 
 
 def test_labels_made_anew_with_the_same_verdicts_change_nothing(run: Run) -> None:

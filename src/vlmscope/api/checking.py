@@ -45,7 +45,13 @@ from vlmscope.schema import (
 )
 from vlmscope.signals import DEFAULT_SIGNALS, Signals
 from vlmscope.store import AnyRun, Run, as_run, find_damage, model_differences
-from vlmscope.verification import RowCheck, check_rows, choose_samples, tolerance_of
+from vlmscope.verification import (
+    RowCheck,
+    check_rows,
+    check_tolerance,
+    choose_samples,
+    tolerance_of,
+)
 
 Track = Callable[[Iterable[RowCheck], int], Iterable[RowCheck]]
 """Passes rows on and shows how far they are, given how many there are."""
@@ -99,6 +105,7 @@ def verify(
     """
     if note is not None:
         check_callable("note", note)
+    check_tolerance(tolerance)
     opened = as_run(run)
     check_files(opened.path)
     if files:

@@ -46,9 +46,10 @@ def verify(
     """
     from vlmscope.api.checking import draw_samples, judge, model_of_run
     from vlmscope.row_identity import table_of_run
-    from vlmscope.verification import tolerance_of
+    from vlmscope.verification import check_tolerance, tolerance_of
 
     quiet_libraries()
+    check_tolerance(tolerance)
     opened = open_verified_run(run)
     stderr.print(f"checksums of {count(len(opened), 'row')} are correct")
     if files:

@@ -275,7 +275,7 @@ def _usable(pair: Pair, found: Detection) -> tuple[dict[str, Detector], list[Una
             reason = f"{missing}: {why}" if why else f"the test run has no {missing}"
             unavailable.append(Unavailable(name, detector.title, reason))
         elif isinstance(detector.method, Baseline) and not detector.is_model_free:
-            reason = "is known only after the answer"
+            reason = "a baseline that needs the answer is not tested on other runs"
             unavailable.append(Unavailable(name, detector.title, reason))
         else:
             usable[name] = detector

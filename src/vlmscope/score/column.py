@@ -407,6 +407,8 @@ def _read(
                 f"{position}: {cells[ids]!r} has another label in an earlier line; keep one of them"
             )
         found.setdefault(cells[ids], cells[at])
+    if not found:
+        raise InputError(f"{path}: has no rows below its header; give a file with labels")
     return header[at], found
 
 

@@ -14,12 +14,12 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from vlmscope.errors import InputError, StoreError, join_names, one_line, shortened
 from vlmscope.jsontext import load_json
 from vlmscope.regular import PointerError
-from vlmscope.schema import Score
+from vlmscope.schema import ErrorKind, Score
 from vlmscope.store.format.batch import clean_text
 from vlmscope.store.format.manifest import read_manifest
 from vlmscope.store.ground_truths import hash_ground_truths, read_ground_truths
@@ -44,6 +44,7 @@ _REMEDY = "run 'vlmscope label' with --overwrite to replace it"
 _READ = ("column", "file")
 """Scorers that read existing labels and do not use the ground truth."""
 
+_KINDS = (None, *get_args(ErrorKind))
 _COLUMNS = ("id", "outcome", "hallucinated", "scorer", "evidence", "error_kind")
 
 
@@ -138,19 +139,40 @@ def read_labels(run: AnyRun, name: str = DEFAULT) -> dict[str, Score]:
         InputError: The run has no such labels yet.
         StoreError: The file is damaged.
     """
-    table = _read(path_of(run), name)
-    rows = zip(*(table[name].to_pylist() for name in _COLUMNS), strict=True)
-    return {
-        id_: Score(
-            id_,
-            hallucinated,
-            scorer,
-            evidence,
-            labelled=outcome != "unlabelled",
-            error_kind=kind,
+    folder = path_of(run)
+    table = _read(folder, name)
+    found: dict[str, Score] = {}
+    for row in zip(*(table[name].to_pylist() for name in _COLUMNS), strict=True):
+        score, lack = _score_of(*row)
+        if lack or score.id in found:
+            lack = lack or f"two labels of the question {shortened(score.id)!r}"
+            raise StoreError(f"{folder / labels_file(name)}: not a label file, {lack}; {_REMEDY}")
+        found[score.id] = score
+    return found
+
+
+def _score_of(
+    id_: Any, outcome: Any, hallucinated: Any, scorer: Any, evidence: Any, kind: Any
+) -> tuple[Score, str]:
+    """Return a row of a label file as a label, and what no label has; an empty text if nothing."""
+    score = Score(
+        id_, hallucinated, scorer, evidence, labelled=outcome != "unlabelled", error_kind=kind
+    )
+    if not all(isinstance(text, str) for text in (id_, scorer, evidence)):
+        return score, "a cell is not text"
+    if not isinstance(hallucinated, bool | None):
+        return (
+            score,
+            f"a cell of hallucinated is {shortened(repr(hallucinated))}, not true or false",
         )
-        for id_, outcome, hallucinated, scorer, evidence, kind in rows
-    }
+    if score.outcome != outcome:
+        return score, (
+            f"the outcome of {shortened(id_)!r} is {shortened(str(outcome))!r}, "
+            f"its column hallucinated says {score.outcome!r}"
+        )
+    if kind not in _KINDS:
+        return score, f"a cell of error_kind is {shortened(repr(kind))}"
+    return score, ""
 
 
 def label_settings(run: AnyRun, name: str = DEFAULT) -> dict[str, Any]:

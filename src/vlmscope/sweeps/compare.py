@@ -229,7 +229,8 @@ def compare_runs(runs: Iterable[AnyRun], *, draws: int = 2000, seed: int = 0) ->
     """Compare labelled runs with the first of them.
 
     Raises:
-        InputError: Fewer than two runs, the same one twice, one without labels, or an invalid seed.
+        InputError: Fewer than two runs, the same one twice, one without rows or labels, or an
+            invalid seed.
     """
     check_seed(seed)
     opened = [as_run(each) for each in runs]
@@ -239,6 +240,8 @@ def compare_runs(runs: Iterable[AnyRun], *, draws: int = 2000, seed: int = 0) ->
     for run in opened:
         if (twin := seen.get(run.manifest.run_id)) is not None:
             raise InputError(f"{run.path}: is the same run as {twin.path}; give each once")
+        if not len(run):
+            raise InputError(f"{run.path}: has no rows to compare; run vlmscope extract again")
         seen[run.manifest.run_id] = run
     read = [_read(run) for run in opened]
     first = read[0]

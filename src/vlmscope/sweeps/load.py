@@ -6,7 +6,7 @@ other rows must not be shown as if they were current, so a saved sweep is compar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -267,6 +267,8 @@ def _predictions_error(found: SavedSweep) -> str:
     for name in ("id", "hallucinated", "image_group", "group", *numbered, *risks):
         if name not in found.predictions:
             return f"has no column {name}"
+    if lack := _types_error(found.predictions, ("image_group", "group", *numbered), risks):
+        return lack
     numbers = found.predictions[risks].to_numpy(np.float64)
     if not ((numbers >= 0) & (numbers <= 1)).all():  # NaN is neither
         return "has a risk that is not a number from 0 to 1"
@@ -279,6 +281,24 @@ def _predictions_error(found: SavedSweep) -> str:
         and abs(measure(rows.truth, rows.risks["selected"], rows.folds).auroc - stored) < 1e-6
     )
     return "" if same else f"is from another sweep than {RESULTS}"
+
+
+def _types_error(table: pd.DataFrame, whole: Iterable[str], risks: Iterable[str]) -> str:
+    """Return which cells of predictions are of another type, or an empty text.
+
+    Args:
+        table: The predictions.
+        whole: Columns of whole numbers.
+        risks: Columns of risks.
+    """
+    ids = table["id"]
+    if not all(isinstance(id_, str) for id_ in ids) or ids.duplicated().any():
+        return "has an id that is not text, or stands more than once"
+    kinds = {"hallucinated": "b"} | dict.fromkeys(whole, "iu") | dict.fromkeys(risks, "fiu")
+    for name, kind in kinds.items():
+        if table[name].dtype.kind not in kind:
+            return f"has a column {name} of the type {table[name].dtype}"
+    return ""
 
 
 def _stale(found: SavedSweep, run: Run, name: str) -> str:
@@ -294,6 +314,8 @@ def _stale(found: SavedSweep, run: Run, name: str) -> str:
     except InputError:
         return "the labels that they were trained on no longer exist"
     trained_on = dict(zip(found.predictions["id"], found.truth.tolist(), strict=True))
+    if strange := [id_ for id_ in trained_on if id_ not in run]:
+        return f"they were trained on {count(len(strange), 'row')} that the run does not have"
     fit = comparable([has for block in run.blocks(vectors=False) for has in block.has_image])
     probed = [id_ for id_, one in zip(run.ids, fit, strict=True) if one and id_ in labels]
     now = {id_: labels[id_].hallucinated for id_ in probed}

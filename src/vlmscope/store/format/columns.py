@@ -140,11 +140,11 @@ def damaged_columns(file: Any) -> list[str]:
 
 
 def final_norm_leaves(manifest: Manifest) -> tuple[str, ...]:
-    """Return the path endings of the vectors that are read after the final norm: the last layer's.
+    """Return the path endings of the vectors that are read after the final norm.
 
-    As in transformers, whose last hidden state is normalized. Empty if ``layer_k`` is something
-    else.
+    They are the last layer's hidden states, as in transformers, whose last one is normalized, and
+    not its sub-layers. Empty if ``layer_k`` is something else.
     """
     if manifest.capture.layer_k != "hidden_states[k+1]":
         return ()
-    return (vector_path("", manifest.model.num_layers - 1),)
+    return (vector_path("_representation", manifest.model.num_layers - 1),)
