@@ -209,7 +209,7 @@ def first_tokens(_: Rng, rng: Rng, images: int, each: int) -> World:
 def logarithm(_: Rng, rng: Rng, images: int, each: int) -> World:
     """The logarithm of the prompt's length decides, and the category."""
     facts = facts_of(rng, images, each)
-    length = np.round(np.exp(rng.normal(4, 1, images * each)))
+    length = np.ceil(np.exp(rng.normal(4, 1, images * each)))
     facts["known"] = {"num_prompt_tokens": length}
     logit = 1.5 * (np.log(length) - 4) + 1.2 * RATES[facts["category"]] + 1
     vectors = np.hstack([np.log(length)[:, None], np.eye(5)[facts["category"]]])
