@@ -314,7 +314,7 @@ def _stale(found: SavedSweep, run: Run, name: str) -> str:
     except InputError:
         return "the labels that they were trained on no longer exist"
     trained_on = dict(zip(found.predictions["id"], found.truth.tolist(), strict=True))
-    if strange := [id_ for id_ in trained_on if id_ not in run]:
+    if strange := trained_on.keys() - set(run.ids):
         return f"they were trained on {count(len(strange), 'row')} that the run does not have"
     fit = comparable([has for block in run.blocks(vectors=False) for has in block.has_image])
     probed = [id_ for id_, one in zip(run.ids, fit, strict=True) if one and id_ in labels]
