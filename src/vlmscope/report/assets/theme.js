@@ -22,11 +22,13 @@ function startThemes() {
 function startContents() {
   const all = [...document.querySelectorAll(".contents a")];
   const links = new Map(all.map((link) => [link.getAttribute("href").slice(1), link]));
+  const here = new Set();  // also one that was seen before, when another has left
   const mark = (entries) => {
-    for (const entry of entries.filter((seen) => seen.isIntersecting)) {
-      links.forEach((link) => link.removeAttribute("aria-current"));
-      links.get(entry.target.id).setAttribute("aria-current", "true");
-    }
+    for (const seen of entries) here[seen.isIntersecting ? "add" : "delete"](seen.target.id);
+    const current = [...links.keys()].find((id) => here.has(id));
+    if (!current) return;
+    links.forEach((link) => link.removeAttribute("aria-current"));
+    links.get(current).setAttribute("aria-current", "true");
   };
   const observer = new IntersectionObserver(mark, { rootMargin: "-20% 0px -75% 0px" });
   for (const id of links.keys()) observer.observe(byId(id));
