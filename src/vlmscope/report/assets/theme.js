@@ -25,10 +25,8 @@ function startContents() {
   const here = new Set();  // also one that was seen before, when another has left
   const mark = (entries) => {
     for (const seen of entries) here[seen.isIntersecting ? "add" : "delete"](seen.target.id);
-    const current = [...links.keys()].find((id) => here.has(id));
-    if (!current) return;
-    links.forEach((link) => link.removeAttribute("aria-current"));
-    links.get(current).setAttribute("aria-current", "true");
+    const current = links.get([...links.keys()].find((id) => here.has(id)));
+    if (current) all.forEach((link) => { link.ariaCurrent = link === current ? "true" : null; });
   };
   const observer = new IntersectionObserver(mark, { rootMargin: "-20% 0px -75% 0px" });
   for (const id of links.keys()) observer.observe(byId(id));
