@@ -100,8 +100,8 @@ def log_odds(
     >>> log_odds(torch.tensor([[1.0, 3.0, 0.0, 1.0]]), ([1], [0, 3])).round(decimals=4)
     tensor([[1.3069, 0.9623]])
     """
-    logprobs = logits.float()
-    logprobs = logprobs - logprobs.logsumexp(dim=1, keepdim=True)
-    yes, no = (logprobs[:, [n for n in ids if n < logits.shape[1]]] for ids in tokens)
-    total = yes.logsumexp(dim=1), no.logsumexp(dim=1)
-    return torch.stack([total[0] - total[1], torch.logaddexp(*total).exp()], dim=1)
+    logits = logits.float()
+    known = ([n for n in ids if n < logits.shape[1]] for ids in tokens)
+    yes, no = (logits[:, ids].logsumexp(dim=1) for ids in known)
+    mass = (torch.logaddexp(yes, no) - logits.logsumexp(dim=1)).exp()
+    return torch.stack([yes - no, mass], dim=1)

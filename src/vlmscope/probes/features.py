@@ -214,12 +214,7 @@ def tree_features(known: PreAnswerFeatures) -> tuple[Matrix, list[bool]]:
 def _frequent_words(known: PreAnswerFeatures) -> Matrix | None:
     """Return the TF-IDF weights of the most frequent words and pairs of words."""
     found = words(known.questions)
-    if found is None:
-        return None
-    rows = found.getnnz(axis=0)
-    often = np.argsort(-rows, kind="stable")[:MOST_WORDS]
-    kept = np.sort(often[rows[often] >= FEWEST_ROWS])
-    return np.asarray(found[:, kept].toarray()) if len(kept) else None
+    return None if found is None else _most_frequent(found, len(known.questions))
 
 
 def _occurring_words(questions: Sequence[str]) -> Matrix | None:
@@ -228,9 +223,14 @@ def _occurring_words(questions: Sequence[str]) -> Matrix | None:
         found = CountVectorizer(binary=True).fit_transform(questions)
     except ValueError:  # not a word in any question
         return None
+    return _most_frequent(found, len(questions) - 1)
+
+
+def _most_frequent(found: Any, most_rows: int) -> Matrix | None:
+    """Return the columns of words in the most questions, but in at most so many; None if none."""
     rows = found.getnnz(axis=0)
     often = np.argsort(-rows, kind="stable")
-    often = often[(rows[often] >= FEWEST_ROWS) & (rows[often] < len(questions))][:MOST_WORDS]
+    often = often[(rows[often] >= FEWEST_ROWS) & (rows[often] <= most_rows)][:MOST_WORDS]
     return found[:, np.sort(often)].toarray().astype(np.float64) if len(often) else None
 
 

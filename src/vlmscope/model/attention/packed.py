@@ -229,11 +229,11 @@ def varlen(
         key, value = _for_every_head(query, key, value)
     shared = query.shape[1] != key.shape[1]
     options = _kernel_options(shared=shared, causal=causal, scaling=scaling)
-    if not torch.compiler.is_compiling() and not is_frequent(query, key):
-        options |= _without_plans()
     taken: Any = (query, key, value, bounds, bounds, longest, longest)
     if torch.compiler.is_compiling():
         return varlen_attn(*taken, **options)  # type: ignore[no-any-return]
+    if not is_frequent(query, key):
+        options |= _without_plans()
     try:
         return varlen_attn(*taken, **options)  # type: ignore[no-any-return]
     except RuntimeError as error:
