@@ -139,7 +139,7 @@ def _on_meta(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def step_bytes(vlm: VisionLanguageModel, inputs: dict[str, Tensor], tokens: int) -> dict[str, int]:
-    """Return what one decoding step must read: the weights once, and the cache of each row.
+    """Return what one decoding step must move: the weights once, and the cache of each row.
 
     Args:
         vlm: The model.
@@ -150,13 +150,18 @@ def step_bytes(vlm: VisionLanguageModel, inputs: dict[str, Tensor], tokens: int)
     prompt = one["input_ids"].shape[1]
     with torch.inference_mode():
         cache = vlm.model(**one, use_cache=True, logits_to_keep=1).past_key_values
-    row = 0
-    for layer in cache.layers:
-        seen = layer.keys.shape[-2]
-        grows = seen == prompt  # a cache of image tokens has another length, and stays
-        for states in (layer.keys, layer.values):
-            each = states.numel() * states.element_size() // seen
-            row += each * (seen + tokens // 2 if grows else seen)
+    row = sum(_row_bytes(layer, prompt, tokens // 2) for layer in cache.layers)
     modules = (vlm.layers, vlm.final_norm, vlm.lm_head)
     weights = sum(p.numel() * p.element_size() for part in modules for p in part.parameters())
     return {"weights": weights, "row": row}
+
+
+def _row_bytes(layer: Any, prompt: int, answered: int) -> int:
+    """Return what a step moves of one row's layer, after a prompt and part of an answer."""
+    if not hasattr(layer, "keys"):  # linear attention: its states are read and written again
+        states = (*layer.conv_states.values(), *layer.recurrent_states.values())
+        return sum(2 * s.numel() * s.element_size() for s in states if s is not None)
+    seen = layer.keys.shape[-2]
+    grows = seen == prompt  # a cache of image tokens has another length, and stays
+    each = sum(one.numel() * one.element_size() // seen for one in (layer.keys, layer.values))
+    return each * (seen + answered if grows else seen)

@@ -1,10 +1,12 @@
-"""The true shapes of eight families, as released checkpoints have them.
+"""The true shapes of nine families, as released checkpoints have them.
 
 Written down from the released ``config.json``, ``preprocessor_config.json`` and tokenizers of
 Qwen2.5-VL-7B-Instruct, gemma-3-12b-it, llama3-llava-next-8b-hf, SmolVLM2-2.2B-Instruct,
 Qwen3-VL-8B-Instruct, llava-onevision-qwen2-7b-ov-hf, InternVL3-8B-hf and Llama-3.2-11B-Vision, and
-checked by their numbers of parameters. Vocabularies and the ids of the special tokens are the true
-ones. ``tiny`` says what becomes small for a CPU: widths, depths and tiles, never the structure.
+checked by their numbers of parameters. Qwen3.5's is what transformers builds without settings,
+which its documentation calls the style of Qwen3.5-9B. Vocabularies and the ids of the special
+tokens are the true ones. ``tiny`` says what becomes small for a CPU: widths, depths and tiles,
+never the structure.
 """
 
 from __future__ import annotations
@@ -353,6 +355,61 @@ QWEN3_VL = FamilyShape(
 )  # fmt: skip
 """Any size of image, each seen as a whole; features of three layers enter the decoder's first."""
 
+QWEN3_5 = FamilyShape(
+    title="Qwen3.5-9B",
+    parameters=9.410,
+    config={
+        "model_type": "qwen3_5",
+        "vision_config": {
+            "depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "num_heads": 16,
+            "out_hidden_size": 4096, "patch_size": 16, "spatial_merge_size": 2,
+            "temporal_patch_size": 2, "num_position_embeddings": 2304,
+        },
+        "text_config": {
+            "vocab_size": 248_320, "hidden_size": 4096, "intermediate_size": 12_288,
+            "num_hidden_layers": 32, "num_attention_heads": 16, "num_key_value_heads": 4,
+            "head_dim": 256, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
+            "linear_key_head_dim": 128, "linear_value_head_dim": 128,
+            "max_position_embeddings": 262_144, "rms_norm_eps": 1e-6,
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25,
+                "mrope_section": [11, 11, 10], "mrope_interleaved": True,
+            },
+        },
+        "image_token_id": 248_056, "video_token_id": 248_057,
+        "vision_start_token_id": 248_053, "vision_end_token_id": 248_054,
+        "tie_word_embeddings": False,
+    },
+    processor=QWEN3_VL.processor,
+    images=QWEN3_VL.images,
+    template=chat_formats.QWEN3_VL,
+    tokens={
+        "<|endoftext|>": 248_044, "<|im_start|>": 248_045, "<|im_end|>": 248_046,
+        "<|vision_start|>": 248_053, "<|vision_end|>": 248_054, "<|vision_pad|>": 248_055,
+        "<|image_pad|>": 248_056, "<|video_pad|>": 248_057,
+    },
+    tokenizer=QWEN3_VL.tokenizer,
+    stops=QWEN3_VL.stops,
+    tiny={
+        "config": {
+            "vision_config": {
+                "depth": 3, "hidden_size": 40, "intermediate_size": 56, "num_heads": 5,
+                "out_hidden_size": 128, "num_position_embeddings": 36,
+            },
+            # One head of the true width: the three sections of its rotation stay as they are.
+            "text_config": {
+                "hidden_size": 128, "intermediate_size": 96, "num_hidden_layers": 5,
+                "num_attention_heads": 1, "num_key_value_heads": 1, "linear_num_key_heads": 1,
+                "linear_num_value_heads": 2, "linear_key_head_dim": 32,
+                "linear_value_head_dim": 32,
+            },
+        },
+        "images": QWEN3_VL.tiny["images"],
+    },
+    videos=QWEN3_VL.videos,
+)  # fmt: skip
+"""Three of four blocks keep a state of linear attention, and no keys."""
+
 _QWEN2_7B: Mapping[str, Any] = {
     "model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18_944,
     "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
@@ -540,6 +597,7 @@ SHAPES: Mapping[str, FamilyShape] = {
     "llava_next": LLAVA_NEXT,
     "smolvlm": SMOLVLM,
     "qwen3_vl": QWEN3_VL,
+    "qwen3_5": QWEN3_5,
     "llava_onevision": LLAVA_ONEVISION,
     "internvl": INTERNVL3,
     "mllama": MLLAMA,

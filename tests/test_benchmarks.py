@@ -92,6 +92,7 @@ def test_a_benchmark_runs(
 RELEASED = {
     "llava_onevision": 8.030, "internvl": 7.944, "mllama": 10.670, "qwen2_5_vl": 8.292,
     "gemma3": 12.187, "llava_next": 8.355, "smolvlm": 2.247, "qwen3_vl": 8.767,
+    "qwen3_5": 9.410,
 }  # fmt: skip
 """Parameters of the released checkpoints, in billions."""
 
