@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from vlmscope.engine import Batch, CaptureSession, p_true, prepare
 from vlmscope.model import VisionLanguageModel, resolve_spec
@@ -15,6 +16,9 @@ from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.signals import INTEGERS, is_token_states
 from vlmscope.verification import signal_errors
+
+TOLERANCE = 3e-5 if torch.cuda.is_available() else 1e-5
+"""Of float32 vectors: a GPU sums in another order for every number of rows."""
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -26,7 +30,8 @@ def assert_same(found: Capture | Failure, expected: Capture) -> None:
     assert found.vectors.keys() == expected.vectors.keys()
     for name, vector in found.vectors.items():
         assert vector.dtype == np.float32
-        assert relative_error(vector, expected.vectors[name]) < 1e-5, name
+        error = relative_error(vector, expected.vectors[name])
+        assert error < TOLERANCE, f"{name}: {error:.2e}"
     assert found.answer == expected.answer
     assert found.boundaries == expected.boundaries
     assert found.num_prompt_tokens == expected.num_prompt_tokens
