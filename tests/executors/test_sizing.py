@@ -104,7 +104,7 @@ def test_the_slots_take_what_prefills_bring(vlm: VisionLanguageModel) -> None:
         assert largest(sizer) <= rows_at_once(vlm, wanted)  # type: ignore[arg-type]
 
 
-def test_on_a_gpu_auto_begins_with_few_rows_and_prepares_more_ahead(
+def test_on_a_gpu_auto_begins_with_what_the_encoder_takes_at_once(
     vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not sizer_for(vlm, "auto").worth_preparing  # one row, to learn from

@@ -436,6 +436,23 @@ def test_no_batch_waits_for_workers_while_later_ones_are_prepared(
         assert not workers._begun.is_set()
 
 
+def test_rows_wait_for_workers_that_only_have_to_be_forked(
+    workers: Workers, vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of eight threads would prepare a whole batch, while all share one interpreter lock."""
+    workers.wait()
+    rows, here = [row(make_image("one"))], list[Any]()
+    monkeypatch.setattr(workers, "_always_wait", False)
+    monkeypatch.setattr(workers, "_prepared_within", lambda *given: here.append(given))
+    with ThreadPoolExecutor(1) as threads:
+        with workers._lock:  # so that they cannot start yet
+            workers.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
+            found = threads.submit(workers.prepare, rows)
+            assert not workers._begun.wait(0.3)
+        assert_same_prepared(found.result(TIMEOUT), prepare(rows, vlm, resolve_spec(SPEC, vlm)))
+    assert not here
+
+
 def test_the_first_rows_need_not_wait(vlm: VisionLanguageModel) -> None:
     workers = Workers(1, wait=False)
     lock = workers._lock

@@ -20,9 +20,9 @@ from vlmscope.model import VisionLanguageModel
 START = 1
 """Rows in the first batch of ``auto`` on a CPU."""
 
-START_ON_GPU = 4
-"""Rows in the first batches of ``auto`` on a GPU, which waits until the first one is prepared: a
-row of some families takes 0.2 s. As many as are prepared ahead have this size."""
+START_ON_GPU = 16
+"""Rows in the first batch of ``auto`` on a GPU: enough that batches prepared before the first
+measurement are not too small."""
 
 STEP = 4
 """Growth factor of ``auto``. With small steps a short run would end before the size is reached."""

@@ -70,12 +70,12 @@ class Workers:
     Args:
         count: Number of workers.
         wait: Whether rows wait until the workers have started; else they are prepared by threads
-            of this process until then.
+            of this process until then, unless the workers only have to be forked.
     """
 
     def __init__(self, count: int, *, wait: bool = True) -> None:
         self.count = count
-        self._wait = wait
+        self._wait = self._always_wait = wait
         self._server: Server | None = None
         self._settings: Setup | None = None
         self._lock = threading.Lock()
@@ -124,9 +124,17 @@ class Workers:
             self._give_up(error)
             self._begun.set()
             return
+        # Threads that took the first batches would hold them longer than the workers take to start.
+        self._wait = self._always_wait or self._is_ready()
         self._beginning = threading.Thread(target=self._begin, daemon=True)
         self._beginning.name = "vlmscope-workers"
         self._beginning.start()
+
+    def _is_ready(self) -> bool:
+        try:
+            return self._server is not None and self._server.is_ready()
+        except OSError:  # it has ended; setting it up reports why
+            return False
 
     def __enter__(self) -> Workers:
         return self

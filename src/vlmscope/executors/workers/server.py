@@ -43,6 +43,10 @@ class Server:
         self._is_ready = False
         self._socket = _socket_of(self._pipe)
 
+    def is_ready(self) -> bool:
+        """Return whether its imports are done: it can be set up within a second."""
+        return self._is_ready or self._pipe.poll()
+
     def set_up(self, modules: Sequence[str], data: memoryview) -> None:
         """Send what rows are prepared with.
 
