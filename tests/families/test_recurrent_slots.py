@@ -36,7 +36,8 @@ ANSWERS = CaptureSpec(layers="all", max_new_tokens=9, signals="attention")
 @pytest.fixture(scope="module")
 def vlm(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageModel:
     """Qwen3.5, three of four blocks with linear attention; answers end at different lengths."""
-    vlm = load_model(build("qwen3_5", tmp_path_factory.mktemp("recurrent") / "qwen3_5"))
+    folder = build("qwen3_5", tmp_path_factory.mktemp("recurrent") / "qwen3_5")
+    vlm = load_model(folder, dtype="float32")  # also on a GPU
     ends = vlm.model.generation_config.eos_token_id
     often = list(range(5, vlm.model.config.get_text_config().vocab_size, 7))
     vlm.model.generation_config.eos_token_id = [
