@@ -111,6 +111,33 @@ def test_a_table_of_questions(score: Command, table: Path, samples: list[Sample]
     assert lines[0]["risk"] == pytest.approx(found["risk"][0], abs=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("images", "refused", "note"),
+    [("all", ["b", "d"], "note: 2 rows have no image and no risk: the probe was trained on "
+      "questions with an image only"),
+     ("none", ["a", "c"], "note: 2 rows have an image and no risk: the probe was trained on "
+      "questions without an image only"),
+     (None, [], "")],
+)  # fmt: skip
+def test_questions_unlike_those_of_the_training_have_no_risk(
+    images: Any, refused: list[str], note: str, vlmscope: Command, checkpoint: Path, table: Path,
+    tmp_path: Path, vlm: VisionLanguageModel, samples: list[Sample],
+) -> None:  # fmt: skip
+    captures = list(capture(samples, vlm, CaptureSpec(layers="2", max_new_tokens=0)))
+    save(tmp_path / "kind", vlm, captures, images=images)
+    rows = table.parent / "rows.csv"
+    lines = ["id,image,question", f"a,{samples[0].image_id},What?", "b,,What?", "c,gone.png,What?"]
+    rows.write_text("\n".join([*lines, "d,,Why?"]), "utf-8")
+    common = ("--model", checkpoint, "--probe", tmp_path / "kind", "--device", "cpu")
+    done = vlmscope("score", "--data", rows, "--text-only", *common)
+    assert done.code == 3
+    found = [json.loads(line) for line in done.out.splitlines()]
+    assert [row["id"] for row in found] == ["a", "b", "c", "d"]
+    assert [row["id"] for row in found if "trained on" in (row["error"] or "")] == refused
+    assert {row["id"] for row in found if row["risk"] is None} == {*refused, "c"}, "c is not found"
+    assert (note in " ".join(done.err.split())) if note else ("note:" not in done.err)
+
+
 def test_an_output_never_replaces_what_is_read(score: Command, table: Path, tmp_path: Path) -> None:
     own = table.with_suffix(".parquet")
     pd.DataFrame({"id": ["a"], "image": ["one_0.png"], "question": ["What?"]}).to_parquet(own)
