@@ -536,6 +536,33 @@ def test_a_result_out_of_range_is_damaged(
         read_detection(copied)
 
 
+@pytest.mark.first(3)
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("auroc", 1.2, "auroc of 'entropy', transferred, is 1.2, expected a number from 0 to 1"),
+        ("auroc", float("nan"), "is nan, expected"),
+        ("auroc", "0.5", "is '0.5', expected"),
+        ("auroc", None, "is None, expected"),
+        ("found_nothing", 1, "found_nothing of 'entropy', transferred, is 1"),
+        ("rows", "12", "rows of a transfer is '12'"),
+        ("rows", -1, "rows of a transfer is -1"),
+    ],
+)
+def test_a_transfer_out_of_range_is_damaged(
+    copied: Run, found: Detection, field: str, value: object, said: str
+) -> None:
+    path = save_detection(copied, found) / "detectors.json"
+    row = {"name": "entropy", "auroc": 0.5, "found_nothing": False}
+    test = {"run": "other", "relation": "the same model", "rows": 7, "results": [row]}
+    (test if field in test else row)[field] = value
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"transfer": [test]}))
+    with pytest.raises(StoreError, match="unreadable") as caught:
+        read_detection(copied)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.first(2)
 @pytest.mark.parametrize(
     "change",
