@@ -16,6 +16,7 @@ import pytest
 from detected_runs import (
     CATEGORIES,
     WIDER,
+    bare,
     detected_run,
     label,
     row_of,
@@ -40,7 +41,7 @@ from vlmscope.detectors import (
     transfer_detection,
 )
 from vlmscope.detectors.registry import chosen
-from vlmscope.detectors.results import METRICS
+from vlmscope.detectors.results import METRICS, NO_IMAGES
 from vlmscope.detectors.run import incomplete
 from vlmscope.detectors.save import folder_of
 from vlmscope.detectors.verdict import verdict
@@ -333,20 +334,11 @@ def test_too_few_rows_are_refused(tmp_path: Path) -> None:
 
 def test_questions_without_an_image_have_no_detectors_of_images(tmp_path: Path) -> None:
     """A run of text alone: what reads the image is listed, the rest is evaluated on all rows."""
-
-    def bare(row: Capture) -> Capture:
-        kept = {p: v for p, v in row.vectors.items() if not p.startswith("vision")}
-        return replace(
-            row, sample=replace(row.sample, image=None, image_id=""), vectors=kept,
-            boundaries={"last_prompt_token": row.boundaries["last_prompt_token"]},
-            image_sha256="", image_dhash="", image_thumbnail="",
-        )  # fmt: skip
-
     run = detected_run(tmp_path / "run", truth_of(60), change=bare)
     found = detect(run, "perplexity,halp_last_prompt_token_linear,halp_vision_only_linear", SPEC)
     reasons = {each.name: each.reason for each in found.unavailable}
     assert reasons["image_statistics"] == "has no value for 60 of 60 rows"
-    assert reasons["halp_vision_only_linear"] == "the run has no vision_only_representation"
+    assert reasons["halp_vision_only_linear"] == NO_IMAGES
     assert len(found.data.ids) == 60
     assert found["halp_last_prompt_token_linear"].auroc > 0.85
 

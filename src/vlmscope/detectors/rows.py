@@ -103,6 +103,11 @@ class Rows:
         signals = (n if n == ANSWER_LOGPROBS else f"signals/{n}" for n in self.signals)
         return (*columns, *signals, *self.vectors)
 
+    @property
+    def without_images(self) -> bool:
+        """Whether it is known that none of the rows is a question about an image."""
+        return "image_sha256" in self.table and not any(self.text("image_sha256"))
+
     def lacks(self, requires: Sequence[str]) -> str:
         """Return what is missing of the requirements of a detector, as text; empty if nothing.
 
