@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from probe_on_disk import save
 from vlmscope import demo
+from vlmscope.cli.output import stderr, stdout
 from vlmscope.engine import capture
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import CaptureSpec, Sample, Score
@@ -136,6 +138,20 @@ def test_questions_unlike_those_of_the_training_have_no_risk(
     assert [row["id"] for row in found if "trained on" in (row["error"] or "")] == refused
     assert {row["id"] for row in found if row["risk"] is None} == {*refused, "c"}, "c is not found"
     assert (note in " ".join(done.err.split())) if note else ("note:" not in done.err)
+
+
+def test_what_risks_mean_is_said_before_them(
+    score: Command, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = StringIO()
+    for console in (stdout, stderr):
+        monkeypatch.setattr(console, "_file", both)
+    assert score("--data", table, "--limit", 2).code == 0
+    lines = both.getvalue().splitlines()
+    risks = [number for number, line in enumerate(lines) if line.startswith('{"id"')]
+    [meaning] = [number for number, line in enumerate(lines) if line.startswith("probe: ")]
+    assert meaning < risks[0]
+    assert lines[risks[-1] + 1].startswith("2 questions scored")
 
 
 def test_an_output_never_replaces_what_is_read(score: Command, table: Path, tmp_path: Path) -> None:

@@ -217,6 +217,7 @@ def _score_table(scorer: RiskScorer, opened: Any, out: Path | None) -> int:
 
     table, number = opened
     rows = UntilChanged(table.rows())
+    stderr.print(meaning(scorer.info, scorer.threshold), style="dim")
     shown = track(scorer.score(rows), "scoring", number, console=stderr, transient=True,
                   disable=not stderr.is_terminal)  # fmt: skip
     columns: dict[str, list[Any]] = {name: [] for name in ("id", "risk", "flagged", "error")}
@@ -239,7 +240,6 @@ def _score_table(scorer: RiskScorer, opened: Any, out: Path | None) -> int:
     )
     if of_other_kind:
         show_note(_other_kind_note(scorer.info, of_other_kind))
-    stderr.print(meaning(scorer.info, scorer.threshold), style="dim")
     if out is not None:
         stdout.print(str(write_table(out, columns)))
     rows.raise_error()

@@ -211,7 +211,7 @@ def rows_of(run: Run, data: ProbeData, same_meaning: SameMeaning = by_rules) -> 
     ]
     keys = {vector_path(*key): key for key in (*data.layer_keys, *sublayers)}
     return Rows(
-        table=run.to_pandas().iloc[data.rows].reset_index(drop=True),
+        table=run.to_pandas(thumbnails=True).iloc[data.rows].reset_index(drop=True),
         signals=Columns(names, _reader(run), data.rows),
         vectors=Columns(tuple(keys), lambda path: run.matrix(*keys[path]), data.rows),
         inputs=data.baseline_inputs,

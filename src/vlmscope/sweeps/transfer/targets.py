@@ -95,7 +95,8 @@ def overlap_of(
         test_data: Its rows.
         copies: Of ``grouping.COPIES``.
     """
-    tables = [source.to_pandas().iloc[train_data.rows], test.to_pandas().iloc[test_data.rows]]
+    sides = (source, train_data.rows), (test, test_data.rows)
+    tables = [run.to_pandas(thumbnails=True).iloc[rows] for run, rows in sides]
     content, by = content_groups(tables, copies)
     count = len(train_data.rows)
     own = [f"a{g}" for g in train_data.groups] + [f"b{g}" for g in test_data.groups]
