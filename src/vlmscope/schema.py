@@ -105,6 +105,8 @@ class FieldSpec:
     target: str | None = None
     """Column of the ground truth (``answer``, ``gt_answer``, ``ground_truth_answer``, or POPE's
     ``label``)."""
+    category: str | None = None
+    """Column of the kind of question, which is stored as the metadata ``category``."""
     records: str | None = None
     """Key of a JSON document that contains the rows."""
     image_pattern: str | None = None

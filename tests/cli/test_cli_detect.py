@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detected_runs import WIDER, detected_run, label, truth_of, widened, without_trees
+from detected_runs import WIDER, bare, detected_run, label, truth_of, widened, without_trees
 from vlmscope.detectors.missing import ALL_SIGNALS
 from vlmscope.store import open_run
 
@@ -81,6 +81,49 @@ def test_none_that_can_be_evaluated_is_an_error_with_the_options(
     assert done.code == 2
     message = " ".join(done.err.split())
     assert message.endswith("; name others, or extract a run with --signals p_true"), message
+
+
+@pytest.fixture(scope="module")
+def textual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose questions have no image."""
+    folder = tmp_path_factory.mktemp("detect") / "textual"
+    return detected_run(folder, truth_of(60), change=bare).path
+
+
+def test_a_run_without_images_is_told_only_what_it_can_have(
+    vlmscope: Command, textual: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(textual, tmp_path / "run")
+    done = vlmscope("detect", run, *QUICK[:-1], "perplexity,states,samples,lens")
+    assert done.code == 0, done.err
+    text = " ".join(done.out.split())
+    missing = text[text.index("Not evaluated:") :]
+    assert "image_token" not in missing
+    assert "image_mean" not in missing
+    assert "similarity" not in missing, "GLSim and the contextual lens compare with image tokens"
+    assert "it reads images, and no question of the run has one" in missing
+    assert "--positions last_answer_token" in missing
+    assert "--samples 5" in missing
+    options = missing[missing.index("vlmscope extract ... ") :]
+    assert "--positions last_prompt_token,last_question_token,first_answer_token," in options
+    assert "it reads images" in (run / "detectors" / "detectors.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("detectors", "ending"),
+    [
+        ("halp_image_mean_linear", "(it reads images, and no question of the run has one); name "
+         "others"),
+        ("contextual_lens,p_true", "and 1 other for similar reasons; name others, or extract a "
+         "run with --signals p_true"),
+    ],
+)  # fmt: skip
+def test_none_that_can_be_evaluated_without_images(
+    vlmscope: Command, textual: Path, detectors: str, ending: str
+) -> None:
+    done = vlmscope("detect", textual, *QUICK[:-1], detectors)
+    assert done.code == 2
+    assert " ".join(done.err.split()).endswith(ending)
 
 
 def test_the_report_has_a_section_until_it_is_stale(vlmscope: Command, run: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -238,10 +237,20 @@ def test_probe_takes_no_labels_for_a_run(vlmscope: Command, run: Path, by_hand: 
     assert state(export.parent) == before
 
 
-def test_labels_for_a_run_without_rows(vlmscope: Command, tmp_path: Path, by_hand: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [(), ("--json",), ("--labels", "by_hand.csv"), ("--column", "x"), ("--name", "b")]
+)
+def test_a_run_without_rows_gets_no_label_set(
+    vlmscope: Command, tmp_path: Path, by_hand: Path, options: tuple[str, ...]
+) -> None:
     with RunWriter(tmp_path / "empty", make_manifest()):
         pass
-    done = vlmscope("label", tmp_path / "empty", "--labels", by_hand)
+    before = sorted(tmp_path.rglob("*"))
+    given = (str(by_hand) if option == by_hand.name else option for option in options)
+    done = vlmscope("label", tmp_path / "empty", *given)
     assert done.code == 2
-    assert "none of its questions is in the run" in done.err
-    assert json.loads(vlmscope("label", tmp_path / "empty", "--json").out)["rows"] == 0
+    assert "empty: has no rows to label; run vlmscope extract first" in " ".join(done.err.split())
+    assert len(done.err.strip().splitlines()) == 1
+    with pytest.raises(InputError, match="has no rows to label"):
+        label(tmp_path / "empty")
+    assert sorted(tmp_path.rglob("*")) == before

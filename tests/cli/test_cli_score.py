@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from probe_on_disk import save
 from vlmscope import demo
+from vlmscope.cli.output import stderr, stdout
 from vlmscope.engine import capture
 from vlmscope.model import VisionLanguageModel
 from vlmscope.schema import CaptureSpec, Sample, Score
@@ -109,6 +111,47 @@ def test_a_table_of_questions(score: Command, table: Path, samples: list[Sample]
     lines = [json.loads(line) for line in score("--data", table, "--limit", 1).out.splitlines()]
     assert [line["id"] for line in lines] == [samples[0].id]
     assert lines[0]["risk"] == pytest.approx(found["risk"][0], abs=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("images", "refused", "note"),
+    [("all", ["b", "d"], "note: 2 rows have no image and no risk: the probe was trained on "
+      "questions with an image only"),
+     ("none", ["a", "c"], "note: 2 rows have an image and no risk: the probe was trained on "
+      "questions without an image only"),
+     (None, [], "")],
+)  # fmt: skip
+def test_questions_unlike_those_of_the_training_have_no_risk(
+    images: Any, refused: list[str], note: str, vlmscope: Command, checkpoint: Path, table: Path,
+    tmp_path: Path, vlm: VisionLanguageModel, samples: list[Sample],
+) -> None:  # fmt: skip
+    captures = list(capture(samples, vlm, CaptureSpec(layers="2", max_new_tokens=0)))
+    save(tmp_path / "kind", vlm, captures, images=images)
+    rows = table.parent / "rows.csv"
+    lines = ["id,image,question", f"a,{samples[0].image_id},What?", "b,,What?", "c,gone.png,What?"]
+    rows.write_text("\n".join([*lines, "d,,Why?"]), "utf-8")
+    common = ("--model", checkpoint, "--probe", tmp_path / "kind", "--device", "cpu")
+    done = vlmscope("score", "--data", rows, "--text-only", *common)
+    assert done.code == 3
+    found = [json.loads(line) for line in done.out.splitlines()]
+    assert [row["id"] for row in found] == ["a", "b", "c", "d"]
+    assert [row["id"] for row in found if "trained on" in (row["error"] or "")] == refused
+    assert {row["id"] for row in found if row["risk"] is None} == {*refused, "c"}, "c is not found"
+    assert (note in " ".join(done.err.split())) if note else ("note:" not in done.err)
+
+
+def test_what_risks_mean_is_said_before_them(
+    score: Command, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = StringIO()
+    for console in (stdout, stderr):
+        monkeypatch.setattr(console, "_file", both)
+    assert score("--data", table, "--limit", 2).code == 0
+    lines = both.getvalue().splitlines()
+    risks = [number for number, line in enumerate(lines) if line.startswith('{"id"')]
+    [meaning] = [number for number, line in enumerate(lines) if line.startswith("probe: ")]
+    assert meaning < risks[0]
+    assert lines[risks[-1] + 1].startswith("2 questions scored")
 
 
 def test_an_output_never_replaces_what_is_read(score: Command, table: Path, tmp_path: Path) -> None:

@@ -50,6 +50,22 @@ def test_several_tables_with_ids_images_and_questions_made_of_columns(
     assert "0 to do, 2 already done" in again.err
 
 
+def test_a_mapped_category_is_that_of_the_run(
+    extract: Command, vlmscope: Command, table: Path, tmp_path: Path
+) -> None:
+    """Of rows that are captured later too, and of what labels are broken down by."""
+    table.write_text(table.read_text("utf-8").replace("gt_answer,category", "gt_answer,kind", 1))
+    assert extract("--map", "category=kind", "--limit", 4).code == 0
+    assert extract("--map", "category=kind", "--limit", 6).code == 0
+    found = open_run(tmp_path / "run").to_pandas()
+    assert "kind" not in found
+    assert sorted(found["category"]) == ["attribute"] * 3 + ["existence"] * 3
+    labelled = json.loads(vlmscope("label", tmp_path / "run", "--json").out)
+    assert labelled["categories"].keys() == {"attribute", "existence"}
+    assert extract("--limit", 6, out="plain").code == 0
+    assert "category" not in open_run(tmp_path / "plain").to_pandas()
+
+
 def test_images_stand_where_a_question_names_them(
     extract: Command, vlmscope: Command, tmp_path: Path, vlm: Any
 ) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from vlmscope.dataset import open_table, parse_mapping, read_answers, table_notes
+from vlmscope.dataset.answers import parse_answer_mapping
 from vlmscope.errors import InputError
 from vlmscope.schema import FieldSpec
 from vlmscope.score import read_label_file
 from vlmscope.sweeps import read_label_table
 
-from .tables import ROWS, one, write_csv
+from .tables import ROWS, WRITERS, one, write_csv
 
 
 @pytest.mark.parametrize("column", ["question_id", "id"])
@@ -182,6 +183,56 @@ def test_column_that_stands_twice(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("id,image,question,id\n1,i,?,2\n")
     with pytest.raises(InputError, match="column 'id' appears twice"):
         open_table(tmp_path / "t.csv")
+
+
+KINDS = {"id": "1", "image": "a.png", "question": "?", "answer": "yes", "kind": "colour"}
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.parquet"])
+def test_a_mapped_category_has_that_name_in_the_metadata(tmp_path: Path, name: str) -> None:
+    path = WRITERS[name](tmp_path / name, [KINDS | {"topic": "t"}])
+    assert one(path, fields=parse_mapping(["category= kind"])).metadata == {
+        "category": "colour", "topic": "t"
+    }  # fmt: skip
+    assert one(path).metadata == {"kind": "colour", "topic": "t"}
+    own = WRITERS[name](tmp_path / f"own_{name}", [KINDS | {"category": "c"}])
+    found = one(own, fields=parse_mapping(["category=category"])).metadata
+    assert found == {"kind": "colour", "category": "c"}
+
+
+@pytest.mark.parametrize(
+    ("mapping", "row", "said"),
+    [
+        ("category=sort", KINDS, "no column 'sort' for the category: give --map category=COLUMN; "
+         "columns found: id, image, question, answer, kind"),
+        ("category=answer", KINDS, "--map category=answer: this column is the target; name"),
+        ("category=question", KINDS, "--map category=question: this column is the question"),
+        ("category=image", KINDS, "--map category=image: this column is the image"),
+        ("category=kind", KINDS | {"category": "c"}, "--map category=kind: the table has a column "
+         "'category' too, which would be lost; rename it in the table, or leave the option out"),
+    ],
+)  # fmt: skip
+def test_a_category_that_cannot_be_mapped_is_refused(
+    tmp_path: Path, mapping: str, row: dict[str, str], said: str
+) -> None:
+    path = write_csv(tmp_path / "t.csv", [row])
+    with pytest.raises(InputError) as caught:
+        open_table(path, fields=parse_mapping([mapping]))
+    assert str(caught.value).startswith(f"t.csv: {said}")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_category_of_a_table_of_answers(tmp_path: Path) -> None:
+    rows = [KINDS | {"answer": "no", "truth": "yes"}]
+    path = write_csv(tmp_path / "t.csv", rows)
+    fields = parse_answer_mapping(["category=kind"])
+    [found] = read_answers(path, fields).answers()
+    assert found.metadata["category"] == "colour"
+    assert "category" not in read_answers(path, fields).columns, "the table is written as it is"
+    [found] = read_answers(path).answers()
+    assert "category" not in found.metadata
+    with pytest.raises(InputError, match="no column for the category"):
+        read_answers(path, parse_answer_mapping(["category=sort"]))
 
 
 def test_parse_mapping() -> None:

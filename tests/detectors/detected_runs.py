@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from store_support import VISION, make_capture, make_manifest
 from vlmscope.detectors import DETECTORS
+from vlmscope.positions import IMAGE_REPRESENTATIONS
 from vlmscope.schema import Capture, Score
 from vlmscope.store import Run, RunWriter, open_run, write_labels
 
@@ -96,6 +97,21 @@ def widened(row: Capture) -> Capture:
     """Return a row of a model whose decoder is wider."""
     wide = {p: v if len(v) == VISION else np.resize(v, 10) for p, v in row.vectors.items()}
     return replace(row, vectors=wide)
+
+
+def bare(row: Capture) -> Capture:
+    """Return a row as a question about no image."""
+    kept = {
+        p: v for p, v in row.vectors.items() if p.partition("/")[0] not in IMAGE_REPRESENTATIONS
+    }
+    return replace(
+        row,
+        sample=replace(row.sample, image=None, image_id=""),
+        vectors=kept,
+        boundaries={"last_prompt_token": row.boundaries["last_prompt_token"]},
+        image_sha256="",
+        image_thumbnail="",
+    )
 
 
 @contextmanager

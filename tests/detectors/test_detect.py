@@ -16,6 +16,7 @@ import pytest
 from detected_runs import (
     CATEGORIES,
     WIDER,
+    bare,
     detected_run,
     label,
     row_of,
@@ -40,7 +41,7 @@ from vlmscope.detectors import (
     transfer_detection,
 )
 from vlmscope.detectors.registry import chosen
-from vlmscope.detectors.results import METRICS
+from vlmscope.detectors.results import METRICS, NO_IMAGES
 from vlmscope.detectors.run import incomplete
 from vlmscope.detectors.save import folder_of
 from vlmscope.detectors.verdict import verdict
@@ -333,20 +334,11 @@ def test_too_few_rows_are_refused(tmp_path: Path) -> None:
 
 def test_questions_without_an_image_have_no_detectors_of_images(tmp_path: Path) -> None:
     """A run of text alone: what reads the image is listed, the rest is evaluated on all rows."""
-
-    def bare(row: Capture) -> Capture:
-        kept = {p: v for p, v in row.vectors.items() if not p.startswith("vision")}
-        return replace(
-            row, sample=replace(row.sample, image=None, image_id=""), vectors=kept,
-            boundaries={"last_prompt_token": row.boundaries["last_prompt_token"]},
-            image_sha256="", image_dhash="", image_thumbnail="",
-        )  # fmt: skip
-
     run = detected_run(tmp_path / "run", truth_of(60), change=bare)
     found = detect(run, "perplexity,halp_last_prompt_token_linear,halp_vision_only_linear", SPEC)
     reasons = {each.name: each.reason for each in found.unavailable}
     assert reasons["image_statistics"] == "has no value for 60 of 60 rows"
-    assert reasons["halp_vision_only_linear"] == "the run has no vision_only_representation"
+    assert reasons["halp_vision_only_linear"] == NO_IMAGES
     assert len(found.data.ids) == 60
     assert found["halp_last_prompt_token_linear"].auroc > 0.85
 
@@ -534,6 +526,33 @@ def test_a_result_out_of_range_is_damaged(
     path.write_text(json.dumps(document))
     with pytest.raises(StoreError, match=f"unreadable.*{field}"):
         read_detection(copied)
+
+
+@pytest.mark.first(3)
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("auroc", 1.2, "auroc of 'entropy', transferred, is 1.2, expected a number from 0 to 1"),
+        ("auroc", float("nan"), "is nan, expected"),
+        ("auroc", "0.5", "is '0.5', expected"),
+        ("auroc", None, "is None, expected"),
+        ("found_nothing", 1, "found_nothing of 'entropy', transferred, is 1"),
+        ("rows", "12", "rows of a transfer is '12'"),
+        ("rows", -1, "rows of a transfer is -1"),
+    ],
+)
+def test_a_transfer_out_of_range_is_damaged(
+    copied: Run, found: Detection, field: str, value: object, said: str
+) -> None:
+    path = save_detection(copied, found) / "detectors.json"
+    row = {"name": "entropy", "auroc": 0.5, "found_nothing": False}
+    test = {"run": "other", "relation": "the same model", "rows": 7, "results": [row]}
+    (test if field in test else row)[field] = value
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"transfer": [test]}))
+    with pytest.raises(StoreError, match="unreadable") as caught:
+        read_detection(copied)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.first(2)

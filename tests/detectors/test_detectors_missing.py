@@ -10,6 +10,7 @@ from vlmscope.detectors.missing import (
     ALL_POSITIONS,
     ALL_SIGNALS,
     OF_PROMPTS,
+    is_of_images,
     missing_by_remedy,
     options_of_all,
     remedy,
@@ -77,6 +78,18 @@ def test_what_is_missing_is_listed_once_with_every_detector_that_needs_it() -> N
         "--signals similarity,lens": ["GLSim"],
         "has no value for 3 of 4 rows": ["X"],
     }
+
+
+def test_what_images_give_is_told_from_the_rest() -> None:
+    every = {name for each in DETECTORS.values() for name in each.requires}
+    assert {name for name in every if is_of_images(name)} == {
+        "vision_only_representation", "vision_token_representation",
+        "first_image_token_representation", "image_mean_representation",
+        "signals/internal_confidence", "signals/similarity/image_lens_top",
+        "signals/similarity/image_max",
+    }  # fmt: skip
+    options = options_of_all(["--signals p_true", "--positions image_mean"], images=False)
+    assert options == f"{ALL_SIGNALS} --positions last_prompt_token,last_answer_token"
 
 
 def test_columns_are_told_apart() -> None:

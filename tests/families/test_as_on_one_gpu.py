@@ -26,9 +26,9 @@ from families.conformance import (
 )
 from families.gpu_double import GPU, Waits, on_double
 from vlmscope.engine import prepare, prompt_pass
-from vlmscope.engine.device import to_device
 from vlmscope.engine.session import CaptureSession
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
+from vlmscope.model.device_copies import to_device
 from vlmscope.model.host_positions import HostCopies
 from vlmscope.schema import Capture, CaptureSpec, Sample
 

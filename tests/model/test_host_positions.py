@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vlmscope.model import host_positions
+from vlmscope.model.device_copies import to_device
 from vlmscope.model.host_positions import NAME, VISION_UTILS, HostCopies, numbering_on_host
 
 
@@ -81,6 +83,22 @@ def test_functions_of_the_encoder_have_numbers_without_waiting(tower: nn.Module)
         assert space.get_max_seqlen(found) == 12, "of a result"
     assert space.get_positions is double
     assert space.get_max_seqlen is longest
+
+
+def test_a_tensor_is_moved_like_any_other_and_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Tensor, torch.device]] = []
+
+    def moved(tensor: Tensor, device: torch.device) -> Tensor:
+        asked.append((tensor, device))
+        return to_device(tensor, device)
+
+    monkeypatch.setattr(host_positions, "to_device", moved)
+    known, own = HostCopies(), torch.ones(2)
+    there = known.moved(own, DEVICE)
+    assert there.device == DEVICE
+    assert asked == [(own, DEVICE)]
+    assert known.of(there) is own
+    assert known.of(known.moved(own, own.device)) is own, "the device may be the host"
 
 
 def test_an_unknown_tensor_is_copied() -> None:

@@ -107,6 +107,7 @@ def test_saving_again_replaces(saved: Path) -> None:
         ({"chosen_c": (0.1, -1.0)}, "chosen_c is"),
         ({"chosen_c": [0.1]}, "chosen_c is"),
         ({"rows": True}, "rows is True"),
+        ({"images": "most"}, "images is 'most'"),
     ],
 )
 def test_what_is_not_true_is_not_saved(
@@ -174,6 +175,15 @@ def edit(path: Path, where: str, value: Any) -> None:
     (path / "probe.json").write_text(json.dumps(description))
 
 
+def test_which_rows_had_images_is_kept_and_unknown_in_earlier_files(
+    saved: Path, logistic: BinaryProbe
+) -> None:
+    save_probe(saved, logistic, replace(info_of(logistic), images="all"))
+    assert load_probe(saved)[1].images == "all"
+    edit(saved, "info.images", None)
+    assert load_probe(saved)[1] == info_of(logistic)
+
+
 @pytest.mark.parametrize(
     ("where", "value", "message"),
     [
@@ -191,6 +201,8 @@ def edit(path: Path, where: str, value: Any) -> None:
         ("info.threshold", "0.5", "threshold is '0.5'"),
         ("info.metrics", [0.9], "metrics is"),
         ("info.chosen_c", 0.1, "chosen_c is 0.1"),
+        ("info.images", "most", "images is 'most'"),
+        ("info.images", ["all"], "images is"),
         ("info.chosen_c", ["0.1"], "chosen_c is"),
         ("parameters.C", None, "parameters"),
         ("parameters.evil", 1, "parameters"),

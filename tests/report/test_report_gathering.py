@@ -433,8 +433,9 @@ def test_a_transfer_is_told(home: Path) -> None:
         ({"results_sha256": "0" * 64}, "the probes were retrained since"),
         ({"kind": "mine"}, "it is not a transfer of vlmscope probe"),
         ({"schema_version": 2}, "it is from another version"),
-        ({"tests": [{"run": "x"}]}, "it is damaged"),
+        ({"tests": [{"run": "x"}]}, "it is damaged (it lacks 'relation')"),
         ({"tests": 7}, "it is damaged"),
+        ({"tests": [7]}, "it is damaged"),
         (None, "The saved transfer is left out"),
     ],
 )
@@ -448,6 +449,42 @@ def test_a_transfer_that_fits_no_longer_is_left_out(
     document = document_of(home)
     assert not any("Transfer to" in sentence for sentence in document.sentences)
     assert [said in each for each in document.missing] == [True]
+
+
+@pytest.mark.first(3)
+@texts_only
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        ("auroc", 1.7, "auroc of 'selected' is 1.7, expected a number from 0 to 1"),
+        ("own_auroc", float("nan"), "own_auroc of 'selected' is nan, expected a number from 0"),
+        ("rows", True, "rows is True, expected a number of rows"),
+        ("auroc_low", -0.1, "auroc_low of 'selected' is -0.1"),
+        ("auroc_high", "0.9", "auroc_high of 'selected' is '0.9'"),
+        ("auroc_high", float("inf"), "auroc_high of 'selected' is inf"),
+        ("auroc", None, "auroc of 'selected' is missing"),
+        ("auroc", False, "auroc of 'selected' is False"),
+        ("found_nothing", 0, "found_nothing of 'selected' is 0"),
+        ("rows", -3, "rows is -3"),
+        ("rows", "12", "rows is '12'"),
+        ("relation", ["x"], "relation is ['x'], expected a text"),
+        ("run", 7, "run is 7, expected a text"),
+    ],
+)
+def test_a_transfer_with_impossible_numbers_is_left_out(
+    home: Path, where: str, value: object, said: str
+) -> None:
+    path = carried(home)
+    found = json.loads(path.read_text())
+    test = found["tests"][0]
+    (test if where in test else test["results"][0])[where] = value
+    path.write_text(json.dumps(found))
+    document = document_of(home)
+    assert not any("Transfer to" in sentence for sentence in document.sentences)
+    [left_out] = [each for each in document.missing if "The saved transfer is left out" in each]
+    assert f"it is damaged ({said}" in left_out
+    assert "\n" not in left_out
+    assert "`vlmscope probe` with `--test` again" in left_out
 
 
 @texts_only

@@ -84,6 +84,49 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path: Path, text: str, message: s
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("header", "cells", "values"),
+    [
+        ("is_correct,hallucinated", "1,1", "hallucinated is '1', but is_correct is '1'"),
+        ("is_correct,hallucinated", "0,no", "hallucinated is 'no', but is_correct is '0'"),
+        ("label,Is_Correct", "1,true", "label is '1', but Is_Correct is 'true'"),
+        ("faithful,is_correct", "1,0", "faithful is '1', but is_correct is '0'"),
+        ("is_hallucinating,faithful", "True,right", "is 'True', but faithful is 'right'"),
+    ],
+)
+def test_columns_that_contradict_each_other_are_refused(
+    tmp_path: Path, header: str, cells: str, values: str
+) -> None:
+    path = write(tmp_path, f"id,{header}\nfirst,,\nsecond,{cells}\n")
+    with pytest.raises(InputError) as caught:
+        LabelFile(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path} line 3: question 'second': ")
+    assert values in said
+    assert "correct the row, or remove the column" in said
+    read_label_file(path, label_column=header.split(",")[1])  # named: there is no doubt which
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "label"),
+    [
+        ("is_correct,hallucinated", "0,1", True),
+        ("is_correct,hallucinated", "1,0", False),
+        ("is_correct,hallucinated", ",1", True),
+        ("is_correct,hallucinated", "unscorable,1", True),
+        ("correct,hallucinated", "yes,true", True),  # the correct answer to the question
+        ("label,hallucinated", "no,true", True),  # as in POPE, where it is the ground truth
+        ("faithful,hallucinated", "a cat,true", True),
+        ("is_correct,is_hallucinating_manual", "1,1", True),  # corrected by hand
+    ],
+)
+def test_columns_that_agree_or_say_something_else_are_read(
+    tmp_path: Path, header: str, cells: str, label: bool
+) -> None:
+    path = write(tmp_path, f"id,{header}\nq,{cells}\n")
+    assert read_label_file(path) == {"q": label}
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.csv: No such file"):
         read_label_file(tmp_path / "nowhere.csv")

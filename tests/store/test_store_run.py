@@ -115,7 +115,7 @@ def test_to_pandas(mixed: Path) -> None:
     frame = open_run(mixed).to_pandas()
     assert list(frame.columns) == [
         *("question_id", "image_id", "question", "ground_truth_answer", "answer"),
-        *("finish_reason", "image_sha256", "image_dhash", "image_thumbnail"),
+        *("finish_reason", "image_sha256", "image_dhash"),
         *("vision_token_boundary", "query_token_boundary"),
         *("num_prompt_tokens", "first_token_entropy", "mean_answer_logprob"),
         *("num_answer_tokens", "first_token_id", "first_token_logprob", "category", "score"),
@@ -134,6 +134,7 @@ def test_metadata_comes_back_whatever_it_holds(tmp_path: Path) -> None:
         "list": [1, None],
         "nan": float("nan"),
         "big": "x" * 70_000,
+        "image_thumbnail": "mine too",
     }
     capture = make_capture(0)
     capture = make_capture(0, sample=type(capture.sample)("q", "i.png", "?", metadata=wide))
@@ -142,7 +143,10 @@ def test_metadata_comes_back_whatever_it_holds(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     assert run["q"].sample.metadata == {**wide, "nan": None}
     assert run["q"].sample.image == "i.png"
-    assert run.to_pandas()["metadata.question"].tolist() == ["mine"]
+    table = run.to_pandas()
+    assert table["metadata.question"].tolist() == ["mine"]
+    assert table["metadata.image_thumbnail"].tolist() == ["mine too"]
+    assert "image_thumbnail" not in table
 
 
 def test_prefill_only(tmp_path: Path) -> None:

@@ -28,8 +28,9 @@ def test_thumbnails_are_read_back(tmp_path: Path) -> None:
         assert_same(run[capture.sample.id], capture)
     with h5py.File(tmp_path / "run" / "index.h5") as file:
         assert file["question_comb_7"].attrs["image_thumbnail"] == "thumbnail-7_"
-    table = run.to_pandas()
+    table = run.to_pandas(thumbnails=True)
     assert table["image_thumbnail"].tolist() == [row.image_thumbnail for row in NEW]
+    assert run.to_pandas().equals(table.drop(columns="image_thumbnail"))
 
 
 @pytest.mark.parametrize("name", ["rows.h5", "rows.parquet", "rows.npz"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,8 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+import vlmscope
 from store_support import make_capture, make_manifest
-from vlmscope.dataset import difference_hash, hash_image, image_thumbnail
+from vlmscope.dataset import (
+    Thumbnails,
+    difference_hash,
+    hash_image,
+    image_thumbnail,
+    read_thumbnails,
+)
 from vlmscope.errors import InputError
 from vlmscope.probes import FoldError, image_groups
 from vlmscope.schema import Capture, Score
@@ -22,11 +29,21 @@ from vlmscope.store import (
     export_run,
     open_halp_files,
     open_run,
+    read_labels,
     write_labels,
 )
-from vlmscope.sweeps import LabelTable, SweepSpec, probe_data, sweep
+from vlmscope.sweeps import (
+    LabelTable,
+    SweepSpec,
+    compare,
+    compare_labels,
+    grouping,
+    probe_data,
+    sweep,
+)
 from vlmscope.sweeps.halp_files import research_data
 from vlmscope.sweeps.splitting import split_rows
+from vlmscope.sweeps.transfer.targets import overlap_of
 
 EASY = Path(__file__).parents[1] / "easy-vqa"
 PHOTO = Path(__file__).parents[2] / "benchmarks/photos/coffee.jpg"
@@ -42,9 +59,11 @@ def about(i: int, image: Image.Image) -> Capture:
     )
 
 
-def labelled(folder: Path, rows: Sequence[Capture], among: Container[int] = range(9999)) -> Run:
+def labelled(
+    folder: Path, rows: Sequence[Capture], among: Container[int] = range(9999), **changes: str
+) -> Run:
     """Write a run. Every third of some rows is hallucinated."""
-    with RunWriter(folder, make_manifest()) as writer:
+    with RunWriter(folder, make_manifest(**changes)) as writer:
         writer.add(rows)
     marks = [
         Score(row.sample.id, i % 3 == 0 and i in among, "column", "") for i, row in enumerate(rows)
@@ -161,6 +180,43 @@ def test_a_damaged_thumbnail_is_said(text: str, easy_rows: list[Capture], tmp_pa
     with pytest.raises(InputError, match=r"image_thumbnail: .*copies='exact'"):
         probe_data(run)
     assert len(probe_data(run, "exact").ids) == 21
+
+
+def overlap(run: Run, other: Run) -> object:
+    data = probe_data(run, "exact")
+    return overlap_of(run, data, other, probe_data(other, "exact"))
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda run, _: probe_data(run),
+        lambda run, _: vlmscope.open_run(run).Xy("last_prompt_token", layer=2),
+        lambda run, _: compare_labels(run, "default", "other", draws=100),
+        lambda run, other: compare(run, other, draws=100),
+        overlap,
+    ],
+    ids=["probe", "Xy", "agreement", "compare", "transfer"],
+)
+def test_whatever_groups_images_reads_their_thumbnails(
+    work: Callable[[Run, Run], object],
+    easy_rows: list[Capture],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without them only hashes are left, and nothing is said."""
+    runs = [labelled(tmp_path / name, easy_rows[:20], run_id=name * 32) for name in "ab"]
+    write_labels(runs[0].path, list(read_labels(runs[0].path).values()), {}, "other")
+    read: list[int] = []
+
+    def counted(texts: Sequence[str]) -> Thumbnails:
+        read.append(len(texts))
+        return read_thumbnails(texts)
+
+    monkeypatch.setattr(grouping, "read_thumbnails", counted)
+    work(*runs)
+    assert read
+    assert min(read) > 5
 
 
 def test_the_option_is_a_setting() -> None:

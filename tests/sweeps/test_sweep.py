@@ -232,6 +232,7 @@ def test_what_is_saved(found: tuple[Path, SweepResult]) -> None:
     probe, info = load_probe(folder / summary["probes"][0]["folder"])
     assert (info.representation, info.layer) == ("query_token_representation", 2)
     assert info.model["weights_hash"] == "w" * 64
+    assert info.images == "all"
     vectors = open_run(path).matrix("query_token_representation", 2)[result.data.rows]
     assert info.calibration is not None
     risk = Platt(*info.calibration).apply(probe.decision_function(vectors))

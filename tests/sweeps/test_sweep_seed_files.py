@@ -169,6 +169,7 @@ def test_what_is_saved(found: tuple[Path, SweepResult]) -> None:
     assert summary["run_id"] == ""
     _, info = load_probe(folder / "probes" / summary["probes"][0]["folder"])
     assert (info.representation, info.layer, info.width) == (QUERY, 2, HIDDEN)
+    assert info.images is None, "the files do not tell which questions have an image"
     assert info.model == {"model_name": "tiny", "source": "research files"}, "fits no loaded model"
     assert set(summary["within_category"]["joint"]) == {"auroc", "interval", "share"}
     assert {(each["of"], each["over"]) for each in summary["within_category_gaps"]} == {

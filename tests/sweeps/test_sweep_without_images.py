@@ -10,6 +10,8 @@ import pytest
 
 from store_support import LAYERS, make_bare, make_capture, make_manifest
 from vlmscope.errors import InputError
+from vlmscope.probes import load_probe
+from vlmscope.risk import find_probe
 from vlmscope.schema import Capture, Score
 from vlmscope.store import RunWriter, export_run, open_halp_files, open_run, write_labels
 from vlmscope.sweeps import SweepSpec, probe_data, read_sweep, save_sweep, sweep
@@ -35,6 +37,11 @@ def labelled(folder: Path, captures: list[Capture]) -> Path:
     ]
     write_labels(folder, scores, {})
     return folder
+
+
+def trained_on(run: Path) -> str | None:
+    """Which training rows of the saved probe had an image."""
+    return load_probe(find_probe(run))[1].images
 
 
 @pytest.fixture
@@ -63,6 +70,7 @@ def test_a_sweep_over_them_is_read_back_and_fits(mixed: Path) -> None:
     assert found is not None
     assert found.stale == ""
     assert len(found.predictions) == ROWS - len(BARE) - 1
+    assert trained_on(mixed) == "all", "those without an image are left out"
     other = make_bare(500)
     with RunWriter(mixed, make_manifest(data={"text_only": True})) as writer:
         writer.add([other])
@@ -87,6 +95,7 @@ def test_without_any_image_the_words_are_probed(tmp_path: Path) -> None:
     assert found is not None
     assert found.stale == ""
     assert (found.summary["images"], found.summary["image_groups"]) == (0, count)
+    assert trained_on(run.path) == "none"
 
 
 def test_an_export_without_any_image_is_probed_too(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from math import erf
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from labelled_runs import OTHER_MODEL, QUERY, WIDTH, HeldRun, labelled_run, planted
+from labelled_runs import OTHER_MODEL, QUERY, WIDTH, HeldRun, label, labelled_run, planted
+from store_support import make_bare, make_capture, make_manifest
 from vlmscope.errors import InputError, StoreError
 from vlmscope.metrics import Platt
 from vlmscope.probes import LogisticProbe, load_probe
 from vlmscope.probes.baselines import BaselineInputs
-from vlmscope.store import Run, open_run
+from vlmscope.store import Run, RunWriter, open_run
 from vlmscope.sweeps import (
     SweepResult,
     SweepSpec,
@@ -34,7 +36,7 @@ from vlmscope.sweeps.transfer.fits import concatenate_inputs, take_rows
 from vlmscope.sweeps.transfer.run import TransferTest
 from vlmscope.sweeps.transfer.save import transfer_document
 from vlmscope.sweeps.transfer.targets import targets
-from vlmscope.sweeps.transfer.verdict import transfer_verdict
+from vlmscope.sweeps.transfer.verdict import relation_phrase, transfer_verdict
 
 ROWS = 180
 SPEC = SweepSpec(folds=3, draws=50, repeats=1, permutations=100)
@@ -525,3 +527,33 @@ def test_columns_are_known_on_both_sides_or_left_out() -> None:
     both, lacking = concatenate_inputs(taken, other, same_tokens=True)
     assert both.columns == {"source": ["x", "y", "z", "z", "x", "x"]}
     assert any("the column domain" in each for each in lacking)
+
+
+@pytest.mark.parametrize("bare", ["training", "test"])
+def test_runs_of_which_one_has_images_are_told_apart(tmp_path: Path, bare: str) -> None:
+    """The prompts differ in kind, whatever the AUROC is."""
+    runs = []
+    for number, name in enumerate(("training", "test")):
+        folder = tmp_path / name
+        make = make_bare if name == bare else partial(make_capture, image_dhash="")
+        rows = [make(100 * number + i) for i in range(30)]
+        with RunWriter(folder, make_manifest(run_id=str(number) * 32)) as writer:
+            writer.add(rows)
+        label(folder, [row.sample.id for row in rows], [i % 3 == 0 for i in range(30)])
+        runs.append(open_run(folder))
+    [target] = targets(runs[0], runs[1:], SPEC)
+    said = relation_phrase(target)
+    other = "without images (the training run has images)"
+    if bare == "training":
+        other = "with images (the training run has none)"
+    assert said == f"other questions on the same model, {other}"
+    [same] = targets(runs[0], [_again(runs[0], tmp_path / "again")], SPEC)
+    assert relation_phrase(same) == "the same questions on the same model"
+
+
+def _again(run: Run, folder: Path) -> Run:
+    """The rows and labels of a run in another one."""
+    with RunWriter(folder, make_manifest(run_id="9" * 32)) as writer:
+        writer.add(list(run))
+    label(folder, run.ids, [i % 3 == 0 for i in range(len(run))])
+    return open_run(folder)

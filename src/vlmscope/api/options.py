@@ -12,7 +12,7 @@ from vlmscope.schema import DEFAULT_LAYERS, CaptureSpec, Compat, FieldSpec, Visi
 from vlmscope.signals import Signals
 
 Columns = Mapping[str, str | int | Sequence[str]]
-"""Field (``id``, ``image``, ``question``, ``target``) → its column, or several."""
+"""Field (``id``, ``image``, ``question``, ``target``, ``category``) → its column, or several."""
 
 
 def fields_of(

@@ -139,7 +139,7 @@ class Run(StoredRun):
 
         if copies not in COPIES:
             raise InputError(f"--copies {copies}: choose from {', '.join(COPIES)}")
-        groups, _ = content_groups([self.to_pandas().iloc[rows]], copies)
+        groups, _ = content_groups([self.to_pandas(thumbnails=True).iloc[rows]], copies)
         return groups.astype(np.int64)
 
     @property

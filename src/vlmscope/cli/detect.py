@@ -201,11 +201,11 @@ def _show(found: Detection, verdict: Sequence[str], transfers: Sequence[Detectio
             style="dim",
         )
     )
-    _show_unavailable(found.unavailable)
+    _show_unavailable(found.unavailable, images=found.data.grouping.images > 0)
     show_transfers(found, transfers)
 
 
-def _show_unavailable(unavailable: Sequence[Unavailable]) -> None:
+def _show_unavailable(unavailable: Sequence[Unavailable], *, images: bool) -> None:
     """Print which detectors were not evaluated, by what ``extract`` has to record for them."""
     from vlmscope.detectors.missing import missing_by_remedy, options_of_all
     from vlmscope.detectors.verdict import named
@@ -219,7 +219,7 @@ def _show_unavailable(unavailable: Sequence[Unavailable]) -> None:
     number = len({each.name for each in unavailable})
     show(Text(f"\nNot evaluated: {count(number, 'detector')}. What the run lacks for them:"))
     show(grid)
-    if options := options_of_all(things):
+    if options := options_of_all(things, images=images):
         show(Text(f"One run with all of these options: vlmscope extract ... {options}"))
 
 

@@ -91,8 +91,8 @@ def label(
         typer.Option(
             "--map",
             metavar="FIELD=COLUMN",
-            help="For a table: the column of a field: id, question, target or answer. May be "
-            "repeated.",
+            help="For a table: the column of a field: id, question, target, answer or category. "
+            "May be repeated.",
             show_default=False,
         ),
     ] = [],  # noqa: B006 - typer copies it

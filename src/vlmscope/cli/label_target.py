@@ -155,9 +155,10 @@ def open_target(
     """Open the answers to be labelled, and refuse options that do not apply to them.
 
     Raises:
-        InputError: It is neither a run nor answers; options do not apply; a file would be lost.
+        InputError: It is neither a run nor answers; the run has no rows; options do not apply; a
+            file would be lost.
     """
-    from vlmscope.labelling import H5, is_answers, read_answer_files
+    from vlmscope.labelling import H5, check_rows, is_answers, read_answer_files
     from vlmscope.store import labels_file, open_run
 
     labels_file(name)
@@ -174,6 +175,7 @@ def open_target(
                 "written into the run"
             )
         run = open_run(path)
+        check_rows(run)
         return Target(run, name, None, truth, overwrite, _fields_of(run, truth))
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; check the path")

@@ -77,7 +77,7 @@ Map = Annotated[
     typer.Option(
         "--map",
         metavar="FIELD=COLUMN",
-        help="The column of a field: id, image, question or target. May be repeated. "
+        help="The column of a field: id, image, question, target or category. May be repeated. "
         "An id or the images may use several columns: --map id=set,figure.",
         show_default=False,
     ),

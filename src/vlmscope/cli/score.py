@@ -217,12 +217,14 @@ def _score_table(scorer: RiskScorer, opened: Any, out: Path | None) -> int:
 
     table, number = opened
     rows = UntilChanged(table.rows())
+    stderr.print(meaning(scorer.info, scorer.threshold), style="dim")
     shown = track(scorer.score(rows), "scoring", number, console=stderr, transient=True,
                   disable=not stderr.is_terminal)  # fmt: skip
     columns: dict[str, list[Any]] = {name: [] for name in ("id", "risk", "flagged", "error")}
-    failed = flagged = 0
+    failed = flagged = of_other_kind = 0
     for found in shown:
         record = as_record(found)
+        of_other_kind += is_of_other_kind(scorer.info, record["error"])
         failed += record["error"] is not None
         flagged += record["flagged"] is True
         if out is None:
@@ -236,7 +238,8 @@ def _score_table(scorer: RiskScorer, opened: Any, out: Path | None) -> int:
         f"{count(number - failed, 'question')} scored, {flagged:,} flagged above "
         f"{scorer.threshold:.1%}; {count(failed, 'row')} failed"
     )
-    stderr.print(meaning(scorer.info, scorer.threshold), style="dim")
+    if of_other_kind:
+        show_note(_other_kind_note(scorer.info, of_other_kind))
     if out is not None:
         stdout.print(str(write_table(out, columns)))
     rows.raise_error()
@@ -248,6 +251,28 @@ def as_record(found: Risk | Failure) -> dict[str, Any]:
     if isinstance(found, Failure):
         return {"id": found.id, "risk": None, "flagged": None, "error": found.error}
     return {"id": found.id, "risk": found.risk, "flagged": found.flagged, "error": None}
+
+
+def is_of_other_kind(info: ProbeInfo, error: str | None) -> bool:
+    """Return whether a row failed because the probe learned from none like it."""
+    from vlmscope.risk.probe_of import other_kind
+
+    other = other_kind(info)
+    return other is not None and error is not None and error.endswith(other[1])
+
+
+def _other_kind_note(info: ProbeInfo, number: int) -> str:
+    """Return the note on rows that are questions of another kind than the probe's."""
+    rows, have = count(number, "row"), "have" if number > 1 else "has"
+    if info.images == "all":
+        return (
+            f"{rows} {have} no image and no risk: the probe was trained on questions with an image "
+            "only"
+        )
+    return (
+        f"{rows} {have} an image and no risk: the probe was trained on questions without an image "
+        "only"
+    )
 
 
 def meaning(info: ProbeInfo, threshold: float) -> str:

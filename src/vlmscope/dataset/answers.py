@@ -37,8 +37,12 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "question": ("question",),
     "target": ("ground_truth_answer", "gt_answer", "ground_truth", "target", "truth", "reference"),
     "answer": ("model_answer", "generated_answer", "prediction", "response", "answer"),
+    "category": ("category",),
 }
 """Field → names of columns to look for; the first one present wins."""
+
+OPTIONAL = ("id", "category")
+"""Fields that a table need not have a column of, unless one is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,8 @@ class AnswerFields:
     """Column of the ground truth."""
     answer: str | None = None
     """Column of the model's answer."""
+    category: str | None = None
+    """Column of the kind of question; otherwise that of this name, if the table has one."""
 
 
 def parse_answer_mapping(items: Sequence[str]) -> AnswerFields:
@@ -62,7 +68,7 @@ def parse_answer_mapping(items: Sequence[str]) -> AnswerFields:
         InputError: An item is no such pair, its field is unknown, or a field is given twice.
 
     >>> parse_answer_mapping(["answer=said"])
-    AnswerFields(id=None, question=None, target=None, answer='said')
+    AnswerFields(id=None, question=None, target=None, answer='said', category=None)
     """
     names = tuple(field.name for field in fields(AnswerFields))
     found = AnswerFields()
@@ -184,7 +190,7 @@ def _roles(
         here = _role(names, found)
         if here is not None:
             roles[field] = here
-        elif asked is not None or (field != "id" and not (made and field == "question")):
+        elif asked is not None or not (field in OPTIONAL or (made and field == "question")):
             missing[field] = names
     if missing:
         lack = " and ".join(
@@ -220,12 +226,13 @@ def _answered(
 ) -> Answered:
     """Return what a scorer reads from a row."""
     target = to_target(row.values.get(roles["target"]), source.missing)
+    category = roles.get("category")
     return Answered(
         id=_id(source, row, number, roles.get("id")),
         question=_question(source, row, roles, template),
         answer=_text(source, row, "answer", roles["answer"]),
         target=target or "",
-        metadata=plain,
+        metadata=plain if category is None else {**plain, "category": plain.get(category)},
     )
 
 

@@ -6,7 +6,12 @@ from collections.abc import Iterable
 
 from vlmscope.detectors.results import Unavailable
 from vlmscope.detectors.rows import ANSWER_LOGPROBS
-from vlmscope.positions import REPRESENTATIONS, SUBLAYER_REPRESENTATIONS
+from vlmscope.positions import (
+    IMAGE_POSITIONS,
+    IMAGE_REPRESENTATIONS,
+    REPRESENTATIONS,
+    SUBLAYER_REPRESENTATIONS,
+)
 from vlmscope.sampling import SAMPLES
 from vlmscope.signals import (
     ATTENTION,
@@ -21,6 +26,7 @@ from vlmscope.signals import (
     SIGNALS,
     SIMILARITY,
     TOKEN_STATISTICS,
+    needs_image,
 )
 
 ANSWERS = "answers (--max-new-tokens above 0)"
@@ -103,6 +109,18 @@ def _of_signal(name: str) -> str:
     return f"--signals {signal}" if signal else ""
 
 
+def is_of_images(name: str) -> bool:
+    """Return whether a run whose questions have no image cannot have what a detector requires.
+
+    >>> is_of_images("image_mean_representation/layer_9"), is_of_images("signals/samples/texts")
+    (True, False)
+    >>> is_of_images("signals/similarity/image_max")
+    True
+    """
+    group, _, rest = name.partition("/")
+    return needs_image(rest) if group == "signals" else group in IMAGE_REPRESENTATIONS
+
+
 def missing_by_remedy(unavailable: Iterable[Unavailable]) -> dict[str, list[str]]:
     """Return the titles of detectors that were not evaluated, by what they need.
 
@@ -121,11 +139,12 @@ def missing_by_remedy(unavailable: Iterable[Unavailable]) -> dict[str, list[str]
     return {thing: list(titles) for thing, titles in found.items()}
 
 
-def options_of_all(things: Iterable[str]) -> str:
+def options_of_all(things: Iterable[str], *, images: bool = True) -> str:
     """Return the options of one run that records all these; empty for fewer than two options.
 
     Args:
         things: What is missing, from ``missing_by_remedy``.
+        images: Whether any question of the run has an image; if not, no position is of one.
 
     >>> options_of_all(["--signals lens", "--positions image_mean", "a column x"]).split()[-1]
     'last_image_token,last_prompt_token,image_mean,last_answer_token'
@@ -134,5 +153,7 @@ def options_of_all(things: Iterable[str]) -> str:
     if len(options) < 2:
         return ""
     named = {word for words in options for word in words if word in REPRESENTATIONS}
-    positions = [each for each in REPRESENTATIONS if each in {*ALL_POSITIONS, *named}]
+    left_out = () if images else IMAGE_POSITIONS
+    wanted = {*ALL_POSITIONS, *named}.difference(left_out)
+    positions = [each for each in REPRESENTATIONS if each in wanted]
     return f"{ALL_SIGNALS} --positions {','.join(positions)}"

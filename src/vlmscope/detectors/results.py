@@ -24,6 +24,9 @@ METRICS = ("auroc", "auprc", "aurc", "fpr_at_95", "accuracy_at_90")
 LACKS = "the run has no "
 """Beginning of the reason why a detector is not evaluated that requires something else."""
 
+NO_IMAGES = "it reads images, and no question of the run has one"
+"""Reason why a detector is not evaluated that requires what such a run cannot have."""
+
 SIGNIFICANT = 0.05
 """Corrected p-value below which a difference is stated."""
 

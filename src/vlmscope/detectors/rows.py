@@ -103,6 +103,11 @@ class Rows:
         signals = (n if n == ANSWER_LOGPROBS else f"signals/{n}" for n in self.signals)
         return (*columns, *signals, *self.vectors)
 
+    @property
+    def without_images(self) -> bool:
+        """Whether it is known that none of the rows is a question about an image."""
+        return "image_sha256" in self.table and not any(self.text("image_sha256"))
+
     def lacks(self, requires: Sequence[str]) -> str:
         """Return what is missing of the requirements of a detector, as text; empty if nothing.
 
@@ -206,7 +211,7 @@ def rows_of(run: Run, data: ProbeData, same_meaning: SameMeaning = by_rules) -> 
     ]
     keys = {vector_path(*key): key for key in (*data.layer_keys, *sublayers)}
     return Rows(
-        table=run.to_pandas().iloc[data.rows].reset_index(drop=True),
+        table=run.to_pandas(thumbnails=True).iloc[data.rows].reset_index(drop=True),
         signals=Columns(names, _reader(run), data.rows),
         vectors=Columns(tuple(keys), lambda path: run.matrix(*keys[path]), data.rows),
         inputs=data.baseline_inputs,

@@ -22,13 +22,14 @@ from vlmscope.detectors.detector import GROUPS, Detector
 from vlmscope.detectors.evaluate import evaluate
 from vlmscope.detectors.meaning import SameMeaning, by_rules
 from vlmscope.detectors.methods import Flags, Task
-from vlmscope.detectors.missing import remedy
+from vlmscope.detectors.missing import is_of_images, remedy
 from vlmscope.detectors.registry import DETECTORS, chosen, named
-from vlmscope.detectors.results import LACKS, Detection, Dropped, Unavailable
+from vlmscope.detectors.results import LACKS, NO_IMAGES, Detection, Dropped, Unavailable
 from vlmscope.detectors.rows import Rows, rows_of
 from vlmscope.errors import InputError
 from vlmscope.probes.base import block_numbers
 from vlmscope.schema import Progress
+from vlmscope.shown import count
 from vlmscope.store import DEFAULT, AnyRun, as_run
 from vlmscope.sweeps import ProbeData, SweepSpec, probe_data
 from vlmscope.sweeps.data import with_columns
@@ -172,11 +173,13 @@ def _usable(
     detectors: Iterable[Detector], rows: Rows
 ) -> tuple[tuple[Detector, ...], tuple[Unavailable, ...]]:
     """Return the detectors that the rows have everything for, and the others with the reason."""
-    usable, unavailable = [], []
+    usable, unavailable, imageless = [], [], rows.without_images
     for each in detectors:
         check_requires(each, rows)
         if missing := rows.lacks(each.requires):
-            unavailable.append(Unavailable(each.name, each.title, f"{LACKS}{missing}"))
+            of_images = imageless and any(map(is_of_images, missing.split(", ")))
+            reason = NO_IMAGES if of_images else f"{LACKS}{missing}"
+            unavailable.append(Unavailable(each.name, each.title, reason))
         else:
             usable.append(each)
     return tuple(usable), tuple(unavailable)
@@ -189,19 +192,22 @@ def _check_some(
     if any(each.name in asked or not asked for each in detectors):
         return
     why = [each for each in unavailable if each.name in asked or not asked]
-    more = f", and {len(why) - 1} others for similar reasons" if len(why) > 1 else ""
+    more = f", and {count(len(why) - 1, 'other')} for similar reasons" if len(why) > 1 else ""
     raise InputError(
         "--detectors: found none that can be evaluated, expected one or more: "
         + "".join(f"{each.title} ({each.reason})" for each in why[:1])
-        + f"{more}; name others, or extract a run with {_remedies(why)}"
+        + f"{more}; name others{_remedies(why)}"
     )
 
 
 def _remedies(unavailable: Iterable[Unavailable]) -> str:
-    """Return how a run gets what the first of some detectors lacks."""
-    first = next(iter(unavailable), None)
-    every = [] if first is None else list(dict.fromkeys(map(remedy, first.missing)))
-    return " and ".join(filter(None, every)) or "the --signals that they need"
+    """Return how a run gets what the first of some detectors lacks, to follow "name others"."""
+    first = next((each for each in unavailable if each.reason != NO_IMAGES), None)
+    if first is None:
+        return ""
+    every = dict.fromkeys(map(remedy, first.missing))
+    needed = " and ".join(filter(None, every)) or "the --signals that they need"
+    return f", or extract a run with {needed}"
 
 
 def _undefined(

@@ -45,7 +45,7 @@ from vlmscope.store import (
     read_labels,
 )
 from vlmscope.sweeps.load import of_another, saved_document
-from vlmscope.sweeps.results import without_nan
+from vlmscope.sweeps.results import read_count, read_share, without_nan
 from vlmscope.sweeps.save import is_document, risk_columns
 from vlmscope.sweeps.source import LABEL_SET, is_run
 from vlmscope.version import __version__
@@ -330,12 +330,20 @@ def _result_in(saved: Any) -> DetectorResult:
 
 
 def _transfer_in(saved: Mapping[str, Any]) -> SavedTransfer:
-    """Return the results on another run in a document."""
-    auroc = {
-        str(row["name"]): None if row["found_nothing"] else float(row["auroc"])
-        for row in saved["results"]
-    }
-    return SavedTransfer(str(saved["run"]), str(saved["relation"]), int(saved["rows"]), auroc)
+    """Return the results on another run in a document.
+
+    Raises:
+        ValueError: A value is of another type, or out of range.
+    """
+    run, rows = str(saved["run"]), read_count("rows of a transfer", saved["rows"])
+    auroc: dict[str, float | None] = {}
+    for row in saved["results"]:
+        name, constant = str(row["name"]), row["found_nothing"]
+        if not isinstance(constant, bool):
+            raise ValueError(f"found_nothing of {name!r}, transferred, is {constant!r}")
+        what = f"auroc of {name!r}, transferred,"
+        auroc[name] = None if constant else read_share(what, row["auroc"])
+    return SavedTransfer(run, str(saved["relation"]), rows, auroc)
 
 
 def _texts(saved: Mapping[str, Any]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Capture: everything that is recorded of a run through the model, with one prefill per batch.
 
-- ``batch``: from samples to tensors on the CPU; ``device``: copies to and from the GPU
+- ``batch``: from samples to tensors on the CPU; ``device``: copies from the GPU
 - ``inputs``: what a Python user gives, as rows and images; ``image_rows``: one image at a time
 - ``session``: prefills batches and decodes their answers; ``captures``: captures of samples by one
 - ``prefill``: one pass of a batch's prompts; ``prompt_pass``: by the model's own ``generate``;

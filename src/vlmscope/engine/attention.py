@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from vlmscope.engine.answer_states import AnswerStates, State
 from vlmscope.engine.batch import Batch
-from vlmscope.engine.device import to_device
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention.shares import (
     LastQuery,
@@ -26,6 +25,7 @@ from vlmscope.model.attention.shares import (
     shares,
     weights_of_keys,
 )
+from vlmscope.model.device_copies import to_device
 from vlmscope.model.image_grids import TILES, groups_of_patches
 from vlmscope.model.sublayers import sublayers_of
 from vlmscope.signals import (

@@ -19,7 +19,6 @@ from PIL.Image import Image
 from torch import Tensor
 
 from vlmscope.dataset import difference_hash, hash_image, image_thumbnail
-from vlmscope.engine.device import pinned
 from vlmscope.engine.image_rows import with_image_rows
 from vlmscope.engine.inputs import open_image
 from vlmscope.engine.shared_prefix import (
@@ -33,6 +32,7 @@ from vlmscope.engine.shared_prefix import (
 )
 from vlmscope.errors import InputError, RowError
 from vlmscope.model import Preprocessing, ResolvedSpec, VisionLanguageModel, resolve_spec
+from vlmscope.model.device_copies import pinned
 from vlmscope.model.image_grids import SIZES, TILES
 from vlmscope.model.lengths import ALONE
 from vlmscope.prompt import (

@@ -1,4 +1,4 @@
-"""Asynchronous copies to and from the device, and the classification of its errors."""
+"""Asynchronous copies from the device, and the classification of its errors."""
 
 from __future__ import annotations
 
@@ -48,17 +48,6 @@ class Fetch:
     def __iter__(self) -> Any:
         """Iterate over the names."""
         return iter(self._copies)
-
-
-def pinned(tensor: Tensor) -> Tensor:
-    """Return a tensor of the host in pinned memory."""
-    return tensor if tensor.is_pinned() else tensor.pin_memory()
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on the model's device; copies to a GPU are asynchronous."""
-    ready = pinned(tensor) if device.type == "cuda" else tensor
-    return ready.to(device, non_blocking=True)
 
 
 _NO_MEMORY = (

@@ -29,10 +29,11 @@ from vlmscope.engine.answers import (
 )
 from vlmscope.engine.batch import Batch
 from vlmscope.engine.decoding.drawing import drawn, integers_of
-from vlmscope.engine.device import Fetch, is_out_of_memory, to_device
+from vlmscope.engine.device import Fetch, is_out_of_memory
 from vlmscope.engine.image_cache import ImageEncoder
 from vlmscope.engine.prefill import make_device_batch, run
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
+from vlmscope.model.device_copies import to_device
 from vlmscope.sampling import SampledAnswer
 from vlmscope.signals import RecordedSignals
 

@@ -19,11 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlmscope.engine.batch import Batch
-from vlmscope.engine.device import to_device
 from vlmscope.engine.pooling import pool_vision
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention.kv_cache import KeysAndValues, keys_of_images
 from vlmscope.model.attention.tiles import splitting_attention
+from vlmscope.model.device_copies import to_device
 from vlmscope.model.vision_rows import RULES, Encoded
 from vlmscope.schema import VisionPooling
 

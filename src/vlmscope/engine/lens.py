@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vlmscope.engine.device import to_device
 from vlmscope.engine.pooling import entropy_of
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
+from vlmscope.model.device_copies import to_device
 from vlmscope.model.unembedding import Unembedding, unembedding_of
 from vlmscope.positions import ANSWER_POSITIONS, position_group
 from vlmscope.signals import (

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vlmscope.engine.device import to_device
+from vlmscope.model.device_copies import to_device
 from vlmscope.model.vision_rows import VisionRows
 from vlmscope.schema import VisionPooling
 

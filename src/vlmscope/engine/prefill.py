@@ -22,7 +22,7 @@ from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.attention import AttentionRecorder, patch_members, recorder_for
 from vlmscope.engine.attention_maps import MAPS, ImageKeys, copied_maps, image_keys, map_arrays
 from vlmscope.engine.batch import Batch
-from vlmscope.engine.device import Fetch, to_device
+from vlmscope.engine.device import Fetch
 from vlmscope.engine.hooks import PrefillHooks, RecordedTensors
 from vlmscope.engine.image_cache import Encodings, ImageEncoder
 from vlmscope.engine.lens import ImageLens, image_lens_for, lens_arrays
@@ -45,6 +45,7 @@ from vlmscope.model.attention.kv_cache import (
 )
 from vlmscope.model.attention.packed import packed
 from vlmscope.model.attention.padded import attending_without_padding
+from vlmscope.model.device_copies import to_device
 from vlmscope.model.encoder_layout import contiguous_states
 from vlmscope.model.encoder_widths import widened
 from vlmscope.model.host_positions import HostCopies, numbering_on_host

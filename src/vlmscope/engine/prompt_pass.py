@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
 
-from vlmscope.engine.device import to_device
 from vlmscope.model import VisionLanguageModel
 from vlmscope.model.attention.kv_cache import NAMES
 from vlmscope.model.computing import removing_hooks, replacing_method
+from vlmscope.model.device_copies import to_device
 from vlmscope.shown_once import ignore
 
 _LAST = "prepare_inputs_for_generation"

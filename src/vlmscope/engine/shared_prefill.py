@@ -15,7 +15,6 @@ from transformers.cache_utils import DynamicLayer
 
 from vlmscope.engine.attention import recorder_for
 from vlmscope.engine.batch import Batch
-from vlmscope.engine.device import to_device
 from vlmscope.engine.hooks import PrefillHooks, RecordedTensors
 from vlmscope.engine.lens import image_lens_for
 from vlmscope.engine.prefill import DeviceBatch, make_hooks, prefilling, tokens_of
@@ -31,6 +30,7 @@ from vlmscope.model.attention.kv_cache import (
     keys_and_values,
     layer_with,
 )
+from vlmscope.model.device_copies import to_device
 from vlmscope.model.host_positions import HostCopies
 
 Located = Mapping[str, Bool[np.ndarray, "batch length"]]

@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vlmscope.engine.device import Fetch, to_device
+from vlmscope.engine.device import Fetch
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
+from vlmscope.model.device_copies import to_device
 from vlmscope.signals import ANSWER_TOKENS, IMAGE_TOKENS, token_states_name
 
 Span = tuple[int, int]

@@ -19,6 +19,7 @@ from vlmscope.labelling.writing import (
     READ,
     check_answers,
     check_kept,
+    check_rows,
     label,
     replace_labels,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "LocalJudgeSettings",
     "check_answers",
     "check_kept",
+    "check_rows",
     "is_answers",
     "label",
     "local_judge",

@@ -68,13 +68,15 @@ def label(
         Question id → verdict, in the order of the run.
 
     Raises:
-        InputError: The run stopped at the prefill, so it has no answers to score; labels that were
-            read from a file or a column would be lost; or the name is not valid for a set.
+        InputError: The run has no rows; it stopped at the prefill, so it has no answers to score;
+            labels that were read from a file or a column would be lost; or the name is not valid
+            for a set.
         RunBusyError: Another process is labelling the run.
         StoreError: Writing fails.
     """
     run = as_run(run)
     labels_file(name)  # an invalid name is refused before anything is scored
+    check_rows(run)
     if not isinstance(scorer, Column | LabelFile):
         check_answers(run)
     options = read_option_targets(run.answers())
@@ -175,6 +177,19 @@ def _source(run: Run, lost: Mapping[str, int], name: str) -> str:
     except (StoreError, KeyError, TypeError, AttributeError):
         pass
     return " and ".join(repr(name) for name in sorted(lost))
+
+
+def check_rows(run: Run) -> None:
+    """Raise for a run without rows: an empty label set would look like a labelled run.
+
+    Raises:
+        InputError: It has none.
+    """
+    if not len(run):
+        raise InputError(
+            f"{run.path}: has no rows to label; run vlmscope extract first ('vlmscope info' shows "
+            "rows that failed)"
+        )
 
 
 def check_answers(run: Run) -> None:

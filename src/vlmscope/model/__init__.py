@@ -12,6 +12,7 @@
 - ``attention/``: attention kernels and caches that replace the loaded ones while a pass runs
 - ``encoder_layout``: contiguous states in vision encoders, whose patches are a transposed view
 - ``host_positions``: position ids of prompts with images, computed by the CPU
+- ``device_copies``: copies to the GPU that nothing waits for
 - ``encoder_widths``: widths that are slow on GPUs, padded with zeros
 - ``elementwise/``: norms, rotary embeddings and gated MLPs by one kernel each, without compiling
   the model

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmscope.model.computing import replacing_globals, replacing_method
+from vlmscope.model.device_copies import to_device
 
 NAME = "get_rope_index"
 """The method of the library's models that numbers the tokens."""
@@ -65,8 +66,7 @@ class HostCopies:
 
     def moved(self, tensor: Tensor, device: torch.device) -> Tensor:
         """Return a tensor on the device, copied without waiting, and note both."""
-        own = tensor.pin_memory() if device.type == "cuda" else tensor
-        copied = own.to(device, non_blocking=True)
+        copied = to_device(tensor, device)
         self.add(copied, tensor)
         return copied
 

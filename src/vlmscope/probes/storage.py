@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Shaped
@@ -57,6 +57,9 @@ class ProbeInfo:
     """Out-of-fold metrics."""
     chosen_c: tuple[float, ...] | None = None
     """Penalty ``C`` chosen in each fold of the sweep; None if unknown."""
+    images: Literal["all", "some", "none"] | None = None
+    """Whether all, some or none of the training rows had an image; None if unknown, as in files of
+    earlier versions."""
     vlmscope: str = __version__
     """vlmscope version that wrote it."""
     format_version: int = FORMAT_VERSION
@@ -71,8 +74,8 @@ def read_info(path: Path, found: Any) -> ProbeInfo:
             "use the vlmscope that wrote it, or train the probe again"
         )
     names = {each.name for each in fields(ProbeInfo)}
-    if set(found) != names:
-        unexpected = ", ".join(sorted(set(found) ^ names))
+    if set(found) | {"images"} != names:  # earlier versions did not write it
+        unexpected = ", ".join(sorted((set(found) | {"images"}) ^ names))
         raise InputError(f"{path}: fields missing or unknown: {unexpected}; train the probe again")
     lists = {name: found.get(name) for name in ("calibration", "chosen_c")}
     tuples = {name: tuple(v) if isinstance(v, list) else v for name, v in lists.items()}
@@ -106,6 +109,7 @@ def check_info(path: Path, info: ProbeInfo) -> None:
             isinstance(info.chosen_c, tuple)
             and all(_is_number(value) and value > 0 for value in info.chosen_c)
         ),
+        "images": info.images in (None, "all", "some", "none"),
         "vlmscope": isinstance(info.vlmscope, str),
         "format_version": info.format_version == FORMAT_VERSION,
     }

@@ -11,6 +11,7 @@ from vlmscope.errors import one_line, shortened
 from vlmscope.jsontext import load_json
 from vlmscope.shown import distinct_names
 from vlmscope.store import Run, read_document
+from vlmscope.sweeps.results import read_count, read_share
 from vlmscope.sweeps.save import RESULTS, probes_folder
 from vlmscope.sweeps.transfer.save import KIND, SCHEMA_VERSION, TRANSFER
 
@@ -47,10 +48,43 @@ def transfers(run: Run, labels: str) -> Transfers:
     if found.get("results_sha256") != sweep:
         return _left_out("the probes were retrained since")
     try:
-        names = distinct_names([str(test["run"]) for test in found["tests"]])
-        return Transfers(tuple(map(_sentence, found["tests"], names)))
-    except (KeyError, TypeError, ValueError, StopIteration) as error:
+        tests = found["tests"]
+        for test in tests:
+            _check(test)
+        names = distinct_names([test["run"] for test in tests])
+        return Transfers(tuple(map(_sentence, tests, names)))
+    except KeyError as error:
+        return _left_out(f"it is damaged (it lacks {error})")
+    except (AttributeError, TypeError) as error:
         return _left_out(f"it is damaged ({type(error).__name__})")
+    except ValueError as error:
+        return _left_out(f"it is damaged ({one_line(error)})")
+
+
+_SHARES = ("auroc", "auroc_low", "auroc_high", "own_auroc")
+"""Numbers of a result that are told."""
+
+
+def _check(test: Mapping[str, Any]) -> None:
+    """Check the type and range of what is told about a test run.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: Something is missing, of another type, or
+            out of range.
+    """
+    for name in ("run", "relation"):
+        if not isinstance(test[name], str):
+            raise ValueError(f"{name} is {shortened(repr(test[name]))}, expected a text")
+    read_count("rows", test["rows"])
+    for row in test["results"]:
+        name, constant = shortened(repr(row["name"])), row["found_nothing"]
+        if not isinstance(constant, bool):
+            raise ValueError(f"found_nothing of {name} is {shortened(repr(constant))}")
+        for each in _SHARES:
+            if row[each] is not None:
+                read_share(f"{each} of {name}", row[each])
+        if not constant and row["auroc"] is None:
+            raise ValueError(f"auroc of {name} is missing")
 
 
 def _sentence(test: Mapping[str, Any], name: str) -> str:

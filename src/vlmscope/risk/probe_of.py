@@ -73,6 +73,32 @@ def check_match(folder: Path, info: ProbeInfo, vlm: VisionLanguageModel) -> None
         )
 
 
+def other_kind(info: ProbeInfo) -> tuple[bool, str] | None:
+    """Return which questions a probe cannot score, as it was trained on none like them.
+
+    Without an image a prompt is another one, and its states lie elsewhere, where a risk has no
+    meaning.
+
+    Args:
+        info: The probe's description.
+
+    Returns:
+        Whether these questions have an image, and the reason to give for each; None if the probe
+        was trained on questions of both kinds, or does not record on which.
+    """
+    if info.images == "all":
+        return False, (
+            "the question has no image, and all questions that the probe was trained on have one; "
+            "train a probe on questions without an image"
+        )
+    if info.images == "none":
+        return True, (
+            "the question has an image, and no question that the probe was trained on has one; "
+            "train a probe on questions with an image"
+        )
+    return None
+
+
 def trained_at(folder: Path, info: ProbeInfo) -> str | None:
     """Return the local time that the chat template was given for a probe's training rows.
 

@@ -35,7 +35,7 @@ from vlmscope.positions import (
 )
 from vlmscope.probes import ProbeInfo, load_probe
 from vlmscope.prompt import at_time, reads_clock
-from vlmscope.risk.probe_of import check_match, find_probe, trained_at
+from vlmscope.risk.probe_of import check_match, find_probe, other_kind, trained_at
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample, failure_of
 from vlmscope.store import AnyRun, vector_path
 
@@ -206,7 +206,8 @@ class RiskScorer:
             rows: Questions about images, or without: samples, or a table as ``extract`` takes it.
                 The failures among the rows of a table are passed on. The next batches are prepared
                 while the model runs, so rows are consumed ahead. If a model encodes images
-                separately, equal images are encoded once.
+                separately, equal images are encoded once. A question without an image is a failure
+                if all training rows of the probe had one, and the other way round.
             images: Of a table: the folder that relative paths of images start from.
             text_only: Of a table: take rows without an image as questions about none.
 
@@ -228,7 +229,7 @@ class RiskScorer:
         errors: list[Exception] = []  # of reading the rows: raised after the risks of those before
         read = until_error(rows, errors, Exception)
         keys: set[str] = set()  # of the rows that are waiting, or are read ahead
-        keyed = ((key, self._with_image(row)) for key, row in _keyed(read, keys))
+        keyed = ((key, self._of_trained_kind(row)) for key, row in _keyed(read, keys))
         try:
             for chunk, prepared in batches_ahead(
                 keyed, self._sizer, lambda rows: runner.prepare(_samples(rows)), preparing,
@@ -262,8 +263,8 @@ class RiskScorer:
             question: The question.
 
         Raises:
-            RowError: The question cannot be run through the model, or it has no image and the
-                probe needs one.
+            RowError: The question cannot be run through the model, or has an image or none where
+                the probe needs the other.
         """
         given: Any = image
         [found] = self.score([Sample("question", given, question)])
@@ -271,10 +272,14 @@ class RiskScorer:
             raise RowError(found.stage, found.error)
         return found.risk
 
-    def _with_image(self, row: Sample | Failure) -> Sample | Failure:
-        """Return a row, or a ``Failure`` if it lacks the image that this probe needs."""
-        needs_image = self.info.representation in IMAGE_REPRESENTATIONS
-        if isinstance(row, Failure) or row.images or not needs_image:
+    def _of_trained_kind(self, row: Sample | Failure) -> Sample | Failure:
+        """Return a row, or a ``Failure`` if this probe learned from none like it."""
+        if isinstance(row, Failure):
+            return row
+        other = other_kind(self.info)
+        if other is not None and other[0] == bool(row.images):
+            return failure_of(row, "input", other[1])
+        if row.images or self.info.representation not in IMAGE_REPRESENTATIONS:
             return row
         return failure_of(
             row,

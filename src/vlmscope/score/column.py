@@ -51,6 +51,14 @@ LABEL_COLUMNS = (
 )  # fmt: skip
 """Where a label file has its labels, in order of preference."""
 
+MANUAL_COLUMN = LABEL_COLUMNS[0]
+"""Labels that were corrected by hand: they may differ from those of other columns."""
+
+_UNMISTAKABLE = tuple(
+    name for name in LABEL_COLUMNS if name not in (MANUAL_COLUMN, "label", "correct")
+)
+"""Columns of labels by their names; ``label`` and ``correct`` may be the ground truth."""
+
 
 def is_gap(value: object) -> bool:
     """Return whether a cell is empty: the answer is unlabelled.
@@ -389,6 +397,7 @@ def _read(
     _, header = next(lines, (0, []))
     ids = _column(path, header, id_column, ID_COLUMNS)
     at = _column(path, header, label_column, LABEL_COLUMNS)
+    others = _other_columns(header, at) if label_column is None else []
     labels: dict[str, bool | None] = {}
     found: dict[str, str] = {}
     for number, cells in lines:
@@ -402,6 +411,12 @@ def _read(
             label = read_label(cells[at], header[at])
         except ValueError as error:
             raise InputError(f"{position}: column {header[at]}: {error}") from error
+        for other in (other for other in others if _differs(label, cells[other], header[other])):
+            raise InputError(
+                f"{position}: question {cells[ids]!r}: {header[at]} is {cells[at]!r}, but "
+                f"{header[other]} is {cells[other]!r}; correct the row, or remove the column that "
+                "is wrong"
+            )
         if labels.setdefault(cells[ids], label) != label:
             raise InputError(
                 f"{position}: {cells[ids]!r} has another label in an earlier line; keep one of them"
@@ -410,6 +425,29 @@ def _read(
     if not found:
         raise InputError(f"{path}: has no rows below its header; give a file with labels")
     return header[at], found
+
+
+def _other_columns(header: list[str], at: int) -> list[int]:
+    """Return the further columns of labels, which must not contradict the one that is read."""
+    if header[at].strip().casefold() == MANUAL_COLUMN:
+        return []
+    found = (find_column(header, (name,)) for name in _UNMISTAKABLE)
+    return [other for other in found if other is not None and other != at]
+
+
+def _differs(label: bool | None, cell: str, column: str) -> bool:
+    """Return whether the cell of another column contradicts a label.
+
+    >>> _differs(True, "1", "is_correct"), _differs(True, "0", "is_correct")
+    (True, False)
+    >>> _differs(True, "", "is_correct"), _differs(True, "a cat", "faithful")
+    (False, False)
+    """
+    try:
+        other = read_label(cell, column)
+    except ValueError:
+        return False
+    return None not in (label, other) and label != other
 
 
 def find_column(header: Sequence[str], candidates: Sequence[str]) -> int | None:

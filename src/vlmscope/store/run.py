@@ -55,7 +55,7 @@ from vlmscope.store.ground_truths import read_ground_truths, with_ground_truths
 from vlmscope.store.iloc import RowsByNumber
 from vlmscope.store.labels import DEFAULT, label_sets, read_labels
 from vlmscope.store.storage.paths import path_of
-from vlmscope.store.table import frame, labels_frame, lens_frame, lists_of
+from vlmscope.store.table import THUMBNAIL, frame, labels_frame, lens_frame, lists_of
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped,unused-ignore]
@@ -461,13 +461,17 @@ class Run:
                 raise StoreError(f"{shard.path}: damaged, {path} has another width; {REMEDY}")
             yield found if shard.complete else found.take(shard.rows)
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self, *, thumbnails: bool = False) -> pd.DataFrame:
         """Return a table with a row per question: texts, numbers, metadata; no vectors.
 
         A question without an image has an empty ``image_sha256``, and −1 for the boundaries of the
         image.
+
+        Args:
+            thumbnails: Include ``image_thumbnail``, about 700 characters of base64 for each image.
         """
-        return frame(self.blocks(vectors=False))
+        table = frame(self.blocks(vectors=False))
+        return table if thumbnails else table.drop(columns=THUMBNAIL, errors="ignore")
 
     @property
     def failures(self) -> dict[str, Failure]:

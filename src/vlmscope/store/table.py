@@ -31,7 +31,10 @@ from pathlib import Path
 
 from vlmscope.store.storage.atomic import publish
 
-_LATER_TEXTS = ("finish_reason", "image_sha256", "image_dhash", "image_thumbnail")
+THUMBNAIL = "image_thumbnail"
+"""Column of the small copies of the images."""
+
+_LATER_TEXTS = ("finish_reason", "image_sha256", "image_dhash", THUMBNAIL)
 
 
 def frame(blocks: Iterable[Block]) -> pd.DataFrame:

@@ -106,7 +106,7 @@ def compare_labels(
             f"common: {sides.count((True, False)):,} are labelled in {one!r} only, "
             f"{sides.count((False, True)):,} in {other!r} only; label the same rows"
         )
-    table = run.to_pandas()
+    table = run.to_pandas(thumbnails=True)
     groups = np.asarray(group_by_content(table).groups)[np.array(both)]
     a = [first[id_].outcome for id_ in ids]
     b = [second[id_].outcome for id_ in ids]

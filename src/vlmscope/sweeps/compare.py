@@ -261,13 +261,13 @@ def _read(run: Run) -> _Opened:
     except UnreachableError:
         raise
     except StoreError as error:
-        return _Opened(run, run.to_pandas(), verdicts, None, str(error))
+        return _Opened(run, run.to_pandas(thumbnails=True), verdicts, None, str(error))
     note = ""
     if sweep is None:
         note = "no probes yet"
     elif sweep.stale:
         note = f"the saved probes are left out, {sweep.stale}"
-    return _Opened(run, run.to_pandas(), verdicts, None if note else sweep, note)
+    return _Opened(run, run.to_pandas(thumbnails=True), verdicts, None if note else sweep, note)
 
 
 def _summary(each: _Opened, *, draws: int, seed: int) -> RunSummary:

@@ -192,7 +192,7 @@ def probe_data(run: Run, copies: str = "near", *, labels: str = DEFAULT) -> Prob
     """
     scores = _scores(run, labels)
     verdicts = [score.hallucinated for score in scores]
-    table = run.to_pandas()
+    table = run.to_pandas(thumbnails=True)
     scorable = np.array([verdict is not None for verdict in verdicts], dtype=bool)
     fit = comparable(has_image(table))
     rows = np.flatnonzero(scorable & fit)

@@ -232,6 +232,42 @@ def _read(name: str, kind: str, value: Any) -> Any:
     return float(value) if kind.startswith("float") else value
 
 
+def read_share(name: str, value: Any) -> float:
+    """Return a number of a document that is between 0 and 1, as AUROCs are.
+
+    Args:
+        name: What it is, for the message.
+        value: The value as read.
+
+    Raises:
+        ValueError: It is of another type, NaN or out of range.
+
+    >>> read_share("auroc", 1), read_share("auroc", 0.25)
+    (1.0, 0.25)
+    >>> read_share("auroc", float("nan"))
+    Traceback (most recent call last):
+    ValueError: auroc is nan, expected a number from 0 to 1
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not -ROUNDING <= value <= 1 + ROUNDING:
+        raise ValueError(f"{name} is {shortened(repr(value))}, expected a number from 0 to 1")
+    return float(value)
+
+
+def read_count(name: str, value: Any) -> int:
+    """Return a number of rows of a document.
+
+    Raises:
+        ValueError: It is not a whole number, or negative.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{name} is {shortened(repr(value))}, expected a number of rows")
+    return value
+
+
+ROUNDING = 1e-9
+"""How far a mean of numbers from 0 to 1 may be outside, by rounding."""
+
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "bool": bool,
     "int": int,

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -326,6 +326,7 @@ def _fitted_probe(
         calibration=(platt.a, platt.b),
         threshold=threshold,
         chosen_c=row.chosen_c,
+        images=_images(data),
         metrics={
             # The AUROC given for the selected probe is that of the selection, which used none of
             # the rows it was tested on.
@@ -338,6 +339,14 @@ def _fitted_probe(
     name = _folder_name(row.name)
     files = probe_files(folder / name, probe, info)
     return {"folder": name, "known": known_of(representation)}, files
+
+
+def _images(data: ProbeData) -> Literal["all", "some", "none"] | None:
+    """Return how many of the training rows had an image; None if the source does not record it."""
+    numbers = data.baseline_inputs.num_images
+    if numbers is None:
+        return None
+    return "all" if (numbers > 0).all() else "some" if (numbers > 0).any() else "none"
 
 
 def _auroc_of(result: SweepResult, row: ProbeResult) -> dict[str, float]:

@@ -25,6 +25,12 @@ from vlmscope.errors import InputError, join_names
 from vlmscope.schema import FieldSpec
 
 FIELDS = ("id", "image", "question", "target")
+"""What a table has a column of, or options instead of one."""
+
+CATEGORY = "category"
+"""What can be mapped too; without a mapping it is the metadata of that name."""
+
+MAPPED = (*FIELDS, CATEGORY)
 """What can be mapped to a column."""
 
 _SEVERAL = ("id", "image")
@@ -59,6 +65,8 @@ class Columns:
     """Numbered image columns that are metadata, because ``image`` has the image."""
     kept: frozenset[str] = field(default=frozenset())
     """Columns with a role that are also kept as metadata."""
+    category: str | None = None
+    """Column that is stored as the metadata ``category``, if one is mapped."""
 
 
 def find_columns(
@@ -73,7 +81,8 @@ def find_columns(
         text_only: do without an image column where none is mapped.
 
     Raises:
-        InputError: columns are missing, all listed in one message; or one appears twice.
+        InputError: columns are missing, all listed in one message; one appears twice; or the
+            category is mapped to a column of another field, or beside a column ``category``.
 
     >>> find_columns(FieldSpec(target="gold"), ["id", "image", "question", "gold"], "t.csv").target
     'gold'
@@ -111,7 +120,7 @@ def _columns(
     roles = {name: columns[0] if columns else None for name, columns in here.items()}
     pattern, template = spec.image_pattern, spec.question_template
     target = roles["target"]
-    return Columns(
+    made = Columns(
         id=() if spec.number_rows else here["id"] if spec.id is not None else here["id"][:1],
         images=() if pattern is not None else here["image"],
         question="" if template is not None else here["question"][0],
@@ -124,6 +133,39 @@ def _columns(
         left_out=_left_out(spec, here["image"], found),
         kept=_kept(spec, target),
     )
+    return (
+        made
+        if spec.category is None
+        else replace(made, category=_category(spec.category, made, found, table))
+    )
+
+
+def _category(asked: str, columns: Columns, found: Sequence[str], table: str) -> str:
+    """Return the column that is mapped to the category.
+
+    Raises:
+        InputError: It is missing, has another role, or would replace a column ``category``.
+    """
+    option = f"--map {CATEGORY}={asked}"
+    here = _one_asked(asked, CATEGORY, found)
+    if not here:
+        raise InputError(
+            f"{table}: no column {shown_name(asked)} for the category: give --map category=COLUMN; "
+            f"columns found: {join_names(map(_shown, found), SHOWN_COLUMNS)}"
+        )
+    roles = {"question": (columns.question,), "target": (columns.target,), "image": columns.images}
+    for role, taken in roles.items():
+        if here[0] in taken:
+            raise InputError(
+                f"{table}: {option}: this column is the {role}; name the column with the kinds of "
+                "questions"
+            )
+    if CATEGORY in found and here[0] != CATEGORY:
+        raise InputError(
+            f"{table}: {option}: the table has a column {CATEGORY!r} too, which would be lost; "
+            "rename it in the table, or leave the option out"
+        )
+    return here[0]
 
 
 def _kept(spec: FieldSpec, target: str | None) -> frozenset[str]:
@@ -287,7 +329,7 @@ def _missing(spec: FieldSpec, missing: Sequence[str], found: Sequence[str], tabl
     wanted = [*missing]
     if "target" not in missing and not _present(spec, "target", found):
         wanted.append("target")
-    taken: set[str | None] = {getattr(spec, name) for name in FIELDS}
+    taken: set[str | None] = {getattr(spec, name) for name in MAPPED}
     options = []
     for name in wanted:
         guess = suggestion(name, [column for column in found if column not in taken])
@@ -369,10 +411,10 @@ def parse_mapping(
     )  # fmt: skip
     for item in items:
         name, equals, column = item.partition("=")
-        if name not in FIELDS or not equals or (not column and name != "id"):
+        if name not in MAPPED or not equals or (not column and name != "id"):
             raise InputError(
                 f"--map {item!r}: expected field=column with one of the fields "
-                f"{', '.join(FIELDS)}; for example --map id=question_id"
+                f"{', '.join(MAPPED)}; for example --map id=question_id"
             )
         if getattr(spec, name) is not None:
             raise InputError(f"--map {item!r}: {name} is already mapped; give each field once")

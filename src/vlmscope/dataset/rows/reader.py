@@ -27,7 +27,7 @@ from vlmscope.dataset.images.cells import (
 from vlmscope.dataset.images.finding import ImageFinder, shared_folders
 from vlmscope.dataset.images.in_memory import InMemoryImage
 from vlmscope.dataset.images.locate import EXPECTED, locate_images
-from vlmscope.dataset.rows.columns import Columns
+from vlmscope.dataset.rows.columns import CATEGORY, Columns
 from vlmscope.dataset.source import Row, Source
 from vlmscope.dataset.values import (
     DIGEST_BYTES,
@@ -435,8 +435,12 @@ class RowReader:
         used = {columns.question, columns.target, *of_image}.difference(columns.kept)
         if len(columns.id) == 1:
             used.add(columns.id[0])
+        if columns.category is not None:
+            used.add(columns.category)
         cells = (item for item in row.values.items() if item[0] not in used)
         plain = {name: self._plain(row, name, cell) for name, cell in cells}
+        if columns.category is not None:
+            plain[CATEGORY] = self._plain(row, columns.category, row.values.get(columns.category))
         return {name: cell for name, cell in plain.items() if cell is not LEFT_OUT}
 
     def _plain(self, row: Row, name: str, cell: Any) -> Any:

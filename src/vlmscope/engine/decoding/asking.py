@@ -28,7 +28,7 @@ from torch import Tensor
 
 from vlmscope.engine.batch import Batch, prepare
 from vlmscope.engine.decoding.slots import Slots
-from vlmscope.engine.device import Fetch, is_dead_device, is_out_of_memory, to_device
+from vlmscope.engine.device import Fetch, is_dead_device, is_out_of_memory
 from vlmscope.engine.p_true import spec_of_questions
 from vlmscope.engine.prefill import make_hooks, prefilling
 from vlmscope.engine.shared_prefill import run_ends
@@ -37,6 +37,7 @@ from vlmscope.errors import one_line
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
 from vlmscope.model.attention.kv_cache import FixedLayer, cache_over, layer_with
 from vlmscope.model.attention.switch import masking_keys
+from vlmscope.model.device_copies import to_device
 from vlmscope.model.lengths import ALONE, unscaled
 from vlmscope.model.p_true import log_odds, question_about
 from vlmscope.prompt import control_tokens, plain_tokens, render

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vlmscope.engine.device import to_device
+from vlmscope.model.device_copies import to_device
 from vlmscope.sampling import RANDOM_BITS, Sampling, random_integers
 
 PROBABILITY_BITS = 32

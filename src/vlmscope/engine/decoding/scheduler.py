@@ -48,12 +48,13 @@ from vlmscope.engine.decoding.asking import Held, OwnPrompt, Reply, SlotAsker
 from vlmscope.engine.decoding.memory import HOST_BYTES, Layers, rows_in_memory, widths_of_answers
 from vlmscope.engine.decoding.slots import Slots, make_slots, rounded_up
 from vlmscope.engine.decoding.step import Stepper
-from vlmscope.engine.device import Fetch, to_device
+from vlmscope.engine.device import Fetch
 from vlmscope.engine.hooks import RecordedTensors
 from vlmscope.engine.p_true import with_p_true
 from vlmscope.engine.prefill import DeviceBatch, Prefilled
 from vlmscope.engine.similarity import PromptStates, prompt_states
 from vlmscope.model import ResolvedSpec, VisionLanguageModel
+from vlmscope.model.device_copies import to_device
 from vlmscope.sampling import SampledAnswer
 from vlmscope.schema import Capture, Failure, Sample
 from vlmscope.signals import IMAGE_TOKENS, P_TRUE

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from vlmscope.engine.answer_states import AnswerStates
 from vlmscope.engine.decoding.drawing import Draws, make_draws
-from vlmscope.engine.device import to_device
 from vlmscope.model.attention.kv_cache import Recurrent
+from vlmscope.model.device_copies import to_device
 from vlmscope.signals import ATTENDED, PATCHES, TOKEN_STATISTICS
 
 STEP_OF_LENGTH = 64

@@ -63,7 +63,8 @@ class Relation:
     same_tokens: bool
     """The processor is the same, so token ids and prompt lengths are comparable."""
     model: str
-    """As text: ``the same model``, ``another model (NAME)`` …"""
+    """As text: ``the same model``, ``another model (NAME)`` …, and whether only one of the runs has
+    images: then the prompts differ in kind."""
 
 
 def relation_of(source: Manifest, test: Manifest) -> Relation:
@@ -78,6 +79,24 @@ def relation_of(source: Manifest, test: Manifest) -> Relation:
         kinds = [name.removesuffix("_hash").replace("_", " ") for name in sorted(differs)]
         phrase = f"the same weights behind another {' and '.join(kinds)}"
     return Relation(not differs, "processor_hash" not in differs, phrase)
+
+
+def _with_kinds(relation: Relation, trained: bool, tested: bool) -> Relation:
+    """Return a relation that says if only one of the runs has questions about images.
+
+    Args:
+        relation: How the models are related.
+        trained: Whether the questions of the training run are about images.
+        tested: Whether those of the test run are.
+    """
+    if trained == tested:
+        return relation
+    difference = (
+        "with images (the training run has none)"
+        if tested
+        else "without images (the training run has images)"
+    )
+    return replace(relation, model=f"{relation.model}, {difference}")
 
 
 def overlap_of(
@@ -95,7 +114,8 @@ def overlap_of(
         test_data: Its rows.
         copies: Of ``grouping.COPIES``.
     """
-    tables = [source.to_pandas().iloc[train_data.rows], test.to_pandas().iloc[test_data.rows]]
+    sides = (source, train_data.rows), (test, test_data.rows)
+    tables = [run.to_pandas(thumbnails=True).iloc[rows] for run, rows in sides]
     content, by = content_groups(tables, copies)
     count = len(train_data.rows)
     own = [f"a{g}" for g in train_data.groups] + [f"b{g}" for g in test_data.groups]
@@ -298,7 +318,11 @@ def _target(
     found = Target(
         run=test,
         data=data,
-        relation=relation_of(source.manifest, test.manifest),
+        relation=_with_kinds(
+            relation_of(source.manifest, test.manifest),
+            train_data.grouping.images > 0,
+            data.grouping.images > 0,
+        ),
         overlap=overlap,
         layers=layers,
         left_out=(*data.left_out, *left_out),

@@ -50,7 +50,7 @@ def unseen_phrase(target: Target) -> str:
 def _what(target: Target) -> str:
     """Return a sentence on the tested rows."""
     count = len(np.unique(target.groups))
-    about = "different questions" if target.overlap.by == "question" else "groups of images"
+    about = "groups of images" if target.data.grouping.images else "different questions"
     return (
         f"On {target.run.path.name}, {relation_phrase(target)}: {len(target.kept):,} answers in "
         f"{count:,} {about}, {int(target.truth.sum()):,} hallucinated; {unseen_phrase(target)}."
