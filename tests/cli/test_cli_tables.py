@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,24 @@ def test_several_tables_with_ids_images_and_questions_made_of_columns(
     assert checked.code == 0, checked.err
     again = extract(*options, data=str(tmp_path / "part*.csv"))
     assert "0 to do, 2 already done" in again.err
+
+
+def test_a_wrong_name_is_refused_before_torch_is_imported(
+    vlmscope: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vlmscope.executors", None)  # importing it raises
+    table = tmp_path / "t.csv"
+    table.write_text("id,image,frage\n1,a.png,Is it red?\n")
+    command = ("extract", "--model", "no-model", "--out", tmp_path / "run")
+    question = ("--map", "question=frage")
+    for arguments, said in (
+        ((tmp_path / "gone.csv",), "gone.csv: no such file or folder"),
+        ((table,), "for the question: give --map question=COLUMN"),
+        ((table, *question, "--images", tmp_path / "none"), "none: no such image folder"),
+    ):
+        done = vlmscope(*command, *arguments)
+        assert done.code == 2
+        assert said in done.err
 
 
 def test_images_stand_where_a_question_names_them(
