@@ -142,6 +142,9 @@ def test_one_question_is_inspected(frame: pd.DataFrame, vlm: VisionLanguageModel
         vlmscope.inspect(frame, vlm, attention="eager")
     with pytest.raises(RowError, match="the question in column 'question' is empty"):
         vlmscope.inspect(frame.assign(question=""), vlm)
+    lost = pd.DataFrame({"id": ["a"], "image": ["gone.png"], "question": ["Is it red?"]})
+    with pytest.raises(RowError, match=r"gone\.png: not found"):  # before a model is looked for
+        vlmscope.inspect(lost, "no-model")
 
 
 def test_the_options_of_the_commands_are_arguments() -> None:

@@ -277,6 +277,17 @@ def test_inspect_of_one_row_does_not_stumble_over_another(
         assert message in refused.err
 
 
+def test_a_missing_image_of_inspect_costs_no_loading(
+    vlmscope: Command, tmp_path: Path, table: Path
+) -> None:
+    arguments = ("inspect", bad_rows(tmp_path), "--model", "no-model")
+    assert "no-model" in vlmscope(*arguments, "--id", "../we ird/é.").err
+    refused = vlmscope(*arguments, "--id", "missing")
+    assert refused.code == 2
+    assert "nowhere.png: not found" in refused.err
+    assert "no-model" not in refused.err
+
+
 def test_inspect_cuts_nothing_off_on_a_narrow_terminal(
     vlmscope: Command, table: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,7 +60,10 @@ def test_it_shows_the_table_and_the_findings(vlmscope: Command, run: Path) -> No
     assert "report" in done.err
 
 
-def test_what_the_run_lacks_is_a_line_for_each_option(vlmscope: Command, run: Path) -> None:
+def test_what_the_run_lacks_is_a_line_for_each_option(
+    vlmscope: Command, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "110")
     done = vlmscope("detect", run, *QUICK[:-1], "perplexity,attention,samples,asked")
     assert done.code == 0, done.err
     lines = done.out.splitlines()
@@ -71,7 +74,9 @@ def test_what_the_run_lacks_is_a_line_for_each_option(vlmscope: Command, run: Pa
                       "has no value for 90 of 90 rows"]  # fmt: skip
     text = " ".join(done.out.split())
     assert "attention on the image, last prompt token; " in text
-    assert f"with all of these options: vlmscope extract ... {ALL_SIGNALS} --positions " in text
+    start = f"One run with all of these options: vlmscope extract ... {ALL_SIGNALS} --positions "
+    [line] = [line for line in lines if line.startswith(start)]
+    assert len(line) > 110, "an option that is copied must not be broken into lines"
 
 
 def test_none_that_can_be_evaluated_is_an_error_with_the_options(

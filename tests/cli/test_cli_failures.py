@@ -44,7 +44,7 @@ def test_the_most_frequent_reason_is_said_with_what_to_do(extract: Command, writ
 def test_reasons_that_differ_in_a_name_are_one(extract: Command, write: Any) -> None:
     data = write("t.csv", {"a": "one_0.png", "b": "", "c": "1.mp4", "d": "two.mp4"})
     said = extract(data=data).err
-    assert "most often (2 of 3): the image '1.mp4' is a video" in said
+    assert "most often (2 of 3): for example, the image '1.mp4' is a video" in said
     assert "extract a frame" in said
 
 
@@ -61,7 +61,7 @@ def test_only_failures_of_this_session_count(extract: Command, write: Any) -> No
     """The file keeps those of the session before."""
     data = write("t.csv", {"a": "one_0.png", "b": "", "c": "new.png", "d": "newer.png"})
     first = extract(data=data)
-    assert "most often (2 of 3): image" in first.err
+    assert "most often (2 of 3): for example, image" in first.err
     for name in ("new.png", "newer.png"):
         make_image("one", 5).save(data.parent / name)
     again = extract(data=data)

@@ -24,6 +24,8 @@ pytestmark = pytest.mark.usefixtures("columns_only")
 
 Command = Callable[..., Any]
 
+PICTURE = str(Path(demo.__file__).parent / "images" / "demo_0449.jpg")
+
 
 @pytest.fixture(scope="module")
 def probe(
@@ -222,8 +224,8 @@ def test_another_dtype_is_said(score: Command, table: Path, samples: list[Sample
         (["x.png", "What?"], "x.png"),
         (["--data", "t.csv"], "t.csv: no such file"),
         (["--data", "t.csv", "--out", "nowhere/r.parquet"], "nowhere does not exist; make it"),
-        (["x.png", "What?", "--batch-size", "0"], "--batch-size 0: give 1 or more, or auto"),
-        (["x.png", "What?", "--threshold", "7"], "--threshold 7: give a risk from 0 to 1"),
+        ([PICTURE, "What?", "--batch-size", "0"], "--batch-size 0: give 1 or more, or auto"),
+        ([PICTURE, "What?", "--threshold", "7"], "--threshold 7: give a risk from 0 to 1"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_in_one_line(
@@ -236,9 +238,24 @@ def test_what_cannot_be_scored_is_refused_in_one_line(
 
 
 def test_a_missing_probe_costs_no_loading(vlmscope: Command, tmp_path: Path) -> None:
-    done = vlmscope("score", "x.png", "What?", "--model", "nowhere", "--probe", tmp_path / "none")
+    done = vlmscope("score", PICTURE, "What?", "--model", "nowhere", "--probe", tmp_path / "none")
     assert done.code == 2
     assert "is not a probe" in done.err
+
+
+def test_a_missing_image_costs_no_loading(vlmscope: Command, probe: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image", "utf-8")
+    common = ("--model", "nowhere", "--probe", probe)
+    for asked, said in (
+        ("gone.png", "image gone.png: not found"),
+        (f'["{PICTURE}", "gone.png"]', "image gone.png: not found"),
+        (tmp_path / "text.png", "is not an image of a known format"),
+    ):
+        done = vlmscope("score", asked, "What?", *common)
+        assert done.code == 2
+        assert said in done.err
+        assert "nowhere" not in done.err
+    assert "nowhere" in vlmscope("score", PICTURE, "What?", *common).err
 
 
 @pytest.mark.exhaustive

@@ -19,12 +19,15 @@ import pytest
 
 from fewer_forms import fewer_forms
 from store_support import make_capture, make_manifest
+from vlmscope import demo
 from vlmscope.cli import main, output, progress
 from vlmscope.schema import Score
 from vlmscope.store import RunWriter, open_run, write_labels
 from vlmscope.sweeps import SweepSpec, save_sweep, sweep
 
 Command = Callable[..., Any]
+
+PICTURE = Path(demo.__file__).parent / "images" / "demo_0449.jpg"
 
 ROWS = 30
 HALF = "\ud83d"  # of a surrogate pair, as a truncated JSON text has it
@@ -260,7 +263,7 @@ def test_a_path_that_is_not_utf8(vlmscope: Command, tmp_path: Path, run: Path) -
             json.loads(done.out)
     for arguments, code in (
         (("info", folder / "none"), 2), (("label", folder), 2), (("verify", run), 2),
-        (("score", "a.png", "?", "--model", "m/m", "--probe", folder), 2),
+        (("score", PICTURE, "?", "--model", "m/m", "--probe", folder), 2),
         (("extract", folder / "t.csv", "--model", "m/m", "--out", folder / "out"), 2),
     ):  # fmt: skip
         done = vlmscope(*arguments)

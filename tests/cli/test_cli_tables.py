@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,24 @@ def test_a_mapped_category_is_that_of_the_run(
     assert labelled["categories"].keys() == {"attribute", "existence"}
     assert extract("--limit", 6, out="plain").code == 0
     assert "category" not in open_run(tmp_path / "plain").to_pandas()
+
+
+def test_a_wrong_name_is_refused_before_torch_is_imported(
+    vlmscope: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vlmscope.executors", None)  # importing it raises
+    table = tmp_path / "t.csv"
+    table.write_text("id,image,frage\n1,a.png,Is it red?\n")
+    command = ("extract", "--model", "no-model", "--out", tmp_path / "run")
+    question = ("--map", "question=frage")
+    for arguments, said in (
+        ((tmp_path / "gone.csv",), "gone.csv: no such file or folder"),
+        ((table,), "for the question: give --map question=COLUMN"),
+        ((table, *question, "--images", tmp_path / "none"), "none: no such image folder"),
+    ):
+        done = vlmscope(*command, *arguments)
+        assert done.code == 2
+        assert said in done.err
 
 
 def test_images_stand_where_a_question_names_them(

@@ -20,6 +20,7 @@ import pytest
 
 from fewer_forms import fewer_forms
 from store_support import make_capture, make_manifest
+from vlmscope import demo
 from vlmscope.errors import VlmscopeError
 from vlmscope.model import load_model
 from vlmscope.model.families import read_description
@@ -29,6 +30,8 @@ from vlmscope.store import RunWriter, open_run, write_labels
 from vlmscope.sweeps import SweepSpec, save_sweep, sweep
 
 Command = Callable[..., Any]
+
+PICTURE = Path(demo.__file__).parent / "images" / "demo_0449.jpg"
 
 SECONDS = 10
 """After which a command counts as one that does not end."""
@@ -149,7 +152,7 @@ def commands(run: Path, table: Path) -> dict[str, tuple[object, ...]]:
         "label by the judge": ("label", run, "--judge-model", "none", "--yes"),
         "export": ("export", run, out / "out.h5"),
         "extract": ("extract", table, "--model", "none/none", "--out", run),
-        "score": ("score", "a.png", "Is it?", "--model", "./none", "--probe", run),
+        "score": ("score", PICTURE, "Is it?", "--model", "./none", "--probe", run),
         "probe": ("probe", run, "--draws", 100, "--folds", 3),
         "report": ("report", run),
     }

@@ -51,6 +51,24 @@ def test_the_optimum_is_scikit_learns(rows: int, width: int, strength: float) ->
     np.testing.assert_allclose(ours.scale_, scaler.scale_, rtol=1e-5)
 
 
+@pytest.mark.parametrize("make", [lambda: LogisticProbe("auto"), *PROBES[1:]])
+def test_few_groups_of_different_sizes_are_split_into_fewer_inner_folds(
+    make: Callable[[], BinaryProbe],
+) -> None:
+    """As with ``--group-by category``: nobody asked for the number of inner folds."""
+    rows, positive = [4, 6, 1, 2, 1, 6], [1, 6, 1, 1, 0, 1]
+    groups = np.repeat(np.arange(6), rows)
+    truth = np.concatenate([np.arange(n) < p for n, p in zip(rows, positive, strict=True)])
+    with pytest.raises(FoldError, match="4 folds of 6 groups left one"):
+        grouped_folds(truth, groups, count=4)
+    vectors = np.random.default_rng(0).normal(size=(len(truth), 8)).astype(np.float32)
+    probe = make().fit(vectors, truth, groups=groups)
+    assert np.isfinite(probe.predict_proba(vectors)).all()
+    whole = np.zeros(len(truth), dtype=np.int64)
+    with pytest.raises(FoldError, match="2 folds need 2 groups"):
+        make().fit(vectors, truth, groups=whole)
+
+
 def test_odd_features_do_no_harm() -> None:
     world = planted_world(0)
     plain = LogisticProbe(0.01).fit(world.vectors, world.truth)

@@ -436,9 +436,12 @@ def test_what_is_not_known_is_named(found: tuple[Path, SweepResult], tmp_path: P
     bare = replace(result.data.baseline_inputs, category=None)
     assert list(unknown_sentence(bare)) == [
         "Not known here: the first token's probabilities, the question's category; whether hidden "
-        "states contain more information than these is unknown."
+        "states contain more information than these is unknown. If the table has the category in "
+        "a column of another name, --by COLUMN adds it to what is known."
     ]
     assert list(unknown_sentence(replace(bare, category=("",) * 3))) == list(unknown_sentence(bare))
+    (said,) = unknown_sentence(replace(bare, columns={"kind": ("a", "b", "a")}))
+    assert "--by" not in said
 
 
 def test_labels_go_where_they_belong(both: tuple[Path, Path], tmp_path: Path) -> None:

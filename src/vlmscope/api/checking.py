@@ -11,7 +11,7 @@ from typing import Any
 from vlmscope.api.extracting import Note
 from vlmscope.api.options import Columns, fields_of, spec_of
 from vlmscope.arguments import Layers, check_callable, whole_number
-from vlmscope.dataset import Data, Table, open_table
+from vlmscope.dataset import Data, Table, check_headers, open_table
 from vlmscope.errors import (
     InputError,
     ModelError,
@@ -312,6 +312,7 @@ def inspect(
         allow_absolute_paths=allow_absolute_paths,
     )  # fmt: skip
     row = find_row(opened, id)
+    check_headers(row)
     loading = ModelOptions(
         dtype, device, revision, attention, family, adapter, quantize, allow_pickle_weights
     )

@@ -220,7 +220,8 @@ def _show_unavailable(unavailable: Sequence[Unavailable], *, images: bool) -> No
     show(Text(f"\nNot evaluated: {count(number, 'detector')}. What the run lacks for them:"))
     show(grid)
     if options := options_of_all(things, images=images):
-        show(Text(f"One run with all of these options: vlmscope extract ... {options}"))
+        # Not wrapped: a break inside an option is copied with it.
+        stdout.print(Text(f"One run with all of these options: vlmscope extract ... {options}"))
 
 
 def _cells(row: DetectorResult) -> list[str | Text]:

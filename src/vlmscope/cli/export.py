@@ -27,7 +27,8 @@ def export(
 ) -> None:
     """Write a run as one self-contained file.
 
-    Every checksum is verified first.
+    Every checksum is verified first. Labels and results of probes and detectors are not included:
+    labels.parquet in the run has the labels, by question id.
     """
     from vlmscope.store import export_run
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
+from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -183,18 +184,17 @@ def extract(
         layers, positions, vision_pooling, max_new_tokens, compat, signals,
         samples, temperature, seed,
     )  # fmt: skip
+    mapping = parse_mapping(
+        fields, records=records, image_pattern=image_pattern,
+        question_template=question_template, number_rows=number_rows,
+    )  # fmt: skip
+    _check_table(data, images=images, fields=mapping, limit=limit, text_only=text_only)
     arguments = {
         "data": options.one_or_several(data),
         "model": model,
         "out": out,
         "images": images,
-        "fields": parse_mapping(
-            fields,
-            records=records,
-            image_pattern=image_pattern,
-            question_template=question_template,
-            number_rows=number_rows,
-        ),
+        "fields": mapping,
         "spec": spec,
         "limit": limit,
         "batch_size": parse_batch_size(batch_size),
@@ -224,6 +224,22 @@ def _early_workers(text: str, device: str, *, ray: bool) -> int | str:
     if not ray:
         start_early(workers, device)
     return workers
+
+
+def _check_table(data: list[str], **columns: Any) -> None:
+    """Refuse a table, its columns or its images' folder before torch is imported: that takes long.
+
+    The plan opens the table again. So this is only for one file of a format that is not read
+    completely to find the columns. The file may be missing.
+
+    Raises:
+        InputError: As ``open_table``.
+    """
+    from vlmscope.dataset import open_table
+
+    first, *more = data
+    if not more and not has_magic(first) and Path(first).suffix.lower() in (".csv", ".parquet"):
+        open_table(first, **columns)
 
 
 def _share(text: str | None) -> Share | None:

@@ -19,7 +19,7 @@ from vlmscope.cli.inspect_maps import MapLine, read_maps, show_maps
 from vlmscope.cli.output import quiet_libraries, shape_text, show, show_note, status, stdout
 from vlmscope.model_options import ModelOptions
 from vlmscope.positions import REPRESENTATIONS, VISION_ONLY
-from vlmscope.schema import Capture
+from vlmscope.schema import Capture, Sample
 from vlmscope.shown import plain
 from vlmscope.signals import TOKEN_STATISTICS, RecordedSignals
 
@@ -72,10 +72,7 @@ def inspect(
     The position last_image_token is that of vision_token_representation, last_prompt_token that of
     query_token_representation.
     """
-    from vlmscope.api.checking import find_row
     from vlmscope.dataset import open_table, parse_mapping
-    from vlmscope.inspection import inspect_sample
-    from vlmscope.model import load_with, resolve_spec
 
     quiet_libraries()
     mapping = parse_mapping(
@@ -86,7 +83,10 @@ def inspect(
         options.one_or_several(data), images=images, fields=mapping, text_only=text_only,
         allow_absolute_paths=allow_absolute_paths,
     )  # fmt: skip
-    row = find_row(table, id_)
+    row = _find(table, id_)
+    from vlmscope.inspection import inspect_sample
+    from vlmscope.model import load_with, resolve_spec
+
     loading = ModelOptions(
         dtype, device, revision, attention, family, adapter, quantize, allow_pickle_weights
     )
@@ -112,6 +112,19 @@ def inspect(
     _show_signals(seen.capture.signals, lens)
     show_maps(seen.capture, resolved.signals)
     _show_answer(seen, vlm)
+
+
+def _find(table: Any, id_: str | None) -> Sample:
+    """Return the row with this id, or the first, whose images are there.
+
+    Imports torch, which takes seconds: mistakes in the names of columns are found before.
+    """
+    from vlmscope.api.checking import find_row
+    from vlmscope.dataset import check_headers
+
+    row = find_row(table, id_)
+    check_headers(row)
+    return row
 
 
 @dataclass(frozen=True, slots=True)

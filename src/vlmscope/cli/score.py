@@ -105,7 +105,6 @@ def score(
     was trained with.
     """
     from vlmscope.dataset import parse_mapping
-    from vlmscope.risk import RiskScorer
 
     _check_what(image, data, out)
     sample = None if image is None else _read_sample(image, question, images, text_only)
@@ -120,6 +119,8 @@ def score(
         data, images=images, fields=mapping, limit=limit, text_only=text_only,
         allow_absolute_paths=allow_absolute_paths,
     )  # fmt: skip
+    from vlmscope.risk import RiskScorer  # imports torch, which takes seconds
+
     with status("loading the model"):
         scorer = RiskScorer.load(
             model, probe, dtype=dtype, device=device, attention=attention, revision=revision,
@@ -170,7 +171,7 @@ def _check_what(image: str | None, data: str | None, out: Path | None) -> None:
 
 def _read_sample(image: str, question: str | None, images: str | None, text_only: bool) -> Sample:
     """Read the arguments of one question; with ``text_only`` a single one is the question."""
-    from vlmscope.dataset import read_images
+    from vlmscope.dataset import check_headers, read_images
 
     alone = "pass --text-only and only the QUESTION if it is about no image"
     if question is None and text_only and not isfile(image):  # noqa: PTH113 - any length will do
@@ -185,7 +186,9 @@ def _read_sample(image: str, question: str | None, images: str | None, text_only
         raise InputError(f"score: {error}") from error
     if not opened and not text_only:
         raise InputError(f"score: the IMAGE is empty; write a path, or {alone}")
-    return Sample("question", opened, question)
+    sample = Sample("question", opened, question)
+    check_headers(sample)
+    return sample
 
 
 def _open(data: str, **options: Any) -> Any:

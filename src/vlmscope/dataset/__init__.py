@@ -20,7 +20,13 @@ from vlmscope.dataset.answers import (
 )
 from vlmscope.dataset.image_formats import known_formats
 from vlmscope.dataset.images.arrays import image_of_array
-from vlmscope.dataset.images.image import difference_hash, hash_image, image_size, load_image
+from vlmscope.dataset.images.image import (
+    check_headers,
+    difference_hash,
+    hash_image,
+    image_size,
+    load_image,
+)
 from vlmscope.dataset.images.locate import read_images
 from vlmscope.dataset.images.thumbnail import Thumbnails, image_thumbnail, read_thumbnails
 from vlmscope.dataset.notes import table_notes
@@ -54,6 +60,7 @@ __all__ = [
     "UntilChanged",
     "absolute_data",
     "absolute_name",
+    "check_headers",
     "difference_hash",
     "folder_of_images",
     "hash_image",

@@ -209,9 +209,10 @@ class _Failing:
         if self.missing:
             one = len(self.missing) == 1
             images = "1 image" if one else f"{len(self.missing):,} images"
+            first = f"{':' if one else ', the first of them'} {shown_name(self.missing[0], 200)}"
             yield (
-                f"{images} of {where} {'is' if one else 'are'} not in {self.reader.images}, the "
-                f"first of them {shown_name(self.missing[0], 200)}; correct --images or the path"
+                f"{images} of {where} {'is' if one else 'are'} not in {self.reader.images}{first}; "
+                "correct --images or the path"
             )
         if self.refused:
             kinds = ", ".join(

@@ -22,7 +22,7 @@ from sklearn.utils.validation import (  # type: ignore[import-untyped,unused-ign
 )
 
 from vlmscope.probes.blocks import CHUNK
-from vlmscope.probes.folds import FoldError, largest_count
+from vlmscope.probes.folds import Fold, FoldError, grouped_folds, largest_count
 
 
 class BinaryProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -86,15 +86,28 @@ class BinaryProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self.classes_[positive.astype(np.int64)]
 
 
-def inner_count(
-    truth: Bool[np.ndarray, " rows"], groups: Shaped[np.ndarray, " rows"], wanted: int
-) -> int:
-    """Return the number of inner folds: ``wanted``, or fewer if there are too few groups.
+def split_inside(
+    truth: Bool[np.ndarray, " rows"],
+    groups: Shaped[np.ndarray, " rows"],
+    wanted: int,
+    seed: int = 0,
+) -> list[Fold]:
+    """Return folds of the training rows: ``wanted``, or fewer if there are too few groups.
 
-    At least two, the minimum of ``grouped_folds``, which raises with the reason if that is too
-    many.
+    Also fewer if the greedy splitter leaves a fold with one class, as it may if the groups are few
+    and of different sizes. At least two.
+
+    Raises:
+        FoldError: Two are too many.
     """
-    return max(2, min(wanted, largest_count(truth, groups)))
+    count = max(2, min(wanted, largest_count(truth, groups)))
+    while True:
+        try:
+            return grouped_folds(truth, groups, count=count, seed=seed)
+        except FoldError:
+            if count == 2:
+                raise
+            count -= 1
 
 
 def block_numbers(folds: Any, rows: int) -> Int[np.ndarray, " rows"]:

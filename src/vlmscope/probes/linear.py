@@ -17,10 +17,9 @@ from sklearn.linear_model import (  # type: ignore[import-untyped,unused-ignore]
     LogisticRegression,
 )
 
-from vlmscope.probes.base import BinaryProbe, block_numbers, inner_count
+from vlmscope.probes.base import BinaryProbe, block_numbers, split_inside
 from vlmscope.probes.blocks import BlockedRows, block_rows, pose
 from vlmscope.probes.crossfit import GRID, checked_grid, log_loss_of, rank_auroc
-from vlmscope.probes.folds import grouped_folds
 from vlmscope.probes.solver import Curvature, curvature_of, solve
 
 
@@ -110,10 +109,8 @@ class LogisticProbe(LinearProbe):
         if automatic and inner_folds is not None:
             block = np.asarray(inner_folds, dtype=np.int64)
         elif automatic:
-            count = inner_count(truth, groups, self.inner)
-            block = block_numbers(
-                grouped_folds(truth, groups, count=count, seed=self.seed), len(truth)
-            )
+            found = split_inside(truth, groups, self.inner, self.seed)
+            block = block_numbers(found, len(truth))
         rows = block_rows(vectors, block)
         curvature = curvature_of(rows)
         self.C_ = float(grid[0])
@@ -172,8 +169,8 @@ class MeanDifferenceProbe(LinearProbe):
     def fit(self, X: Any, y: Any, groups: Any = None) -> Self:  # noqa: N803
         """Fit on vectors [rows, width] and labels [rows]; see ``LogisticProbe.fit``."""
         vectors, truth, groups = self._begin(X, y, groups)
-        count = inner_count(truth, groups, self.inner)
-        folds = grouped_folds(truth, groups, count=count, seed=self.seed)
+        folds = split_inside(truth, groups, self.inner, self.seed)
+        count = len(folds)
         rows = block_rows(vectors, block_numbers(folds, len(truth)))
         masks = np.vstack([~np.eye(count, dtype=bool), np.ones((1, count), dtype=bool)])
         mean, deviation = rows.moments(masks)

@@ -15,9 +15,8 @@ from jaxtyping import Bool, Float, Float32
 from sklearn.metrics import log_loss  # type: ignore[import-untyped,unused-ignore]
 from sklearn.neural_network import MLPClassifier  # type: ignore[import-untyped,unused-ignore]
 
-from vlmscope.probes.base import BinaryProbe, block_numbers, inner_count
+from vlmscope.probes.base import BinaryProbe, block_numbers, split_inside
 from vlmscope.probes.blocks import block_rows
-from vlmscope.probes.folds import grouped_folds
 
 
 class MlpProbe(BinaryProbe):
@@ -75,8 +74,7 @@ class MlpProbe(BinaryProbe):
         Rows of one of ``groups`` (images) are held out together.
         """
         vectors, truth, groups = self._begin(X, y, groups)
-        count = inner_count(truth, groups, 10)
-        folds = grouped_folds(truth, groups, count=count, seed=self.seed)
+        folds = split_inside(truth, groups, 10, self.seed)
         # Block 1 is held out; the standardisation is that of block 0 only.
         held_out = block_numbers(folds, len(truth)) == 0
         rows = block_rows(vectors, held_out.astype(np.int64))

@@ -153,20 +153,26 @@ def logged_failures(path: Path) -> Iterator[Failure]:
 def frequent_reasons(errors: Iterable[str], table: str) -> list[tuple[str, int]]:
     """Return why rows failed and how often for each reason, the most frequent first.
 
-    Reasons that differ only in a name or a number are one reason, represented by the first.
+    Reasons that differ only in a name or a number are one reason, represented by the first, which
+    is then called an example: the others are about other files or rows.
 
     Args:
         errors: The errors of the failures.
         table: Name of the table, which they may begin with.
 
     >>> frequent_reasons(["t.csv line 2: no 'a.png'", "t.csv line 3: no 'b.png'", "odd"], "t.csv")
-    [("no 'a.png'", 2), ('odd', 1)]
+    [("for example, no 'a.png'", 2), ('odd', 1)]
     """
     origin = re.compile(rf"\A{re.escape(table)}(?: \w+ \d+|\S*\[\d+\]): ")
     reasons = [" ".join(origin.sub("", error).split()) for error in errors]
     kinds = [re.sub(r"'[^']*'|\"[^\"]*\"|\S*[/\\]\S*|\d+", "…", reason) for reason in reasons]
-    first = dict(zip(reversed(kinds), reversed(reasons), strict=True))
-    return [(first[kind], often) for kind, often in Counter(kinds).most_common()]
+    examples: dict[str, dict[str, None]] = {}
+    for kind, reason in zip(kinds, reasons, strict=True):
+        examples.setdefault(kind, {})[reason] = None
+    return [
+        (f"{'for example, ' if len(examples[kind]) > 1 else ''}{next(iter(examples[kind]))}", often)
+        for kind, often in Counter(kinds).most_common()
+    ]
 
 
 def _parse(line: Any) -> Failure | None:

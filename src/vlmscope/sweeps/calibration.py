@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.metrics import Platt, fit_platt
-from vlmscope.probes import CrossFit, Fold, LogisticProbe, grouped_folds
-from vlmscope.probes.base import inner_count
+from vlmscope.probes import CrossFit, Fold, LogisticProbe
+from vlmscope.probes.base import split_inside
 from vlmscope.probes.candidates import ChosenFit
 
 Fit = TypeVar("Fit", CrossFit, ChosenFit)
@@ -64,7 +64,7 @@ def scale_of(
     It is fitted on out-of-fold log-odds from fits with the probe's own penalty.
     """
     logit = np.empty(len(truth))
-    for fold in grouped_folds(truth, groups, count=inner_count(truth, groups, folds)):
+    for fold in split_inside(truth, groups, folds):
         fitted = LogisticProbe(C=probe.C_).fit(matrix[fold.train], truth[fold.train])
         logit[fold.test] = fitted.decision_function(matrix[fold.test])
     platt = rising_platt(truth, logit)

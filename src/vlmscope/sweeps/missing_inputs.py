@@ -21,11 +21,16 @@ def missing_inputs(inputs: BaselineInputs) -> tuple[str, ...]:
 
 
 def unknown_sentence(inputs: BaselineInputs) -> Iterator[str]:
-    """Yield a sentence on missing inputs; nothing if all are known."""
+    """Yield a sentence on missing inputs; nothing if all are known.
+
+    The category is read from the column of that name. No command renames a column of a finished
+    run, but any column may be a further input of the baselines.
+    """
     if unknown := missing_inputs(inputs):
         yield (
             f"Not known here: {', '.join(unknown)}; whether hidden states contain more information "
             f"than {'this' if len(unknown) == 1 else 'these'} is unknown."
+            f"{ANOTHER_COLUMN if _CATEGORY in unknown and not inputs.columns else ''}"
         )
 
 
@@ -42,6 +47,14 @@ def qualified(lines: Iterable[str], inputs: BaselineInputs) -> Iterator[str]:
     return (line.replace(SOMETHING_MORE, more) for line in lines)
 
 
+ANOTHER_COLUMN = (
+    " If the table has the category in a column of another name, "
+    "--by COLUMN adds it to what is known."
+)
+"""What to do where the category is not known."""
+
+_CATEGORY = "the question's category"
+
 SOMETHING_MORE = "hidden states know something more"
 """Part of a verdict if the probe adds to everything known."""
 
@@ -57,4 +70,4 @@ def _of_first_token(inputs: BaselineInputs) -> Iterator[str]:
 
 def _of_question(inputs: BaselineInputs) -> Iterator[str]:
     if inputs.category is None or not any(inputs.category):
-        yield "the question's category"
+        yield _CATEGORY

@@ -24,6 +24,7 @@ from vlmscope.dataset.images.pixels import bands, to_rgb
 from vlmscope.dataset.values import shown_path
 from vlmscope.errors import RowError, named_line
 from vlmscope.locking import image_lock
+from vlmscope.schema import Sample, failure_of
 
 _UPRIGHT: Mapping[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -103,6 +104,26 @@ def image_size(image: str | PathLike[str] | bytes | Image.Image) -> tuple[int, i
         raise
     except Exception as error:  # Pillow's readers raise anything on damaged files
         raise RowError("image", f"{what}: cannot be read ({named_line(error)})") from error
+
+
+def check_headers(row: Sample) -> None:
+    """Raise for an image of a row whose file is missing or refused, as far as its header tells it.
+
+    For commands about one row: a mistake in a path is found before a model is loaded.
+
+    Args:
+        row: The row. Images that are held in memory are not checked.
+
+    Raises:
+        RowError: As ``image_size``, with the location of the row.
+    """
+    for image in row.images:
+        if not isinstance(image, str | PathLike | bytes):
+            continue
+        try:
+            image_size(image)
+        except RowError as error:
+            raise RowError(error.stage, failure_of(row, error.stage, str(error)).error) from error
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from scipy.special import expit  # type: ignore[import-untyped,unused-ignore]
 from sklearn import config_context  # type: ignore[import-untyped,unused-ignore]
 
-from vlmscope.probes import Fold, LogisticProbe, grouped_folds
-from vlmscope.probes.base import inner_count
+from vlmscope.probes import Fold, LogisticProbe
+from vlmscope.probes.base import split_inside
 from vlmscope.probes.baselines import (
     BASELINES,
     JOINT,
@@ -122,7 +122,7 @@ def transfer_baselines(
     risks = {name: np.empty(len(inputs.question) - len(truth)) for name in forms}
     with config_context(assume_finite=True, skip_parameter_validation=True):
         for part in parts:
-            splits = _inner_folds(truth, groups, part.train, folds, seed)
+            splits = split_inside(truth[part.train], groups[part.train], folds, seed)
             choices = {
                 name: _chosen(candidates, truth, part.train, splits)
                 for name, candidates in forms.items()
@@ -152,18 +152,6 @@ class _Choice:
         platt = rising_platt(truth[part.train], self.logit)
         predict = fit_candidate(self.candidate, part.train, truth)
         return np.asarray(expit(platt.a * predict(before + part.test) + platt.b))
-
-
-def _inner_folds(
-    truth: NDArray[np.bool_],
-    groups: NDArray[np.int64],
-    train: NDArray[np.int64],
-    folds: int,
-    seed: int,
-) -> list[Fold]:
-    """Return folds of some rows, as positions among these rows."""
-    count = inner_count(truth[train], groups[train], folds)
-    return grouped_folds(truth[train], groups[train], count=count, seed=seed)
 
 
 def _chosen(
