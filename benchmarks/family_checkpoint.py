@@ -26,6 +26,9 @@ STANDARD_DEVIATION = 0.02
 TINY_STANDARD_DEVIATION = 0.15
 """In the narrow model, where less would let the image fade on its way."""
 
+SHARD = "5GB"
+"""Most bytes of a file of weights, as in released checkpoints: they are hashed at the same time."""
+
 UNUSED = "<unused_"
 """Beginning of the tokens that fill the vocabulary."""
 
@@ -59,7 +62,7 @@ def build_checkpoint(
         model = _empty_model(parts["config"], dtype)
     _randomise(model, TINY_STANDARD_DEVIATION if tiny else STANDARD_DEVIATION)
     _answer_in_words(model, shape, folder)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size=SHARD)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
