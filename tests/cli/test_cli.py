@@ -60,6 +60,7 @@ def forge(shard: Path) -> None:
     shard.write_bytes(seal_of(image) + image)
 
 
+@pytest.mark.exhaustive
 def test_verify_passes_and_then_finds_a_changed_number(
     extract: Command, vlmscope: Command, tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ def edited_meanwhile(
     monkeypatch.setattr(scorer, "load_with", load)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("edited_meanwhile")
 def test_extract_stops_there(extract: Command, tmp_path: Path) -> None:
     done = extract("--json")

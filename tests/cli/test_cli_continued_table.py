@@ -156,6 +156,7 @@ def test_the_truth_by_the_name_it_had_in_the_table(
     assert "gold (the target)" in line
 
 
+@pytest.mark.exhaustive
 def test_the_truth_that_was_taken_by_itself(
     extract: Command, vlmscope: Command, table: Path, tmp_path: Path
 ) -> None:

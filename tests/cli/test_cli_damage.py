@@ -22,6 +22,7 @@ def damage(run: Path) -> Path:
     return shard
 
 
+@pytest.mark.exhaustive
 def test_damaged_rows_are_named_and_captured_again(
     extract: Command, vlmscope: Command, tmp_path: Path
 ) -> None:

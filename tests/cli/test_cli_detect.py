@@ -131,6 +131,7 @@ def test_none_that_can_be_evaluated_without_images(
     assert " ".join(done.err.split()).endswith(ending)
 
 
+@pytest.mark.exhaustive
 def test_the_report_has_a_section_until_it_is_stale(vlmscope: Command, run: Path) -> None:
     page = run / "report.html"
     assert vlmscope("detect", run, *QUICK).code == 0

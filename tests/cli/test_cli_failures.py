@@ -89,6 +89,7 @@ def test_nothing_is_said_where_nothing_failed(extract: Command) -> None:
     assert "most often" not in done.err
 
 
+@pytest.mark.exhaustive
 def test_one_cell_that_no_run_can_hold_stops_no_other_row(
     extract: Command, vlmscope: Command, table: Path, tmp_path: Path
 ) -> None:

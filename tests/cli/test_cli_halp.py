@@ -56,6 +56,7 @@ def run_halp(
     return run
 
 
+@pytest.mark.exhaustive
 def test_a_run_says_what_it_is_and_is_verified(
     run_halp: Command, vlmscope: Command, tmp_path: Path
 ) -> None:

@@ -57,6 +57,7 @@ def test_after_a_first_extract_without_images(
     assert_all_found(vlmscope, tmp_path / "run")
 
 
+@pytest.mark.exhaustive
 def test_after_a_first_extract_with_a_partly_wrong_folder(
     extract: Command, vlmscope: Command, images: Path, partly: Path, tmp_path: Path
 ) -> None:

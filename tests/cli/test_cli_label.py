@@ -75,6 +75,7 @@ def test_json_and_another_scorer_that_replaces_the_labels(vlmscope: Command, run
     assert "truth is not yes or no" in shown.out
 
 
+@pytest.mark.exhaustive
 def test_which_way_answers_to_yes_no_questions_are_wrong(vlmscope: Command, run: Path) -> None:
     """False positives and false negatives, of rules and of a person; in the report and JSON too."""
     done = vlmscope("label", run, "--json")

@@ -82,6 +82,7 @@ def lengths(run: Path) -> dict[str, int]:
     return {id_: opened[id_].num_prompt_tokens for id_ in opened.ids}
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_goes_on_another_day_keeps_its_date(
     vlmscope: Command, folder: Path, table: Path, tmp_path: Path, set_clock: Clock
 ) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from vlmscope.store import open_run
 
 Command = Callable[..., Any]
@@ -25,6 +27,7 @@ def wait_for_rows(run: Path, process: subprocess.Popen[str]) -> None:
     raise AssertionError(f"no rows within a minute; exit code {process.poll()}")
 
 
+@pytest.mark.exhaustive
 def test_a_signal_stops_after_the_batch_in_flight(
     table: Path, checkpoint: Path, tmp_path: Path, python: str, extract: Command
 ) -> None:

@@ -170,6 +170,7 @@ def test_one_token(
     assert_all_same(found, expected_of(samples[:5], vlm, spec), samples[:5])
 
 
+@pytest.mark.exhaustive
 def test_every_position_with_rows_that_come_and_go(
     eleven: Sequence[Sample], talkative_vlm: VisionLanguageModel, expected: Mapping[str, Capture]
 ) -> None:

@@ -79,6 +79,7 @@ sessions = st.builds(
 )
 
 
+@pytest.mark.exhaustive
 @settings(max_examples=4, deadline=None)
 @given(st.lists(sessions, max_size=4), st.integers(1, 5))
 def test_the_end_is_the_same(history: list[Session], batch_size: int) -> None:

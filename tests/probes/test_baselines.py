@@ -250,6 +250,7 @@ def test_nothing_known_is_nothing_found() -> None:
     assert abs(np.mean(values) - 0.5) < 0.05
 
 
+@pytest.mark.exhaustive
 def test_a_fold_s_own_labels_reach_none_of_its_predictions(
     case: tuple[BaselineInputs, np.ndarray, np.ndarray],
 ) -> None:

@@ -277,6 +277,7 @@ def expect_levels(page: Page, levels: list[int], number: int = 0) -> None:
     page.wait_for_function(script, arg=[number, levels])
 
 
+@pytest.mark.exhaustive
 def test_a_slider_and_a_switch_choose_the_map(open_page: OpenPage) -> None:
     page = open_page(FULL, "#?card=q2")
     dialog = page.get_by_role("dialog")

@@ -205,6 +205,7 @@ def test_categories_add_up_and_are_judged_apart(home: Path) -> None:
     assert count.auroc_low < expected < count.auroc_high
 
 
+@pytest.mark.exhaustive
 @no_images
 def test_one_quantity_has_one_number(home: Path, request: pytest.FixtureRequest) -> None:
     """Whatever is in results.json is taken from there, not resampled or rebinned in another way."""
@@ -343,6 +344,7 @@ def test_no_number_is_shown_of_a_result_that_found_nothing(home: Path, which: st
             assert (row.above_joint, row.above_baseline, row.above_joint_low) == (None, None, None)
 
 
+@pytest.mark.exhaustive
 @no_images
 def test_no_number_is_shown_of_a_probe_that_found_nothing(
     home: Path, request: pytest.FixtureRequest

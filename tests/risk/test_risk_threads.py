@@ -52,6 +52,7 @@ def ask(scorer: RiskScorer, sample: Sample) -> float:
     return scorer.risk(sample.image, sample.question)
 
 
+@pytest.mark.exhaustive
 def test_eight_threads_get_their_own_risks(scorer: RiskScorer, samples: list[Sample]) -> None:
     """All ask as ``question``, some about the same image object, each in an order of its own."""
     expected = [ask(scorer, sample) for sample in samples]

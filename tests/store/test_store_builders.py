@@ -97,6 +97,7 @@ def in_pairs(rows: int) -> list[list[Any]]:
     return [make_captures(range(i, min(rows, i + 2))) for i in range(0, rows, 2)]
 
 
+@pytest.mark.exhaustive
 def test_builders_write_what_one_process_writes(builders: Builders, tmp_path: Path) -> None:
     batches: list[list[Any]] = in_pairs(31)
     batches.insert(3, [make_bare(40), Failure("bad", "image", "no such file")])

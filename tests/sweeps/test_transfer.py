@@ -91,6 +91,7 @@ def found(source: tuple[Run, SweepResult], test: Run) -> TransferTest:
     return result
 
 
+@pytest.mark.exhaustive
 def test_a_direction_that_both_share_carries_over(
     source: tuple[Run, SweepResult], shared: TransferResult
 ) -> None:
@@ -203,6 +204,7 @@ def leaky(folder: Path, mood: np.ndarray, faces: np.ndarray, noise: int, **optio
     )
 
 
+@pytest.mark.exhaustive
 def test_the_same_questions_on_another_model_are_judged_without_their_images(
     tmp_path: Path,
 ) -> None:
