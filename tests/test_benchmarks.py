@@ -94,7 +94,8 @@ RELEASED = {
     "gemma3": 12.187, "llava_next": 8.355, "smolvlm": 2.247, "qwen3_vl": 8.767,
     "qwen3_5": 9.410,
 }  # fmt: skip
-"""Parameters of the released checkpoints, in billions."""
+"""Parameters of the released checkpoints, in billions; Qwen3.5's are those of transformers' default
+settings."""
 
 
 @pytest.mark.first(1)
