@@ -358,9 +358,7 @@ def _notes_on_category(stored: Manifest, wanted: Manifest) -> Iterator[str]:
         stored: The manifest of the run.
         wanted: The manifest that a new run would have.
     """
-    before, now = (
-        record.data.fields.get("category") or "category" for record in (stored, wanted)
-    )
+    before, now = (record.data.fields.get("category") or "category" for record in (stored, wanted))
     if before != now:
         yield (
             f"the column of the category was {before!r} for earlier rows, which keep it, and is "
