@@ -6,7 +6,9 @@ Those that take more than a few seconds are run by ``make test-exhaustive``.
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -94,7 +96,8 @@ RELEASED = {
     "gemma3": 12.187, "llava_next": 8.355, "smolvlm": 2.247, "qwen3_vl": 8.767,
     "qwen3_5": 9.410,
 }  # fmt: skip
-"""Parameters of the released checkpoints, in billions."""
+"""Parameters of the released checkpoints, in billions; Qwen3.5's are those of transformers' default
+settings."""
 
 
 @pytest.mark.first(1)
@@ -149,6 +152,25 @@ def test_the_benchmark_of_families_does_what_the_large_one_does(
     }  # fmt: skip
     assert found["verify"]["largest_relative_error"] < 1e-4
     assert not (tmp_path / "smolvlm" / "checkpoint").exists()
+
+
+def test_what_a_benchmark_of_families_left_out_is_not_a_number(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With ``--generate`` without sizes and ``--verify 0`` only vlmscope is measured."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    script = runpy.run_path(str(BENCHMARKS / "families.py"))  # there is a package of this name
+    ours = {"rows_per_second": 20.0, "busy": 0.98, "peak_gb": 37.0, "first_row": None}
+    both = {"generate": {"32": {"answers": 4.0}}, "floor": {"answers": 80.0}, "verify": "4 rows"}
+    for found, shown in ((both, "4.0 20.0 5.00x 80.0 25% 98% 37"), ({}, "nan 20.0 nanx nan nan%")):
+        models = {"qwen3_5": {"answers": ours, **found}}
+        script["report"](
+            Namespace(size="true", modes=["answers"]),
+            {"device": "H200", "torch": "2.11", "models": models},
+        )
+        out = " ".join(capsys.readouterr().out.split())
+        assert f"Qwen3.5-9B answers {shown}" in out
+        assert ("parity" in out) == bool(found)
 
 
 @pytest.mark.exhaustive

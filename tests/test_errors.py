@@ -30,6 +30,9 @@ from vlmscope.selection import resolve_layers
          "no column; say which with map={'id': 'uid', 'image': 'a b'}, or pass number_rows=True"),
         ("pass --map id=set,figure, which differ, or", "pass map={'id': 'set,figure'}, which "
          "differ, or"),
+        ("t.csv: --map category=kind: the table has", "t.csv: map={'category': 'kind'}: the table "
+         "has"),
+        ("--map category='my kind': this", "map={'category': 'my kind'}: this"),
         ("--map id='' for the column without a name", "map={'id': ''} for the column without a "
          "name"),
         ("run 'vlmscope label r --labels FILE' first, then without --labels",

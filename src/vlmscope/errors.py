@@ -42,7 +42,7 @@ _VALUE = (
 """What stands behind an option: the word for its value, or a value that is no word of English."""
 
 _OPTION = rf"(?<![\w'\"-])--(?P<option>[a-z]+(?:-[a-z]+)*)(?![\w-])(?:{_VALUE})?"
-_PAIR = r"--map ([a-z]+)=('[^']*'|\S*?)(?=[,;)]?(?:\s|$))"
+_PAIR = r"--map ([a-z]+)=('[^']*'|\S*?)(?=[,;:)]?(?:\s|$))"
 _MAP = rf"(?<![\w'\"-])(?P<map>{_PAIR}(?: {_PAIR})*)"
 _NAMES = re.compile(f"{_KEPT}|{_MAP}|{_OPTION}")
 

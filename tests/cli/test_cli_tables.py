@@ -57,12 +57,17 @@ def test_a_mapped_category_is_that_of_the_run(
     """Of rows that are captured later too, and of what labels are broken down by."""
     table.write_text(table.read_text("utf-8").replace("gt_answer,category", "gt_answer,kind", 1))
     assert extract("--map", "category=kind", "--limit", 4).code == 0
-    assert extract("--map", "category=kind", "--limit", 6).code == 0
+    again = extract("--map", "category=kind", "--limit", 6)
+    assert again.code == 0
+    assert "column of the category" not in again.err
     found = open_run(tmp_path / "run").to_pandas()
     assert "kind" not in found
     assert sorted(found["category"]) == ["attribute"] * 3 + ["existence"] * 3
     labelled = json.loads(vlmscope("label", tmp_path / "run", "--json").out)
     assert labelled["categories"].keys() == {"attribute", "existence"}
+    forgotten = " ".join(extract("--limit", 7).err.split())
+    assert "the column of the category was 'kind' for earlier rows, which keep it" in forgotten
+    assert "and is 'category' for those captured now; stop and give the same --map" in forgotten
     assert extract("--limit", 6, out="plain").code == 0
     assert "category" not in open_run(tmp_path / "plain").to_pandas()
 

@@ -208,6 +208,8 @@ def test_a_mapped_category_has_that_name_in_the_metadata(tmp_path: Path, name: s
         ("category=answer", KINDS, "--map category=answer: this column is the target; name"),
         ("category=question", KINDS, "--map category=question: this column is the question"),
         ("category=image", KINDS, "--map category=image: this column is the image"),
+        ("category=my answer", {"id": "1", "image": "a.png", "question": "?", "my answer": "no",
+         "category": "c"}, "--map category='my answer': the table has a column 'category' too"),
         ("category=kind", KINDS | {"category": "c"}, "--map category=kind: the table has a column "
          "'category' too, which would be lost; rename it in the table, or leave the option out"),
     ],

@@ -229,8 +229,8 @@ def _early_workers(text: str, device: str, *, ray: bool) -> int | str:
 def _check_table(data: list[str], **columns: Any) -> None:
     """Refuse a table, its columns or its images' folder before torch is imported: that takes long.
 
-    The plan opens the table again. So this is only for one file of a format that is not read
-    completely to find the columns. The file may be missing.
+    The plan opens the table again, so this is only for one file of a format whose columns are found
+    without reading all of it.
 
     Raises:
         InputError: As ``open_table``.

@@ -264,8 +264,10 @@ def compare(
     ids = open_run(request.out).ids
     done = frozenset(scan.ids).intersection(ids)
     changes = _notes_on_changes(request.out, stored, scan, comparison)
-    moved = _notes_on_images(stored, manifest, left=len(scan.ids) - len(done)) if ids else ()
-    return done, (*notes, *changes, *moved)
+    left = len(scan.ids) - len(done)
+    moved = _notes_on_images(stored, manifest, left=left) if ids else ()
+    renamed = _notes_on_category(stored, manifest) if ids and left else ()
+    return done, (*notes, *changes, *moved, *renamed)
 
 
 def _check_prompts(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> None:
@@ -346,6 +348,21 @@ def _notes_on_images(stored: Manifest, wanted: Manifest, *, left: int) -> Iterat
             f"images of the rows came from {before}, and no row is left to capture from {now}; "
             f"'vlmscope verify RUN --images {shlex.quote(now)}' checks whether the images there "
             "are the same"
+        )
+
+
+def _notes_on_category(stored: Manifest, wanted: Manifest) -> Iterator[str]:
+    """Yield a note if a run that has rows continues with another column as the category.
+
+    Args:
+        stored: The manifest of the run.
+        wanted: The manifest that a new run would have.
+    """
+    before, now = (record.data.fields.get("category") or "category" for record in (stored, wanted))
+    if before != now:
+        yield (
+            f"the column of the category was {before!r} for earlier rows, which keep it, and is "
+            f"{now!r} for those captured now; stop and give the same --map if that is not meant"
         )
 
 

@@ -348,7 +348,8 @@ def read_label_file(
         label_column: Its column of labels; by default the first of ``LABEL_COLUMNS``.
 
     Raises:
-        InputError: The file cannot be read, lacks a column, or a cell is not a label.
+        InputError: The file cannot be read, lacks a column, a cell is not a label, or columns of
+            labels contradict each other and none of them is named.
     """
     column, cells = _read_file(path, id_column, label_column)
     return {id_: read_label(cell, column) for id_, cell in cells.items()}

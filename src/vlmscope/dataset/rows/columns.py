@@ -146,7 +146,7 @@ def _category(asked: str, columns: Columns, found: Sequence[str], table: str) ->
     Raises:
         InputError: It is missing, has another role, or would replace a column ``category``.
     """
-    option = f"--map {CATEGORY}={asked}"
+    option = f"--map {CATEGORY}={shlex.quote(asked)}"
     here = _one_asked(asked, CATEGORY, found)
     if not here:
         raise InputError(
