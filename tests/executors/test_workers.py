@@ -442,7 +442,7 @@ def test_rows_wait_for_workers_that_only_have_to_be_forked(
     """Each of eight threads would prepare a whole batch, while all share one interpreter lock."""
     workers.wait()
     rows, here = [row(make_image("one"))], list[Any]()
-    monkeypatch.setattr(workers, "_always_wait", False)
+    monkeypatch.setattr(workers, "_wait", False)
     monkeypatch.setattr(workers, "_prepared_within", lambda *given: here.append(given))
     with ThreadPoolExecutor(1) as threads:
         with workers._lock:  # so that they cannot start yet
@@ -451,6 +451,20 @@ def test_rows_wait_for_workers_that_only_have_to_be_forked(
             assert not workers._begun.wait(0.3)
         assert_same_prepared(found.result(TIMEOUT), prepare(rows, vlm, resolve_spec(SPEC, vlm)))
     assert not here
+
+
+def test_rows_wait_no_longer_for_workers_that_are_not_forked(
+    workers: Workers, vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers.wait()
+    rows = [row(make_image("one"))]
+    monkeypatch.setattr(workers, "_wait", False)
+    monkeypatch.setattr(pool, "MOST_SECONDS_TO_FORK", 0.1)
+    with workers._lock:  # so that they cannot start
+        workers.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
+        found = workers.prepare(rows)
+        assert not workers._begun.is_set()
+    assert_same_prepared(found, prepare(rows, vlm, resolve_spec(SPEC, vlm)))
 
 
 def test_the_first_rows_need_not_wait(vlm: VisionLanguageModel) -> None:

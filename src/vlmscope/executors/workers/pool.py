@@ -44,6 +44,9 @@ from vlmscope.shown_once import show_messages, warn
 SECONDS_BETWEEN_LOOKS = 0.1
 """Time between two looks whether the workers have started, while all threads prepare rows."""
 
+MOST_SECONDS_TO_FORK = 10.0
+"""Time that rows wait for workers which only have to be forked, before threads prepare them."""
+
 DEATHS = 3
 """Rows in succession that end a worker alone, before any row succeeded, that count as a bug."""
 
@@ -75,7 +78,8 @@ class Workers:
 
     def __init__(self, count: int, *, wait: bool = True) -> None:
         self.count = count
-        self._wait = self._always_wait = wait
+        self._wait = wait
+        self._starts_soon = False
         self._server: Server | None = None
         self._settings: Setup | None = None
         self._lock = threading.Lock()
@@ -124,8 +128,7 @@ class Workers:
             self._give_up(error)
             self._begun.set()
             return
-        # Threads that took the first batches would hold them longer than the workers take to start.
-        self._wait = self._always_wait or self._is_ready()
+        self._starts_soon = self._is_ready()
         self._beginning = threading.Thread(target=self._begin, daemon=True)
         self._beginning.name = "vlmscope-workers"
         self._beginning.start()
@@ -177,6 +180,8 @@ class Workers:
             WorkersError: Workers die with every row.
             Exception: As ``engine.prepare``.
         """
+        if self._starts_soon:  # threads would hold the first batches longer
+            self._begun.wait(MOST_SECONDS_TO_FORK)
         while not (self._wait or self._begun.is_set()):
             # Batches are used in order: none may wait for workers while later ones are prepared.
             if (found := self._prepared_within(samples, SECONDS_BETWEEN_LOOKS)) is not None:
