@@ -36,6 +36,7 @@ from vlmscope.model import (
 )
 from vlmscope.prompt import at_time, count_after_question, render, takes_images_anywhere
 from vlmscope.row_identity import RowComparison, compare_rows, ids_text, is_same_table
+from vlmscope.shown import count
 from vlmscope.store import (
     Manifest,
     bytes_per_row,
@@ -263,7 +264,10 @@ def compare(
     notes = _set_damage_aside(request) if request.redo_damaged else ()
     ids = open_run(request.out).ids
     done = frozenset(scan.ids).intersection(ids)
-    changes = _notes_on_changes(request.out, stored, scan, comparison)
+    changes = (
+        *_notes_on_changes(request.out, stored, scan, comparison),
+        *(_notes_on_category(stored, manifest, len(ids)) if ids else ()),
+    )
     moved = _notes_on_images(stored, manifest, left=len(scan.ids) - len(done)) if ids else ()
     return done, (*notes, *changes, *moved)
 
@@ -347,6 +351,28 @@ def _notes_on_images(stored: Manifest, wanted: Manifest, *, left: int) -> Iterat
             f"'vlmscope verify RUN --images {shlex.quote(now)}' checks whether the images there "
             "are the same"
         )
+
+
+def _notes_on_category(stored: Manifest, wanted: Manifest, rows: int) -> Iterator[str]:
+    """Yield a note if the category of new rows is another column than that of the rows in the run.
+
+    Metadata is stored with each row, so a run can have categories for some of its rows only.
+    """
+    before, now = (record.data.fields.get("category") for record in (stored, wanted))
+    if before == now:
+        return
+    yield (
+        f"the {count(rows, 'row')} in the run were captured {_mapped(before)}, "
+        f"this command is {_mapped(now)}: stored rows keep their categories, and new ones have "
+        f"others; to have the same in all rows, run it {_mapped(before)}"
+    )
+
+
+def _mapped(column: str | bool | None) -> str:
+    """Return how the category is mapped, as text."""
+    if not column:
+        return "without --map category"
+    return "with --map " + shlex.quote(f"category={column}")
 
 
 def _notes_on_changes(
