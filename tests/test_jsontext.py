@@ -61,7 +61,7 @@ def test_any_text_is_cut_without_an_error(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 5000, "9" * 5000, "[", "nan"])
 def test_what_is_refused_is_a_value_error(text: str) -> None:
-    with pytest.raises(ValueError, match=r"nests deeper|Exceeds|Expecting"):
+    with pytest.raises(ValueError, match=r"^nests deeper|^has a whole number of|^Expecting"):
         load_json(text)
 
 

@@ -44,10 +44,18 @@ def load_json(text: str, *, levels: int = DEEPEST) -> Any:
     >>> load_json("[" * 500 + "]" * 500)
     Traceback (most recent call last):
     ValueError: nests deeper than 64 levels
+    >>> load_json("[" + "9" * 5000 + "]")
+    Traceback (most recent call last):
+    ValueError: has a whole number of too many digits
     """
     if nests_deeper(text, levels):
         raise ValueError(f"nests deeper than {levels} levels")
-    return json.loads(text)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # Python's names a function to call
+        raise ValueError("has a whole number of too many digits") from error
 
 
 def json_lines(file: IO[bytes], longest: int) -> Iterator[Any]:

@@ -423,3 +423,18 @@ def test_a_template_is_for_tables(vlmscope: Command, tmp_path: Path) -> None:
         done = vlmscope("label", path, "--question-template", "{question}", *out)
         assert done.code == 2
         assert done.err.startswith("error: --question-template: is for a table")
+
+
+def test_a_category_for_each_row_does_not_fill_the_terminal(
+    vlmscope: Command, tmp_path: Path
+) -> None:
+    kinds = ["often"] * 3 + [f"kind {n}" for n in range(60)] + ["last"] * 2
+    rows = [ROWS[0] | {"id": f"q{n}", "kind": kind} for n, kind in enumerate(kinds)]
+    args = "label", write(tmp_path / "t.csv", rows), "--map", "category=kind", "--out"
+    shown = vlmscope(*args, tmp_path / "shown.csv").out
+    assert shown.count("\nkind ") == 48
+    assert "\noften" in shown
+    assert "\nlast" in shown
+    assert "and 12 more categories, of as many rows or fewer; --json lists all" in shown
+    found = json.loads(vlmscope(*args, tmp_path / "all.csv", "--json").out)
+    assert len(found["categories"]) == 62

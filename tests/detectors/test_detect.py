@@ -752,6 +752,17 @@ def test_vectors_that_are_other_things_in_the_test_run_are_not_compared(
     assert missing.reason == "query_token_representation: the runs have no layer of it in common"
 
 
+def test_a_test_run_without_images_has_no_vectors_of_them(run: Run, tmp_path: Path) -> None:
+    """As of a table read with --text-only: its manifest describes them all the same."""
+    vision = detect(run, "halp_vision_only_linear", SPEC)
+    other = detected_run(
+        tmp_path / "other", truth_of(60, seed=5), first=300, prefix="o", change=bare
+    )
+    [there] = transfer_detection(run, vision, other, SPEC)
+    [missing] = [each for each in there.unavailable if each.name.startswith("halp")]
+    assert missing.reason == "vision_only_representation: no row of the test run has it"
+
+
 @pytest.mark.exhaustive
 def test_a_distance_is_to_the_same_layer_in_both_runs(run: Run, tmp_path: Path) -> None:
     """The test run is of a deeper model, whose layer nearest to the middle is another."""

@@ -516,3 +516,22 @@ def test_damaged_rows_do_not_keep_a_changed_table_from_being_compared(
         local_sessions.plan(rows(*range(9)))
     assert local_sessions.start(rows(*range(9)), redo_damaged=True).captured == 7
     assert len(local_sessions.run) == 9
+
+
+def test_another_column_as_the_category_is_said(local_sessions: Sessions) -> None:
+    table = [row | {"kind": "colour", "topic": "food"} for row in BEFORE]
+    kind, topic = FieldSpec(category="kind"), FieldSpec(category="topic")
+    assert local_sessions.plan(table, fields=kind).notes == (), "there are no rows yet"
+    local_sessions.start(table, fields=kind, limit=4)
+    assert local_sessions.plan(fields=kind).notes == ()
+    [note] = local_sessions.plan(fields=topic).notes
+    assert note == (
+        "the 4 rows in the run were captured with --map category=kind, this command is with --map "
+        "category=topic: stored rows keep their categories, and new ones have others; to have the "
+        "same in all rows, run it with --map category=kind"
+    )
+    [note] = local_sessions.plan().notes
+    assert "this command is without --map category" in note, "forgotten"
+    local_sessions.start()
+    [note] = local_sessions.plan(fields=kind).notes
+    assert "captured without --map category" in note, "given too late"

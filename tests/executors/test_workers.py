@@ -404,6 +404,33 @@ def test_threads_prepare_rows_where_no_process_can_be_started(
     assert len(told) == 2
 
 
+@pytest.mark.parametrize("answers", [["ready"], ["ready", None]])
+def test_rows_do_not_wait_forever_for_a_process_that_stopped_answering(
+    answers: list[str | None], vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is set up, or starts a worker, and hangs."""
+    rows, told = [row(make_image("one"))], list[str]()
+    ours, theirs = Pipe()
+    with theirs, Popen(["/bin/sleep", "60"]) as hanging:
+        for answer in answers:
+            theirs.send(answer)
+        given = SimpleNamespace(pipe=ours, process=hanging, owner=os.getpid())
+        monkeypatch.setattr("vlmscope.executors.workers.server.take_server", lambda: given)
+        monkeypatch.setattr("vlmscope.executors.workers.server.START_SECONDS", 0.2)
+        monkeypatch.setattr("vlmscope.executors.workers.pool.warn", told.append)
+        with Workers(1) as others, ThreadPoolExecutor(1) as threads:
+            others.begin(vlm.preprocessing, resolve_spec(SPEC, vlm))
+            found = threads.submit(others.prepare, rows)
+            try:
+                prepared = found.result(TIMEOUT)
+            finally:
+                hanging.kill()
+                others.close()
+    assert_same_prepared(prepared, prepare(rows, vlm, resolve_spec(SPEC, vlm)))
+    assert len(told) == 1
+    assert "within 0.2 seconds" in told[0]
+
+
 def test_workers_end_before_the_command_begins_again(
     vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -198,6 +198,7 @@ def test_which_rows_had_images_is_kept_and_unknown_in_earlier_files(
         ("info.width", "40", "width is '40'"),
         ("info.calibration", [1.0], "calibration"),
         ("info.calibration", [-1.0, 0.0], "calibration"),
+        ("info.calibration", [10**400, 0.0], "calibration"),
         ("info.threshold", "0.5", "threshold is '0.5'"),
         ("info.metrics", [0.9], "metrics is"),
         ("info.chosen_c", 0.1, "chosen_c is 0.1"),

@@ -22,7 +22,9 @@ from vlmscope.executors import describe_model, runner
 from vlmscope.metrics import Platt
 from vlmscope.model import VisionLanguageModel, load_model
 from vlmscope.model.loading.checksums import stamp_of
+from vlmscope.probes import ProbeInfo
 from vlmscope.risk import Risk, RiskScorer, find_probe
+from vlmscope.risk.scorer import spec_of
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 
 
@@ -315,3 +317,20 @@ def test_an_image_of_any_kind(
     by_object = scorer.risk(image, "What is it?")
     assert scorer.risk(tmp_path / "image.png", "What is it?") == by_object
     assert scorer.risk((tmp_path / "image.png").read_bytes(), "What is it?") == by_object
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layer": 999}, "layer is 999, but vision_only_representation has no layers"),
+        ({"model": {"adapter": 5}}, "model.adapter is 5, expected text"),
+        ({"model": {"dtype": ["float32"]}}, "model.dtype is"),
+    ],
+)
+def test_a_description_with_wrong_values_is_refused_before_a_model_is_loaded(
+    change: dict[str, Any], message: str
+) -> None:
+    info = ProbeInfo("vision_only_representation", None, 4, "LogisticProbe", 9, model={"type": "x"})
+    assert spec_of(Path("probe"), info).layers == "0"
+    with pytest.raises(InputError, match=message):
+        spec_of(Path("probe"), replace(info, **change))

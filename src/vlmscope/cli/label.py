@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -35,6 +35,9 @@ READ_LABELS = ("column", "file")
 
 SHOWN_REASONS = 5
 """Number of reasons shown for unscorable rows."""
+
+SHOWN_CATEGORIES = 50
+"""Number of categories shown; a column of ids has as many as there are rows."""
 
 
 def label(
@@ -323,6 +326,13 @@ def _shares(outcomes: Counter[str]) -> dict[str, Any]:
     }
 
 
+def _largest(categories: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the categories that are shown: those of most rows, in the order of all."""
+    size = {name: sum(found[o] for o in OUTCOMES) for name, found in categories.items()}
+    largest = set(sorted(size, key=lambda name: -size[name])[:SHOWN_CATEGORIES])
+    return {name: found for name, found in categories.items() if name in largest}
+
+
 def _show(record: dict[str, Any]) -> None:
     """Print the summary."""
     table = Table(box=None, pad_edge=False)
@@ -331,11 +341,14 @@ def _show(record: dict[str, Any]) -> None:
     for heading in (*outcomes, "share"):
         table.add_column(heading, header_style="dim", justify="right")
     rows = record["categories"] if list(record["categories"]) != ["–"] else {}
-    for name, found in (*rows.items(), ("all", record["all"])):
+    shown = _largest(rows)
+    for name, found in (*shown.items(), ("all", record["all"])):
         share = "–" if found["share"] is None else f"{found['share']:.1%}"
         counts = (f"{found[outcome]:,}" for outcome in outcomes)
         table.add_row(name, *counts, share, style="bold" if name == "all" and rows else "")
     show(table)
+    if more := len(rows) - len(shown):
+        stdout.print(f"and {more:,} more categories, of as many rows or fewer; --json lists all")
     stdout.print("share: hallucinated / (hallucinated + faithful)")
     kinds = record["error_kinds"]
     if any(kinds.values()):

@@ -38,7 +38,7 @@ from vlmscope.detectors.rows import Floats, Rows, rows_of, with_vectors
 from vlmscope.detectors.run import incomplete
 from vlmscope.errors import InputError
 from vlmscope.metrics import LabelledRisk, constant_pairs, resample_sides
-from vlmscope.positions import SUBLAYER_REPRESENTATIONS
+from vlmscope.positions import SUBLAYER_REPRESENTATIONS, VISION_ONLY
 from vlmscope.probes.baselines import JOINT
 from vlmscope.schema import Progress
 from vlmscope.store import DEFAULT, AnyRun, Run, as_run, vector_path
@@ -191,8 +191,13 @@ def _different(source: Run, target: Target) -> dict[str, str]:
             found.setdefault(group, "the runs have no layer of it in common")
         elif theirs[path] != width:
             found[group] = f"its width is {theirs[path]} in the test run, {width} in training"
-        else:
+        elif group == VISION_ONLY and (
+            source.manifest.capture.vision_pooling
+            != target.run.manifest.capture.vision_pooling
+        ):  # fmt: skip
             found[group] = "it is pooled in another way in the test run"
+        else:
+            found[group] = "no row of the test run has it"
     return found
 
 

@@ -36,6 +36,7 @@ from vlmscope.model import (
 )
 from vlmscope.prompt import at_time, count_after_question, render, takes_images_anywhere
 from vlmscope.row_identity import RowComparison, compare_rows, ids_text, is_same_table
+from vlmscope.shown import count
 from vlmscope.store import (
     Manifest,
     bytes_per_row,
@@ -263,11 +264,12 @@ def compare(
     notes = _set_damage_aside(request) if request.redo_damaged else ()
     ids = open_run(request.out).ids
     done = frozenset(scan.ids).intersection(ids)
-    changes = _notes_on_changes(request.out, stored, scan, comparison)
-    left = len(scan.ids) - len(done)
-    moved = _notes_on_images(stored, manifest, left=left) if ids else ()
-    renamed = _notes_on_category(stored, manifest) if ids and left else ()
-    return done, (*notes, *changes, *moved, *renamed)
+    changes = (
+        *_notes_on_changes(request.out, stored, scan, comparison),
+        *(_notes_on_category(stored, manifest, len(ids)) if ids else ()),
+    )
+    moved = _notes_on_images(stored, manifest, left=len(scan.ids) - len(done)) if ids else ()
+    return done, (*notes, *changes, *moved)
 
 
 def _check_prompts(request: Request, scan: TableScan, vlm: VisionLanguageModel) -> None:
@@ -351,19 +353,26 @@ def _notes_on_images(stored: Manifest, wanted: Manifest, *, left: int) -> Iterat
         )
 
 
-def _notes_on_category(stored: Manifest, wanted: Manifest) -> Iterator[str]:
-    """Yield a note if a run that has rows continues with another column as the category.
+def _notes_on_category(stored: Manifest, wanted: Manifest, rows: int) -> Iterator[str]:
+    """Yield a note if the category of new rows is another column than that of the rows in the run.
 
-    Args:
-        stored: The manifest of the run.
-        wanted: The manifest that a new run would have.
+    Metadata is stored with each row, so a run can have categories for some of its rows only.
     """
-    before, now = (record.data.fields.get("category") or "category" for record in (stored, wanted))
-    if before != now:
-        yield (
-            f"the column of the category was {before!r} for earlier rows, which keep it, and is "
-            f"{now!r} for those captured now; stop and give the same --map if that is not meant"
-        )
+    before, now = (record.data.fields.get("category") for record in (stored, wanted))
+    if (before or "category") == (now or "category"):
+        return
+    yield (
+        f"the {count(rows, 'row')} in the run were captured {_mapped(before)}, "
+        f"this command is {_mapped(now)}: stored rows keep their categories, and new ones have "
+        f"others; to have the same in all rows, run it {_mapped(before)}"
+    )
+
+
+def _mapped(column: str | bool | None) -> str:
+    """Return how the category is mapped, as text."""
+    if not column:
+        return "without --map category"
+    return "with --map " + shlex.quote(f"category={column}")
 
 
 def _notes_on_changes(

@@ -360,11 +360,23 @@ def spec_of(folder: Path, info: ProbeInfo) -> CaptureSpec:
 
     Raises:
         InputError: The probe needs a vector that exists only after the answer is generated, or one
-            that this version of vlmscope does not know.
+            that this version of vlmscope does not know, or what it records of its model is not
+            text.
     """
     pooling = info.model.get("vision_pooling", "all")
     compat = info.model.get("compat", "")
+    for name in ("type", "dtype", "adapter", "quantization"):
+        if not isinstance(info.model.get(name), str | None):
+            raise InputError(
+                f"{folder}: model.{name} is {info.model[name]!r}, expected text; train the probe "
+                "again"
+            )
     if info.representation == VISION_ONLY:
+        if info.layer is not None:
+            raise InputError(
+                f"{folder}: layer is {info.layer}, but {VISION_ONLY} has no layers; train the "
+                "probe again"
+            )
         return CaptureSpec(
             layers="0",
             positions=positions_of(info.model.get("type", "")) if compat else DEFAULT_POSITIONS,

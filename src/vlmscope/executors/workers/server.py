@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -28,7 +28,8 @@ WITH_SERVER = "with the process that started it"
 """How a worker ended whose server died."""
 
 START_SECONDS = 120
-"""Seconds that the server may take to start, also on a busy machine with a slow disk."""
+"""Seconds that the server may take to start, to be set up, or to fork a worker, also on a busy
+machine with a slow disk."""
 
 SECONDS_TO_END = 1.0
 """Seconds that the server may take to end its workers before it is killed; then the kernel does."""
@@ -61,20 +62,35 @@ class Server:
             self._is_ready = True
         self._pipe.send(("set up", modules))
         self._pipe.send_bytes(data)
-        if problem := self._pipe.recv():
+        if problem := self._reply("cannot be set up"):
             raise RuntimeError(problem)
+
+    def _reply(self, what: str) -> Any:
+        """Return its next answer.
+
+        Raises:
+            EOFError, OSError: It has ended.
+            RuntimeError: It does not answer; it is killed, as a late answer would be taken for
+                that to another question.
+        """
+        if not self._pipe.poll(START_SECONDS):
+            if os.getpid() == self._owner:
+                self._process.kill()
+            raise RuntimeError(f"their process {what} within {START_SECONDS} seconds")
+        return self._pipe.recv()
 
     def start_worker(self) -> Worker:
         """Start a worker.
 
         Raises:
             EOFError, OSError: It has ended.
+            RuntimeError: No process can be forked, or it does not answer.
         """
         ours, theirs = Pipe()
         with theirs:
             self._pipe.send(("start", None))
             socket.send_fds(self._socket, [b"+"], [theirs.fileno()])
-            process = self._pipe.recv()
+            process = self._reply("cannot start one")
         if process == NOT_STARTED:
             ours.close()
             raise RuntimeError("a process cannot be forked, memory may be too small")
@@ -84,8 +100,8 @@ class Server:
         """Return how a worker ended that has died."""
         try:
             self._pipe.send(("wait", worker.process))
-            code = self._pipe.recv()
-        except (EOFError, OSError):
+            code = self._reply("has not seen it end")
+        except (EOFError, OSError, RuntimeError):
             return WITH_SERVER
         if code >= 0:
             return f"exit code {code}"
