@@ -66,9 +66,7 @@ def test_a_mapped_category_is_that_of_the_run(
     labelled = json.loads(vlmscope("label", tmp_path / "run", "--json").out)
     assert labelled["categories"].keys() == {"attribute", "existence"}
     forgotten = " ".join(extract("--limit", 7).err.split())
-    assert "captured with --map category=kind, this command is without --map" in " ".join(
-        forgotten.split()
-    )
+    assert "captured with --map category=kind, this command is without --map" in forgotten
     assert extract("--limit", 6, out="plain").code == 0
     assert "category" not in open_run(tmp_path / "plain").to_pandas()
 
