@@ -294,12 +294,21 @@ def test_half_a_surrogate_pair_in_every_text(vlmscope: Command, tmp_path: Path) 
     assert len(pd.read_parquet(tmp_path / "out.parquet")) == ROWS
 
 
-def test_memory_that_runs_out(
-    vlmscope: Command, monkeypatch: pytest.MonkeyPatch, run: Path
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [(MemoryError, 1, "out of memory"), (KeyboardInterrupt, 130, "interrupted")],
+)
+def test_memory_that_runs_out_and_an_interrupt(
+    vlmscope: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    run: Path,
+    error: type[BaseException],
+    code: int,
+    said: str,
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr("vlmscope.store.describe", fail)
     done = vlmscope("info", run)
-    assert (done.code, done.err) == (1, "error: out of memory; published rows are kept\n")
+    assert (done.code, done.err) == (code, f"error: {said}; published rows are kept\n")

@@ -146,6 +146,13 @@ def _run() -> int:
     return code
 
 
+def _is_interrupted(error: BaseException | None) -> bool:
+    """Return whether an exception was raised while Ctrl-C was handled."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
 def _run_app() -> int:
     try:
         Path.cwd()
@@ -157,5 +164,7 @@ def _run_app() -> int:
     try:
         app()
     except SystemExit as stop:
+        if _is_interrupted(stop):  # typer ends without a word
+            raise KeyboardInterrupt from None
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     return 0
