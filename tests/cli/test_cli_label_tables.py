@@ -125,6 +125,8 @@ def test_columns_of_other_names(vlmscope: Command, tmp_path: Path) -> None:
         (["answer=a", "answer=b"], "already mapped"),
         (["answer=nothing"], "no column for the answer (nothing)"),
         (["id=nothing"], "no column for the id (nothing)"),
+        (["category=answer"], "--map category=answer: this column is the answer"),
+        (["category=truth"], "--map category=truth: this column is the target"),
     ],
 )
 def test_maps_that_are_wrong(
@@ -136,6 +138,15 @@ def test_maps_that_are_wrong(
     assert done.code == 2
     assert message in done.err
     assert not (tmp_path / "o.csv").exists()
+
+
+def test_a_mapped_category_replaces_no_other(vlmscope: Command, tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", [row | {"category": "seen", "kind": "k"} for row in ROWS])
+    args = "label", table, "--out", tmp_path / "o.csv", "--map"
+    refused = vlmscope(*args, "category=kind")
+    assert refused.code == 2
+    assert "the table has a column 'category' too, which would be lost" in refused.err
+    assert vlmscope(*args, "category=category").code == 0
 
 
 def test_nothing_is_overwritten_unasked(vlmscope: Command, tmp_path: Path) -> None:

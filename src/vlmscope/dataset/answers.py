@@ -201,7 +201,29 @@ def _roles(
             f"{table}: no column for {lack}: give {maps}; columns found: "
             f"{join_names(found, SHOWN_COLUMNS) or 'none'}"
         )
+    if spec.category is not None:
+        _check_category(roles, found, table)
     return roles
+
+
+def _check_category(roles: Mapping[str, str], found: Sequence[str], table: str) -> None:
+    """Refuse a mapped category that is another field, or would replace a column ``category``.
+
+    Raises:
+        InputError: It does.
+    """
+    column = roles["category"]
+    option = f"{table}: --map category={shortened(column)}"
+    others = [field for field, taken in roles.items() if taken == column and field != "category"]
+    if others:
+        raise InputError(
+            f"{option}: this column is the {others[0]}; name the column with the kinds of questions"
+        )
+    if "category" in found and column != "category":
+        raise InputError(
+            f"{option}: the table has a column 'category' too, which would be lost; rename it in "
+            "the table, or leave the option out"
+        )
 
 
 def _role(names: Iterable[str], found: Sequence[str]) -> str | None:
