@@ -55,6 +55,7 @@ def run(
     return vlmscope.extract(frame, vlm, out, layers=[0, 2], max_new_tokens=3)
 
 
+@pytest.mark.exhaustive
 def test_a_run_of_a_table_in_memory_is_verified_with_it(
     run: vlmscope.Run, frame: pd.DataFrame, vlm: VisionLanguageModel, checkpoint: Path,
     tmp_path: Path,

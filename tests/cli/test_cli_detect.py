@@ -60,6 +60,7 @@ def test_it_shows_the_table_and_the_findings(vlmscope: Command, run: Path) -> No
     assert "report" in done.err
 
 
+@pytest.mark.exhaustive
 def test_what_the_run_lacks_is_a_line_for_each_option(
     vlmscope: Command, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -338,6 +338,7 @@ def test_the_stored_lens_is_verified(run: tuple[Run, Any]) -> None:
     assert not stored.check()
 
 
+@pytest.mark.exhaustive
 def test_columns_of_the_lens(run: tuple[Run, Any]) -> None:
     stored, _ = run
     last = stored.manifest.model.num_layers - 1

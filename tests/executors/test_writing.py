@@ -447,6 +447,7 @@ def is_busy(out: Path) -> bool:
     return False
 
 
+@pytest.mark.exhaustive
 def test_the_kernels_of_the_model_are_made_while_the_process_starts(
     by_hand: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

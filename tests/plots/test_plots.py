@@ -339,6 +339,7 @@ def test_the_share_of_all_weighs_by_answers() -> None:
     assert f"all: {expected:.1%}" in inline_svg(plot)
 
 
+@pytest.mark.exhaustive
 @given(st.text(max_size=100), st.integers(1, 40))
 def test_a_cut_text_is_no_longer_than_allowed(text: str, longest: int) -> None:
     found = cut(text, longest)

@@ -234,6 +234,7 @@ def check(card: Card, row: Capture, document: Document) -> None:
                 )  # fmt: skip
 
 
+@pytest.mark.exhaustive
 def test_a_run_s_maps_are_those_of_its_rows(document: Document) -> None:
     cards = {card.id: card for card in document.cards}
     assert [len(cards[id_].attention) for id_ in ("one", "two", "none", "gone")] == [1, 2, 0, 1]

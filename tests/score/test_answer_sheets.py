@@ -63,6 +63,7 @@ def _with(kind: str, what: str) -> list[Row]:
     return [row for row, is_ in _outcomes(kind) if is_ == what]
 
 
+@pytest.mark.first(24)
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_answer_is_scored_wrong(kind: str) -> None:
     wrong = _with(kind, "wrong")

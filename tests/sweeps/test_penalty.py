@@ -39,6 +39,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepResult]:
     return folder, sweep(open_run(folder), SweepSpec(repeats=1, permutations=100, draws=100))
 
 
+@pytest.mark.exhaustive
 def test_results_hold_the_penalty_of_each_fold(found: tuple[Path, SweepResult]) -> None:
     path, result = found
     data = result.data

@@ -36,6 +36,7 @@ def repeated() -> SweepResult:
     return swept("signal, 60 images × 2", repeats=3, draws=200)
 
 
+@pytest.mark.exhaustive
 def test_what_is_told_is_of_all_pairs_of_all_repeats(repeated: SweepResult) -> None:
     assert repeated.settings["repeats"] == 3
     assert repeated.fold_of.shape == (3, 120)

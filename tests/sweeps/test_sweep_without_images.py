@@ -61,6 +61,7 @@ def test_rows_without_an_image_are_left_out_and_counted(mixed: Path) -> None:
     )
 
 
+@pytest.mark.exhaustive
 def test_a_sweep_over_them_is_read_back_and_fits(mixed: Path) -> None:
     run = open_run(mixed)
     result = sweep(run, SweepSpec(folds=3, repeats=1, permutations=100, draws=50))
