@@ -301,17 +301,24 @@ SMOLVLM = FamilyShape(
 )  # fmt: skip
 """Twelve tiles and an overview for 640 x 480, 729 patches shuffled to 81 image tokens each."""
 
+_QWEN3_VISION: Mapping[str, Any] = {
+    "depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "num_heads": 16,
+    "out_hidden_size": 4096, "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2,
+    "num_position_embeddings": 2304,
+}  # fmt: skip
+"""The encoder of Qwen3-VL and Qwen3.5."""
+
+_TINY_QWEN3_VISION = {
+    "depth": 3, "hidden_size": 40, "intermediate_size": 56, "num_heads": 5, "out_hidden_size": 128,
+    "num_position_embeddings": 36,
+}  # fmt: skip
+
 QWEN3_VL = FamilyShape(
     title="Qwen3-VL-8B",
     parameters=8.767,
     config={
         "model_type": "qwen3_vl",
-        "vision_config": {
-            "depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "num_heads": 16,
-            "out_hidden_size": 4096, "patch_size": 16, "spatial_merge_size": 2,
-            "temporal_patch_size": 2, "num_position_embeddings": 2304,
-            "deepstack_visual_indexes": [8, 16, 24],
-        },
+        "vision_config": {**_QWEN3_VISION, "deepstack_visual_indexes": [8, 16, 24]},
         "text_config": {
             "vocab_size": 151_936, "hidden_size": 4096, "intermediate_size": 12_288,
             "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8,
@@ -339,11 +346,7 @@ QWEN3_VL = FamilyShape(
     stops=("<|im_end|>", "<|endoftext|>"),
     tiny={
         "config": {
-            "vision_config": {
-                "depth": 3, "hidden_size": 40, "intermediate_size": 56, "num_heads": 5,
-                "out_hidden_size": 128, "num_position_embeddings": 36,
-                "deepstack_visual_indexes": [0, 2],
-            },
+            "vision_config": {**_TINY_QWEN3_VISION, "deepstack_visual_indexes": [0, 2]},
             "text_config": {
                 "hidden_size": 128, "intermediate_size": 96, "num_hidden_layers": 5,
                 "num_attention_heads": 1, "num_key_value_heads": 1,
@@ -360,11 +363,7 @@ QWEN3_5 = FamilyShape(
     parameters=9.410,
     config={
         "model_type": "qwen3_5",
-        "vision_config": {
-            "depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "num_heads": 16,
-            "out_hidden_size": 4096, "patch_size": 16, "spatial_merge_size": 2,
-            "temporal_patch_size": 2, "num_position_embeddings": 2304,
-        },
+        "vision_config": _QWEN3_VISION,
         "text_config": {
             "vocab_size": 248_320, "hidden_size": 4096, "intermediate_size": 12_288,
             "num_hidden_layers": 32, "num_attention_heads": 16, "num_key_value_heads": 4,
@@ -392,10 +391,7 @@ QWEN3_5 = FamilyShape(
     stops=QWEN3_VL.stops,
     tiny={
         "config": {
-            "vision_config": {
-                "depth": 3, "hidden_size": 40, "intermediate_size": 56, "num_heads": 5,
-                "out_hidden_size": 128, "num_position_embeddings": 36,
-            },
+            "vision_config": _TINY_QWEN3_VISION,
             # One head of the true width: the three sections of its rotation stay as they are.
             "text_config": {
                 "hidden_size": 128, "intermediate_size": 96, "num_hidden_layers": 5,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmscope.dataset.column_names import looks_like_data, plain_header
-from vlmscope.dataset.rows.columns import SHOWN_COLUMNS
+from vlmscope.dataset.rows.columns import CATEGORY, SHOWN_COLUMNS, check_category
 from vlmscope.dataset.rows.pattern import Pattern, parse_pattern
 from vlmscope.dataset.source import Row, Source
 from vlmscope.dataset.tables.opening import READERS, open_source
@@ -37,11 +37,11 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "question": ("question",),
     "target": ("ground_truth_answer", "gt_answer", "ground_truth", "target", "truth", "reference"),
     "answer": ("model_answer", "generated_answer", "prediction", "response", "answer"),
-    "category": ("category",),
+    CATEGORY: (CATEGORY,),
 }
 """Field → names of columns to look for; the first one present wins."""
 
-OPTIONAL = ("id", "category")
+OPTIONAL = ("id", CATEGORY)
 """Fields that a table need not have a column of, unless one is named."""
 
 
@@ -202,28 +202,9 @@ def _roles(
             f"{join_names(found, SHOWN_COLUMNS) or 'none'}"
         )
     if spec.category is not None:
-        _check_category(roles, found, table)
+        others = {field: (column,) for field, column in roles.items() if field != CATEGORY}
+        check_category(spec.category, roles[CATEGORY], others, found, table)
     return roles
-
-
-def _check_category(roles: Mapping[str, str], found: Sequence[str], table: str) -> None:
-    """Refuse a mapped category that is another field, or would replace a column ``category``.
-
-    Raises:
-        InputError: It does.
-    """
-    column = roles["category"]
-    option = f"{table}: --map category={shortened(column)}"
-    others = [field for field, taken in roles.items() if taken == column and field != "category"]
-    if others:
-        raise InputError(
-            f"{option}: this column is the {others[0]}; name the column with the kinds of questions"
-        )
-    if "category" in found and column != "category":
-        raise InputError(
-            f"{option}: the table has a column 'category' too, which would be lost; rename it in "
-            "the table, or leave the option out"
-        )
 
 
 def _role(names: Iterable[str], found: Sequence[str]) -> str | None:
@@ -248,13 +229,13 @@ def _answered(
 ) -> Answered:
     """Return what a scorer reads from a row."""
     target = to_target(row.values.get(roles["target"]), source.missing)
-    category = roles.get("category")
+    category = roles.get(CATEGORY)
     return Answered(
         id=_id(source, row, number, roles.get("id")),
         question=_question(source, row, roles, template),
         answer=_text(source, row, "answer", roles["answer"]),
         target=target or "",
-        metadata=plain if category is None else {**plain, "category": plain.get(category)},
+        metadata=plain if category is None else {**plain, CATEGORY: plain.get(category)},
     )
 
 

@@ -146,7 +146,6 @@ def _category(asked: str, columns: Columns, found: Sequence[str], table: str) ->
     Raises:
         InputError: It is missing, has another role, or would replace a column ``category``.
     """
-    option = f"--map {CATEGORY}={shlex.quote(asked)}"
     here = _one_asked(asked, CATEGORY, found)
     if not here:
         raise InputError(
@@ -154,18 +153,40 @@ def _category(asked: str, columns: Columns, found: Sequence[str], table: str) ->
             f"columns found: {join_names(map(_shown, found), SHOWN_COLUMNS)}"
         )
     roles = {"question": (columns.question,), "target": (columns.target,), "image": columns.images}
-    for role, taken in roles.items():
-        if here[0] in taken:
-            raise InputError(
-                f"{table}: {option}: this column is the {role}; name the column with the kinds of "
-                "questions"
-            )
-    if CATEGORY in found and here[0] != CATEGORY:
-        raise InputError(
-            f"{table}: {option}: the table has a column {CATEGORY!r} too, which would be lost; "
-            "rename it in the table, or leave the option out"
-        )
+    check_category(asked, here[0], roles, found, table)
     return here[0]
+
+
+def check_category(
+    asked: str,
+    column: str,
+    roles: Mapping[str, Sequence[str | None]],
+    found: Sequence[str],
+    table: str,
+) -> None:
+    """Refuse a mapped category that has another role, or would replace a column ``category``.
+
+    Args:
+        asked: The column as given.
+        column: The column that was found.
+        roles: Role → its columns.
+        found: All columns.
+        table: Name of the table, for the message.
+
+    Raises:
+        InputError: It does.
+    """
+    option = f"{table}: --map {CATEGORY}={shlex.quote(asked)}"
+    for role, taken in roles.items():
+        if column in taken:
+            raise InputError(
+                f"{option}: this column is the {role}; name the column with the kinds of questions"
+            )
+    if CATEGORY in found and column != CATEGORY:
+        raise InputError(
+            f"{option}: the table has a column {CATEGORY!r} too, which would be lost; rename it in "
+            "the table, or leave the option out"
+        )
 
 
 def _kept(spec: FieldSpec, target: str | None) -> frozenset[str]:

@@ -128,16 +128,10 @@ class Workers:
             self._give_up(error)
             self._begun.set()
             return
-        self._starts_soon = self._is_ready()
+        self._starts_soon = self._server is not None and self._server.is_ready()
         self._beginning = threading.Thread(target=self._begin, daemon=True)
         self._beginning.name = "vlmscope-workers"
         self._beginning.start()
-
-    def _is_ready(self) -> bool:
-        try:
-            return self._server is not None and self._server.is_ready()
-        except OSError:  # it has ended; setting it up reports why
-            return False
 
     def __enter__(self) -> Workers:
         return self

@@ -46,7 +46,9 @@ class Server:
 
     def is_ready(self) -> bool:
         """Return whether its imports are done: it can be set up within a second."""
-        return self._is_ready or self._pipe.poll()
+        with suppress(OSError):  # it has ended; setting it up reports why
+            return self._is_ready or self._pipe.poll()
+        return False
 
     def set_up(self, modules: Sequence[str], data: memoryview) -> None:
         """Send what rows are prepared with.
