@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from report.page_reading import OpenPage
 from vlmscope.report.document import Document
@@ -32,6 +32,7 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("VLMSCOPE_REQUIRE_BROWSER") == "1":
             pytest.fail("no chromium on PATH: apt-get install chromium")
         pytest.skip("no chromium on PATH; .ci/run installs it")
+    expect.set_options(timeout=20_000)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=list(QUIET))
         yield chromium
@@ -50,7 +51,7 @@ def open_page(browser: Browser, tmp_path: Path) -> Iterator[OpenPage]:
         context = browser.new_context(**options)  # type: ignore[arg-type]
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(5000)
+        page.set_default_timeout(20_000)
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: _note(request.url, file, complaints))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
@@ -301,10 +302,9 @@ def test_a_slider_and_a_switch_choose_the_map(open_page: OpenPage) -> None:
     expect(dialog.locator("canvas")).to_be_hidden()
     dialog.get_by_label("none").check()
     expect(note).to_be_empty()
-    filtered = "e => getComputedStyle(e).filter"
-    assert dialog.locator("img").evaluate(filtered) == "none"
+    expect(dialog.locator("img")).to_have_css("filter", "none")
     dialog.get_by_label("last prompt token", exact=True).check()
-    assert "grayscale" in dialog.locator("img").evaluate(filtered)
+    expect(dialog.locator("img")).to_have_css("filter", re.compile("grayscale"))
 
 
 @pytest.mark.exhaustive
@@ -316,10 +316,10 @@ def test_the_choice_is_kept_from_card_to_card(open_page: OpenPage) -> None:
     dialog.get_by_label("Layer").fill("0")
     dialog.get_by_text("next").click()
     expect(dialog.locator("[data-slot=map-note]")).to_contain_text("0.1250")
-    assert dialog.locator("canvas").count() == 1
+    expect(dialog.locator("canvas")).to_have_count(1)
     dialog.get_by_text("next").click()
     expect(dialog.locator("[data-slot=map-part]")).to_be_hidden()
-    assert dialog.locator("canvas").count() == 0
+    expect(dialog.locator("canvas")).to_have_count(0)
 
 
 @pytest.mark.first(1)

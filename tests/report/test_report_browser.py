@@ -14,7 +14,16 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from report import document_examples as examples
-from report.page_reading import OpenPage, address, colour, count, field, ids
+from report.page_reading import (
+    OpenPage,
+    colour,
+    field,
+    has_address,
+    has_colour,
+    ids,
+    shows_count,
+    shows_ids,
+)
 from vlmscope.plots import (
     DARK_PALETTE,
     PALETTE,
@@ -42,19 +51,19 @@ def test_tables_are_sorted_by_mouse_and_by_keyboard(open_page: OpenPage) -> None
     heading = page.locator(".categories th", has_text="Share").first
     heading.get_by_role("button").click()
     expect(heading).to_have_attribute("aria-sort", "descending")
-    assert rows.all_text_contents() == as_given
+    expect(rows).to_have_text(as_given)
     page.keyboard.press("Enter")  # the heading keeps the focus
     expect(heading).to_have_attribute("aria-sort", "ascending")
-    assert rows.all_text_contents() == ["colour", "count", "relation", "existence"]  # unknown last
+    expect(rows).to_have_text(["colour", "count", "relation", "existence"])  # unknown last
     page.keyboard.press("Enter")
-    assert heading.get_attribute("aria-sort") is None
-    assert rows.all_text_contents() == as_given
+    expect(heading).not_to_have_attribute("aria-sort", re.compile(""))
+    expect(rows).to_have_text(as_given)
     name = page.locator(".categories th", has_text="Category").first
     name.get_by_role("button").click()
     expect(name).to_have_attribute("aria-sort", "ascending")
-    assert rows.all_text_contents() == ["colour", "count", "existence", "relation"]
+    expect(rows).to_have_text(["colour", "count", "existence", "relation"])
     assert page.locator(".categories tfoot th").all_text_contents() == ["all"]
-    assert page.locator("[aria-sort]").count() == 1
+    expect(page.locator("[aria-sort]")).to_have_count(1)
 
 
 def rgb(hex_: str) -> str:
@@ -64,21 +73,21 @@ def rgb(hex_: str) -> str:
 @pytest.mark.exhaustive
 def test_colours_follow_the_system_and_the_reader(open_page: OpenPage) -> None:
     page = open_page(FULL, color_scheme="dark")
-    assert colour(page, "body") == "rgb(21, 25, 29)"
-    assert colour(page, ".plot path", "stroke") == rgb(DARK_PALETTE["blue"])
+    has_colour(page, "body", "rgb(21, 25, 29)")
+    has_colour(page, ".plot path", rgb(DARK_PALETTE["blue"]), "stroke")
     page.get_by_role("button", name="light").click()
-    assert colour(page, "body") == "rgb(250, 250, 248)"
-    assert colour(page, ".plot path", "stroke") == rgb(PALETTE["blue"])
+    has_colour(page, "body", "rgb(250, 250, 248)")
+    has_colour(page, ".plot path", rgb(PALETTE["blue"]), "stroke")
     page.emulate_media(color_scheme="light")
     page.get_by_role("button", name="dark").click()
-    assert colour(page, "body") == "rgb(21, 25, 29)"
-    assert address(page) == "?theme=dark"
+    has_colour(page, "body", "rgb(21, 25, 29)")
+    has_address(page, "?theme=dark")
     page.reload()
-    assert colour(page, "body") == "rgb(21, 25, 29)"
+    has_colour(page, "body", "rgb(21, 25, 29)")
     expect(page.get_by_role("button", name="dark")).to_have_attribute("aria-pressed", "true")
     page.get_by_role("button", name="auto").click()
-    assert colour(page, "body") == "rgb(250, 250, 248)"
-    assert address(page) == ""
+    has_colour(page, "body", "rgb(250, 250, 248)")
+    has_address(page, "")
 
 
 @pytest.mark.exhaustive
@@ -86,7 +95,7 @@ def test_paper_is_white_and_has_no_controls(open_page: OpenPage) -> None:
     page = open_page(FULL, "#?theme=dark&q=q1")
     shown = ids(page)
     page.emulate_media(media="print")
-    assert colour(page, "body") == "rgb(255, 255, 255)"
+    has_colour(page, "body", "rgb(255, 255, 255)")
     for control in (".contents", ".filters", ".pager >> nth=0", ".reset", ".download >> nth=0"):
         expect(page.locator(control)).to_be_hidden()
     for part in (
@@ -99,8 +108,8 @@ def test_paper_is_white_and_has_no_controls(open_page: OpenPage) -> None:
         "#labels",
     ):
         expect(page.locator(part)).to_be_visible()
-    assert ids(page) == shown
-    assert colour(page, ".card", "break-inside") == "avoid"
+    shows_ids(page, shown)
+    has_colour(page, ".card", "avoid", "break-inside")
     assert len(colour(page, ".cards", "grid-template-columns").split()) == 3
 
 
@@ -244,9 +253,9 @@ def test_hostile_texts_do_nothing_but_stand_there(open_page: OpenPage) -> None:
         page.keyboard.press("ArrowRight")
     page.keyboard.press("Escape")
     field(page, "category").select_option(examples.HOSTILE[0])
-    assert count(page) == "1 of 12"
+    shows_count(page, "1 of 12")
     page.reload()
-    assert count(page) == "1 of 12"
+    shows_count(page, "1 of 12")
     assert page.locator("img[src]").count() == 0  # no image was an image
     assert page.evaluate("window.hacked") is None
 
