@@ -258,6 +258,21 @@ def test_a_missing_image_costs_no_loading(vlmscope: Command, probe: Path, tmp_pa
     assert "nowhere" in vlmscope("score", PICTURE, "What?", *common).err
 
 
+@pytest.mark.parametrize(
+    ("images", "asked"), [("all", ("What?", "--text-only")), ("none", (PICTURE, "What?"))]
+)
+def test_a_question_of_the_other_kind_costs_no_loading(
+    images: Any, asked: tuple[str, ...], vlmscope: Command, tmp_path: Path,
+    vlm: VisionLanguageModel, samples: list[Sample],
+) -> None:  # fmt: skip
+    captures = list(capture(samples, vlm, CaptureSpec(layers="2", max_new_tokens=0)))
+    save(tmp_path / "kind", vlm, captures, images=images)
+    done = vlmscope("score", *asked, "--model", "nowhere", "--probe", tmp_path / "kind")
+    assert done.code == 2
+    assert "trained on" in done.err
+    assert "nowhere" not in done.err
+
+
 @pytest.mark.exhaustive
 def test_probes_of_older_labels_are_said(vlmscope: Command, demo_run: Path, tmp_path: Path) -> None:
     run, bundled = shutil.copytree(demo_run, tmp_path / "run"), Path(demo.__file__).parent

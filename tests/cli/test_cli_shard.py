@@ -196,6 +196,7 @@ def test_what_is_no_rank_is_refused(rank: Command, tmp_path: Path, text: str) ->
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.exhaustive
 def test_lines_of_several_processes_are_whole(tmp_path: Path, python: str) -> None:
     """Each one longer than a page, so that the system would write it in pieces."""
     code = (

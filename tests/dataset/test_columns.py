@@ -200,6 +200,13 @@ def test_a_mapped_category_has_that_name_in_the_metadata(tmp_path: Path, name: s
     assert found == {"kind": "colour", "category": "c"}
 
 
+def test_a_mapped_category_of_bytes_is_said(tmp_path: Path) -> None:
+    path = WRITERS["t.parquet"](tmp_path / "t.parquet", [KINDS | {"kind": b"\x01\x02"}])
+    assert "kind" not in one(path).metadata, "as another column it is no metadata"
+    with pytest.raises(InputError, match="the category in column 'kind' is bytes; write text"):
+        one(path, fields=parse_mapping(["category=kind"]))
+
+
 @pytest.mark.parametrize(
     ("mapping", "row", "said"),
     [

@@ -40,6 +40,7 @@ from vlmscope.detectors import (
     save_detection,
     transfer_detection,
 )
+from vlmscope.detectors.missing import missing_by_remedy
 from vlmscope.detectors.registry import chosen
 from vlmscope.detectors.results import METRICS, NO_IMAGES
 from vlmscope.detectors.run import incomplete
@@ -335,10 +336,14 @@ def test_too_few_rows_are_refused(tmp_path: Path) -> None:
 def test_questions_without_an_image_have_no_detectors_of_images(tmp_path: Path) -> None:
     """A run of text alone: what reads the image is listed, the rest is evaluated on all rows."""
     run = detected_run(tmp_path / "run", truth_of(60), change=bare)
-    found = detect(run, "perplexity,halp_last_prompt_token_linear,halp_vision_only_linear", SPEC)
+    asked = ("halp_last_prompt_token_linear", "halp_vision_only_linear", "attention", "perplexity")
+    found = detect(run, asked, SPEC)
     reasons = {each.name: each.reason for each in found.unavailable}
-    assert reasons["image_statistics"] == "has no value for 60 of 60 rows"
-    assert reasons["halp_vision_only_linear"] == NO_IMAGES
+    of_images = ("image_statistics", "halp_vision_only_linear", "svar_prompt", "svar", "dhcp")
+    assert {name for name, why in reasons.items() if why == NO_IMAGES} == set(of_images)
+    assert missing_by_remedy(found.unavailable)["--signals attention"] == [
+        "lookback ratio, every head", "attention to the previous token (RAUQ)"
+    ]  # fmt: skip
     assert len(found.data.ids) == 60
     assert found["halp_last_prompt_token_linear"].auroc > 0.85
 

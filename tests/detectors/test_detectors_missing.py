@@ -76,6 +76,7 @@ def test_what_is_missing_is_listed_once_with_every_detector_that_needs_it() -> N
         "answers (--max-new-tokens above 0)": [DETECTORS["rauq"].title, "GLSim"],
         "--signals similarity": ["GLSim"],
         "--signals similarity,lens": ["GLSim"],
+        "questions about an image": [DETECTORS["svar"].title],
         "has no value for 3 of 4 rows": ["X"],
     }
 
@@ -86,7 +87,7 @@ def test_what_images_give_is_told_from_the_rest() -> None:
         "vision_only_representation", "vision_token_representation",
         "first_image_token_representation", "image_mean_representation",
         "signals/internal_confidence", "signals/similarity/image_lens_top",
-        "signals/similarity/image_max",
+        "signals/similarity/image_max", "image",
     }  # fmt: skip
     options = options_of_all(["--signals p_true", "--positions image_mean"], images=False)
     assert options == f"{ALL_SIGNALS} --positions last_prompt_token,last_answer_token"

@@ -102,25 +102,38 @@ def kinds_of_images(folder: Path) -> list[Any]:
     ]  # fmt: skip
 
 
+def kinds_of_rows(folder: Path) -> list[Sample]:
+    """Return rows of every kind, among them some that no one can prepare."""
+    rows = [row(image, f"q{i}") for i, image in enumerate(kinds_of_images(folder))]
+    rows += [row(make_image("one"), "empty", " "), row(make_image("one"), "odd", 3)]  # type: ignore[arg-type]
+    return [*rows, row(make_image("four"), "same id"), row(make_image("four"), "same id", "Why?")]
+
+
 def test_every_kind_of_row_is_prepared_as_by_a_thread(
     workers: Workers, vlm: VisionLanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = [row(image, f"q{i}") for i, image in enumerate(kinds_of_images(tmp_path))]
-    rows += [row(make_image("one"), "empty", " "), row(make_image("one"), "odd", 3)]  # type: ignore[arg-type]
-    rows += [row(make_image("four"), "same id"), row(make_image("four"), "same id", "Why?")]
+    rows = kinds_of_rows(tmp_path)
     expected = prepare(rows, vlm, resolve_spec(SPEC, vlm))
     assert len(expected[0]) > 1
     assert len(expected[1]) > 5
     found = workers.prepare(rows)
     assert_same_prepared(found, expected)
     assert {id(each) for batch in found[0] for each in batch.samples} <= set(map(id, rows))
+    assert not workers.problem
+
+
+@pytest.mark.exhaustive
+def test_every_kind_of_row_alone_is_prepared_as_by_a_thread(
+    workers: Workers, vlm: VisionLanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     here: list[Any] = []
     original = workers._prepared_here
     monkeypatch.setattr(
         workers, "_prepared_here", lambda rows: here.append(rows[0].image) or original(rows)
     )
-    for each in rows:
+    for each in kinds_of_rows(tmp_path):
         assert_same_prepared(workers.prepare([each]), prepare([each], vlm, resolve_spec(SPEC, vlm)))
     [unreadable] = here  # a PIL image is decoded in this process
     assert isinstance(unreadable, Image.Image)

@@ -188,5 +188,7 @@ def test_near_copies_are_found_beside_rows_without_an_image(tmp_path: Path) -> N
 
 def test_a_run_without_rows_is_refused(tmp_path: Path) -> None:
     run = labelled(tmp_path / "run", [])
-    with pytest.raises(InputError, match=r"run: has no rows to learn from; run vlmscope extract"):
-        probe_data(open_run(run))
+    for _ in "with", "without labels":
+        with pytest.raises(InputError, match=r"run: has no rows to learn from; run vlmscope extr"):
+            probe_data(open_run(run))
+        (run / "labels.parquet").unlink(missing_ok=True)

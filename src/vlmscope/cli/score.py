@@ -121,6 +121,8 @@ def score(
     )  # fmt: skip
     from vlmscope.risk import RiskScorer  # imports torch, which takes seconds
 
+    if sample is not None:
+        _check_kind(probe, sample)
     with status("loading the model"):
         scorer = RiskScorer.load(
             model, probe, dtype=dtype, device=device, attention=attention, revision=revision,
@@ -189,6 +191,16 @@ def _read_sample(image: str, question: str | None, images: str | None, text_only
     sample = Sample("question", opened, question)
     check_headers(sample)
     return sample
+
+
+def _check_kind(probe: Path, sample: Sample) -> None:
+    """Refuse a question that the probe gives no risk to, before the model is loaded."""
+    from vlmscope.risk.probe_of import reason_without_risk
+    from vlmscope.risk.scorer import read_saved_probe
+
+    info = read_saved_probe(probe).info
+    if why := reason_without_risk(info, has_image=bool(sample.images)):
+        raise RowError("input", why)
 
 
 def _open(data: str, **options: Any) -> Any:

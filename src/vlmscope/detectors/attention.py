@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vlmscope.detectors.detector import AFTER, BEFORE, Detector, Paper
 from vlmscope.detectors.methods import Features, Probe, Score
-from vlmscope.detectors.rows import ANSWER_LOGPROBS, Floats, Rows
+from vlmscope.detectors.rows import AN_IMAGE, ANSWER_LOGPROBS, Floats, Rows
 from vlmscope.signals import ATTENDED, OF_ANSWER
 
 SVAR = Paper(
@@ -199,7 +199,7 @@ DETECTORS = (
         "svar_prompt", "attention on the image, last prompt token", "attention", SVAR,
         "negative SVAR of the last prompt token: share of attention on image tokens, mean over "
         "heads, summed over layers 5 to 18 of 32 (in proportion for other depths)",
-        ("signals/attention_prompt",), BEFORE, "prefill", CROSS_LAYERS,
+        (AN_IMAGE, "signals/attention_prompt"), BEFORE, "prefill", CROSS_LAYERS,
         Score(svar_of_prompt),
         "The paper reads it where an object is named; this is its value before the answer, where "
         "the first token is predicted.",
@@ -208,7 +208,7 @@ DETECTORS = (
         "svar", "attention on the image, answer (SVAR)", "attention", SVAR,
         "negative mean over the answer's tokens of SVAR: share of attention on image tokens, mean "
         "over heads, summed over layers 5 to 18 of 32 (in proportion for other depths)",
-        ("signals/attention_answer",), AFTER, "answer", CROSS_LAYERS,
+        (AN_IMAGE, "signals/attention_answer"), AFTER, "answer", CROSS_LAYERS,
         Score(svar_of_answer),
         "The paper scores one object, in its public code at a position before its first token; "
         "here the mean is over the tokens of an answer, each at its own position. That code also "
@@ -218,7 +218,7 @@ DETECTORS = (
         "dhcp", "attention on the image, every head (DHCP)", "attention", DHCP,
         "logistic probe of the last prompt token's attention on the image, every head of every "
         "layer, and on its tiles where the decoder has cross-attention",
-        ("signals/attention_prompt",), BEFORE, "prefill",
+        (AN_IMAGE, "signals/attention_prompt"), BEFORE, "prefill",
         "Many features for few rows.",
         Probe(image_attention),
         "The paper trains a network with one hidden layer on the weight of every image token, in "

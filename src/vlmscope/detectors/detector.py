@@ -90,7 +90,7 @@ class Detector:
     """The formula in words, as it is computed here."""
     requires: tuple[str, ...]
     """What a run must have: ``signals/entropy``, ``query_token_representation``, ``column
-    category``, ``answer_logprobs``; a name stands for everything below it."""
+    category``, ``answer_logprobs``, ``image``; a name stands for everything below it."""
     known: Known
     """When it is known."""
     passes: Passes

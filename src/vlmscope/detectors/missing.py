@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vlmscope.detectors.results import Unavailable
-from vlmscope.detectors.rows import ANSWER_LOGPROBS
+from vlmscope.detectors.rows import AN_IMAGE, ANSWER_LOGPROBS
 from vlmscope.positions import (
     IMAGE_POSITIONS,
     IMAGE_REPRESENTATIONS,
@@ -83,6 +83,8 @@ def _option(name: str) -> str:
         if column in OF_ANSWERS:
             return ANSWERS
         return "" if column in OF_PROMPTS else f"a column {column} in the table"
+    if name == AN_IMAGE:
+        return "questions about an image"
     if name == ANSWER_LOGPROBS:
         return ANSWERS
     if group == "signals":
@@ -118,7 +120,9 @@ def is_of_images(name: str) -> bool:
     True
     """
     group, _, rest = name.partition("/")
-    return needs_image(rest) if group == "signals" else group in IMAGE_REPRESENTATIONS
+    if group == "signals":
+        return needs_image(rest)
+    return name == AN_IMAGE or group in IMAGE_REPRESENTATIONS
 
 
 def missing_by_remedy(unavailable: Iterable[Unavailable]) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ import numpy as np
 from vlmscope.dataset import read_thumbnails
 from vlmscope.detectors.detector import AFTER, BEFORE, Detector
 from vlmscope.detectors.methods import Baseline, Features, Probe
-from vlmscope.detectors.rows import Floats, Rows
+from vlmscope.detectors.rows import AN_IMAGE, Floats, Rows
 from vlmscope.probes.baselines import JOINT
 
 STATISTICS = (
@@ -95,7 +95,7 @@ DETECTORS = (
     Detector(
         "image_statistics", "statistics of the image", "no_model", None,
         "logistic regression on brightness, contrast, edges, colours and number of the images",
-        ("column image_thumbnail",), BEFORE, "no pass",
+        (AN_IMAGE, "column image_thumbnail"), BEFORE, "no pass",
         "Of a thumbnail of 24 × 24 cells.", Probe(image_features),
     ),
     Detector(

@@ -22,6 +22,9 @@ Floats = NDArray[np.float64]
 ANSWER_LOGPROBS = "answer_logprobs"
 """Name of the log-probabilities of the answer's tokens among the signals."""
 
+AN_IMAGE = "image"
+"""Requirement of detectors that mean nothing without an image, whatever else a run has."""
+
 
 STOP = "stop"
 """Reason to finish of an answer whose last token is the end of turn."""
@@ -101,7 +104,8 @@ class Rows:
         """The names that ``Detector.requires`` may refer to."""
         columns = (f"column {name}" for name in self.table.columns)
         signals = (n if n == ANSWER_LOGPROBS else f"signals/{n}" for n in self.signals)
-        return (*columns, *signals, *self.vectors)
+        images = () if self.without_images else (AN_IMAGE,)
+        return (*images, *columns, *signals, *self.vectors)
 
     @property
     def without_images(self) -> bool:

@@ -16,6 +16,7 @@ from vlmscope.clock import check_time
 from vlmscope.errors import InputError, StoreError
 from vlmscope.executors import describe_model
 from vlmscope.model import VisionLanguageModel
+from vlmscope.positions import IMAGE_REPRESENTATIONS, REPRESENTATIONS
 from vlmscope.probes import ProbeInfo
 from vlmscope.probes.storage import DESCRIPTION
 from vlmscope.store import (
@@ -97,6 +98,24 @@ def other_kind(info: ProbeInfo) -> tuple[bool, str] | None:
             "train a probe on questions with an image"
         )
     return None
+
+
+def reason_without_risk(info: ProbeInfo, *, has_image: bool) -> str:
+    """Return why a probe gives no risk to a question with an image or without; empty if it does.
+
+    Args:
+        info: The probe's description.
+        has_image: Whether the question has an image.
+    """
+    other = other_kind(info)
+    if other is not None and other[0] == has_image:
+        return other[1]
+    if has_image or info.representation not in IMAGE_REPRESENTATIONS:
+        return ""
+    return (
+        f"the question has no image, and the probe reads {info.representation}; use a probe of "
+        f"another representation, {REPRESENTATIONS['last_prompt_token']} for example"
+    )
 
 
 def trained_at(folder: Path, info: ProbeInfo) -> str | None:

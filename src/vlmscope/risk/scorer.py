@@ -29,13 +29,12 @@ from vlmscope.model_options import ModelOptions
 from vlmscope.positions import (
     ANSWER_POSITIONS,
     DEFAULT_POSITIONS,
-    IMAGE_REPRESENTATIONS,
     REPRESENTATIONS,
     VISION_ONLY,
 )
 from vlmscope.probes import ProbeInfo, load_probe
 from vlmscope.prompt import at_time, reads_clock
-from vlmscope.risk.probe_of import check_match, find_probe, other_kind, trained_at
+from vlmscope.risk.probe_of import check_match, find_probe, reason_without_risk, trained_at
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample, failure_of
 from vlmscope.store import AnyRun, vector_path
 
@@ -276,17 +275,8 @@ class RiskScorer:
         """Return a row, or a ``Failure`` if this probe learned from none like it."""
         if isinstance(row, Failure):
             return row
-        other = other_kind(self.info)
-        if other is not None and other[0] == bool(row.images):
-            return failure_of(row, "input", other[1])
-        if row.images or self.info.representation not in IMAGE_REPRESENTATIONS:
-            return row
-        return failure_of(
-            row,
-            "input",
-            f"the question has no image, and the probe reads {self.info.representation}; use a "
-            f"probe of another representation, {REPRESENTATIONS['last_prompt_token']} for example",
-        )
+        why = reason_without_risk(self.info, has_image=bool(row.images))
+        return failure_of(row, "input", why) if why else row
 
     def _in_order(
         self,

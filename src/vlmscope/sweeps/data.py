@@ -239,9 +239,12 @@ def _scores(run: Run, labels: str) -> list[Score]:
     Raises:
         InputError: There are no labels, no rows, or rows without a label.
     """
-    scores = read_labels(run.path, labels)
     if not len(run):
-        raise InputError(f"{run.path}: has no rows to learn from; run vlmscope extract again")
+        raise InputError(
+            f"{run.path}: has no rows to learn from; run vlmscope extract again ('vlmscope info' "
+            "shows rows that failed)"
+        )
+    scores = read_labels(run.path, labels)
     found = [scores.get(id_) for id_ in run.ids]
     missing = sum(score is None for score in found)
     if missing:

@@ -440,8 +440,14 @@ class RowReader:
         cells = (item for item in row.values.items() if item[0] not in used)
         plain = {name: self._plain(row, name, cell) for name, cell in cells}
         if columns.category is not None:
-            plain[CATEGORY] = self._plain(row, columns.category, row.values.get(columns.category))
+            plain[CATEGORY] = self._category(row, columns.category)
         return {name: cell for name, cell in plain.items() if cell is not LEFT_OUT}
+
+    def _category(self, row: Row, column: str) -> Any:
+        category = self._plain(row, column, row.values.get(column))
+        if category is LEFT_OUT:
+            raise self._error(row, f"the category in column {shown_name(column)} is bytes", "text")
+        return category
 
     def _plain(self, row: Row, name: str, cell: Any) -> Any:
         try:
