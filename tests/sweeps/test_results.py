@@ -56,6 +56,14 @@ def test_a_value_of_another_type_is_named(field: Field[Any]) -> None:
             ProbeResult.from_dict(saved(RESULT) | {field.name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("auroc", 7), ("brier", -0.1), ("prevalence", 1.01), ("above_joint_p", 2)]
+)
+def test_a_share_beyond_all_is_named(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} of 'x' is .*, expected a number from 0 to 1"):
+        ProbeResult.from_dict(saved(replace(RESULT, name="x")) | {name: value})
+
+
 def test_what_a_result_lacks_has_its_default_or_is_named() -> None:
     few = {name: value for name, value in saved(RESULT).items() if "above" not in name}
     assert ProbeResult.from_dict(few).above("joint") is None

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
-from math import nan
+from math import isnan, nan
 from typing import Any, Literal
 
 import numpy as np
@@ -166,9 +166,15 @@ class ProbeResult:
             saved: Output of ``to_dict``, with null for NaN. Missing fields have their defaults.
 
         Raises:
-            ValueError: A value is of another type, or one without a default is missing.
+            ValueError: A value is of another type or out of range, or one without a default is
+                missing.
         """
-        return cls(**read_fields(cls, saved))
+        values = read_fields(cls, saved)
+        for name in _FROM_0_TO_1:
+            value = values.get(name)
+            if value is not None and not isnan(value):
+                read_share(f"{name} of {shortened(repr(values['name']))}", value)
+        return cls(**values)
 
     def above(self, rival: Literal["baseline", "question", "joint"]) -> Difference | None:
         """Return the AUROC minus that of a rival, with its interval; None if not compared."""
@@ -264,6 +270,11 @@ def read_count(name: str, value: Any) -> int:
         raise ValueError(f"{name} is {shortened(repr(value))}, expected a number of rows")
     return value
 
+
+_FROM_0_TO_1 = (
+    *NAMES, "prevalence", "constant", "above_baseline_p", "above_question_p", "above_joint_p",
+)  # fmt: skip
+"""Fields of a result that are shares, AUROCs or probabilities."""
 
 ROUNDING = 1e-9
 """How far a mean of numbers from 0 to 1 may be outside, by rounding."""
