@@ -43,7 +43,7 @@ KINDS = (
 )
 """Kinds of operations, and what a name of the kind contains; the first that fits."""
 
-OWN = ("_rotate", "_gate", "_norm")
+OWN = ("_rotate", "_gate", "_norm", "_delta")
 """Beginnings of the names of vlmscope's kernels in Triton's language."""
 
 LIBRARY_ROWS = 32

@@ -19,14 +19,19 @@ from vlmscope.model.elementwise import ElementwiseKernels, kernels
 from vlmscope.model.elementwise.epilogues import GeluEpilogue
 from vlmscope.model.elementwise.gates import GatedKernel
 from vlmscope.model.elementwise.norms import NormKernel
+from vlmscope.model.elementwise.recurrence import DeltaRuleKernel
 from vlmscope.model.elementwise.rotary import RotaryKernel
 from vlmscope.reference import reference
 from vlmscope.schema import Capture, CaptureSpec
 
 WITH_EXTRAS = tuple(name for name in WANTS_TORCHVISION + WANTS_TIMM if name in RUNNABLE)
 
-FIRST = ("gemma3", "qwen3_vl", *WITH_EXTRAS)
-"""With ``1 + weight``, with norms of queries and keys, and what only ``make test-extras`` runs."""
+FIRST = ("gemma3", "qwen3_vl", "qwen3_5", *WITH_EXTRAS)
+"""With ``1 + weight``, with norms of queries and keys, with linear attention, and what only
+``make test-extras`` runs."""
+
+WITH_DELTA_RULE = {"minicpmv4_6", "minicpmv4_7", "qwen3_5", "qwen3_5_moe"}
+"""Families whose linear attention is the gated delta rule."""
 
 WITHOUT = {"aya_vision", "cohere2_vision"}
 """Families whose norms subtract the mean."""
@@ -82,7 +87,7 @@ def test_kernels_of_a_family(family: str, tmp_path: Path, monkeypatch: pytest.Mo
     spec = resolve_spec(SPEC, vlm)
     rows = ONE_IMAGE[:2]
     parts = ElementwiseKernels(vlm, many=True)
-    norms, epilogues, rotary, gates = parts.parts
+    norms, epilogues, rotary, gates, recurrence = parts.parts
     assert isinstance(norms, NormKernel)
     assert bool(norms._modules) == (family not in WITHOUT)
     assert all(name.endswith("Gated") for name in unknown(vlm, norms._modules))
@@ -98,6 +103,9 @@ def test_kernels_of_a_family(family: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert isinstance(gates, GatedKernel)
     assert bool(gates._modules) == (family not in OTHER_MLPS)
     assert not gates._modules or "gated" in plain_kernels.CALLS
+    assert isinstance(recurrence, DeltaRuleKernel)
+    assert any(recurrence._known.values()) == (family in WITH_DELTA_RULE)
+    assert ("delta_step" in plain_kernels.CALLS) == (family in WITH_DELTA_RULE)
     expected = {row.id: reference(row, vlm, SPEC) for row in rows}
     for capture in found:
         assert isinstance(capture, Capture), capture

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import LinearAttentionLayer
 
+import plain_kernels
 from engine.against_reference import (
     answered_by_generate,
     assert_all_same,
@@ -21,10 +22,12 @@ from engine.against_reference import (
 )
 from engine.recorded_steps import with_recorded_steps
 from families.conformance import NONE, ONE_IMAGE, build
-from vlmscope.engine import CaptureSession, prepare, shared_prefix
+from vlmscope.engine import CaptureSession, prepare, session, shared_prefix
 from vlmscope.engine.decoding.slots import bytes_of_a_row, make_slots
 from vlmscope.model import VisionLanguageModel, load_model, resolve_spec
 from vlmscope.model.attention.kv_cache import Recurrent, cache_over, keys_and_values, layer_with
+from vlmscope.model.elementwise import ElementwiseKernels
+from vlmscope.model.elementwise.recurrence import DeltaRuleKernel
 from vlmscope.schema import CaptureSpec, Sample
 
 ROWS = (*ONE_IMAGE, *(Sample(f"{row.id} again", row.image, "Is it?") for row in ONE_IMAGE), NONE[0])
@@ -63,6 +66,26 @@ def test_rows_enter_and_leave(
     assert bool(recorded) == as_on_a_gpu
 
 
+@pytest.mark.first(1)
+@pytest.mark.parametrize("as_on_a_gpu", [True, False])
+def test_rows_enter_and_leave_while_a_kernel_changes_the_states(
+    as_on_a_gpu: bool, vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library's step makes new states; the kernel changes those of the slots in place."""
+    expected = expected_of(ROWS, vlm, ANSWERS)
+    if as_on_a_gpu:
+        with_recorded_steps(monkeypatch)
+    plain_kernels.CALLS.clear()
+    kernels = ElementwiseKernels(vlm)
+    by_kernel = DeltaRuleKernel(vlm.model, plain_kernels)
+    kernels.parts = [by_kernel]
+    monkeypatch.setattr(session, "ElementwiseKernels", lambda _: kernels)
+    pieces = run_session(ROWS, vlm, ANSWERS, rows=5, size=2)
+    assert_all_same([item for piece in pieces for item in piece], expected, ROWS)
+    assert list(by_kernel._known.values()) == [True]
+    assert plain_kernels.CALLS.count("delta_step") > 20
+
+
 def test_samples_begin_at_the_state_of_their_question(vlm: VisionLanguageModel) -> None:
     spec = CaptureSpec(layers="0", max_new_tokens=5, samples=2)
     alone, together = (
@@ -90,15 +113,15 @@ def test_a_step_that_was_interrupted_changes_no_state_twice(
         return output
 
     monkeypatch.setattr(layer, "forward", interrupted)
-    session = CaptureSession(vlm, resolve_spec(ANSWERS, vlm), 3)
+    capturing = CaptureSession(vlm, resolve_spec(ANSWERS, vlm), 3)
     [batch], _ = prepare(rows, vlm, resolve_spec(ANSWERS, vlm))
-    assert not session.submit(batch)
+    assert not capturing.submit(batch)
     with pytest.raises(KeyboardInterrupt):
-        session.drain()
-    assert not session.drain()
-    lost = session.pop_failed()
+        capturing.drain()
+    assert not capturing.drain()
+    lost = capturing.pop_failed()
     assert lost == list(rows)
-    pieces = [*submitted(session, lost, vlm, ANSWERS, 3), session.drain()]
+    pieces = [*submitted(capturing, lost, vlm, ANSWERS, 3), capturing.drain()]
     assert_all_same([item for piece in pieces for item in piece], expected, rows)
 
 

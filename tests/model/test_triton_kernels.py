@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
+from transformers.models.qwen3_5.modeling_qwen3_5 import torch_recurrent_gated_delta_rule
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp")
 """The interpreter computes with NumPy, which warns where the result is 0 or 1."""
@@ -91,6 +92,38 @@ def test_norms(kernels: ModuleType, width: int, dtype: torch.dtype) -> None:
     assert found.dtype == dtype
     norm.weight.data = weight.float()
     assert_near(found, norm(states.float()).detach(), DTYPES[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("of_keys", "heads", "keys", "values"), [(2, 4, 16, 8), (3, 3, 12, 20), (1, 2, 128, 72)]
+)
+@pytest.mark.parametrize("normalized", [True, False])
+def test_steps_of_the_delta_rule(
+    kernels: ModuleType, of_keys: int, heads: int, keys: int, values: int, normalized: bool,
+    dtype: torch.dtype,
+) -> None:  # fmt: skip
+    mixed = numbers(3, 1, 2 * of_keys * keys + heads * values).to(dtype)
+    widths = [of_keys * keys, of_keys * keys, heads * values]
+    query, key, value = (
+        part.unflatten(-1, (-1, width))
+        for part, width in zip(mixed.split(widths, dim=-1), (keys, keys, values), strict=True)
+    )  # slices of one projection, as the library's
+    decay, beta = -numbers(3, 1, heads).abs(), numbers(4, 1, heads)[1:].sigmoid()
+    state = numbers(3, heads, keys, values)
+    step = torch_recurrent_gated_delta_rule
+    repeated = [each.float().repeat_interleave(heads // of_keys, 2) for each in (query, key)]
+    expected, after = step(
+        *repeated, value.float(), decay, beta.to(dtype).float(), state.clone(), True, normalized
+    )
+    found = kernels.delta_step(
+        query[:, 0], key[:, 0], value[:, 0], decay[:, 0], beta[:, 0].to(dtype), state,
+        normalized=normalized,
+    )  # fmt: skip
+    assert found.dtype == dtype
+    size = float(expected.abs().max())
+    assert_near(found / size, expected[:, 0] / size, DTYPES[dtype])
+    torch.testing.assert_close(state, after, rtol=2e-6, atol=2e-6 * float(after.abs().max()))
 
 
 def test_nothing_gives_nothing(kernels: ModuleType) -> None:

@@ -1,9 +1,9 @@
 """Which element-wise kernels a model can use, and using them during a pass.
 
 For models in half precision on GPUs; on a CPU and in float32 the library's results are kept bit by
-bit. RMS norms are a kernel of torch, and GELU a part of its matrix products. Rotary embeddings and
-gated MLPs need Triton, and a model on a single GPU, because a kernel of Triton is launched on the
-current one.
+bit. RMS norms are a kernel of torch, and GELU a part of its matrix products. Rotary embeddings,
+gated MLPs and steps of linear attention need Triton, and a model on a single GPU, because a kernel
+of Triton is launched on the current one.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ from vlmscope.model.computing import HALF, start_clean
 from vlmscope.model.elementwise.epilogues import GeluEpilogue
 from vlmscope.model.elementwise.gates import GatedKernel
 from vlmscope.model.elementwise.norms import NormKernel
+from vlmscope.model.elementwise.recurrence import DeltaRuleKernel
 from vlmscope.model.elementwise.rotary import RotaryKernel
 from vlmscope.model.elementwise.trial import note_failure
 from vlmscope.model.vlm import VisionLanguageModel
+
+Part = NormKernel | GeluEpilogue | RotaryKernel | GatedKernel | DeltaRuleKernel
 
 ROWS_FOR_TRITON = 1000
 """Rows from which Triton's kernels take less time than they save: 2 to 4 s to import Triton and to
@@ -41,7 +44,7 @@ class ElementwiseKernels:
     """
 
     def __init__(self, vlm: VisionLanguageModel, *, many: bool = False) -> None:
-        self.parts: list[NormKernel | GeluEpilogue | RotaryKernel | GatedKernel] = []
+        self.parts: list[Part] = []
         if not suits(vlm):
             return
         with model_lock(), torch.no_grad():
@@ -57,7 +60,8 @@ class ElementwiseKernels:
         if many:
             self.parts.append(GeluEpilogue(model))
         if kernels is not None:
-            self.parts += [RotaryKernel(model, kernels), GatedKernel(model, kernels)]
+            of_triton = (RotaryKernel, GatedKernel, DeltaRuleKernel)
+            self.parts += [part(model, kernels) for part in of_triton]
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

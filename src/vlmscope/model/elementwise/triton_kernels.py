@@ -19,8 +19,12 @@ SILU, GELU, GELU_TANH = 0, 1, 2
 MOST_NUMBERS = 8192
 """Numbers that one program of a kernel keeps in registers at most."""
 
+MOST_KEYS = 1024
+"""The largest width of keys of ``delta_step``."""
+
 _GATED_AT_ONCE = 2048
 _NORMED_AT_ONCE = 2048
+_CHANGED_AT_ONCE = 4096
 
 
 @triton.jit
@@ -136,4 +140,72 @@ def normed_times_one_plus(states: Tensor, weight: Tensor, epsilon: float) -> Ten
         at_once = max(1, _NORMED_AT_ONCE // wide)
         programs = triton.cdiv(tokens, at_once)
         _norm[(programs,)](states, weight, found, tokens, epsilon, width, wide, at_once)
+    return found
+
+
+@triton.jit
+def _delta(
+    query, key, value, decay, beta, state, found,
+    query_row, key_row, value_row, heads, repeats, epsilon, scale,
+    keys: tl.constexpr, values: tl.constexpr, all_keys: tl.constexpr, at_once: tl.constexpr,
+    normalized: tl.constexpr,
+):  # fmt: skip
+    """Change some columns of the state of one head, which is read and written once."""
+    program = tl.program_id(0).to(tl.int64)
+    row, head = program // heads, program % heads
+    place = tl.arange(0, all_keys)
+    within = place < keys
+    of_head = (head // repeats) * keys + place
+    q = tl.load(query + row * query_row + of_head, mask=within, other=0.0).to(tl.float32)
+    k = tl.load(key + row * key_row + of_head, mask=within, other=0.0).to(tl.float32)
+    if normalized:
+        q = q * tl.rsqrt(tl.sum(q * q, axis=0) + epsilon)
+        k = k * tl.rsqrt(tl.sum(k * k, axis=0) + epsilon)
+    q = q * scale
+    channel = tl.program_id(1) * at_once + tl.arange(0, at_once)
+    v = tl.load(
+        value + row * value_row + head * values + channel, mask=channel < values, other=0.0
+    ).to(tl.float32)
+    at = state + program * keys * values + place[:, None] * values + channel[None, :]
+    known = within[:, None] & (channel < values)[None, :]
+    factor = tl.exp(tl.load(decay + program).to(tl.float32))
+    held = tl.load(at, mask=known, other=0.0) * factor
+    told = tl.sum(held * k[:, None], axis=0)
+    change = (v - told) * tl.load(beta + program).to(tl.float32)
+    held = held + k[:, None] * change[None, :]
+    tl.store(at, held, mask=known)
+    answer = tl.sum(held * q[:, None], axis=0).to(found.dtype.element_ty)
+    tl.store(found + program * values + channel, answer, mask=channel < values)
+
+
+def delta_step(
+    query: Tensor, key: Tensor, value: Tensor, decay: Tensor, beta: Tensor, state: Tensor,
+    *, normalized: bool,
+) -> Tensor:  # fmt: skip
+    """Return the output of one step of the gated delta rule; the state is changed in place.
+
+    Args:
+        query: ``[rows, heads of keys, width of keys]``, the last two dimensions contiguous.
+        key: As ``query``.
+        value: ``[rows, heads, width of values]``, likewise; the heads are a multiple of those of
+            the keys.
+        decay: Logarithm of the factor of the state, ``[rows, heads]``, contiguous.
+        beta: How much of the difference is added, likewise.
+        state: ``[rows, heads, width of keys, width of values]`` in float32, contiguous; the width
+            of keys, rounded up to a power of two, at most ``MOST_KEYS``.
+        normalized: Whether queries and keys are divided by their length first.
+
+    Returns:
+        ``[rows, heads, width of values]`` in the type of ``query``.
+    """
+    rows, heads, keys, values = state.shape
+    found = torch.empty_like(value, dtype=query.dtype, memory_format=torch.contiguous_format)
+    if found.numel():
+        all_keys = triton.next_power_of_2(keys)
+        at_once = min(triton.next_power_of_2(values), max(1, _CHANGED_AT_ONCE // all_keys))
+        _delta[(rows * heads, triton.cdiv(values, at_once))](
+            query, key, value, decay, beta, state, found,
+            query.stride(0), key.stride(0), value.stride(0), heads, heads // query.shape[1],
+            1e-6, keys**-0.5, keys, values, all_keys, at_once, normalized,
+        )  # fmt: skip
     return found
