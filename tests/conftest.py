@@ -27,7 +27,8 @@ from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 
-collect_ignore = [] if find_spec("triton") else ["model/test_triton_kernels.py"]
+OF_TRITON = ["model/test_triton_kernels.py", "model/compiled_kernels.py"]
+collect_ignore = [] if find_spec("triton") else OF_TRITON
 """Without Triton, as in ``make test``, its kernels are not tested; ``make test-extras`` has it."""
 
 
