@@ -25,6 +25,7 @@ from vlmscope.model.families import read_description
 from vlmscope.model.vision_rows import RULES
 from vlmscope.positions import REPRESENTATIONS, VISION_ONLY
 from vlmscope.schema import Score
+from vlmscope.shown import rounded_difference
 from vlmscope.store import Run, write_labels
 
 ROOT = Path(__file__).parent.parent
@@ -297,7 +298,8 @@ def test_what_is_quoted_of_the_demo_is_what_was_found() -> None:
         assert quoted in page, name
     for name in ("selected", "joint_and_probe"):
         row = found["results"][name]
-        gain = [f"{row[f'above_joint{end}']:+.3f}" for end in ("", "_low", "_high")]
+        shown = rounded_difference(row["auroc"], found["results"]["joint"]["auroc"])
+        gain = [f"{each:+.3f}" for each in (shown, row["above_joint_low"], row["above_joint_high"])]
         assert "{} ({} to {})".format(*gain) in page, name
     for number in re.findall(r" [\d.]+ \([\d.]+ to [\d.]+\)", " ".join(sentences[6:8])):
         assert number in page, number
