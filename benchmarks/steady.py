@@ -48,6 +48,7 @@ from vlmscope.executors import local
 from vlmscope.executors.writing import WritingThread
 from vlmscope.model import load_model
 from vlmscope.model.elementwise import ElementwiseKernels
+from vlmscope.model.elementwise.recurrence import DeltaRuleKernel
 from vlmscope.schema import Failure
 from vlmscope.signals import SIGNALS
 
@@ -55,10 +56,19 @@ NONE, EAGER, SAMPLES = "none", "eager", "samples"
 FEWER = "none, fewer rows"
 """The run without signals that those with signals are compared with, if they have fewer rows."""
 
+
+def without_delta_rule(vlm: Any) -> ElementwiseKernels:
+    """Return all kernels but that of a step of linear attention."""
+    kernels = ElementwiseKernels(vlm, many=True)
+    kernels.parts = [part for part in kernels.parts if not isinstance(part, DeltaRuleKernel)]
+    return kernels
+
+
 PARTS: dict[str, Callable[[Any], Any]] = {
     "library": lambda _vlm: SimpleNamespace(in_place=nullcontext),
     "norms": ElementwiseKernels,
     "kernels": partial(ElementwiseKernels, many=True),
+    "no-delta-rule": without_delta_rule,
 }
 """Element-wise kernels of a model; ``executors.runner.kernels_of_run`` chooses by the rows."""
 
