@@ -473,6 +473,24 @@ def test_what_is_saved(source: tuple[Run, SweepResult], tmp_path: Path) -> None:
     assert save_transfer(result, folder).exists(), "a transfer may be made anew"
 
 
+def test_each_label_set_has_its_own_folder(
+    source: tuple[Run, SweepResult], shared: TransferResult, tmp_path: Path
+) -> None:
+    """Files there without a document, as a killed save leaves them, are replaced."""
+    run = open_run(shutil.copytree(source[0].path, tmp_path / "A"))
+    data = replace(source[1].data, origin={**source[1].data.origin, "label_set": "human"})
+    swept = replace(source[1], data=data)
+    found = replace(shared, source=run, result=swept)
+    (tmp_path / "A" / "probes-human").mkdir()
+    for name in ("predictions.parquet", "transfer_predictions.parquet"):
+        (tmp_path / "A" / "probes-human" / name).write_text("half")
+    assert save_sweep(run, swept) == tmp_path / "A" / "probes-human"
+    assert save_transfer(found) == tmp_path / "A" / "probes-human" / "transfer.json"
+    assert not (tmp_path / "A" / "probes").exists()
+    with pytest.raises(InputError, match="contains the probes of the label set 'human'"):
+        save_transfer(replace(found, result=source[1]), save_sweep(run, swept, tmp_path / "out"))
+
+
 HOSTILE = ['{"kind": "mine"}', "my notes", "[" * 10_000, "[]"]
 
 

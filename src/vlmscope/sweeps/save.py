@@ -132,7 +132,7 @@ def save_sweep(
             folder / PREDICTIONS: parquet_bytes(_predictions(result)),
             folder / RESULTS: _document(source, result, saved),
         }
-        if folder != default_folder(source.path):
+        if folder != own:
             _check_ours(folder, files)
         for entry in saved:
             make_child_folder(folder, entry["folder"])
