@@ -23,6 +23,7 @@ from vlmscope.probes import LogisticProbe, load_probe
 from vlmscope.probes.baselines import BaselineInputs
 from vlmscope.store import Run, RunWriter, open_run
 from vlmscope.sweeps import (
+    SavedSweep,
     SweepResult,
     SweepSpec,
     TransferResult,
@@ -471,6 +472,17 @@ def test_what_is_saved(source: tuple[Run, SweepResult], tmp_path: Path) -> None:
     assert mine["risk/first_token"].isna().all()
     assert np.array_equal(mine["risk/selected"], result.tests[1].risks["selected"])
     assert save_transfer(result, folder).exists(), "a transfer may be made anew"
+
+
+def test_results_are_found_by_name(source: tuple[Run, SweepResult], shared: TransferResult) -> None:
+    swept, [test] = source[1], shared.tests
+    saved = SavedSweep({}, swept.rows, pd.DataFrame(), "")
+    for result, rows in ((swept, swept.rows), (test, test.rows), (saved, saved.results)):
+        assert tuple(result) == rows
+        assert PLANTED in result
+        assert "layer_3" not in result
+        with pytest.raises(InputError, match="'joined': no result has that name; did you mean"):
+            result["joined"]
 
 
 def test_each_label_set_has_its_own_folder(

@@ -135,12 +135,12 @@ def detect(
         quiet_libraries()
     with status("reading") as update:
         common: dict[str, Any] = {
-            "labels": labels, "same_meaning": None if nli is None else meaning_by_model(nli),
+            "same_meaning": None if nli is None else meaning_by_model(nli),
             "progress": lambda doing: update(f"detectors: {doing}"),
         }  # fmt: skip
         others = [open_run(options.path_or_url(each)) for each in test]
         aims = targets(opened, others, spec, labels=labels, vectors=False) if others else ()
-        found = evaluate(opened, detectors, spec, **common)
+        found = evaluate(opened, detectors, spec, labels=labels, **common)
         transfers = transfer_to(opened, found, aims, spec, **common)
         update("saving")
         folder = save_detection(opened, found, folder, transfers=transfers)

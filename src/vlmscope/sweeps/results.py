@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from math import isnan, nan
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.errors import shortened
+from vlmscope.errors import InputError, shortened, suggest_names
 from vlmscope.metrics import (
     Abstention,
     Difference,
@@ -199,6 +199,31 @@ class ProbeResult:
         if self.found_nothing or rival.found_nothing:
             return None
         return rounded_difference(self.auroc, rival.auroc)
+
+
+class Named(Protocol):
+    """What has a name."""
+
+    @property
+    def name(self) -> str:
+        """The name."""
+        ...
+
+
+AnyNamed = TypeVar("AnyNamed", bound=Named)
+
+
+def result_named(results: Sequence[AnyNamed], name: str) -> AnyNamed:
+    """Return a result by its name.
+
+    Raises:
+        InputError: None has that name.
+    """
+    for each in results:
+        if each.name == name:
+            return each
+    near = suggest_names(str(name), [each.name for each in results])
+    raise InputError(f"result {shortened(repr(name))}: no result has that name; {near}")
 
 
 def _plain(value: Any) -> Any:
@@ -453,8 +478,18 @@ class SweepResult:
         )
 
     def __getitem__(self, name: str) -> ProbeResult:
-        """Return a row by name."""
-        return next(row for row in self.rows if row.name == name)
+        """Return a row by name.
+
+        Raises:
+            InputError: No row has that name.
+        """
+        return result_named(self.rows, name)
+
+    def __iter__(self) -> Iterator[ProbeResult]:
+        return iter(self.rows)
+
+    def __contains__(self, name: object) -> bool:
+        return any(row.name == name for row in self.rows)
 
     def stacked(self, *names: str) -> Stacked:
         """Return the concatenated rows of all repeats, with the risks of these names."""

@@ -12,10 +12,9 @@ training run's folds are used: each row is predicted by the fit that has not see
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import nan
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -46,6 +45,7 @@ from vlmscope.sweeps.results import (
     constant_fields,
     difference_fields,
     measured,
+    result_named,
 )
 from vlmscope.sweeps.run import SweepSpec, known_of, layer_title, sweep, vectors
 from vlmscope.sweeps.source import LABEL_SET, AnySource, LayerKey
@@ -57,7 +57,7 @@ from vlmscope.sweeps.transfer.fits import (
     transfer_baselines,
     transfer_probe,
 )
-from vlmscope.sweeps.transfer.targets import Target, checked_source, targets
+from vlmscope.sweeps.transfer.targets import Target, checked_source, listed, targets
 
 SELECTED = "selected"
 
@@ -148,8 +148,18 @@ class TransferTest:
     """Inputs left out of the baselines, each with its reason."""
 
     def __getitem__(self, name: str) -> TransferredResult:
-        """Return a row by its name."""
-        return next(row for row in self.rows if row.name == name)
+        """Return a row by its name.
+
+        Raises:
+            InputError: No row has that name.
+        """
+        return result_named(self.rows, name)
+
+    def __iter__(self) -> Iterator[TransferredResult]:
+        return iter(self.rows)
+
+    def __contains__(self, name: object) -> bool:
+        return any(row.name == name for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -192,9 +202,7 @@ def transfer(
     """
     report, spec = listener("progress", progress), spec or SweepSpec()
     run = checked_source(source)
-    made: list[AnyRun | Target] = (
-        [tests] if isinstance(tests, Run | str | PathLike) else list(tests)
-    )
+    made = listed(tests)
     plain = [each for each in made if not isinstance(each, Target)]
     opened = iter(targets(run, plain, spec, labels=labels) if plain else ())
     resolved = [each if isinstance(each, Target) else next(opened) for each in made]
