@@ -25,7 +25,8 @@ from vlmscope.sweeps.abstaining import abstaining_error
 from vlmscope.sweeps.by_column import columns_error
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE, QUESTION_ONLY
 from vlmscope.sweeps.grouping import comparable
-from vlmscope.sweeps.results import ProbeResult, result_named
+from vlmscope.sweeps.named import result_named
+from vlmscope.sweeps.results import ProbeResult
 from vlmscope.sweeps.save import (
     PREDICTIONS,
     PROBES,

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from math import isnan, nan
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.errors import InputError, shortened, suggest_names
+from vlmscope.errors import shortened
 from vlmscope.metrics import (
     Abstention,
     Difference,
@@ -27,6 +27,7 @@ from vlmscope.shown import count, rounded_difference
 from vlmscope.sweeps.chance import Chance, Recognition
 from vlmscope.sweeps.data import ProbeData
 from vlmscope.sweeps.halp_protocol import HalpReport
+from vlmscope.sweeps.named import result_named
 from vlmscope.sweeps.splitting import Novelty, Stacked, stacked
 
 GridEdge = Literal["low", "high"] | None
@@ -199,31 +200,6 @@ class ProbeResult:
         if self.found_nothing or rival.found_nothing:
             return None
         return rounded_difference(self.auroc, rival.auroc)
-
-
-class Named(Protocol):
-    """What has a name."""
-
-    @property
-    def name(self) -> str:
-        """The name."""
-        ...
-
-
-AnyNamed = TypeVar("AnyNamed", bound=Named)
-
-
-def result_named(results: Sequence[AnyNamed], name: str) -> AnyNamed:
-    """Return a result by its name.
-
-    Raises:
-        InputError: None has that name.
-    """
-    for each in results:
-        if each.name == name:
-            return each
-    near = suggest_names(str(name), [each.name for each in results])
-    raise InputError(f"result {shortened(repr(name))}: no result has that name; {near}")
 
 
 def _plain(value: Any) -> Any:

@@ -38,6 +38,7 @@ from vlmscope.shown import count
 from vlmscope.store import DEFAULT, AnyRun, Run, vector_path
 from vlmscope.sweeps.calibration import calibrated
 from vlmscope.sweeps.data import ProbeData
+from vlmscope.sweeps.named import result_named
 from vlmscope.sweeps.results import (
     CONSTANT,
     ProbeResult,
@@ -45,7 +46,6 @@ from vlmscope.sweeps.results import (
     constant_fields,
     difference_fields,
     measured,
-    result_named,
 )
 from vlmscope.sweeps.run import SweepSpec, known_of, layer_title, sweep, vectors
 from vlmscope.sweeps.source import LABEL_SET, AnySource, LayerKey
