@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from os import PathLike
 
-from vlmscope.api.options import Columns, fields_of, spec_of
+from vlmscope.api.options import spec_of
 from vlmscope.arguments import Layers, whole_number
+from vlmscope.dataset import Mapped, fields_of
 from vlmscope.engine import Rows, rows_of
 from vlmscope.engine import capture as captures_of
 from vlmscope.errors import RowError
@@ -34,7 +35,7 @@ def capture(
     spec: CaptureSpec | None = None,
     *,
     images: str | PathLike[str] | None = None,
-    map: Columns | FieldSpec | None = None,  # noqa: A002 - as in ``extract``
+    map: Mapped | FieldSpec | None = None,  # noqa: A002 - as in ``extract``
     records: str | None = None,
     image_pattern: str | None = None,
     question_template: str | None = None,

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from os import PathLike
 from typing import Any, Literal, cast
 
-from vlmscope.api.options import Columns, fields_of, spec_of
+from vlmscope.api.options import spec_of
 from vlmscope.api.runs import Run, open_run
 from vlmscope.api.watching import check_observer, wants_bar, watching
 from vlmscope.arguments import Layers, check_callable
-from vlmscope.dataset import Data, InMemory, Share, in_memory, with_listed_paths
+from vlmscope.dataset import Data, InMemory, Mapped, Share, fields_of, in_memory, with_listed_paths
 from vlmscope.errors import RowError, with_arguments
 from vlmscope.executors import (
     Observer,
@@ -63,7 +63,7 @@ def extract(
     out: AnyRun,
     *,
     images: str | PathLike[str] | None = None,
-    map: Columns | FieldSpec | None = None,  # noqa: A002 - as the command line calls it
+    map: Mapped | FieldSpec | None = None,  # noqa: A002 - as the command line calls it
     records: str | None = None,
     image_pattern: str | None = None,
     question_template: str | None = None,
@@ -120,8 +120,9 @@ def extract(
             continued.
         images: Folder that relative paths of images start from (default: the table's folder; of a
             table in memory the current one).
-        map: Which column holds ``id``, ``image``, ``question`` or ``target``, where the names in
-            use do not tell: ``{"id": "uid"}``.
+        map: Column of ``id``, ``image``, ``question``, ``target`` or ``category``, where the names
+            in use do not tell: ``{"id": "uid"}``; or a ``FieldSpec``, in place of this argument
+            and the next four.
         records: Key of a JSON document that the rows stand under.
         image_pattern: Path of the image with columns in braces: ``{image_id:012d}.jpg``.
         question_template: Question with columns in braces: ``{question} {options}``.
