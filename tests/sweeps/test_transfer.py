@@ -513,7 +513,9 @@ def test_a_file_of_somebody_elses_is_not_replaced(
     result, folder = shared, tmp_path / "out"
     folder.mkdir()
     (folder / "transfer.json").write_text(text)
-    with pytest.raises(InputError, match="is not a transfer of vlmscope probe; give another out"):
+    with pytest.raises(
+        InputError, match="is not a transfer of vlmscope probe; give another folder"
+    ):
         save_transfer(result, folder)
     (folder / "transfer.json").unlink()
     (folder / "transfer_predictions.parquet").write_text("mine")

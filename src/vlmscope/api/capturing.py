@@ -10,7 +10,7 @@ from vlmscope.arguments import Layers, whole_number
 from vlmscope.dataset import Mapped, fields_of
 from vlmscope.engine import Rows, rows_of
 from vlmscope.engine import capture as captures_of
-from vlmscope.errors import RowError
+from vlmscope.errors import RowError, naming_arguments
 from vlmscope.model import VisionLanguageModel, given_model, loaded, resolve_spec
 from vlmscope.model_options import ModelOptions
 from vlmscope.positions import DEFAULT_POSITIONS, Positions
@@ -29,6 +29,7 @@ from vlmscope.schema import (
 from vlmscope.signals import DEFAULT_SIGNALS, Signals
 
 
+@naming_arguments(samples="num_samples", model="vlm")
 def capture(
     samples: Rows,
     vlm: str | PathLike[str] | VisionLanguageModel,

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmscope.errors import InputError, StoreError
+from vlmscope.errors import InputError, StoreError, naming_arguments
 from vlmscope.store import (
     DEFAULT,
     Run,
@@ -52,6 +52,7 @@ SCHEMA_VERSION = 1
 """Increased when a reader of the older version would misread the document."""
 
 
+@naming_arguments(out="folder")
 def save_transfer(found: TransferResult, folder: str | PathLike[str] | None = None) -> Path:
     """Write a transfer to the folder of the training run's sweep, and return the document.
 
