@@ -141,10 +141,12 @@ def extract(
         spec: The last nine as one, instead of them.
         batch_size: Questions in the model at once, or ``"auto"``.
         num_workers: Processes that prepare images and prompts; 0 for threads; ``"auto"``: processes
-            for a GPU, as many as there are processors.
+            for a GPU, two fewer than there are processors, at most 16 and as many as the memory
+            suffices for.
         limit: Only the first rows of the table.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 on a GPU.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``spread`` (layers over all GPUs), or
+            ``auto``: a GPU if there is one, several if needed.
         store_dtype: Type on disk; ``float16`` takes half, checked for overflow. By default
             ``float32``, and ``float16`` for the signals ``image_tokens`` and ``answer_tokens``.
         attention: ``sdpa``, ``eager``, or ``auto``.

@@ -73,7 +73,7 @@ def extract(
             "--num-workers",
             metavar="N",
             help="Processes that prepare images and prompts; 0: threads; auto: processes for a "
-            "GPU, as many as there are processors.",
+            "GPU, two fewer than there are processors, at most 16.",
         ),
     ] = "auto",
     limit: Annotated[

@@ -75,7 +75,7 @@ class SweepSpec:
     """Settings of a sweep."""
 
     estimators: tuple[str, ...] = ("logistic",)
-    """Names from ``ESTIMATORS``."""
+    """Names from ``ESTIMATORS``; ``logistic`` always runs."""
     folds: int = 5
     """Outer folds."""
     repeats: int | None = None
