@@ -215,7 +215,7 @@ class ToleranceError(VlmscopeError):
 
 
 class RowError(VlmscopeError):
-    """One row failed, at ``stage``: ``input``, ``image``, ``prompt`` or ``capture``."""
+    """One row failed, at ``stage``: see ``Failure.stage``."""
 
     exit_code = 2
 

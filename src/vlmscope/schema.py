@@ -103,8 +103,8 @@ class FieldSpec:
     question: str | None = None
     """Column of the question (``question``, or POPE's ``text``)."""
     target: str | None = None
-    """Column of the ground truth (``answer``, ``gt_answer``, ``ground_truth_answer``, or POPE's
-    ``label``)."""
+    """Column of the ground truth (``ground_truth_answer``, ``gt_answer``, ``answer``, or POPE's
+    ``label``; the first one that is there)."""
     category: str | None = None
     """Column of the kind of question, which is stored as the metadata ``category``."""
     records: str | None = None
