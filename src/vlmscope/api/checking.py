@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -52,9 +52,6 @@ from vlmscope.verification import (
     choose_samples,
     tolerance_of,
 )
-
-Track = Callable[[Iterable[RowCheck], int], Iterable[RowCheck]]
-"""Passes rows on and shows how far they are, given how many there are."""
 
 
 def verify(
