@@ -220,7 +220,7 @@ class RowError(VlmscopeError):
     exit_code = 2
 
     def __init__(self, stage: str, message: str) -> None:
-        super().__init__(_without_middle(message))
+        super().__init__(without_middle(message, LONGEST_ROW_ERROR))
         self.stage = stage
 
 
@@ -228,11 +228,15 @@ LONGEST_ROW_ERROR = 2_000
 """Most characters recorded of a row's error: a message may quote the row."""
 
 
-def _without_middle(message: str) -> str:
-    """Cut the middle out of a message that is too long; its location and the remedy remain."""
-    if len(message) <= LONGEST_ROW_ERROR:
+def without_middle(message: str, most: int) -> str:
+    """Cut the middle out of a message that is too long; its location and the remedy remain.
+
+    >>> without_middle("abcdef", 4), without_middle("abcd", 4)
+    ('ab … ef', 'abcd')
+    """
+    if len(message) <= most:
         return message
-    half = LONGEST_ROW_ERROR // 2
+    half = most // 2
     return f"{message[:half]} … {message[-half:]}"
 
 

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from os import PathLike
 from typing import Any, Literal, cast
 
@@ -15,14 +16,13 @@ from vlmscope.api.runs import Run, open_run
 from vlmscope.api.watching import check_observer, wants_bar, watching
 from vlmscope.arguments import Layers, check_callable
 from vlmscope.dataset import Data, InMemory, Mapped, Share, fields_of, in_memory, with_listed_paths
-from vlmscope.errors import RowError, with_arguments
+from vlmscope.errors import RowError, with_arguments, without_middle
 from vlmscope.executors import (
     Observer,
     Outline,
     Request,
     Summary,
-    make_plan,
-    run_plan,
+    planned_here,
     share_of,
 )
 from vlmscope.executors.ray import check_not_on_ray, load_driver
@@ -214,7 +214,7 @@ def extract(
     )
     with _planned(request, say, address, actors, ray=ray) as (plan, run):
         with watching(plan.todo, observer, bar=bar) as watcher:
-            summary = run(plan, observer=watcher)
+            summary = run(observer=watcher)
         found = open_run(request.out)
         if summary.failed:
             _tell_failures(found, plan, summary)
@@ -251,11 +251,12 @@ def _planned(
     """Return a plan, and what runs it: here, or on Ray."""
     if not ray:
         check_not_on_ray(address, actors)
-        yield make_plan(request, note=note), run_plan
+        with planned_here(request, note=note) as made:
+            yield made
         return
     driver = load_driver()
     with driver.plan_on_ray(request, address=address, workers=actors, note=note) as plan:
-        yield plan, driver.run_on_ray
+        yield plan, partial(driver.run_on_ray, plan)
 
 
 def _tell_failures(run: Run, plan: Outline, summary: Summary) -> None:
@@ -290,12 +291,4 @@ def _reason(failures: Sequence[Failure], table: str, failed: int) -> str:
         return ""
     reason, often = found[0]
     most = f", most often ({often:,})" if often > 1 else ", one of them"
-    return f"{most if failed > 1 else ''}: {_without_middle(reason)}"
-
-
-def _without_middle(reason: str) -> str:
-    """Leave out the middle of a reason that is too long: where it was, and what to do, stay."""
-    if len(reason) <= LONGEST_REASON:
-        return reason
-    half = LONGEST_REASON // 2
-    return f"{reason[:half]} … {reason[-half:]}"
+    return f"{most if failed > 1 else ''}: {without_middle(reason, LONGEST_REASON)}"

@@ -127,6 +127,11 @@ class SweepSpec:
             )
 
 
+def repeats_of(spec: SweepSpec, data: ProbeData) -> int:
+    """Return the number of splits into folds for some rows."""
+    return spec.repeats or (REPEATS if len(data.truth) <= REPEATED_ROWS else 1)
+
+
 def sweep(
     source: AnySource,
     spec: SweepSpec | None = None,
@@ -179,8 +184,7 @@ def sweep_rows(
         FoldError: Too few groups have a class.
     """
     spec = spec or SweepSpec()
-    few = len(data.truth) <= REPEATED_ROWS
-    repeats = spec.repeats or (REPEATS if few else 1)
+    repeats = repeats_of(spec, data)
     splits = repeated_splits(data, spec.folds, spec.seed, repeats)
     permuted = Permutations(
         data.truth, data.groups, splits[0], count=spec.permutations, seed=spec.seed,
