@@ -808,5 +808,5 @@ def test_detectors_are_trained_on_the_label_set_of_the_detection(copied: Run, ot
 
 
 def test_the_training_run_is_no_test(run: Run, found: Detection) -> None:
-    with pytest.raises(InputError, match="is the training run"):
+    with pytest.raises(InputError, match=r"^tests .*: is the training run"):
         transfer_detection(run, found, run, SPEC)

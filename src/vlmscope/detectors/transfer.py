@@ -36,7 +36,7 @@ from vlmscope.detectors.methods import (
 from vlmscope.detectors.results import Detection, Unavailable
 from vlmscope.detectors.rows import Floats, Rows, rows_of, with_vectors
 from vlmscope.detectors.run import incomplete
-from vlmscope.errors import InputError
+from vlmscope.errors import InputError, naming_arguments
 from vlmscope.metrics import LabelledRisk, constant_pairs, resample_sides
 from vlmscope.positions import SUBLAYER_REPRESENTATIONS, VISION_ONLY
 from vlmscope.probes.baselines import JOINT
@@ -101,6 +101,7 @@ class DetectionTransfer:
         return asdict(self)
 
 
+@naming_arguments(test="tests")
 def transfer_detection(
     run: AnyRun,
     found: Detection,

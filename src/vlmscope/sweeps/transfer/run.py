@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.arguments import listener
-from vlmscope.errors import InputError
+from vlmscope.errors import InputError, naming_arguments
 from vlmscope.metrics import LabelledRisk, Resamples, constant_pairs, resample_sides
 from vlmscope.probes import (
     CrossFit,
@@ -177,6 +177,7 @@ class TransferResult:
         return f"TransferResult({str(self.source.path)!r}, tested on {runs})"
 
 
+@naming_arguments(test="tests")
 def transfer(
     source: AnySource,
     tests: AnyRun | Iterable[AnyRun | Target],
