@@ -14,6 +14,7 @@ from vlmscope.errors import (
     RowError,
     UnknownIdError,
     VlmscopeError,
+    naming_arguments,
     naming_options,
     with_arguments,
 )
@@ -70,6 +71,19 @@ def test_an_error_names_the_argument_in_python_and_the_option_on_the_command_lin
         assert option in str(caught.value)
         assert f"x: {caught.value}".count(option), "also in a message around it"
     assert "--" not in str(caught.value), "afterwards again"
+
+
+def test_a_function_may_call_its_argument_otherwise() -> None:
+    """The outermost function is the one that was called."""
+
+    @naming_arguments(out="path")
+    def inner() -> None:
+        raise InputError("--out a: is a run of vlmscope extract --out; give --seed")
+
+    with pytest.raises(InputError, match=r"^folder a: .* extract --out; give seed$") as caught:
+        naming_arguments(out="folder")(inner)()
+    with naming_options():
+        assert str(caught.value).startswith("--out a")
 
 
 def test_errors_survive_a_process_border() -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from operator import attrgetter
+from pathlib import Path
 
 import pytest
 
 import vlmscope
+
+NAME = re.compile(r"(?<![\w/.-])vlmscope\.([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")
 
 
 def test_dir_shows_what_is_public_and_nothing_else() -> None:
@@ -39,6 +44,19 @@ def test_what_is_raised_and_returned_is_public() -> None:
         "assert not {'errors', 'schema', 'api'} & set(dir(vlmscope))\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_name_in_the_documentation_is_there_without_another_import() -> None:
+    root = Path(__file__).parent.parent
+    front = {*vlmscope.__all__, "__version__", *vlmscope._MODULES}
+    pages = [page.read_text() for page in (root / "README.md", *(root / "docs").rglob("*.md"))]
+    names = {name for page in pages for name in NAME.findall(page)}
+    assert {"metrics.agreement", "model.model_lock", "extract"} <= names
+    for name in names:
+        assert name.partition(".")[0] in front, name
+        assert attrgetter(name)(vlmscope) is not None
+    listed = (root / "docs" / "python.md").read_text().partition("is public too")[0]
+    assert all(f"`{module}`" in listed for module in vlmscope._MODULES)
 
 
 def test_star_import_gives_the_same() -> None:

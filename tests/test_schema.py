@@ -15,7 +15,7 @@ from PIL import Image
 import vlmscope
 from vlmscope import Capture, CaptureSpec, Sample
 from vlmscope.errors import InputError
-from vlmscope.schema import Answered
+from vlmscope.schema import Answered, FieldSpec
 from vlmscope.selection import resolve_layers
 
 
@@ -93,6 +93,14 @@ def test_positions_that_are_none_are_refused(positions: Any) -> None:
 def test_a_limit_that_is_no_number_is_refused(tokens: Any) -> None:
     with pytest.raises(ValueError, match=r"^max_new_tokens "):
         CaptureSpec(max_new_tokens=tokens)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"id": ["a"]}, {"id": 1}, {"image": b"a"}, {"number_rows": "no"}]
+)
+def test_columns_of_another_type_are_refused(wrong: Any) -> None:
+    with pytest.raises(InputError, match=rf"^FieldSpec: {next(iter(wrong))} is .*, expected "):
+        FieldSpec(**wrong)
 
 
 def test_samples_can_be_compared_and_hashed() -> None:

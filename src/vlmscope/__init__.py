@@ -197,7 +197,9 @@ _HOMES = {
     "write_report": "report",
 }
 
-_MODULES = ("detectors", "errors", "model", "positions", "schema", "signals")
+_MODULES = (
+    "detectors", "errors", "metrics", "model", "positions", "schema", "score", "signals", "store",
+)  # fmt: skip
 """Modules that are attributes without being imported first."""
 
 

@@ -89,6 +89,23 @@ def wrong_type(owner: str, name: str, value: Any, expected: str) -> InputError:
     )
 
 
+def check_fields(owner: Any, kind: Any, expected: str, *names: str) -> None:
+    """Raise an error if a field of a dataclass is of another type.
+
+    Args:
+        owner: The instance.
+        kind: The type, or several.
+        expected: The type as text, for the message.
+        names: Names of the fields.
+
+    Raises:
+        InputError: One is.
+    """
+    for name in names:
+        if not isinstance(value := getattr(owner, name), kind):
+            raise wrong_type(type(owner).__name__, name, value, expected)
+
+
 def listener(option: str, given: Any) -> Callable[[str], None]:
     """Return a callback for lines of text: a given function, or printing to stderr for True.
 

@@ -48,16 +48,6 @@ def check_time(text: str) -> str:
     return text
 
 
-def local_time(text: str) -> str:
-    """Return a time that may have a zone as local time without one.
-
-    Raises:
-        ValueError: It is not a time.
-    """
-    found = datetime.fromisoformat(text)
-    return found.astimezone().replace(tzinfo=None).isoformat(timespec="seconds")
-
-
 def reads_clock(template: str) -> bool:
     """Return whether a chat template reads the time."""
     return FUNCTION in template

@@ -19,13 +19,14 @@ a ``VlmscopeError`` as that line and exits with its ``exit_code``; any other exc
 shows its traceback.
 
 Messages are written with command-line options, ``--max-new-tokens``. Only the command line shows
-them unchanged; raised from Python, an error names the argument, ``max_new_tokens``.
+them unchanged; raised from Python, an error names the argument, ``max_new_tokens``. A function
+whose argument has another name than the option says so with ``naming_arguments``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
@@ -64,9 +65,15 @@ def option_of(argument: str) -> str:
     return f"--{argument.replace('_', '-')}"
 
 
-def with_arguments(text: str) -> str:
+def with_arguments(text: str, names: Mapping[str, str] | None = None) -> str:
     """Return a message with its command-line options replaced by Python arguments.
 
+    Args:
+        text: The message.
+        names: Argument that an option usually is → argument that it is here.
+
+    >>> with_arguments("--out runs/a: is a run", {"out": "folder"})
+    'folder runs/a: is a run'
     >>> with_arguments("--max-new-tokens -1: give 0 or more")
     'max_new_tokens -1: give 0 or more'
     >>> with_arguments("2 rows have no image; pass --text-only, or --map image=COLUMN")
@@ -78,15 +85,16 @@ def with_arguments(text: str) -> str:
     >>> with_arguments("no labels yet; run 'vlmscope label run --name human' first")
     "no labels yet; run 'vlmscope label run --name human' first"
     """
-    return _NAMES.sub(_argument, text)
+    return _NAMES.sub(partial(_argument, names=names or {}), text)
 
 
-def _argument(found: re.Match[str]) -> str:
+def _argument(found: re.Match[str], names: Mapping[str, str]) -> str:
     if found["map"]:
         pairs = re.findall(_PAIR, found["map"])
         return f"map={ {name: column.strip(_QUOTE) for name, column in pairs} }"
     if found["option"]:
         name = found["option"].replace("-", "_")
+        name = names.get(name, name)
         if found["option"] in _SWITCHES:
             return f"{name}=True{found[0].partition(found['option'])[2]}"
         if found["metavar"]:
@@ -122,9 +130,26 @@ class VlmscopeError(Exception):
     exit_code: ClassVar[int] = 1
     """Exit code of the command line: 1 unless the caller can correct it before anything is done."""
 
+    argument_names: Mapping[str, str] = {}
+    """Argument that an option usually is → argument that it is in the function that was called."""
+
     def __str__(self) -> str:
         text = " ".join(map(str, self.args))
-        return text if _Audience.is_command_line else with_arguments(text)
+        return text if _Audience.is_command_line else with_arguments(text, self.argument_names)
+
+
+@contextmanager
+def naming_arguments(**names: str) -> Iterator[None]:
+    """Name options by other arguments in errors; the outermost name counts.
+
+    Args:
+        names: Argument that an option usually is → argument that it is here.
+    """
+    try:
+        yield
+    except VlmscopeError as error:
+        error.argument_names = {**error.argument_names, **names}
+        raise
 
 
 class InputError(VlmscopeError, ValueError):
@@ -190,12 +215,12 @@ class ToleranceError(VlmscopeError):
 
 
 class RowError(VlmscopeError):
-    """One row failed, at ``stage``: ``input``, ``image``, ``prompt`` or ``capture``."""
+    """One row failed, at ``stage``: see ``Failure.stage``."""
 
     exit_code = 2
 
     def __init__(self, stage: str, message: str) -> None:
-        super().__init__(_without_middle(message))
+        super().__init__(without_middle(message, LONGEST_ROW_ERROR))
         self.stage = stage
 
 
@@ -203,11 +228,15 @@ LONGEST_ROW_ERROR = 2_000
 """Most characters recorded of a row's error: a message may quote the row."""
 
 
-def _without_middle(message: str) -> str:
-    """Cut the middle out of a message that is too long; its location and the remedy remain."""
-    if len(message) <= LONGEST_ROW_ERROR:
+def without_middle(message: str, most: int) -> str:
+    """Cut the middle out of a message that is too long; its location and the remedy remain.
+
+    >>> without_middle("abcdef", 4), without_middle("abcd", 4)
+    ('ab … ef', 'abcd')
+    """
+    if len(message) <= most:
         return message
-    half = LONGEST_ROW_ERROR // 2
+    half = most // 2
     return f"{message[:half]} … {message[-half:]}"
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from vlmscope.arguments import Layers, layers_text, whole_number, wrong_type
+from vlmscope.arguments import Layers, check_fields, layers_text, whole_number
 from vlmscope.errors import InputError, shortened
 from vlmscope.image_maps import attention_maps
 from vlmscope.positions import (
@@ -103,8 +103,8 @@ class FieldSpec:
     question: str | None = None
     """Column of the question (``question``, or POPE's ``text``)."""
     target: str | None = None
-    """Column of the ground truth (``answer``, ``gt_answer``, ``ground_truth_answer``, or POPE's
-    ``label``)."""
+    """Column of the ground truth (``ground_truth_answer``, ``gt_answer``, ``answer``, or POPE's
+    ``label``; the first one that is there)."""
     category: str | None = None
     """Column of the kind of question, which is stored as the metadata ``category``."""
     records: str | None = None
@@ -115,6 +115,12 @@ class FieldSpec:
     """Question with columns in braces: ``{question} {options}``."""
     number_rows: bool = False
     """Whether the ids are the numbers of the rows: ``row_1``, ``row_2`` and so on."""
+
+    def __post_init__(self) -> None:
+        """Raise an error for a field of another type."""
+        names = [each.name for each in fields(self) if each.name != "number_rows"]
+        check_fields(self, str | None, "text; several columns with commas", *names)
+        check_fields(self, bool, "True or False", "number_rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +146,8 @@ class Sample:
 
     def __post_init__(self) -> None:
         """Raise an error for a field of another type; of image and question, the row fails."""
-        for name in ("id", "target", "image_id", "origin"):
-            if not isinstance(value := getattr(self, name), str):
-                raise wrong_type("Sample", name, value, "text")
-        if not isinstance(value := getattr(self, "metadata"), dict | Mapping):  # noqa: B009 - typed
-            raise wrong_type("Sample", "metadata", value, "a dictionary")
+        check_fields(self, str, "text", "id", "target", "image_id", "origin")
+        check_fields(self, dict | Mapping, "a dictionary", "metadata")
 
     @property
     def images(self) -> tuple[ImageLike, ...]:

@@ -114,7 +114,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "batch_size": ({"batch_size": "auto"}, r"^batch_size 'auto': expected a whole number"),
     "no rows": ({"batch_size": 0}, r"^batch_size 0: give 1 or more"),
     "both": ({"spec": CaptureSpec(layers=1)}, r"^spec: give it, or layers"),
-    "model": ({"vlm": object()}, r"^model: found object, expected the folder of a checkpoint"),
+    "model": ({"vlm": object()}, r"^vlm: found object, expected the folder of a checkpoint"),
+    "sampled": ({"num_samples": -1}, r"^num_samples -1: give 0 or more"),
+    "temperature": ({"temperature": 2}, r"^temperature 2: .*; add num_samples"),
     "number": ({"samples": 3}, r"^the table is an int"),
     "sample": ({"samples": Sample("q", None, "?")}, r"^the table is"),
     "texts and samples": ({"samples": [3, 4]}, r"^list\[0\] is an int"),
@@ -255,9 +257,9 @@ def test_a_scorer_takes_a_model_or_its_name(
     assert named.dtype == "float32", "as the probe was trained"
     with pytest.raises(InputError, match=r"^device: the model is loaded already"):
         vlmscope.RiskScorer.load(vlm, probe, device="cpu")
-    for make in (vlmscope.RiskScorer, vlmscope.RiskScorer.load):
+    for make, argument in ((vlmscope.RiskScorer, "vlm"), (vlmscope.RiskScorer.load, "model")):
         for wrong in (None, vlm.model, 3):
-            with pytest.raises(InputError, match=r"^model: found .*, expected the folder"):
+            with pytest.raises(InputError, match=rf"^{argument}: found .*, expected the folder"):
                 make(wrong, probe)
     for wrong in (None, vlm.model):
         with pytest.raises(InputError, match=r"^model: found .*, expected the folder"):

@@ -15,6 +15,7 @@ import vlmscope
 from vlmscope.api.watching import check_observer, wants_bar
 from vlmscope.arguments import listener
 from vlmscope.errors import InputError
+from vlmscope.executors import Request, local
 from vlmscope.model import VisionLanguageModel
 from vlmscope.progress_bars import is_watched
 from vlmscope.schema import Sample
@@ -85,6 +86,25 @@ def test_progress_of_the_other_functions(capsys: pytest.CaptureFixture[str]) -> 
             call("no run", progress="yes")  # type: ignore[operator]
     with pytest.raises(InputError, match=r"^progress 'yes': expected a function"):
         vlmscope.transfer("no run", [], progress="yes")  # type: ignore[arg-type]
+
+
+def test_processes_of_a_run_that_does_not_start_are_closed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ctrl-C in a notebook, before the first row."""
+    closed: list[bool] = []
+    workers = types.SimpleNamespace(close=lambda: closed.append(True))
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    request = Request("t.csv", "no model", tmp_path / "run")
+    plan = types.SimpleNamespace(workers=workers, todo=3, vlm=None, request=request)
+    monkeypatch.setattr(local, "make_plan", lambda *_, **__: plan)
+    monkeypatch.setattr(local, "sizer_for", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        vlmscope.extract("t.csv", "no model", tmp_path / "run")
+    assert closed
 
 
 def test_a_bar_is_shown_where_somebody_watches(monkeypatch: pytest.MonkeyPatch) -> None:

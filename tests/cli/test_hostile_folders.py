@@ -373,7 +373,7 @@ def test_probe_replaces_no_file_of_the_same_name(
         mine.write_text("mine")
         (folder / "vision_only_representation/probe.json").write_text("mine too")
         with pytest.raises(
-            InputError, match="exists without a sweep in the same folder; give another out"
+            InputError, match="exists without a sweep in the same folder; give another folder"
         ):
             save_sweep(open_run(home / "run"), result, folder)
         assert mine.read_text() == "mine"

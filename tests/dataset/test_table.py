@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import vlmscope
 import vlmscope.dataset as dataset
 from vlmscope.dataset import open_table, read_samples
 from vlmscope.errors import InputError
+from vlmscope.schema import FieldSpec
 
 from .tables import ROWS, around, write_csv, write_jsonl, write_parquet
 
@@ -53,6 +56,41 @@ def test_read_samples_stops_at_a_duplicate(tmp_path: Path) -> None:
 def test_read_samples_opens_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         read_samples(tmp_path / "none.csv")
+
+
+def test_read_samples_maps_columns_as_extract_does(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "t.csv", [{**ROWS[0], "set": "a"}])
+    template = {"question_template": "{question} Say why."}
+    [given] = read_samples(path, map={"id": ["set", "question_id"]}, **template)
+    assert (given.id, given.question[-9:]) == ("a_q1", " Say why.")
+    spec = FieldSpec(id="set,question_id", **template)
+    for mapped in (
+        {"map": spec},
+        {"fields": spec},
+        {"fields": {"id": "set,question_id"}, **template},
+    ):
+        assert list(read_samples(path, **mapped)) == [given]
+    arguments = inspect.signature(read_samples).parameters
+    assert all(f"        {name}: " in (read_samples.__doc__ or "") for name in arguments)
+    assert {*arguments} - {*inspect.signature(vlmscope.extract).parameters} == {"data", "fields"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"map": {"id": 1.5}}, r"^--map: id is 1\.5 of the type float, expected a column's name"),
+        ({"map": {"id": [1, 2]}}, r"^--map: id is \[1, 2\] of the type list"),
+        ({"map": "id"}, r"^--map 'id': expected a dictionary"),
+        ({"map": {"ids": "x"}}, "expected field=column with one of the fields"),
+        ({"map": FieldSpec(), "number_rows": True}, "--number-rows: give it in the FieldSpec"),
+        ({"map": {}, "fields": {}}, "^fields: is another name of --map"),
+    ],
+)
+def test_read_samples_refuses_a_wrong_mapping(
+    tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        read_samples(write_csv(tmp_path / "t.csv", ROWS), **options)
 
 
 def test_limit(tmp_path: Path) -> None:

@@ -455,6 +455,14 @@ def test_other_labels_or_rows_make_it_stale(copied: Run, found: Detection) -> No
     assert "no longer exist" in saved.stale
 
 
+def test_results_are_found_by_name(found: Detection) -> None:
+    assert tuple(found) == found.results
+    assert "perplexity" in found
+    assert "perplexities" not in found
+    with pytest.raises(InputError, match="was not asked for; did you mean 'perplexity'"):
+        found["perplexities"]
+
+
 def test_a_named_label_set_has_its_own_folder(copied: Run) -> None:
     flipped = [
         Label(i, not t, "column", "") for i, t in zip(copied.ids, truth_of(COUNT), strict=True)
@@ -786,6 +794,19 @@ def test_a_distance_is_to_the_same_layer_in_both_runs(run: Run, tmp_path: Path) 
     assert aurocs[0] == aurocs[1]
 
 
+def test_detectors_are_trained_on_the_label_set_of_the_detection(copied: Run, other: Run) -> None:
+    """Trained on labels that are all flipped, a good detector is as bad on labels that are not."""
+    flipped = [
+        Label(i, not t, "column", "") for i, t in zip(copied.ids, truth_of(COUNT), strict=True)
+    ]
+    write_labels(copied.path, flipped, {}, "human")
+    name = "halp_last_prompt_token_linear"
+    found = detect(copied, name, SPEC, labels="human")
+    [there] = transfer_detection(copied, found, iter([other]), SPEC)
+    [auroc] = [row.auroc for row in there.results if row.name == name]
+    assert auroc < 0.1
+
+
 def test_the_training_run_is_no_test(run: Run, found: Detection) -> None:
-    with pytest.raises(InputError, match="is the training run"):
+    with pytest.raises(InputError, match=r"^tests .*: is the training run"):
         transfer_detection(run, found, run, SPEC)

@@ -23,6 +23,7 @@ from vlmscope.probes import LogisticProbe, load_probe
 from vlmscope.probes.baselines import BaselineInputs
 from vlmscope.store import Run, RunWriter, open_run
 from vlmscope.sweeps import (
+    SavedSweep,
     SweepResult,
     SweepSpec,
     TransferResult,
@@ -473,6 +474,35 @@ def test_what_is_saved(source: tuple[Run, SweepResult], tmp_path: Path) -> None:
     assert save_transfer(result, folder).exists(), "a transfer may be made anew"
 
 
+def test_results_are_found_by_name(source: tuple[Run, SweepResult], shared: TransferResult) -> None:
+    swept, [test] = source[1], shared.tests
+    saved = SavedSweep({}, swept.rows, pd.DataFrame(), "")
+    for result, rows in ((swept, swept.rows), (test, test.rows), (saved, saved.results)):
+        assert tuple(result) == rows
+        assert PLANTED in result
+        assert "layer_3" not in result
+        with pytest.raises(InputError, match="'joined': no result has that name; did you mean"):
+            result["joined"]
+
+
+def test_each_label_set_has_its_own_folder(
+    source: tuple[Run, SweepResult], shared: TransferResult, tmp_path: Path
+) -> None:
+    """Files there without a document, as a killed save leaves them, are replaced."""
+    run = open_run(shutil.copytree(source[0].path, tmp_path / "A"))
+    data = replace(source[1].data, origin={**source[1].data.origin, "label_set": "human"})
+    swept = replace(source[1], data=data)
+    found = replace(shared, source=run, result=swept)
+    (tmp_path / "A" / "probes-human").mkdir()
+    for name in ("predictions.parquet", "transfer_predictions.parquet"):
+        (tmp_path / "A" / "probes-human" / name).write_text("half")
+    assert save_sweep(run, swept) == tmp_path / "A" / "probes-human"
+    assert save_transfer(found) == tmp_path / "A" / "probes-human" / "transfer.json"
+    assert not (tmp_path / "A" / "probes").exists()
+    with pytest.raises(InputError, match="contains the probes of the label set 'human'"):
+        save_transfer(replace(found, result=source[1]), save_sweep(run, swept, tmp_path / "out"))
+
+
 HOSTILE = ['{"kind": "mine"}', "my notes", "[" * 10_000, "[]"]
 
 
@@ -483,7 +513,9 @@ def test_a_file_of_somebody_elses_is_not_replaced(
     result, folder = shared, tmp_path / "out"
     folder.mkdir()
     (folder / "transfer.json").write_text(text)
-    with pytest.raises(InputError, match="is not a transfer of vlmscope probe; give another out"):
+    with pytest.raises(
+        InputError, match="is not a transfer of vlmscope probe; give another folder"
+    ):
         save_transfer(result, folder)
     (folder / "transfer.json").unlink()
     (folder / "transfer_predictions.parquet").write_text("mine")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from os import PathLike
 
-from vlmscope.api.options import Columns, fields_of, spec_of
+from vlmscope.api.options import spec_of
 from vlmscope.arguments import Layers, whole_number
+from vlmscope.dataset import Mapped, fields_of
 from vlmscope.engine import Rows, rows_of
 from vlmscope.engine import capture as captures_of
-from vlmscope.errors import RowError
+from vlmscope.errors import RowError, naming_arguments
 from vlmscope.model import VisionLanguageModel, given_model, loaded, resolve_spec
 from vlmscope.model_options import ModelOptions
 from vlmscope.positions import DEFAULT_POSITIONS, Positions
@@ -28,13 +29,14 @@ from vlmscope.schema import (
 from vlmscope.signals import DEFAULT_SIGNALS, Signals
 
 
+@naming_arguments(samples="num_samples", model="vlm")
 def capture(
     samples: Rows,
     vlm: str | PathLike[str] | VisionLanguageModel,
     spec: CaptureSpec | None = None,
     *,
     images: str | PathLike[str] | None = None,
-    map: Columns | FieldSpec | None = None,  # noqa: A002 - as in ``extract``
+    map: Mapped | FieldSpec | None = None,  # noqa: A002 - as in ``extract``
     records: str | None = None,
     image_pattern: str | None = None,
     question_template: str | None = None,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from vlmscope.api.extracting import Note
-from vlmscope.api.options import Columns, fields_of, spec_of
+from vlmscope.api.options import spec_of
 from vlmscope.arguments import Layers, check_callable, whole_number
-from vlmscope.dataset import Data, Table, check_headers, open_table
+from vlmscope.dataset import Data, Mapped, Table, check_headers, fields_of, open_table
 from vlmscope.errors import (
     InputError,
     ModelError,
@@ -52,9 +52,6 @@ from vlmscope.verification import (
     choose_samples,
     tolerance_of,
 )
-
-Track = Callable[[Iterable[RowCheck], int], Iterable[RowCheck]]
-"""Passes rows on and shows how far they are, given how many there are."""
 
 
 def verify(
@@ -237,7 +234,7 @@ def inspect(
     id: str | None = None,  # noqa: A002 - as the command line calls it
     *,
     images: str | PathLike[str] | None = None,
-    map: Columns | FieldSpec | None = None,  # noqa: A002
+    map: Mapped | FieldSpec | None = None,  # noqa: A002
     records: str | None = None,
     image_pattern: str | None = None,
     question_template: str | None = None,

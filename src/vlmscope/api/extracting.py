@@ -7,22 +7,22 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from os import PathLike
 from typing import Any, Literal, cast
 
-from vlmscope.api.options import Columns, fields_of, spec_of
+from vlmscope.api.options import spec_of
 from vlmscope.api.runs import Run, open_run
 from vlmscope.api.watching import check_observer, wants_bar, watching
 from vlmscope.arguments import Layers, check_callable
-from vlmscope.dataset import Data, InMemory, Share, in_memory, with_listed_paths
-from vlmscope.errors import RowError, with_arguments
+from vlmscope.dataset import Data, InMemory, Mapped, Share, fields_of, in_memory, with_listed_paths
+from vlmscope.errors import RowError, with_arguments, without_middle
 from vlmscope.executors import (
     Observer,
     Outline,
     Request,
     Summary,
-    make_plan,
-    run_plan,
+    planned_here,
     share_of,
 )
 from vlmscope.executors.ray import check_not_on_ray, load_driver
@@ -63,7 +63,7 @@ def extract(
     out: AnyRun,
     *,
     images: str | PathLike[str] | None = None,
-    map: Columns | FieldSpec | None = None,  # noqa: A002 - as the command line calls it
+    map: Mapped | FieldSpec | None = None,  # noqa: A002 - as the command line calls it
     records: str | None = None,
     image_pattern: str | None = None,
     question_template: str | None = None,
@@ -120,8 +120,9 @@ def extract(
             continued.
         images: Folder that relative paths of images start from (default: the table's folder; of a
             table in memory the current one).
-        map: Which column holds ``id``, ``image``, ``question`` or ``target``, where the names in
-            use do not tell: ``{"id": "uid"}``.
+        map: Column of ``id``, ``image``, ``question``, ``target`` or ``category``, where the names
+            in use do not tell: ``{"id": "uid"}``; or a ``FieldSpec``, in place of this argument
+            and the next four.
         records: Key of a JSON document that the rows stand under.
         image_pattern: Path of the image with columns in braces: ``{image_id:012d}.jpg``.
         question_template: Question with columns in braces: ``{question} {options}``.
@@ -140,10 +141,12 @@ def extract(
         spec: The last nine as one, instead of them.
         batch_size: Questions in the model at once, or ``"auto"``.
         num_workers: Processes that prepare images and prompts; 0 for threads; ``"auto"``: processes
-            for a GPU, as many as there are processors.
+            for a GPU, two fewer than there are processors, at most 16 and as many as the memory
+            suffices for.
         limit: Only the first rows of the table.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 on a GPU.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``spread`` (layers over all GPUs), or
+            ``auto``: a GPU if there is one, several if needed.
         store_dtype: Type on disk; ``float16`` takes half, checked for overflow. By default
             ``float32``, and ``float16`` for the signals ``image_tokens`` and ``answer_tokens``.
         attention: ``sdpa``, ``eager``, or ``auto``.
@@ -211,7 +214,7 @@ def extract(
     )
     with _planned(request, say, address, actors, ray=ray) as (plan, run):
         with watching(plan.todo, observer, bar=bar) as watcher:
-            summary = run(plan, observer=watcher)
+            summary = run(observer=watcher)
         found = open_run(request.out)
         if summary.failed:
             _tell_failures(found, plan, summary)
@@ -248,11 +251,12 @@ def _planned(
     """Return a plan, and what runs it: here, or on Ray."""
     if not ray:
         check_not_on_ray(address, actors)
-        yield make_plan(request, note=note), run_plan
+        with planned_here(request, note=note) as made:
+            yield made
         return
     driver = load_driver()
     with driver.plan_on_ray(request, address=address, workers=actors, note=note) as plan:
-        yield plan, driver.run_on_ray
+        yield plan, partial(driver.run_on_ray, plan)
 
 
 def _tell_failures(run: Run, plan: Outline, summary: Summary) -> None:
@@ -287,12 +291,4 @@ def _reason(failures: Sequence[Failure], table: str, failed: int) -> str:
         return ""
     reason, often = found[0]
     most = f", most often ({often:,})" if often > 1 else ", one of them"
-    return f"{most if failed > 1 else ''}: {_without_middle(reason)}"
-
-
-def _without_middle(reason: str) -> str:
-    """Leave out the middle of a reason that is too long: where it was, and what to do, stay."""
-    if len(reason) <= LONGEST_REASON:
-        return reason
-    half = LONGEST_REASON // 2
-    return f"{reason[:half]} … {reason[-half:]}"
+    return f"{most if failed > 1 else ''}: {without_middle(reason, LONGEST_REASON)}"

@@ -2,47 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from vlmscope.arguments import Layers
-from vlmscope.dataset import parse_mapping
-from vlmscope.errors import InputError, option_of, shortened
+from vlmscope.errors import InputError, shortened
 from vlmscope.positions import Positions
-from vlmscope.schema import DEFAULT_LAYERS, CaptureSpec, Compat, FieldSpec, VisionPooling
+from vlmscope.schema import DEFAULT_LAYERS, CaptureSpec, Compat, VisionPooling
 from vlmscope.signals import Signals
-
-Columns = Mapping[str, str | int | Sequence[str]]
-"""Field (``id``, ``image``, ``question``, ``target``, ``category``) → its column, or several."""
-
-
-def fields_of(
-    columns: Columns | FieldSpec | None,
-    records: str | None,
-    image_pattern: str | None,
-    question_template: str | None,
-    *,
-    number_rows: bool,
-) -> FieldSpec:
-    """Return the mapping of columns."""
-    options = {
-        "records": records, "image_pattern": image_pattern, "question_template": question_template,
-        "number_rows": number_rows,
-    }  # fmt: skip
-    if isinstance(columns, FieldSpec):
-        if given := [name for name, value in options.items() if value]:
-            raise InputError(
-                f"{option_of(given[0])}: give it in the FieldSpec, or --map as a dictionary"
-            )
-        return columns
-    if not isinstance(columns, Mapping | None):
-        raise InputError(f"--map {columns!r}: expected a dictionary such as {{'id': 'uid'}}")
-    items = [f"{field}={_column(column)}" for field, column in (columns or {}).items()]
-    return parse_mapping(items, **options)  # type: ignore[arg-type]
-
-
-def _column(column: str | int | Sequence[str]) -> str:
-    """Return a column, or several, as the command line writes them."""
-    return str(column) if isinstance(column, str | int) else ",".join(column)
 
 
 def spec_of(

@@ -2,7 +2,8 @@
 
 Exit codes: 0 all rows done; 1 stopped by an error (one line for an expected error, such as a full
 disk; a traceback for a bug); 2 invalid usage or input, nothing was done; 3 finished, but rows
-failed; 130 and 143 stopped by Ctrl-C and SIGTERM, finished rows are saved.
+failed; 130 and 143 stopped by Ctrl-C and SIGTERM, finished rows are saved; 124 the model repeatedly
+took longer than ``--time-limit``.
 
 - A file for each command: ``extract``, ``inspect``, ``info``, ``verify``, ``export``, ``label``,
   ``agreement``, ``probe``, ``detect``, ``compare``, ``report``, ``score``, ``demo``, ``models``

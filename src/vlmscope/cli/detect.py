@@ -69,7 +69,8 @@ def detect(
             metavar="PATH",
             parser=options.path_or_url,
             help="Folder for results and figures (default: RUN/detectors, RUN/detectors-<name> "
-            "for a named label set; its folder selected for --detectors of fewer).",
+            "for a named label set; RUN/detectors/selected, if --detectors leaves out detectors "
+            "that the run has results of).",
             show_default=False,
         ),
     ] = None,
@@ -111,8 +112,9 @@ def detect(
 ) -> None:
     """Evaluate published detectors of hallucinations on a labelled run.
 
-    All on the same rows and folds, with intervals over images. Detectors that are trained are
-    tested on images that they were not trained on; the others keep the direction of their paper.
+    All detectors have the same rows and folds, and intervals over images. Those that are trained
+    are tested on images that they were not trained on; the others keep the direction of their
+    paper.
     """
     from vlmscope.detectors import detect as evaluate
     from vlmscope.detectors import save_detection
@@ -135,12 +137,12 @@ def detect(
         quiet_libraries()
     with status("reading") as update:
         common: dict[str, Any] = {
-            "labels": labels, "same_meaning": None if nli is None else meaning_by_model(nli),
+            "same_meaning": None if nli is None else meaning_by_model(nli),
             "progress": lambda doing: update(f"detectors: {doing}"),
         }  # fmt: skip
         others = [open_run(options.path_or_url(each)) for each in test]
         aims = targets(opened, others, spec, labels=labels, vectors=False) if others else ()
-        found = evaluate(opened, detectors, spec, **common)
+        found = evaluate(opened, detectors, spec, labels=labels, **common)
         transfers = transfer_to(opened, found, aims, spec, **common)
         update("saving")
         folder = save_detection(opened, found, folder, transfers=transfers)

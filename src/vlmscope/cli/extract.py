@@ -73,7 +73,7 @@ def extract(
             "--num-workers",
             metavar="N",
             help="Processes that prepare images and prompts; 0: threads; auto: processes for a "
-            "GPU, as many as there are processors.",
+            "GPU, two fewer than there are processors, at most 16.",
         ),
     ] = "auto",
     limit: Annotated[
@@ -263,14 +263,10 @@ Executor = Callable[["Request"], AbstractContextManager[tuple["Outline", Callabl
 @contextmanager
 def _here(request: Request) -> Iterator[tuple[Outline, Callable[..., Summary]]]:
     """Plan for one model in this process."""
-    from vlmscope.executors import make_plan, run_plan
+    from vlmscope.executors import planned_here
 
-    plan = make_plan(request, note=show_note)
-    try:
-        yield plan, partial(run_plan, plan)
-    finally:
-        if plan.workers is not None:  # the plan may have been refused
-            plan.workers.close()
+    with planned_here(request, note=show_note) as made:
+        yield made
 
 
 def _executor(address: str | None, actors: int | None, *, ray: bool) -> Executor:

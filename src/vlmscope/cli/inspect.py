@@ -68,7 +68,8 @@ def inspect(
 ) -> None:
     """Explain one row: its prompt, tokens, shapes, norms and answer.
 
-    Also the boundaries, that is the positions at which hidden states are read, and image tiles.
+    It also shows the boundaries, that is the positions at which hidden states are read, and image
+    tiles.
     The position last_image_token is that of vision_token_representation, last_prompt_token that of
     query_token_representation.
     """

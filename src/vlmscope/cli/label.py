@@ -166,8 +166,8 @@ def label(
 ) -> None:
     """Compare every answer with its ground truth, and write labels.
 
-    They replace older ones. A run may have several label sets, by --name. Labels that were read
-    from a file or a column may be made by hand: they are kept, unless --overwrite is given.
+    The labels replace older ones. A run may have several label sets, by --name. Labels that were
+    read from a file or a column may be made by hand: they are kept, unless --overwrite is given.
 
     A label is hallucinated, faithful, or unscorable with the reason: an answer that no rule can
     decide is never counted as faithful. Rows that are not in a label file, or whose cell is

@@ -175,7 +175,7 @@ Signals = Annotated[
     str,
     typer.Option(
         "--signals",
-        help=f"What else to record, with commas, from: {', '.join((*SIGNALS, *PRESETS))} "
+        help=f"What else to record, with commas, from: {', '.join((*SIGNALS, *PRESETS, 'none'))} "
         "(docs/signals.md).",
     ),
 ]
@@ -204,7 +204,8 @@ Device = Annotated[
     str,
     typer.Option(
         "--device",
-        help="cpu, cuda, cuda:1, mps, or auto: a GPU if there is one, several if needed.",
+        help="cpu, cuda, cuda:1, mps, spread: layers over all GPUs, or auto: a GPU if there is "
+        "one, several if needed.",
     ),
 ]
 Attention = Annotated[

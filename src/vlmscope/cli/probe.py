@@ -72,7 +72,10 @@ def probe(
     ] = [],  # noqa: B006 - typer reads it and makes a list of its own
     estimators: Annotated[
         str,
-        typer.Option("--estimators", help="Of logistic, mean-difference, mlp; with commas."),
+        typer.Option(
+            "--estimators",
+            help="Probes besides logistic, which always runs: mean-difference, mlp; with commas.",
+        ),
     ] = "logistic",
     folds: options.Folds = 5,
     repeats: options.Repeats = None,
@@ -113,7 +116,7 @@ def probe(
 ) -> None:
     """Train and test probes on every representation and layer.
 
-    They are compared with baselines that use no hidden states. Folds are grouped by image; the
+    Probes are compared with baselines that use no hidden states. Folds are grouped by image; the
     layer is chosen inside training; intervals resample images.
     """
     from vlmscope.store import DEFAULT, read_document

@@ -48,7 +48,7 @@ def prepare_transfer(
 
     if not tests:
         return ()
-    check_replaceable(checked_source(source), folder)
+    check_replaceable(checked_source(source), folder, labels)
     return targets(source, [options.path_or_url(test) for test in tests], spec, labels=labels)
 
 

@@ -42,7 +42,7 @@ def verify(
 ) -> None:
     """Check every checksum, and recompute some rows for comparison.
 
-    They are recomputed with the slow reference method.
+    The rows are recomputed with the slow reference method.
     """
     from vlmscope.api.checking import draw_samples, judge, model_of_run
     from vlmscope.row_identity import table_of_run

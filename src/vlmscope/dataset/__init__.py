@@ -4,7 +4,8 @@
   with the scan
 - ``tables/``: readers of CSV, JSON, Parquet, hub datasets and tables in memory; ``source``: their
   common interface
-- ``rows/``: from a row to a sample; ``column_names``: known names of columns
+- ``rows/``: from a row to a sample; ``column_names``: known names of columns; ``mapping``: columns
+  that a caller assigns
 - ``values``: value → text or JSON; ``encoded``: images within values
 - ``images/``: from a cell to upright RGB; ``image_formats``: the supported formats
 - ``notes``: warnings about a table before a run starts
@@ -29,6 +30,7 @@ from vlmscope.dataset.images.image import (
 )
 from vlmscope.dataset.images.locate import read_images
 from vlmscope.dataset.images.thumbnail import Thumbnails, image_thumbnail, read_thumbnails
+from vlmscope.dataset.mapping import Mapped, fields_of
 from vlmscope.dataset.notes import table_notes
 from vlmscope.dataset.rows.columns import parse_mapping
 from vlmscope.dataset.rows.reader import Identity
@@ -53,6 +55,7 @@ __all__ = [
     "Data",
     "Identity",
     "InMemory",
+    "Mapped",
     "Share",
     "Table",
     "TableScan",
@@ -62,6 +65,7 @@ __all__ = [
     "absolute_name",
     "check_headers",
     "difference_hash",
+    "fields_of",
     "folder_of_images",
     "hash_image",
     "image_of_array",

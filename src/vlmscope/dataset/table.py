@@ -11,6 +11,7 @@ from itertools import islice
 from os import PathLike
 
 from vlmscope.dataset.images.locate import image_folder
+from vlmscope.dataset.mapping import Mapped, fields_of
 from vlmscope.dataset.rows.columns import check_images, find_columns
 from vlmscope.dataset.rows.placeholders import MarkCounts
 from vlmscope.dataset.rows.reader import Identity, RowReader
@@ -241,21 +242,49 @@ def read_samples(
     data: Data,
     *,
     images: str | PathLike[str] | None = None,
-    fields: FieldSpec = FieldSpec(),  # noqa: B008  frozen
+    map: Mapped | FieldSpec | None = None,  # noqa: A002 - as in ``extract``
+    records: str | None = None,
+    image_pattern: str | None = None,
+    question_template: str | None = None,
+    number_rows: bool = False,
+    fields: Mapped | FieldSpec | None = None,
     limit: int | None = None,
     text_only: bool = False,
     allow_absolute_paths: bool = False,
 ) -> Iterator[Sample]:
     """Yield the samples of a table, and raise at the first invalid row.
 
-    The arguments are those of ``open_table``. The table is opened at once, its rows are read
-    lazily.
+    The table is opened at once, its rows are read lazily.
+
+    Args:
+        data: The path of a table, a pattern of paths, a hub id, or several paths that are one
+            table together; or the table itself, as in ``extract``.
+        images: Folder that relative paths of images start from (default: the table's folder; of a
+            table in memory or on the hub the current one).
+        map: Column of ``id``, ``image``, ``question``, ``target`` or ``category``, where the names
+            in use do not tell: ``{"id": "uid"}``; or a ``FieldSpec``, in place of this argument
+            and the next four.
+        records: Key of a JSON document that the rows stand under.
+        image_pattern: Path of the image with columns in braces: ``{image_id:012d}.jpg``.
+        question_template: Question with columns in braces: ``{question} {options}``.
+        number_rows: Take the rows' numbers as ids: ``row_1``, ``row_2`` and so on.
+        fields: Another name of ``map``.
+        limit: Only the first rows, this many.
+        text_only: Take rows without an image as questions about none; else they are an error.
+        allow_absolute_paths: Let paths of images lead out of their folder; else they are an error.
 
     Raises:
-        InputError: the table cannot be opened, or a row is not a valid sample or repeats an id.
+        InputError: An argument is wrong, the table cannot be opened, or a row is not a valid sample
+            or repeats an id.
     """
+    if map is not None and fields is not None:
+        raise InputError("fields: is another name of --map; give one of the two")
+    mapped = fields_of(
+        fields if map is None else map, records, image_pattern, question_template,
+        number_rows=number_rows,
+    )  # fmt: skip
     table = open_table(
-        data, images=images, fields=fields, limit=limit, text_only=text_only,
+        data, images=images, fields=mapped, limit=limit, text_only=text_only,
         allow_absolute_paths=allow_absolute_paths,
     )  # fmt: skip
     return _strictly(table)

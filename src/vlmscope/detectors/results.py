@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -183,6 +183,12 @@ class Detection:
                 raise InputError(f"detector {name!r}: was not evaluated: {each.reason}")
         near = suggest_names(str(name), self.detectors)
         raise InputError(f"detector {name!r}: was not asked for; {near}")
+
+    def __iter__(self) -> Iterator[DetectorResult]:
+        return iter(self.results)
+
+    def __contains__(self, name: object) -> bool:
+        return any(row.name == name for row in self.results)
 
     @property
     def table(self) -> pd.DataFrame:

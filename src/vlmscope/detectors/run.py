@@ -33,7 +33,7 @@ from vlmscope.shown import count
 from vlmscope.store import DEFAULT, AnyRun, as_run
 from vlmscope.sweeps import ProbeData, SweepSpec, probe_data
 from vlmscope.sweeps.data import with_columns
-from vlmscope.sweeps.run import REPEATED_ROWS, REPEATS
+from vlmscope.sweeps.run import repeats_of
 from vlmscope.sweeps.splitting import grouped_by, repeated_splits, stacked
 from vlmscope.sweeps.transfer.fits import take_rows
 
@@ -145,7 +145,7 @@ def detect_rows(
     _check_some(found.values(), (*unavailable, *left_out), asked)
     if len(kept) < len(rows):
         data, rows = rows_kept(data, kept), rows.take(kept)
-    splits = repeated_splits(data, spec.folds, spec.seed, _repeats(spec, data))
+    splits = repeated_splits(data, spec.folds, spec.seed, repeats_of(spec, data))
     task = Task(rows, data.truth, data.groups, splits)
     risks: dict[str, NDArray[np.float64]] = {}
     for name, detector in found.items():
@@ -312,10 +312,6 @@ def rows_kept(data: ProbeData, kept: NDArray[np.int64]) -> ProbeData:
 
 def _some(cells: Sequence[str], kept: NDArray[np.int64]) -> tuple[str, ...]:
     return tuple(cells[row] for row in kept)
-
-
-def _repeats(spec: SweepSpec, data: ProbeData) -> int:
-    return spec.repeats or (REPEATS if len(data.truth) <= REPEATED_ROWS else 1)
 
 
 def _settings(spec: SweepSpec, repeats: int, same_meaning: SameMeaning) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from vlmscope.detectors.results import (
 )
 from vlmscope.detectors.transfer import DetectionTransfer
 from vlmscope.detectors.verdict import verdict
-from vlmscope.errors import InputError, StoreError, one_line
+from vlmscope.errors import InputError, StoreError, naming_arguments, one_line
 from vlmscope.plots import plot_files
 from vlmscope.store import (
     DEFAULT,
@@ -96,6 +96,7 @@ def folder_of(run: Run, evaluated: Iterable[str], labels: str = DEFAULT) -> Path
     return own / SELECTED
 
 
+@naming_arguments(out="folder")
 def save_detection(
     run: AnyRun,
     found: Detection,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ from vlmscope.detectors.methods import (
 from vlmscope.detectors.results import Detection, Unavailable
 from vlmscope.detectors.rows import Floats, Rows, rows_of, with_vectors
 from vlmscope.detectors.run import incomplete
-from vlmscope.errors import InputError
+from vlmscope.errors import InputError, naming_arguments
 from vlmscope.metrics import LabelledRisk, constant_pairs, resample_sides
 from vlmscope.positions import SUBLAYER_REPRESENTATIONS, VISION_ONLY
 from vlmscope.probes.baselines import JOINT
@@ -44,6 +44,7 @@ from vlmscope.schema import Progress
 from vlmscope.store import DEFAULT, AnyRun, Run, as_run, vector_path
 from vlmscope.sweeps import SweepSpec, probe_data
 from vlmscope.sweeps.results import constant_fields
+from vlmscope.sweeps.source import LABEL_SET
 from vlmscope.sweeps.transfer.fits import (
     Part,
     Transferred,
@@ -51,7 +52,7 @@ from vlmscope.sweeps.transfer.fits import (
     transfer_baselines,
     transfer_probe,
 )
-from vlmscope.sweeps.transfer.targets import Target, targets
+from vlmscope.sweeps.transfer.targets import Target, listed, targets
 
 FURTHEST = 1e-6
 """Smallest distance of a risk from 0 and 1 in log-odds."""
@@ -100,13 +101,13 @@ class DetectionTransfer:
         return asdict(self)
 
 
+@naming_arguments(test="tests")
 def transfer_detection(
     run: AnyRun,
     found: Detection,
     tests: AnyRun | Iterable[AnyRun],
     spec: SweepSpec | None = None,
     *,
-    labels: str = DEFAULT,
     same_meaning: SameMeaning | None = None,
     progress: Progress | bool | None = None,
 ) -> tuple[DetectionTransfer, ...]:
@@ -114,10 +115,9 @@ def transfer_detection(
 
     Args:
         run: The training run, or its folder.
-        found: The detection of that run.
-        tests: The other runs; they use their default label sets.
+        found: The detection of that run, whose label set is used.
+        tests: The other runs, their folders, or one of these; they use their default label sets.
         spec: Settings, as for ``detect``.
-        labels: The label set of the training run.
         same_meaning: Whether two answers to a question mean the same.
         progress: Called with a line of text about each step; True prints it.
 
@@ -126,11 +126,13 @@ def transfer_detection(
             too few answers of a class.
     """
     spec, source = spec or SweepSpec(), as_run(run)
-    runs: Sequence[Any] = list(tests) if isinstance(tests, list | tuple) else [tests]
-    aims = targets(source, runs, spec, labels=labels, vectors=False)
-    return transfer_to(
-        source, found, aims, spec, labels=labels, same_meaning=same_meaning, progress=progress
-    )
+    runs = cast("list[AnyRun]", listed(tests))
+    aims = targets(source, runs, spec, labels=_label_set(found), vectors=False)
+    return transfer_to(source, found, aims, spec, same_meaning=same_meaning, progress=progress)
+
+
+def _label_set(found: Detection) -> str:
+    return str(found.data.origin.get(LABEL_SET, DEFAULT))
 
 
 def transfer_to(
@@ -139,7 +141,6 @@ def transfer_to(
     aims: Iterable[Target],
     spec: SweepSpec,
     *,
-    labels: str = DEFAULT,
     same_meaning: SameMeaning | None = None,
     progress: Progress | bool | None = None,
 ) -> tuple[DetectionTransfer, ...]:
@@ -149,7 +150,7 @@ def transfer_to(
     are otherwise those of ``transfer_detection``.
     """
     report, same = listener("progress", progress), same_meaning or by_rules
-    data = probe_data(source, spec.copies, labels=labels)
+    data = probe_data(source, spec.copies, labels=_label_set(found))
     rows = rows_of(source, data, same)
     transferred = []
     for target in aims:

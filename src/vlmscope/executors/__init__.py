@@ -14,7 +14,7 @@
 - ``local``: the executor of this process; ``ray/``: the executor on a Ray cluster
 """
 
-from vlmscope.executors.local import Observer, Summary, run_plan
+from vlmscope.executors.local import Observer, Summary, planned_here, run_plan
 from vlmscope.executors.manifest import describe_model
 from vlmscope.executors.plan import Outline, Plan, make_plan
 from vlmscope.executors.request import Request, share_of
@@ -27,6 +27,7 @@ __all__ = [
     "Summary",
     "describe_model",
     "make_plan",
+    "planned_here",
     "run_plan",
     "share_of",
 ]

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from vlmscope.dataset import UntilChanged
@@ -28,7 +29,7 @@ from vlmscope.executors.pending import (
     pending_rows,
     suspects_of,
 )
-from vlmscope.executors.plan import Plan
+from vlmscope.executors.plan import Plan, make_plan
 from vlmscope.executors.request import Request
 from vlmscope.executors.runner import Loop, kernels_of_run
 from vlmscope.executors.time_limit import Restarts, take_restarts
@@ -74,6 +75,26 @@ class Summary:
 
     batch_size: int = 0
     """Rows per prefill at the end of the session: with ``auto``, the size that was found."""
+
+
+@contextmanager
+def planned_here(
+    request: Request, *, note: Callable[[str], None] | None = None
+) -> Iterator[tuple[Plan, Callable[..., Summary]]]:
+    """Make a plan for one model in this process, and return it and ``run_plan`` for it.
+
+    At the end its processes of workers are closed, also if the plan was not run.
+
+    Args:
+        request: The request.
+        note: As for ``make_plan``.
+    """
+    plan = make_plan(request, note=note)
+    try:
+        yield plan, partial(run_plan, plan)
+    finally:
+        if plan.workers is not None:
+            plan.workers.close()
 
 
 def run_plan(

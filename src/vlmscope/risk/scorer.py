@@ -18,7 +18,7 @@ import numpy as np
 
 from vlmscope.arguments import check_batch_size
 from vlmscope.engine import CaptureSession, Rows, rows_of, until_error
-from vlmscope.errors import InputError, RowError
+from vlmscope.errors import InputError, RowError, naming_arguments
 from vlmscope.executors.batching import rows_at_once, sizer_for
 from vlmscope.executors.prefetching import batches_ahead, batches_to_prepare
 from vlmscope.executors.runner import ResilientRunner
@@ -116,6 +116,7 @@ class RiskScorer:
         InputError: The probe was trained on another model or prompt, or needs the answer.
     """
 
+    @naming_arguments(model="vlm")
     def __init__(
         self,
         vlm: str | PathLike[str] | VisionLanguageModel,
@@ -149,6 +150,7 @@ class RiskScorer:
         )
 
     @classmethod
+    @naming_arguments(model="model")
     def load(
         cls,
         model: str | PathLike[str] | VisionLanguageModel,

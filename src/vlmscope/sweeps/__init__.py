@@ -9,7 +9,8 @@
 - ``chance``: permutation tests of the search through layers
 - ``by_column``: results within a column of the table and for each of its values
 - ``halp_protocol``: the HALP paper's own protocol, for comparison (optimistic)
-- ``results``: rows and summary, plain data; ``save`` and ``load``: on disk
+- ``results``: rows and summary, plain data; ``named``: found by names; ``save`` and ``load``: on
+  disk
 - ``verdict``: the findings of a sweep, in sentences; ``abstaining``, ``missing_inputs``: two parts
   of it
 - ``compare``: labelled runs side by side; ``agreement``: two label sets of one run

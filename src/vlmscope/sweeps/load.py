@@ -6,7 +6,7 @@ other rows must not be shown as if they were current, so a saved sweep is compar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -25,6 +25,7 @@ from vlmscope.sweeps.abstaining import abstaining_error
 from vlmscope.sweeps.by_column import columns_error
 from vlmscope.sweeps.evaluation import JOINT_AND_PROBE, QUESTION_ONLY
 from vlmscope.sweeps.grouping import comparable
+from vlmscope.sweeps.named import result_named
 from vlmscope.sweeps.results import ProbeResult
 from vlmscope.sweeps.save import (
     PREDICTIONS,
@@ -96,8 +97,18 @@ class SavedSweep:
         )
 
     def __getitem__(self, name: str) -> ProbeResult:
-        """Return a result by name."""
-        return next(row for row in self.results if row.name == name)
+        """Return a result by name.
+
+        Raises:
+            InputError: No result has that name.
+        """
+        return result_named(self.results, name)
+
+    def __iter__(self) -> Iterator[ProbeResult]:
+        return iter(self.results)
+
+    def __contains__(self, name: object) -> bool:
+        return any(row.name == name for row in self.results)
 
     @property
     def verdict(self) -> Verdict:

@@ -27,6 +27,7 @@ from vlmscope.shown import count, rounded_difference
 from vlmscope.sweeps.chance import Chance, Recognition
 from vlmscope.sweeps.data import ProbeData
 from vlmscope.sweeps.halp_protocol import HalpReport
+from vlmscope.sweeps.named import result_named
 from vlmscope.sweeps.splitting import Novelty, Stacked, stacked
 
 GridEdge = Literal["low", "high"] | None
@@ -453,8 +454,18 @@ class SweepResult:
         )
 
     def __getitem__(self, name: str) -> ProbeResult:
-        """Return a row by name."""
-        return next(row for row in self.rows if row.name == name)
+        """Return a row by name.
+
+        Raises:
+            InputError: No row has that name.
+        """
+        return result_named(self.rows, name)
+
+    def __iter__(self) -> Iterator[ProbeResult]:
+        return iter(self.rows)
+
+    def __contains__(self, name: object) -> bool:
+        return any(row.name == name for row in self.rows)
 
     def stacked(self, *names: str) -> Stacked:
         """Return the concatenated rows of all repeats, with the risks of these names."""

@@ -75,7 +75,7 @@ class SweepSpec:
     """Settings of a sweep."""
 
     estimators: tuple[str, ...] = ("logistic",)
-    """Names from ``ESTIMATORS``."""
+    """Names from ``ESTIMATORS``; ``logistic`` always runs."""
     folds: int = 5
     """Outer folds."""
     repeats: int | None = None
@@ -125,6 +125,11 @@ class SweepSpec:
                 f"--permutations {self.permutations}, --repeats {self.repeats}: give "
                 f"{LEAST_PERMUTATIONS} permutations or more, and a repeat"
             )
+
+
+def repeats_of(spec: SweepSpec, data: ProbeData) -> int:
+    """Return the number of splits into folds for some rows."""
+    return spec.repeats or (REPEATS if len(data.truth) <= REPEATED_ROWS else 1)
 
 
 def sweep(
@@ -179,8 +184,7 @@ def sweep_rows(
         FoldError: Too few groups have a class.
     """
     spec = spec or SweepSpec()
-    few = len(data.truth) <= REPEATED_ROWS
-    repeats = spec.repeats or (REPEATS if few else 1)
+    repeats = repeats_of(spec, data)
     splits = repeated_splits(data, spec.folds, spec.seed, repeats)
     permuted = Permutations(
         data.truth, data.groups, splits[0], count=spec.permutations, seed=spec.seed,

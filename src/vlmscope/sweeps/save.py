@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.errors import InputError, StoreError, shortened
+from vlmscope.errors import InputError, StoreError, naming_arguments, shortened
 from vlmscope.jsontext import load_json
 from vlmscope.metrics import risk_coverage, threshold_at
 from vlmscope.positions import REPRESENTATIONS, VISION_ONLY
@@ -97,6 +97,7 @@ def probes_folder(labels: str = DEFAULT) -> str:
     return PROBES if labels == DEFAULT else f"{PROBES}-{labels}"
 
 
+@naming_arguments(out="folder")
 def save_sweep(
     source: AnySource, result: SweepResult, folder: str | PathLike[str] | None = None
 ) -> Path:
@@ -132,7 +133,7 @@ def save_sweep(
             folder / PREDICTIONS: parquet_bytes(_predictions(result)),
             folder / RESULTS: _document(source, result, saved),
         }
-        if folder != default_folder(source.path):
+        if folder != own:
             _check_ours(folder, files)
         for entry in saved:
             make_child_folder(folder, entry["folder"])

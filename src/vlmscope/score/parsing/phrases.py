@@ -94,7 +94,6 @@ _DIGITS = re.compile(
 )
 _MONEY = re.compile(r"\b(?:dollars?|euros?|pounds?|cents?|money|cost\w*|pric\w+|pay|worth)\b")
 _AREA = re.compile(r"\barea\b|\bsquare\b|\bsurface\b|\bsize\b")
-_ASKS_UNIT = re.compile(r"\(in \w+\)|\bhow many (\w+)|\bin (\w+)\b|\bunit\b")
 
 
 def answer_phrase(text: str, question: Question) -> Words | None:

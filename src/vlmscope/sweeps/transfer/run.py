@@ -12,17 +12,16 @@ training run's folds are used: each row is predicted by the fit that has not see
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import nan
-from os import PathLike
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.arguments import listener
-from vlmscope.errors import InputError
+from vlmscope.errors import InputError, naming_arguments
 from vlmscope.metrics import LabelledRisk, Resamples, constant_pairs, resample_sides
 from vlmscope.probes import (
     CrossFit,
@@ -39,6 +38,7 @@ from vlmscope.shown import count
 from vlmscope.store import DEFAULT, AnyRun, Run, vector_path
 from vlmscope.sweeps.calibration import calibrated
 from vlmscope.sweeps.data import ProbeData
+from vlmscope.sweeps.named import result_named
 from vlmscope.sweeps.results import (
     CONSTANT,
     ProbeResult,
@@ -57,7 +57,7 @@ from vlmscope.sweeps.transfer.fits import (
     transfer_baselines,
     transfer_probe,
 )
-from vlmscope.sweeps.transfer.targets import Target, checked_source, targets
+from vlmscope.sweeps.transfer.targets import Target, checked_source, listed, targets
 
 SELECTED = "selected"
 
@@ -148,8 +148,18 @@ class TransferTest:
     """Inputs left out of the baselines, each with its reason."""
 
     def __getitem__(self, name: str) -> TransferredResult:
-        """Return a row by its name."""
-        return next(row for row in self.rows if row.name == name)
+        """Return a row by its name.
+
+        Raises:
+            InputError: No row has that name.
+        """
+        return result_named(self.rows, name)
+
+    def __iter__(self) -> Iterator[TransferredResult]:
+        return iter(self.rows)
+
+    def __contains__(self, name: object) -> bool:
+        return any(row.name == name for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,6 +177,7 @@ class TransferResult:
         return f"TransferResult({str(self.source.path)!r}, tested on {runs})"
 
 
+@naming_arguments(test="tests")
 def transfer(
     source: AnySource,
     tests: AnyRun | Iterable[AnyRun | Target],
@@ -192,9 +203,7 @@ def transfer(
     """
     report, spec = listener("progress", progress), spec or SweepSpec()
     run = checked_source(source)
-    made: list[AnyRun | Target] = (
-        [tests] if isinstance(tests, Run | str | PathLike) else list(tests)
-    )
+    made = listed(tests)
     plain = [each for each in made if not isinstance(each, Target)]
     opened = iter(targets(run, plain, spec, labels=labels) if plain else ())
     resolved = [each if isinstance(each, Target) else next(opened) for each in made]

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmscope.errors import InputError, StoreError
+from vlmscope.errors import InputError, StoreError, naming_arguments
 from vlmscope.store import (
     DEFAULT,
     Run,
@@ -30,7 +30,13 @@ from vlmscope.store import (
     read_document,
 )
 from vlmscope.sweeps.results import without_nan
-from vlmscope.sweeps.save import RESULTS, check_outside, default_folder, is_document
+from vlmscope.sweeps.save import (
+    RESULTS,
+    check_folder,
+    check_outside,
+    default_folder,
+    is_document,
+)
 from vlmscope.sweeps.source import LABEL_SET
 from vlmscope.sweeps.transfer.run import TransferResult, TransferTest
 from vlmscope.sweeps.transfer.verdict import relation_phrase, transfer_verdict, unseen_phrase
@@ -46,6 +52,7 @@ SCHEMA_VERSION = 1
 """Increased when a reader of the older version would misread the document."""
 
 
+@naming_arguments(out="folder")
 def save_transfer(found: TransferResult, folder: str | PathLike[str] | None = None) -> Path:
     """Write a transfer to the folder of the training run's sweep, and return the document.
 
@@ -53,16 +60,19 @@ def save_transfer(found: TransferResult, folder: str | PathLike[str] | None = No
 
     Args:
         found: What was found.
-        folder: Output folder; by default that of the training run's sweep.
+        folder: Output folder; by default that of the training run's sweep with its label set.
 
     Raises:
-        InputError: A file of that name exists that was not written by a transfer.
+        InputError: A file of that name exists that was not written by a transfer, or the folder
+            contains the probes of another label set.
         StoreError: Writing fails, or the folder is a symbolic link.
     """
-    folder = default_folder(found.source.path) if folder is None else as_path(folder)
     labels = str(found.result.data.origin.get(LABEL_SET, DEFAULT))
+    own = default_folder(found.source.path, labels)
+    folder = own if folder is None else as_path(folder)
     check_outside(folder, found.source.path, labels)
-    check_replaceable(found.source, folder)
+    check_folder(folder, labels)
+    check_replaceable(found.source, folder, labels)
     try:
         make_folder(folder, parents=True)
     except OSError as error:
@@ -82,17 +92,22 @@ def save_transfer(found: TransferResult, folder: str | PathLike[str] | None = No
     return folder / TRANSFER
 
 
-def check_replaceable(source: Run, folder: Path) -> None:
+def check_replaceable(source: Run, folder: Path, labels: str = DEFAULT) -> None:
     """Raise if a file not written by a transfer would be replaced, or a link followed.
 
     In the run's own folder the two names are reserved, and existing files are replaced, never
     written through. In a folder given by the user, only a transfer is replaced.
 
+    Args:
+        source: The training run.
+        folder: The folder to write the transfer to.
+        labels: The label set of the training run.
+
     Raises:
         InputError: Such a file exists.
         StoreError: The run's folder of probes is a symbolic link, or a file cannot be read.
     """
-    if folder == default_folder(source.path):
+    if folder == default_folder(source.path, labels):
         if folder.is_symlink():
             raise StoreError(
                 f"{folder}: is a symbolic link, where a folder is expected; remove the link, or "

@@ -10,8 +10,9 @@ questions, vectors). Everything that can be refused is refused here, before anyt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from os import PathLike
 
 import numpy as np
 from numpy.typing import NDArray
@@ -277,6 +278,13 @@ def targets(
         _check_other(run, opened, [each.run for each in found])
         found.append(_target(run, train_data, opened, spec, vectors=vectors))
     return tuple(found)
+
+
+def listed(tests: AnyRun | Target | Iterable[AnyRun | Target]) -> list[AnyRun | Target]:
+    """Return the test runs as a list; a single one need not be in one."""
+    if isinstance(tests, Run | str | PathLike) or not isinstance(tests, Iterable):
+        return [tests]
+    return list(tests)
 
 
 def checked_source(source: AnySource) -> Run:
