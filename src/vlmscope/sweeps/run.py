@@ -380,7 +380,7 @@ def _probes(
             permuted.add(name, matrix)
         entry = Entry(title, "probe", fit.risk, *common, "logistic", chosen_c=strengths)
         yield name, entry, fit
-        for estimator in spec.estimators:
+        for estimator in dict.fromkeys(spec.estimators):
             if estimator in others:
                 risk = crossfit_estimator(
                     others[estimator](), matrix, data.truth, folds, data.groups
