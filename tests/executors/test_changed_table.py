@@ -16,10 +16,10 @@ from executors.made_up_model import made_up
 from vlmscope.dataset import open_table
 from vlmscope.errors import RunMismatchError, TableChangedError, naming_options
 from vlmscope.executors import Request, local, pending, runner
+from vlmscope.executors.journal import MODEL_STAGE
 from vlmscope.executors.plan import Plan, as_compared, open_checked
 from vlmscope.executors.ray import driver
 from vlmscope.executors.ray.worker import Loaded, Report
-from vlmscope.executors.time_limit import MODEL_STAGE
 from vlmscope.schema import Capture, CaptureSpec, Failure, Sample
 from vlmscope.store import FailureLog, Run, RunWriter, open_run, team_name
 

@@ -8,6 +8,7 @@
 - ``runner``: the loop around one model: prepare ahead, run, halve batches that fail
 - ``prefetching``: the next batches are prepared while the model runs
 - ``workers/``: processes that prepare rows
+- ``journal``: stages of the rows in progress, and what records them
 - ``time_limit``: restarts the command where the model hangs; ``watchdog``: the process that
   ends a hanging one
 - ``writing``: the thread that writes results

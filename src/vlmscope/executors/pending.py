@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 
 from vlmscope.dataset import Table
 from vlmscope.errors import TableChangedError
+from vlmscope.executors.journal import MODEL_STAGE, PREPARE_STAGE
 from vlmscope.executors.request import Request
-from vlmscope.executors.time_limit import MODEL_STAGE, PREPARE_STAGE
 from vlmscope.schema import Failure, Sample, failure_of
 from vlmscope.store import read_failures
 

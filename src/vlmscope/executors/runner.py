@@ -30,17 +30,10 @@ from vlmscope.engine import (
 from vlmscope.engine.device import is_dead_device, is_out_of_memory
 from vlmscope.engine.row_errors import has_unusual_shape, row_error
 from vlmscope.executors.batching import BatchSizer, rows_at_once
+from vlmscope.executors.journal import MODEL_STAGE, PREPARE_STAGE, Journal, NoJournal
 from vlmscope.executors.prefetching import AHEAD, Prepared, batches_ahead, batches_to_prepare
 from vlmscope.executors.request import Request
-from vlmscope.executors.time_limit import (
-    MODEL_STAGE,
-    PREPARE_STAGE,
-    Journal,
-    NoJournal,
-    Restarts,
-    TimeLimit,
-    end_process,
-)
+from vlmscope.executors.time_limit import Restarts, TimeLimit, end_process
 from vlmscope.executors.workers import Workers, WorkersError
 from vlmscope.executors.writing import StrictStop, WritingThread
 from vlmscope.locking import model_lock

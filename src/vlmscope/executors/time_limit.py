@@ -23,52 +23,18 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from tempfile import TemporaryFile
-from typing import Protocol
 
 from vlmscope.errors import InputError, VlmscopeError, names_options
+from vlmscope.executors.journal import MODEL_STAGE
 from vlmscope.executors.request import Request
 from vlmscope.executors.watchdog import ALIVE, AT_REST, EXPIRED, Watchdog
 from vlmscope.locking import model_lock
 from vlmscope.schema import Sample, failure_of
 from vlmscope.store import FailureLog
-
-PREPARE_STAGE = "prepare"
-"""Stage of a row while its images are loaded and its prompt is made."""
-
-MODEL_STAGE = "model"
-"""Stage of a row while it is in the model; also the stage of a failure whose row took too long
-there, or with which the process died. Such a row is tried last, and alone."""
-
-
-class Journal(Protocol):
-    """Records which rows are in progress: see ``store.InProgress``."""
-
-    def begin(self, stage: str, ids: Iterable[str]) -> None:
-        """Record that processing of some rows begins."""
-
-    def leave(self, ids: Iterable[str]) -> None:
-        """Record that some rows are not being processed for now."""
-
-    def finish(self, ids: Iterable[str]) -> None:
-        """Record that some rows are done, whatever the result."""
-
-
-class NoJournal:
-    """A journal that records nothing."""
-
-    def begin(self, stage: str, ids: Iterable[str]) -> None:
-        """Do nothing."""
-
-    def leave(self, ids: Iterable[str]) -> None:
-        """Do nothing."""
-
-    def finish(self, ids: Iterable[str]) -> None:
-        """Do nothing."""
-
 
 EXIT_CODE = 124
 """Exit code of the process if restarting did not help: that of ``timeout``."""

@@ -8,19 +8,11 @@ as the label.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
-
-from vlmscope.score.column import LABEL_COLUMNS
-from vlmscope.store import Run, label_sets, label_settings
-from vlmscope.store.table import scalar_columns
-
-if TYPE_CHECKING:
-    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +20,9 @@ from numpy.typing import NDArray
 from vlmscope.errors import InputError, StoreError, UnreachableError
 from vlmscope.probes.baselines import BaselineInputs
 from vlmscope.schema import Score
-from vlmscope.score.column import lacks_label
-from vlmscope.store import DEFAULT, read_labels
+from vlmscope.score.column import LABEL_COLUMNS, lacks_label
+from vlmscope.store import DEFAULT, Run, label_sets, label_settings, read_labels
+from vlmscope.store.table import scalar_columns
 from vlmscope.sweeps.grouping import (
     NO_IMAGE,
     Grouping,
@@ -39,6 +32,9 @@ from vlmscope.sweeps.grouping import (
     without_image_layers,
 )
 from vlmscope.sweeps.source import LABEL_SET, LayerKey, layer_keys, option_of_set
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 
 EXCLUDED_COLUMNS = frozenset(
     {"question_id", "id", "question", "image", "image_id", "image_name", "answer", "model_answer",

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from vlmscope.executors.time_limit import MODEL_STAGE
+from vlmscope.executors.journal import MODEL_STAGE
 from vlmscope.schema import Failure, Sample, failure_of
 
 DEATHS = 3

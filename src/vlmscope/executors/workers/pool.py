@@ -33,7 +33,7 @@ from PIL import Image, ImageFile
 from vlmscope.dataset import known_formats
 from vlmscope.engine import Batch, open_image, prepare
 from vlmscope.errors import VlmscopeError, named_line
-from vlmscope.executors.time_limit import PREPARE_STAGE
+from vlmscope.executors.journal import PREPARE_STAGE
 from vlmscope.executors.workers.process import Answer, PackedBatch, Setup, Task
 from vlmscope.executors.workers.server import WITH_SERVER, Server, Worker
 from vlmscope.model import Preprocessing, ResolvedSpec
