@@ -245,7 +245,7 @@ def test_heads_before_tokens_are_not_copied() -> None:
 @pytest.mark.parametrize(
     ("changes", "many", "parts"),
     [
-        ({}, True, 4),
+        ({}, True, 5),
         ({}, False, 1),
         ({"cuda_devices": (0, 1)}, True, 2),
         ({"cuda_devices": ()}, True, 0),
