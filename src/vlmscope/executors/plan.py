@@ -43,6 +43,7 @@ from vlmscope.store import (
     check_free,
     check_outside_runs,
     check_reachable,
+    check_columns_of_run,
     check_same,
     find_damage,
     label_sets,
@@ -262,6 +263,7 @@ def compare(
     stored = read_manifest(request.out)
     check_same(stored, manifest)
     notes = _set_damage_aside(request) if request.redo_damaged else ()
+    check_columns_of_run(request.out, manifest)
     ids = open_run(request.out).ids
     done = frozenset(scan.ids).intersection(ids)
     changes = (

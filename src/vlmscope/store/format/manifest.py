@@ -25,6 +25,7 @@ from vlmscope.positions import VISION_ONLY, sublayer_representation
 from vlmscope.sampling import DEFAULT_TEMPERATURE, SAMPLES, Sampling, checked_sampling
 from vlmscope.schema import FORMAT_VERSION, Compat, FieldSpec, LayerStates, VisionPooling
 from vlmscope.signals import (
+    DEFAULT_SIGNALS,
     LENS,
     SIGNALS,
     SIMILARITY,
@@ -368,7 +369,7 @@ def _build(kind: type[Any], path: Path, found: Any, prefix: str) -> Any:
         if field.name not in found and field.default is MISSING
     ]
     if missing:
-        raise _damaged(path, f"no {', '.join(missing)}")
+        raise _damaged(path, f"no {', '.join(missing)}", "damaged, or of an earlier version")
     known = {field.name: found[field.name] for field in fields(kind) if field.name in found}
     for field in fields(kind):
         expected = _TYPES.get(str(field.type))
@@ -378,10 +379,10 @@ def _build(kind: type[Any], path: Path, found: Any, prefix: str) -> Any:
     return kind(**tuples)
 
 
-def _damaged(path: Path, finding: str) -> StoreError:
+def _damaged(path: Path, finding: str, what: str = "damaged") -> StoreError:
     """Return the error for a damaged manifest."""
     return StoreError(
-        f"{path}: damaged, {finding}; restore it from a copy, or extract into another --out"
+        f"{path}: {what}, {finding}; restore it from a copy, or extract into another --out"
     )
 
 
@@ -414,6 +415,12 @@ _MEANINGS = {
 
 def check_same(stored: Manifest, wanted: Manifest) -> None:
     """Raise ``RunMismatchError``, naming every difference, unless both give the same numbers."""
+    always = {*DEFAULT_SIGNALS}.intersection(wanted.capture.signals)
+    if missing := sorted(always.difference(stored.capture.signals)):
+        raise RunMismatchError(
+            f"this run was made by an earlier version of vlmscope, which did not record "
+            f"{missing[0]}: rows of this version cannot be added; give another --out"
+        )
     differences = [
         _MEANINGS.get(name, f"{name} is {_shown(old)}, asked for {_shown(new)}")
         + (
