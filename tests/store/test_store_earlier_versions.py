@@ -114,6 +114,13 @@ def test_rows_with_other_arrays_are_not_added(run: Path) -> None:
         check_columns_of_run(run, fewer)
 
 
+def test_rows_with_arrays_of_another_size_are_not_added(run: Path) -> None:
+    """The layers whose attention is recorded follow from the model, and are not settings."""
+    wider = make_manifest(model={"hidden_size": 9})
+    with pytest.raises(RunMismatchError, match="have another size of .*layer_0, an earlier"):
+        check_columns_of_run(run, wider)
+
+
 def test_a_run_without_rows_takes_any(tmp_path: Path) -> None:
     write_manifest(tmp_path, make_manifest())
     check_columns_of_run(tmp_path, make_manifest(capture={"signals": ("entropy",)}))

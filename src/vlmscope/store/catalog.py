@@ -24,7 +24,7 @@ from vlmscope.store.format.checksums import confirm, read_column
 from vlmscope.store.format.columns import read_columns
 from vlmscope.store.format.hdf5_links import member
 from vlmscope.store.format.hdf5_screening import screen_ahead
-from vlmscope.store.format.manifest import Manifest
+from vlmscope.store.format.manifest import Manifest, read_manifest
 from vlmscope.store.format.naming import is_signal, is_vector, signal_path
 from vlmscope.store.format.shard import opened
 from vlmscope.store.format.token_rows import TokenRows, datasets_of, read_token_rows
@@ -221,7 +221,7 @@ def check_columns_of_run(run: Path, manifest: Manifest) -> None:
         manifest: The manifest of the rows to be added.
 
     Raises:
-        RunMismatchError: The rows of the run have other vectors or signals.
+        RunMismatchError: The rows of the run have other vectors or signals, or of other sizes.
         StoreError: The shard is damaged, or of an earlier version.
     """
     shards = scan(run)[0]
@@ -229,15 +229,26 @@ def check_columns_of_run(run: Path, manifest: Manifest) -> None:
         return
     with opened(shards[0].path) as file:
         names = {*columns_of(file), *datasets_of(file, values=False)}
-    signals = map(signal_path, (*manifest.signals(), *manifest.token_widths()))
-    wanted = {*manifest.widths(), *signals}
+    wanted, recorded = _arrays(manifest), _arrays(read_manifest(run))
     found = {name for name in names if is_vector(name) or is_signal(name)}
-    if differing := sorted(found ^ wanted):
-        lack = "lack" if differing[0] in wanted else "have"
+    differing = [f"lack {name}" for name in sorted(wanted.keys() - found)]
+    differing += [f"have {name}" for name in sorted(found - wanted.keys())]
+    differing += [
+        f"have another size of {name}"
+        for name, size in wanted.items()
+        if recorded.get(name, size) != size
+    ]
+    if differing:
         raise RunMismatchError(
-            f"{run}: its rows {lack} {differing[0]}, an earlier version of vlmscope wrote them: rows "
-            "of this version cannot be added; give another --out"
+            f"{run}: its rows {differing[0]}, an earlier version of vlmscope wrote them: rows of "
+            "this version cannot be added; give another --out"
         )
+
+
+def _arrays(manifest: Manifest) -> dict[str, object]:
+    """Return path → width or shape of every vector and every array of signals of a run's rows."""
+    signals = {**manifest.signals(), **manifest.token_widths()}
+    return {**manifest.widths(), **{signal_path(name): size for name, size in signals.items()}}
 
 
 def read_column_into(shard: Shard, path: str, out: NDArray[Any]) -> None:
