@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from store_support import make_captures, make_manifest
-from vlmscope.errors import EarlierVersionError, RunMismatchError, StoreError
+from vlmscope.errors import EarlierVersionError, InputError, RunMismatchError, StoreError
 from vlmscope.schema import Score
+from vlmscope.signals import TOKEN_STATISTICS
 from vlmscope.store import (
     RunWriter,
     check_columns_of_run,
@@ -104,6 +107,41 @@ def test_a_missing_matrix_is_named(run: Path, form: Form | None, said: str) -> N
     assert LAYER in str(caught.value)
 
 
+@pytest.fixture
+def signals(tmp_path: Path) -> Path:
+    """A run with a number for each token of the answer, in three arrays."""
+    rows = [
+        replace(row, signals=dict.fromkeys(TOKEN_STATISTICS, np.abs(row.answer_logprobs)))
+        for row in make_captures(range(3))
+        if row.answer_logprobs is not None
+    ]
+    with RunWriter(tmp_path / "run", make_manifest(capture={"signals": ("entropy",)})) as writer:
+        writer.add(rows)
+    return tmp_path / "run"
+
+
+def test_arrays_that_were_added_to_a_signal_later_are_not_there(
+    signals: Path, tmp_path: Path
+) -> None:
+    remove(signals, "signals/margin", sealed)
+    run = open_run(signals)
+    assert run.signals == ("entropy", "max_logprob")
+    with pytest.raises(InputError, match="no signal 'margin'"):
+        run.signal("margin")
+    assert len(run.signal("entropy")) == 3
+    with np.load(export_run(run, tmp_path / "run.npz")) as arrays:
+        assert "signals/entropy" in arrays
+        assert "signals/margin" not in arrays
+
+
+def test_arrays_that_a_changed_file_lost_are_missed(signals: Path) -> None:
+    remove(signals, "signals/margin", None)
+    run = open_run(signals)
+    assert "margin" in run.signals
+    with pytest.raises(StoreError, match=r"has no signals/margin; .*verify"):
+        run.signal("margin")
+
+
 def test_rows_with_other_arrays_are_not_added(run: Path) -> None:
     check_columns_of_run(run, make_manifest())
     more = make_manifest(capture={"signals": ("entropy",)})
@@ -117,7 +155,7 @@ def test_rows_with_other_arrays_are_not_added(run: Path) -> None:
 def test_rows_with_arrays_of_another_size_are_not_added(run: Path) -> None:
     """The layers whose attention is recorded follow from the model, and are not settings."""
     wider = make_manifest(model={"hidden_size": 9})
-    with pytest.raises(RunMismatchError, match="have another size of .*layer_0, an earlier"):
+    with pytest.raises(RunMismatchError, match=r"have another size of .*layer_0, an earlier"):
         check_columns_of_run(run, wider)
 
 
@@ -128,7 +166,7 @@ def test_a_run_without_rows_takes_any(tmp_path: Path) -> None:
 
 def test_a_run_without_entropy_is_of_an_earlier_version() -> None:
     asked = make_manifest(capture={"signals": ("entropy", "heads")})
-    with pytest.raises(RunMismatchError, match="earlier version .* not record entropy") as caught:
+    with pytest.raises(RunMismatchError, match=r"earlier version .* not record entropy") as caught:
         check_same(make_manifest(), asked)
     assert "settings" not in str(caught.value), "no setting continues it"
 

@@ -40,10 +40,10 @@ from vlmscope.shown import count
 from vlmscope.store import (
     Manifest,
     bytes_per_row,
+    check_columns_of_run,
     check_free,
     check_outside_runs,
     check_reachable,
-    check_columns_of_run,
     check_same,
     find_damage,
     label_sets,

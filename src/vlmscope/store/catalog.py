@@ -26,7 +26,7 @@ from vlmscope.store.format.hdf5_links import member
 from vlmscope.store.format.hdf5_screening import screen_ahead
 from vlmscope.store.format.manifest import Manifest, read_manifest
 from vlmscope.store.format.naming import is_signal, is_vector, signal_path
-from vlmscope.store.format.shard import opened
+from vlmscope.store.format.shard import is_changed, opened
 from vlmscope.store.format.token_rows import TokenRows, datasets_of, read_token_rows
 from vlmscope.store.format.validation import (
     COLUMNS,
@@ -243,6 +243,24 @@ def check_columns_of_run(run: Path, manifest: Manifest) -> None:
             f"{run}: its rows {differing[0]}, an earlier version of vlmscope wrote them: rows of "
             "this version cannot be added; give another --out"
         )
+
+
+def signals_in(shards: Sequence[Shard], manifest: Manifest) -> tuple[str, ...]:
+    """Return the arrays of signals that the rows of a run have, in the order of the manifest.
+
+    Rows of an earlier version lack arrays that were added to a signal later.
+    """
+    names = (*manifest.signals(), *manifest.token_widths())
+    if not shards or not names:
+        return names
+    try:
+        with opened(shards[0].path) as file:
+            found = {*columns_of(file, vectors=False), *datasets_of(file, values=False)}
+    except (FileNotFoundError, StoreError):
+        return names  # reading them reports it
+    if found.issuperset(map(signal_path, names)) or is_changed(shards[0].path):
+        return names
+    return tuple(name for name in names if signal_path(name) in found)
 
 
 def _arrays(manifest: Manifest) -> dict[str, object]:

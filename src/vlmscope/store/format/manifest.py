@@ -18,7 +18,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from vlmscope.clock import check_time
+from vlmscope.clock import is_time
 from vlmscope.errors import InputError, RunMismatchError, StoreError
 from vlmscope.jsontext import load_json
 from vlmscope.positions import VISION_ONLY, sublayer_representation
@@ -290,7 +290,7 @@ def _check_values(path: Path, manifest: Manifest) -> None:
             and all(isinstance(name, str) for name in manifest.data.path)
         ),
         "versions": isinstance(manifest.versions, dict),
-        "model.prompt_time": model.prompt_time is None or _is_time(model.prompt_time),
+        "model.prompt_time": model.prompt_time is None or is_time(model.prompt_time),
         "dtype": manifest.dtype in ("float32", "float16", "bfloat16"),
         "store_dtype": manifest.store_dtype in get_args(StoreDtype),
         "states_dtype": manifest.states_dtype in get_args(StoreDtype),
@@ -337,13 +337,6 @@ def _is_sampling(capture: CaptureRecord) -> bool:
     except InputError:
         return False
     return _is_size(capture.samples) and bool(capture.samples) == (SAMPLES in capture.signals)
-
-
-def _is_time(text: str) -> bool:
-    try:
-        return bool(check_time(text))
-    except ValueError:
-        return False
 
 
 def _is_size(value: Any) -> bool:

@@ -143,10 +143,10 @@ def opened(path: Path, depth: Depth = "columns") -> Iterator[Any]:
     except PointerError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
     except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
-        if isinstance(error, MissingColumnError) and not _is_changed(path):
+        if isinstance(error, MissingColumnError) and not is_changed(path):
             raise EarlierVersionError(
-                f"{path}: has no {error.args[0]}, an earlier version of vlmscope wrote it; read what "
-                "it has by plain h5py or by that version, or extract into another --out"
+                f"{path}: has no {error.args[0]}, an earlier version of vlmscope wrote it; read "
+                "what it has by plain h5py or by that version, or extract into another --out"
             ) from error
         raise StoreError(
             f"{path}: damaged or not an HDF5 file ({error}); restore it from a copy, or run the "
@@ -154,7 +154,7 @@ def opened(path: Path, depth: Depth = "columns") -> Iterator[Any]:
         ) from error
 
 
-def _is_changed(path: Path) -> bool:
+def is_changed(path: Path) -> bool:
     """Return whether a file has a seal that does not match; the first versions wrote no seal."""
     return bool(seal_on(path)) and seal_is_broken(path)
 
