@@ -282,9 +282,9 @@ def check_columns(block: Block, columns: Set[str]) -> None:
     if differing := block.columns ^ columns:
         raise StoreError(
             f"the shards of this run differ, {min(differing)} is not in all of them: one is "
-            "damaged ('vlmscope verify RUN --files' names it, the same extract command with --redo-damaged "
-            "captures its rows again), or an earlier version of vlmscope wrote some of them "
-            "(extract into another --out)"
+            "damaged ('vlmscope verify RUN --files' names it, the same extract command with "
+            "--redo-damaged captures its rows again), or an earlier version of vlmscope wrote some "
+            "of them (extract into another --out)"
         )
 
 
