@@ -101,6 +101,14 @@ def test_probabilities_are_compared_by_their_logarithms() -> None:
     assert signal_errors({}, small) == {name: np.inf} == signal_errors(small, {})
 
 
+def test_an_array_that_a_row_lacks_is_called_missing(sure: Capture) -> None:
+    """As of a run that an earlier version made; not an infinite difference."""
+    expected = replace(sure, signals={"attention_prompt": np.ones((1, 2, 4), np.float32)})
+    [fault] = compare(replace(sure, signals={}), expected).faults(1e-5, "float32")
+    assert fault.startswith("signals/attention_prompt is missing")
+    assert "inf" not in fault
+
+
 def test_the_rank_of_another_first_token_is_not_compared(sure: Capture) -> None:
     """Without answers, two tokens that are nearly as likely may be either one's first."""
     row = replace(sure, answer=None, answer_token_ids=None, answer_logprobs=None)

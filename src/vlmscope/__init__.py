@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         transfer_detection,
     )
     from vlmscope.errors import (
+        EarlierVersionError,
         InputError,
         ModelChangedError,
         ModelError,
@@ -71,6 +72,7 @@ __all__ = [
     "Detection",
     "DetectionTransfer",
     "Detector",
+    "EarlierVersionError",
     "FailedRowsWarning",
     "Failure",
     "FieldSpec",
@@ -137,6 +139,7 @@ _HOMES = {
     "Detection": "detectors",
     "DetectionTransfer": "detectors",
     "Detector": "detectors",
+    "EarlierVersionError": "errors",
     "FailedRowsWarning": "api.extracting",
     "Failure": "schema",
     "FieldSpec": "schema",

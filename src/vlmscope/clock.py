@@ -77,3 +77,11 @@ def _parts(template: str, time: str) -> tuple[tuple[str, str], ...]:
     parts = [(directive, moment.strftime(directive)) for directive in directives]
     known = [(directive, part) for directive, part in parts if "%" not in part]
     return (("%%", _PERCENT), *known, (_PERCENT, "%"))
+
+
+def is_time(text: str) -> bool:
+    """Return whether a text is a local time, as in ``check_time``."""
+    try:
+        return bool(check_time(text))
+    except ValueError:
+        return False

@@ -10,7 +10,8 @@
     ├── RunBusyError     another process is writing the run
     ├── TableChangedError  the table has changed since it was checked
     ├── StoreError       a run cannot be written or read (full disk, damaged shard)
-    │   └── UnreachableError  the object store does not answer
+    │   ├── UnreachableError  the object store does not answer
+    │   └── EarlierVersionError  an intact file lacks what this version reads
     ├── ToleranceError   ``verify`` found rows that differ from the reference method
     └── RowError         one row failed; the others continue
 
@@ -208,6 +209,10 @@ class StoreError(VlmscopeError):
 
 class UnreachableError(StoreError):
     """The object store with the run does not answer. That is no sign of damage."""
+
+
+class EarlierVersionError(StoreError):
+    """An intact file lacks what this version reads: an earlier version wrote it."""
 
 
 class ToleranceError(VlmscopeError):

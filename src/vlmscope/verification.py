@@ -116,7 +116,9 @@ class RowCheck:
         found = [f"the {name} differs" for name in self.differing if name in strict]
         limits = {name: limit_of(name, tolerance, states_dtype) for name in self.errors}
         return found + [
-            f"{name} differs by {error:.1e}, tolerance {limits[name]:.0e}"
+            f"{name} is missing, or has another shape or other gaps"
+            if error == math.inf
+            else f"{name} differs by {error:.1e}, tolerance {limits[name]:.0e}"
             for name, error in self.errors.items()
             if not error <= limits[name]
         ]
@@ -298,7 +300,7 @@ def _error_of_signal(
     if is_token_rows(name):
         return _relative_error(own, array, EVENLY)
     if name == PREVIOUS_HEAD:
-        return 0.0 if np.array_equal(own, array) else math.inf
+        return float(not np.array_equal(own, array))
     if name == LENS_TOKENS:
         return _error_of_tokens(found, expected)
     if name == LENS_RANK:

@@ -9,6 +9,7 @@ from vlmscope.detectors import DETECTORS
 from vlmscope.detectors.missing import (
     ALL_POSITIONS,
     ALL_SIGNALS,
+    ANSWERS,
     OF_PROMPTS,
     is_of_images,
     missing_by_remedy,
@@ -79,6 +80,15 @@ def test_what_is_missing_is_listed_once_with_every_detector_that_needs_it() -> N
         "questions about an image": [DETECTORS["svar"].title],
         "has no value for 3 of 4 rows": ["X"],
     }
+
+
+def test_a_run_with_answers_but_no_entropy_is_of_an_earlier_version() -> None:
+    [what] = missing_by_remedy(lacking("mean_entropy"))
+    assert "entropy" in what
+    assert "earlier version" in what
+    without_answers = missing_by_remedy(lacking("mean_entropy", "rauq"))
+    assert ANSWERS in without_answers
+    assert what not in without_answers
 
 
 def test_what_images_give_is_told_from_the_rest() -> None:

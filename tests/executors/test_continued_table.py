@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -30,6 +31,7 @@ from vlmscope.store import (
     read_failures,
     read_manifest,
 )
+from vlmscope.store.format.checksums import SEAL_SIZE, seal_of
 
 BEFORE = rows(*range(6))
 
@@ -516,6 +518,24 @@ def test_damaged_rows_do_not_keep_a_changed_table_from_being_compared(
         local_sessions.plan(rows(*range(9)))
     assert local_sessions.start(rows(*range(9)), redo_damaged=True).captured == 7
     assert len(local_sessions.run) == 9
+
+
+@pytest.mark.usefixtures("row_groups")
+def test_rows_of_an_earlier_version_with_other_arrays_are_left_alone(
+    local_sessions: Sessions,
+) -> None:
+    local_sessions.start(BEFORE, batch_size=6)
+    [shard] = (local_sessions.out / "shards").iterdir()
+    with h5py.File(shard, "r+") as file:
+        del file["_columns/query_token_representation/layer_2"]
+    rest = shard.read_bytes()[SEAL_SIZE:]
+    shard.write_bytes(seal_of(rest) + rest)
+    before = shard.read_bytes()
+    for options in ({}, {"redo_damaged": True}):
+        with pytest.raises(RunMismatchError, match=r"lack query_token.*layer_2, an earlier"):
+            local_sessions.plan(rows(*range(9)), **options)
+    assert list(shard.parent.iterdir()) == [shard]
+    assert shard.read_bytes() == before
 
 
 def test_another_column_as_the_category_is_said(local_sessions: Sessions) -> None:

@@ -31,6 +31,9 @@ from vlmscope.signals import (
 
 ANSWERS = "answers (--max-new-tokens above 0)"
 
+STATISTICS = "the tokens' entropy (--max-new-tokens above 0; earlier versions did not record it)"
+"""For a run that has answers, as far as is known."""
+
 COLUMN = "column "
 
 OF_ANSWERS = ("answer", "num_answer_tokens", "finish_reason")
@@ -101,7 +104,7 @@ def _option(name: str) -> str:
 def _of_signal(name: str) -> str:
     """Return how a run gets an array of a signal."""
     group, _, kind = name.partition("/")
-    if group in TOKEN_STATISTICS:
+    if _is_statistic(f"signals/{name}"):
         return ANSWERS
     signal = SIGNAL_OF.get(group, "")
     if signal == SAMPLES:
@@ -109,6 +112,11 @@ def _of_signal(name: str) -> str:
     if signal == SIMILARITY and kind.startswith(IMAGE_LENS):
         return f"--signals {SIMILARITY},{LENS}"
     return f"--signals {signal}" if signal else ""
+
+
+def _is_statistic(name: str) -> bool:
+    """Return whether it is a statistic of the answer's tokens."""
+    return name.startswith("signals/") and name.split("/")[1] in TOKEN_STATISTICS
 
 
 def is_of_images(name: str) -> bool:
@@ -135,9 +143,13 @@ def missing_by_remedy(unavailable: Iterable[Unavailable]) -> dict[str, list[str]
     {'--signals p_true': ['P(True)']}
     """
     found: dict[str, dict[str, None]] = {}
+    unavailable = list(unavailable)
+    names = {name for each in unavailable for name in each.missing}
+    answered = not any(remedy(name) == ANSWERS and not _is_statistic(name) for name in names)
     for each in unavailable:
         for name in each.missing:
-            found.setdefault(remedy(name) or f"the run has no {name}", {})[each.title] = None
+            how = STATISTICS if answered and _is_statistic(name) else remedy(name)
+            found.setdefault(how or f"the run has no {name}", {})[each.title] = None
         if not each.missing:
             found.setdefault(each.reason, {})[each.title] = None
     return {thing: list(titles) for thing, titles in found.items()}

@@ -40,6 +40,7 @@ from vlmscope.shown import count
 from vlmscope.store import (
     Manifest,
     bytes_per_row,
+    check_columns_of_run,
     check_free,
     check_outside_runs,
     check_reachable,
@@ -262,6 +263,7 @@ def compare(
     stored = read_manifest(request.out)
     check_same(stored, manifest)
     notes = _set_damage_aside(request) if request.redo_damaged else ()
+    check_columns_of_run(request.out, manifest)
     ids = open_run(request.out).ids
     done = frozenset(scan.ids).intersection(ids)
     changes = (

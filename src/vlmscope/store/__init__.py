@@ -15,7 +15,7 @@
 - ``halp_files``, ``halp_rows``: files in the HALP layout, read as one table
 """
 
-from vlmscope.store.catalog import ids_written_by
+from vlmscope.store.catalog import check_columns_of_run, ids_written_by
 from vlmscope.store.damage import Damage, find_damage, set_aside
 from vlmscope.store.describe import Description, RepresentationInfo, describe
 from vlmscope.store.export import export_run
@@ -130,6 +130,7 @@ __all__ = [
     "as_run",
     "boundary_name",
     "bytes_per_row",
+    "check_columns_of_run",
     "check_free",
     "check_output_file",
     "check_outside_runs",

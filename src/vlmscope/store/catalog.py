@@ -18,15 +18,22 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmscope.errors import StoreError
+from vlmscope.errors import RunMismatchError, StoreError
 from vlmscope.store.format.batch import QUESTION_ID, Block, check_columns, take
 from vlmscope.store.format.checksums import confirm, read_column
 from vlmscope.store.format.columns import read_columns
 from vlmscope.store.format.hdf5_links import member
 from vlmscope.store.format.hdf5_screening import screen_ahead
-from vlmscope.store.format.shard import opened
-from vlmscope.store.format.token_rows import TokenRows, read_token_rows
-from vlmscope.store.format.validation import COLUMNS, text_column
+from vlmscope.store.format.manifest import Manifest, read_manifest
+from vlmscope.store.format.naming import is_signal, is_vector, signal_path
+from vlmscope.store.format.shard import is_changed, opened
+from vlmscope.store.format.token_rows import TokenRows, datasets_of, read_token_rows
+from vlmscope.store.format.validation import (
+    COLUMNS,
+    MissingColumnError,
+    columns_of,
+    text_column,
+)
 from vlmscope.store.storage.object_store import Identity, identity_of
 from vlmscope.store.storage.paths import as_path, is_remote, unreachable
 
@@ -197,18 +204,79 @@ def read_tokens(shard: Shard, path: str) -> TokenRows:
         with opened(shard.path) as file:
             count = len(text_column(file, QUESTION_ID))
             found = read_token_rows(file, count, wanted=lambda name: name == path)
+            if path not in found:
+                raise MissingColumnError(path)
     except FileNotFoundError as error:
         raise vanished(shard.path) from error
-    if path not in found:
-        raise StoreError(f"{shard.path}: damaged, it has no {path}; restore it from a copy")
     return found[path]
+
+
+def check_columns_of_run(run: Path, manifest: Manifest) -> None:
+    """Refuse to add rows to a run of an earlier version that recorded other arrays.
+
+    One shard is compared: all of a run have the same columns.
+
+    Args:
+        run: The run folder.
+        manifest: The manifest of the rows to be added.
+
+    Raises:
+        RunMismatchError: The rows of the run have other vectors or signals, or of other sizes.
+        StoreError: The shard is damaged, or of an earlier version.
+    """
+    shards = scan(run)[0]
+    if not shards:
+        return
+    with opened(shards[0].path) as file:
+        names = {*columns_of(file), *datasets_of(file, values=False)}
+    wanted, recorded = _arrays(manifest), _arrays(read_manifest(run))
+    found = {name for name in names if is_vector(name) or is_signal(name)}
+    differing = [f"lack {name}" for name in sorted(wanted.keys() - found)]
+    differing += [f"have {name}" for name in sorted(found - wanted.keys())]
+    differing += [
+        f"have another size of {name}"
+        for name, size in wanted.items()
+        if recorded.get(name, size) != size
+    ]
+    if differing:
+        raise RunMismatchError(
+            f"{run}: its rows {differing[0]}, an earlier version of vlmscope wrote them: rows of "
+            "this version cannot be added; give another --out"
+        )
+
+
+def signals_in(shards: Sequence[Shard], manifest: Manifest) -> tuple[str, ...]:
+    """Return the arrays of signals that the rows of a run have, in the order of the manifest.
+
+    Rows of an earlier version lack arrays that were added to a signal later.
+    """
+    names = (*manifest.signals(), *manifest.token_widths())
+    if not shards or not names:
+        return names
+    try:
+        with opened(shards[0].path) as file:
+            found = {*columns_of(file, vectors=False), *datasets_of(file, values=False)}
+    except (FileNotFoundError, StoreError):
+        return names  # reading them reports it
+    if found.issuperset(map(signal_path, names)) or is_changed(shards[0].path):
+        return names
+    return tuple(name for name in names if signal_path(name) in found)
+
+
+def _arrays(manifest: Manifest) -> dict[str, object]:
+    """Return path → width or shape of every vector and every array of signals of a run's rows."""
+    signals = {**manifest.signals(), **manifest.token_widths()}
+    return {**manifest.widths(), **{signal_path(name): size for name, size in signals.items()}}
 
 
 def read_column_into(shard: Shard, path: str, out: NDArray[Any]) -> None:
     """Read one column of a shard directly into a slice of the matrix."""
     try:
         with opened(shard.path, f"column {path}") as file:
-            column = member(file, f"{COLUMNS}/{path}")
+            try:
+                column = member(file, f"{COLUMNS}/{path}")
+            except KeyError:
+                raise MissingColumnError(path) from None
             _check_shape(shard, path, column, out)
             if shard.complete and column.dtype == out.dtype and column.shape == out.shape:
                 column.read_direct(out)

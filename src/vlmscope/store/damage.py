@@ -13,7 +13,7 @@ from pathlib import Path
 
 import h5py
 
-from vlmscope.errors import StoreError, UnreachableError
+from vlmscope.errors import EarlierVersionError, StoreError, UnreachableError
 from vlmscope.store.catalog import SHARDS, list_shards, writer_of
 from vlmscope.store.format.batch import QUESTION_ID
 from vlmscope.store.format.checksums import seal_is_broken
@@ -62,6 +62,7 @@ def find_damage(run: Path) -> list[Damage]:
 
     Raises:
         StoreError: The folder cannot be read.
+        EarlierVersionError: An earlier version wrote a file, and it cannot be checked.
     """
     found = []
     for path in list_shards(run):
@@ -82,6 +83,7 @@ def damage_of(path: Path) -> Iterator[str]:
 
     Raises:
         FileNotFoundError: The file has been removed.
+        EarlierVersionError: An earlier version wrote it, and it cannot be checked.
         UnreachableError: The object store does not answer.
     """
     try:
@@ -93,7 +95,7 @@ def damage_of(path: Path) -> Iterator[str]:
                 ids = text_column(file, QUESTION_ID)
                 missing = [id_ for id_ in ids if not is_there(file, link_name(id_))]
             yield from (f"row {id_!r} is missing" for id_ in missing)
-    except (FileNotFoundError, UnreachableError):
+    except (FileNotFoundError, UnreachableError, EarlierVersionError):
         raise
     except StoreError as error:
         yield f"damaged or not an HDF5 file ({error.__cause__ or error})"

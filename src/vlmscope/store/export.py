@@ -312,7 +312,7 @@ def _export_npz(run: Run, path: Path) -> None:
             for layer in layers or (None,):
                 _add(archive, vector_path(name, layer), run.matrix(name, layer))
         for name, shape in run.manifest.signals().items():
-            if shape is not None:
+            if shape is not None and name in run.signals:
                 _add(archive, signal_path(name), np.asarray(run.signal(name)))
         _add_token_rows(archive, run)
         blocks = list(run.blocks(vectors=False))
@@ -332,6 +332,8 @@ def _add_token_rows(archive: zipfile.ZipFile, run: Run) -> None:
     ``answer_offsets``, like every list of the answer's tokens.
     """
     for name, width in run.manifest.token_widths().items():
+        if name not in run.signals:
+            continue
         kinds, lengths = set[np.dtype[Any]](), list[int]()
         for found in run.token_parts(name):
             kinds.add(found.values.dtype)

@@ -243,7 +243,8 @@ def _read(run: Path, name: str) -> Any:
     missing = [name for name in _COLUMNS if name not in table.column_names]
     if missing or _KEY not in (table.schema.metadata or {}):
         lack = f"column {missing[0]}" if missing else "record of its settings"
-        raise StoreError(f"{path}: not a label file, it has no {lack}; {_REMEDY}")
+        what = "of an earlier version" if missing == ["error_kind"] else "not a label file"
+        raise StoreError(f"{path}: {what}, it has no {lack}; {_REMEDY}")
     return table
 
 

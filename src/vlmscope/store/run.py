@@ -42,6 +42,7 @@ from vlmscope.store.catalog import (
     read_texts,
     read_tokens,
     scan,
+    signals_in,
     vanished,
 )
 from vlmscope.store.damage import REMEDY, damage_of
@@ -371,10 +372,10 @@ class Run:
         path = self.column(representation, layer)
         return self._array(path, (self.manifest.widths()[path],))
 
-    @property
+    @cached_property
     def signals(self) -> tuple[str, ...]:
         """The names that ``signal`` accepts."""
-        names = (*self.manifest.signals(), *self.manifest.token_widths())
+        names = signals_in(self._shards, self.manifest)
         return tuple(name for name in names if name != LENGTHS)
 
     def signal(self, name: str) -> NDArray[Any] | list[Any]:

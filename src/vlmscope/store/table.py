@@ -149,8 +149,15 @@ def lists_of(block: Block, name: str, record: CaptureRecord) -> Iterator[Any]:
         block: The rows.
         name: The signal.
         record: What was recorded.
+
+    Raises:
+        StoreError: The block lacks the signal.
     """
     path = signal_path(name)
+    if path not in block.columns:
+        raise StoreError(
+            f"a shard of the run has no {path}; 'vlmscope verify RUN --files' names damaged ones"
+        )
     if name in SAMPLE_TEXTS:
         yield from map(texts_in, block.texts[path])
         return

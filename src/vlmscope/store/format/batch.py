@@ -281,9 +281,10 @@ def check_columns(block: Block, columns: Set[str]) -> None:
     """
     if differing := block.columns ^ columns:
         raise StoreError(
-            f"a shard of this run is damaged: {min(differing)} is not in all of them; 'vlmscope "
-            "verify RUN --files' lists all damage, the same extract command with --redo-damaged "
-            "captures its rows again"
+            f"the shards of this run differ, {min(differing)} is not in all of them: one is "
+            "damaged ('vlmscope verify RUN --files' names it, the same extract command with "
+            "--redo-damaged captures its rows again), or an earlier version of vlmscope wrote some "
+            "of them (extract into another --out)"
         )
 
 

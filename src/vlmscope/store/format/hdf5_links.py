@@ -151,7 +151,12 @@ def open_link(group: Any, name: bytes, *, values: bool = True) -> Any:
         KeyError: There is no such link.
         StoreError: It is another kind of link, or a dataset whose values are in another file.
     """
-    kind = group.links.get_info(name).type
+    try:
+        kind = group.links.get_info(name).type
+    except RuntimeError:  # HDF5's error for a missing link
+        if group.links.exists(name):
+            raise
+        raise KeyError(name.decode("utf-8", "replace")) from None
     if kind != h5l.TYPE_HARD:
         raise _refusal(group, name, _KINDS.get(kind, "a link of an unknown kind"))
     found = h5o.open(group, name)

@@ -18,13 +18,14 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from vlmscope.clock import check_time
+from vlmscope.clock import is_time
 from vlmscope.errors import InputError, RunMismatchError, StoreError
 from vlmscope.jsontext import load_json
 from vlmscope.positions import VISION_ONLY, sublayer_representation
 from vlmscope.sampling import DEFAULT_TEMPERATURE, SAMPLES, Sampling, checked_sampling
 from vlmscope.schema import FORMAT_VERSION, Compat, FieldSpec, LayerStates, VisionPooling
 from vlmscope.signals import (
+    DEFAULT_SIGNALS,
     LENS,
     SIGNALS,
     SIMILARITY,
@@ -289,7 +290,7 @@ def _check_values(path: Path, manifest: Manifest) -> None:
             and all(isinstance(name, str) for name in manifest.data.path)
         ),
         "versions": isinstance(manifest.versions, dict),
-        "model.prompt_time": model.prompt_time is None or _is_time(model.prompt_time),
+        "model.prompt_time": model.prompt_time is None or is_time(model.prompt_time),
         "dtype": manifest.dtype in ("float32", "float16", "bfloat16"),
         "store_dtype": manifest.store_dtype in get_args(StoreDtype),
         "states_dtype": manifest.states_dtype in get_args(StoreDtype),
@@ -338,13 +339,6 @@ def _is_sampling(capture: CaptureRecord) -> bool:
     return _is_size(capture.samples) and bool(capture.samples) == (SAMPLES in capture.signals)
 
 
-def _is_time(text: str) -> bool:
-    try:
-        return bool(check_time(text))
-    except ValueError:
-        return False
-
-
 def _is_size(value: Any) -> bool:
     return type(value) is int and 0 <= value <= LARGEST
 
@@ -368,7 +362,7 @@ def _build(kind: type[Any], path: Path, found: Any, prefix: str) -> Any:
         if field.name not in found and field.default is MISSING
     ]
     if missing:
-        raise _damaged(path, f"no {', '.join(missing)}")
+        raise _damaged(path, f"no {', '.join(missing)}", "damaged, or of an earlier version")
     known = {field.name: found[field.name] for field in fields(kind) if field.name in found}
     for field in fields(kind):
         expected = _TYPES.get(str(field.type))
@@ -378,10 +372,10 @@ def _build(kind: type[Any], path: Path, found: Any, prefix: str) -> Any:
     return kind(**tuples)
 
 
-def _damaged(path: Path, finding: str) -> StoreError:
+def _damaged(path: Path, finding: str, what: str = "damaged") -> StoreError:
     """Return the error for a damaged manifest."""
     return StoreError(
-        f"{path}: damaged, {finding}; restore it from a copy, or extract into another --out"
+        f"{path}: {what}, {finding}; restore it from a copy, or extract into another --out"
     )
 
 
@@ -414,6 +408,12 @@ _MEANINGS = {
 
 def check_same(stored: Manifest, wanted: Manifest) -> None:
     """Raise ``RunMismatchError``, naming every difference, unless both give the same numbers."""
+    always = {*DEFAULT_SIGNALS}.intersection(wanted.capture.signals)
+    if missing := sorted(always.difference(stored.capture.signals)):
+        raise RunMismatchError(
+            f"this run was made by an earlier version of vlmscope, which did not record "
+            f"{missing[0]}: rows of this version cannot be added; give another --out"
+        )
     differences = [
         _MEANINGS.get(name, f"{name} is {_shown(old)}, asked for {_shown(new)}")
         + (

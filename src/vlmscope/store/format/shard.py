@@ -16,16 +16,17 @@ from typing import Any
 
 import h5py
 
-from vlmscope.errors import StoreError
+from vlmscope.errors import EarlierVersionError, StoreError
 from vlmscope.regular import PointerError, check_regular
 from vlmscope.schema import FORMAT_VERSION
 from vlmscope.store.format.batch import Block
-from vlmscope.store.format.checksums import SEAL_SIZE, seal_of
+from vlmscope.store.format.checksums import SEAL_SIZE, seal_is_broken, seal_of, seal_on
 from vlmscope.store.format.columns import final_norm_leaves, with_stored_tokens, write_columns
 from vlmscope.store.format.hdf5_screening import Depth, screen, screen_remote
 from vlmscope.store.format.low_level import write_attribute
 from vlmscope.store.format.manifest import Manifest, check_version
 from vlmscope.store.format.row_groups import RowWriter
+from vlmscope.store.format.validation import MissingColumnError
 from vlmscope.store.storage.object_store import identity_of, remote_file
 from vlmscope.store.storage.paths import is_remote
 from vlmscope.version import __version__
@@ -130,6 +131,7 @@ def opened(path: Path, depth: Depth = "columns") -> Iterator[Any]:
     Raises:
         FileNotFoundError: The shard has been removed.
         StoreError: It is damaged.
+        EarlierVersionError: It is not damaged, and lacks a column that this version writes.
         UnreachableError: The object store does not answer.
     """
     try:
@@ -141,10 +143,20 @@ def opened(path: Path, depth: Depth = "columns") -> Iterator[Any]:
     except PointerError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
     except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
+        if isinstance(error, MissingColumnError) and not is_changed(path):
+            raise EarlierVersionError(
+                f"{path}: has no {error.args[0]}, an earlier version of vlmscope wrote it; read "
+                "what it has by plain h5py or by that version, or extract into another --out"
+            ) from error
         raise StoreError(
             f"{path}: damaged or not an HDF5 file ({error}); restore it from a copy, or run the "
             "same extract command with --redo-damaged to capture its rows again"
         ) from error
+
+
+def is_changed(path: Path) -> bool:
+    """Return whether a file has a seal that does not match; the first versions wrote no seal."""
+    return bool(seal_on(path)) and seal_is_broken(path)
 
 
 @contextmanager

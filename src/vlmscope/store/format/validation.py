@@ -36,6 +36,13 @@ NUMBERS = {
 """Columns of numbers that every shard has, and their dimensions."""
 
 
+class MissingColumnError(KeyError):
+    """A shard lacks a column that this version writes: it is of an earlier one, or damaged."""
+
+    def __str__(self) -> str:
+        return f"it has no {self.args[0]}"
+
+
 def columns_of(file: Any, *, vectors: bool = True) -> dict[str, Any]:
     """Return the columns of an open shard by their paths, in the order of the file.
 
@@ -44,7 +51,8 @@ def columns_of(file: Any, *, vectors: bool = True) -> dict[str, Any]:
         vectors: Whether to return those of vectors, too; if not, they are not even opened.
 
     Raises:
-        KeyError: A column that every shard has is missing.
+        MissingColumnError: A column that every shard has is missing.
+        KeyError: There are no columns, or a column that belongs to another one is missing.
         StoreError: A column is not a dataset, has another length than the others, or is not in the
             file itself.
     """
@@ -57,7 +65,8 @@ def columns_of(file: Any, *, vectors: bool = True) -> dict[str, Any]:
                 f"{file_name(file.id)}: damaged, column {path} {flaw}; restore the file from a copy"
             )
     for name in (*TEXTS, *NUMBERS):
-        columns[name]
+        if name not in columns:
+            raise MissingColumnError(name)
     of_samples = [signal_path(name) for name in (*SAMPLE_TEXTS, *SAMPLE_LISTS)]
     for path in of_samples if not columns.keys().isdisjoint(of_samples) else ():
         columns[path]
