@@ -96,6 +96,7 @@ def textual(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return detected_run(folder, truth_of(60), change=bare).path
 
 
+@pytest.mark.exhaustive
 def test_a_run_without_images_is_told_only_what_it_can_have(
     vlmscope: Command, textual: Path, tmp_path: Path
 ) -> None:

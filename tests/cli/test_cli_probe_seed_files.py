@@ -64,6 +64,7 @@ def test_they_cannot_be_learnt_from_for_another_run(
     assert not (data / "probes").exists()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("times", [1, 2])  # what the first wrote does not disturb the second
 def test_a_folder_of_parts(vlmscope: Command, data: Path, labels: Path, times: int) -> None:

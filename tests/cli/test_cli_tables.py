@@ -51,6 +51,7 @@ def test_several_tables_with_ids_images_and_questions_made_of_columns(
     assert "0 to do, 2 already done" in again.err
 
 
+@pytest.mark.exhaustive
 def test_a_mapped_category_is_that_of_the_run(
     extract: Command, vlmscope: Command, table: Path, tmp_path: Path
 ) -> None:

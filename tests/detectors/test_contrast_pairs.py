@@ -79,6 +79,7 @@ def test_a_row_without_its_pair_is_undefined() -> None:
     assert method.undefined(replace(rows, table=three)).all()
 
 
+@pytest.mark.exhaustive
 def test_the_probe_has_the_lowest_loss() -> None:
     """Of those that plain descent finds from random weights, in the loss of the paper."""
     rows, *_ = paired(0.7)

@@ -288,6 +288,7 @@ def test_a_released_run_has_its_rows_and_another_writer_may_go_on(
         assert second.done_ids == {"q0"}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize(("behind_bytes", "handed_over"), [(0, BEHIND), (2**30, BEHIND + 3)])
 def test_the_model_waits_for_a_slow_disk(

@@ -65,6 +65,7 @@ def test_rows_are_asked_about_from_their_slots(
         assert not complete
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("family", [name for name in SHORT_WINDOW if name in RUNNABLE])
 def test_only_within_a_sliding_window(family: str, tmp_path: Path, complete: list[str]) -> None:

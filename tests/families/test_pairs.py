@@ -180,6 +180,7 @@ def llama4(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageModel:
     return load_model(folder, device="cpu", dtype="float32")
 
 
+@pytest.mark.exhaustive
 def test_a_length_that_cannot_be_afforded(
     llama4: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

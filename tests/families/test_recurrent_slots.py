@@ -50,7 +50,8 @@ def vlm(tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageModel:
     return vlm
 
 
-@pytest.mark.parametrize("as_on_a_gpu", [False, True])
+@pytest.mark.first(1)
+@pytest.mark.parametrize("as_on_a_gpu", [True, False])
 def test_rows_enter_and_leave(
     as_on_a_gpu: bool, vlm: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

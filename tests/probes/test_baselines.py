@@ -131,6 +131,7 @@ def test_a_number_of_few_values_breaks_no_spline(
         assert 0.4 < found["first_token_entropy"] < 0.6
 
 
+@pytest.mark.exhaustive
 def test_the_joint_baseline_knows_what_no_single_one_does() -> None:
     """Two facts of equal weight, and a third that matters in one category only."""
     rng = np.random.default_rng(3)

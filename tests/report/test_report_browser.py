@@ -260,6 +260,7 @@ def test_hostile_texts_do_nothing_but_stand_there(open_page: OpenPage) -> None:
     assert page.evaluate("window.hacked") is None
 
 
+@pytest.mark.exhaustive
 def test_without_scripts_all_but_the_gallery_can_be_read(open_page: OpenPage) -> None:
     page = open_page(FULL, java_script_enabled=False)
     expect(page.locator("noscript p")).to_be_visible()

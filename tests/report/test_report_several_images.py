@@ -26,6 +26,7 @@ def document() -> Document:
     return replace(examples.full(), cards=cards, rows=len(cards))
 
 
+@pytest.mark.exhaustive
 def test_all_images_of_a_question_stand_side_by_side(open_page: OpenPage) -> None:
     page = open_page(document(), viewport={"width": 1280, "height": 900})
     images = page.locator(".card").nth(0).locator("img")

@@ -31,6 +31,7 @@ def probed(folder: Path, rows: list[Capture]) -> Run:
     return run
 
 
+@pytest.mark.exhaustive
 def test_a_report_of_questions_without_an_image(tmp_path: Path) -> None:
     run = probed(tmp_path / "run", [make_bare(i) for i in range(ROWS)])
     document = write_report(run, ReportSpec()).document

@@ -148,6 +148,7 @@ def probed(
     return run
 
 
+@pytest.mark.exhaustive
 def test_probes_are_compared_each_on_the_labels_of_its_own_model(weak: Run, tmp_path: Path) -> None:
     assert isinstance(weak, HeldRun)
     folder = shutil.copytree(weak.path, tmp_path / "A")  # damaged below

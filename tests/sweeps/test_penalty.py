@@ -52,6 +52,7 @@ def test_results_hold_the_penalty_of_each_fold(found: tuple[Path, SweepResult]) 
         assert row.chosen_c is None or set(row.chosen_c) <= set(GRID)
 
 
+@pytest.mark.exhaustive
 def test_what_is_saved(found: tuple[Path, SweepResult], tmp_path: Path) -> None:
     path, result = found
     folder = save_sweep(open_run(path), result, tmp_path / "probes")

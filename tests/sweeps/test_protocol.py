@@ -223,6 +223,7 @@ def test_too_few_are_refused(spec: dict[str, int]) -> None:
         SweepSpec(**spec)  # type: ignore[arg-type]
 
 
+@pytest.mark.exhaustive
 def test_layers_have_a_band_that_holds_all_of_them(repeated: SweepResult) -> None:
     for row in repeated.rows:
         assert (row.auroc_band_low is not None) == (row.kind == "probe"), row.name
