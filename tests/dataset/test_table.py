@@ -109,6 +109,23 @@ def test_limit_below_one(tmp_path: Path, limit: int) -> None:
         open_table(write_csv(tmp_path / "t.csv", ROWS), limit=limit)
 
 
+@pytest.mark.parametrize("name", ["text_only", "allow_absolute_paths"])
+def test_a_flag_is_true_or_false(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=r"is 'no', expected True or False"):
+        open_table(write_csv(tmp_path / "t.csv", ROWS), **{name: "no"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limit", ["3", 1.5, float("nan"), [3], True])
+def test_a_limit_is_a_whole_number(tmp_path: Path, limit: Any) -> None:
+    with pytest.raises(InputError, match="limit"):
+        open_table(write_csv(tmp_path / "t.csv", ROWS), limit=limit)
+
+
+def test_a_limit_beyond_every_table(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "t.csv", ROWS)
+    assert open_table(path, limit=10**30).scan() == open_table(path).scan()
+
+
 def test_limit_counts_failed_rows(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "t.csv", around({"question": ""}))
     assert [row.id for row in open_table(path, limit=2).rows()] == ["q1", "bad"]

@@ -64,6 +64,17 @@ def test_any_flipped_bit_is_found_and_none_is_read(written: Path) -> None:
     assert find_damage(written) == []
 
 
+def test_a_shard_of_another_run_is_found(written: Path, tmp_path: Path) -> None:
+    """It may have other settings; nothing else of it differs."""
+    with RunWriter(tmp_path / "other", make_manifest(run_id="c" * 32)) as writer:
+        writer.add(make_captures(range(ROWS)))
+    shard_of(tmp_path / "other").replace(shard_of(written))
+    (written / "index.h5").unlink(missing_ok=True)
+    [damage] = find_damage(written)
+    assert damage.found == ("of another run (run_id cccccccc…)",)
+    assert f"{ROWS} rows" in damage.text
+
+
 def test_a_damaged_column_is_read_in_no_way(written: Path) -> None:
     open_run(written).matrix("query_token_representation", 2)  # found right, and remembered
     path = shard_of(written)

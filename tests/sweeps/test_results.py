@@ -57,7 +57,7 @@ def test_a_value_of_another_type_is_named(field: Field[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("auroc", 7), ("brier", -0.1), ("prevalence", 1.01), ("above_joint_p", 2)]
+    ("name", "value"), [("auroc", 7), ("auroc_high", -1), ("ece_low", 1e308), ("above_joint_p", 2)]
 )
 def test_a_share_beyond_all_is_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} of 'x' is .*, expected a number from 0 to 1"):

@@ -255,6 +255,13 @@ def test_labels_that_teach_nothing_are_refused(tmp_path: Path) -> None:
         probe_data(run)
 
 
+@pytest.mark.parametrize("labels", [["human"], Path("human"), b"human", 0, {}])
+def test_labels_that_are_no_name_are_not_the_default_ones(tmp_path: Path, labels: Any) -> None:
+    folder = labelled_run(tmp_path / "run", planted, rows=30)
+    with pytest.raises(InputError, match=r"^labels is .*, expected the name of a label set"):
+        sweep(folder, labels=labels)
+
+
 def test_an_unknown_probe_is_refused() -> None:
     with pytest.raises(InputError, match=r"^estimators: 'forest'"):
         SweepSpec(estimators=("forest",))

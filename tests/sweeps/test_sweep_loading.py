@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from vlmscope.errors import StoreError
 from vlmscope.schema import Score
 from vlmscope.store import Run, RunWriter, open_run, read_labels, write_labels
 from vlmscope.sweeps import SweepResult, SweepSpec, probe_data, read_sweep, save_sweep, sweep
-from vlmscope.sweeps.results import without_nan
+from vlmscope.sweeps.results import ProbeResult, without_nan
 
 ROWS = 90
 UNSCORABLE = 3
@@ -143,10 +143,13 @@ def test_probes_of_another_run_are_stale(run: Run) -> None:
     assert _stale(run) == "they are of another run (run_id abababab…)"
 
 
+NAMELESS = {each.name: 0.5 for each in fields(ProbeResult)} | {"name": {}}
+
 DAMAGES = [
     ("has no settings", {"settings": None}),
     ("has no rows", {"rows": "90"}),
     ("has a result without title", {"results": [{"name": "selected"}]}),
+    ("has a result whose name is no text", {"results": [NAMELESS]}),
     ("has no result 'tea leaves'", {"best_baseline": "tea leaves"}),
     ("is from another sweep than results.json", {"hallucinated": 1}),
     ("has no group_by", {"group_by": None}),

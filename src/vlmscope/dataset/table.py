@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from os import PathLike
 
+from vlmscope.arguments import whole_number
 from vlmscope.dataset.images.locate import image_folder
 from vlmscope.dataset.mapping import Mapped, fields_of
 from vlmscope.dataset.rows.columns import check_images, find_columns
@@ -22,7 +24,7 @@ from vlmscope.dataset.source import Row, reading
 from vlmscope.dataset.tables.opening import Data, open_source
 from vlmscope.dataset.unchanged import Unchanged
 from vlmscope.dataset.values import shown_name
-from vlmscope.errors import InputError, RowError
+from vlmscope.errors import InputError, RowError, shortened
 from vlmscope.schema import Failure, FieldSpec, Sample
 
 SHOWN_DUPLICATES = 10
@@ -222,8 +224,9 @@ def open_table(
         InputError: the data or the image folder does not exist, the format is unknown, a column is
             missing or is one of videos or sounds, or the limit is below 1.
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"limit {limit}: expected at least 1; leave --limit out to read all rows")
+    _check_flag("text-only", text_only)
+    _check_flag("allow-absolute-paths", allow_absolute_paths)
+    limit = _limit(limit)
     folder = None if images is None else image_folder(images)
     source, beside = open_source(data, fields.records)
     fields = source.fields(fields)
@@ -236,6 +239,30 @@ def open_table(
         source, columns, folder or beside.absolute(), text_only, allow_absolute_paths
     )
     return Table(reader, limit, share)
+
+
+def _check_flag(name: str, value: object) -> None:
+    """Raise for a value that is neither True nor False: "no" would count as True.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"--{name} is {shortened(repr(value))}, expected True or False")
+
+
+def _limit(limit: int | None) -> int | None:
+    """Return how many rows are read; None for all.
+
+    Raises:
+        InputError: It is not a whole number, or below 1.
+    """
+    if limit is None:
+        return None
+    number = whole_number("--limit", limit)
+    if number < 1:
+        raise InputError(f"limit {number}: expected at least 1; leave --limit out to read all rows")
+    return min(number, sys.maxsize)
 
 
 def read_samples(

@@ -55,7 +55,11 @@ def provenance(
         sets |= {"other label sets": ", ".join(others)} if others else {}
         yield "Labels", tuple(_flat({**sets, **labels.get("settings", {}), **made}))
     if sweep is not None:
-        chosen = {"chosen layer": list(dict.fromkeys(sweep.summary["chosen"].get("selected", ())))}
+        chosen = {
+            "chosen layer": list(
+                dict.fromkeys(map(str, sweep.summary["chosen"].get("selected", ())))
+            )
+        }
         made = {"vlmscope_version": sweep.summary.get("vlmscope_version")}
         yield "Probes", tuple(_flat({**sweep.summary["settings"], **chosen, **made}))
 

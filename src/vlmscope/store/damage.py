@@ -13,12 +13,13 @@ from pathlib import Path
 
 import h5py
 
-from vlmscope.errors import EarlierVersionError, StoreError, UnreachableError
+from vlmscope.errors import EarlierVersionError, StoreError, UnreachableError, shortened
 from vlmscope.store.catalog import SHARDS, list_shards, writer_of
 from vlmscope.store.format.batch import QUESTION_ID
 from vlmscope.store.format.checksums import seal_is_broken
 from vlmscope.store.format.columns import damaged_columns
 from vlmscope.store.format.hdf5_links import is_there
+from vlmscope.store.format.manifest import read_manifest
 from vlmscope.store.format.naming import link_name, question_id
 from vlmscope.store.format.shard import hdf5_file, opened
 from vlmscope.store.format.validation import text_column
@@ -64,10 +65,10 @@ def find_damage(run: Path) -> list[Damage]:
         StoreError: The folder cannot be read.
         EarlierVersionError: An earlier version wrote a file, and it cannot be checked.
     """
-    found = []
+    found, run_id = [], _run_id_of(as_path(run))
     for path in list_shards(run):
         try:
-            faults = tuple(damage_of(path))
+            faults = tuple(damage_of(path, run_id))
         except FileNotFoundError:
             continue  # a writer has packed it in the meantime
         if faults:
@@ -78,8 +79,22 @@ def find_damage(run: Path) -> list[Damage]:
     return found
 
 
-def damage_of(path: Path) -> Iterator[str]:
+def _run_id_of(run: Path) -> str | None:
+    """Return the ``run_id`` of a run; None if its manifest cannot be read."""
+    try:
+        return read_manifest(run).run_id
+    except UnreachableError:
+        raise
+    except (StoreError, FileNotFoundError):
+        return None
+
+
+def damage_of(path: Path, run_id: str | None = None) -> Iterator[str]:
     """Yield the problems of a shard, one phrase each.
+
+    Args:
+        path: The shard.
+        run_id: That of the run; a shard that was copied from another one has its own.
 
     Raises:
         FileNotFoundError: The file has been removed.
@@ -90,6 +105,9 @@ def damage_of(path: Path) -> Iterator[str]:
         with opened(path) as file:
             columns = damaged_columns(file)
             yield from (f"column {name} is damaged" for name in columns)
+            own = file.attrs.get("run_id")
+            if run_id is not None and isinstance(own, str) and own != run_id:
+                yield f"of another run (run_id {shortened(own, 8)})"
             missing = []
             if QUESTION_ID not in columns:
                 ids = text_column(file, QUESTION_ID)

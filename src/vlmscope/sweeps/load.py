@@ -235,6 +235,8 @@ def _summary_error(found: Any) -> str:
     for name in _ROW:
         if not all(isinstance(row, dict) and name in row for row in results):
             return f"has a result without {name}"
+    if not all(isinstance(row["name"], str) for row in results):
+        return "has a result whose name is no text"
     names = {row["name"] for row in results}
     needed = ["selected", "combined", QUESTION_ONLY, found["best_baseline"]]
     needed += [JOINT, JOINT_AND_PROBE]

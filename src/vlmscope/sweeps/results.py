@@ -273,7 +273,8 @@ def read_count(name: str, value: Any) -> int:
 
 
 _FROM_0_TO_1 = (
-    *NAMES, "prevalence", "constant", "above_baseline_p", "above_question_p", "above_joint_p",
+    *(f"{name}{end}" for name in NAMES for end in ("", "_low", "_high")),
+    "constant", "above_baseline_p", "above_question_p", "above_joint_p",
 )  # fmt: skip
 """Fields of a result that are shares, AUROCs or probabilities."""
 

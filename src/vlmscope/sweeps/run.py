@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmscope.arguments import listener, several_names
-from vlmscope.errors import InputError
+from vlmscope.errors import InputError, shortened
 from vlmscope.metrics import WithinKinds
 from vlmscope.positions import ANSWER_POSITIONS, IMAGE_REPRESENTATIONS, REPRESENTATIONS
 from vlmscope.probes import (
@@ -352,8 +352,11 @@ def _joined(source: Source, labels: LabelTable | str | None, copies: str) -> Pro
     if isinstance(source, HalpFiles) and table is not None:
         return research_data(source, table, copies)
     if isinstance(source, Run):
-        name = labels if isinstance(labels, str) else DEFAULT
-        return probe_data(source, copies, labels=name)
+        if not isinstance(labels, str | None):
+            raise InputError(
+                f"labels is {shortened(repr(labels))}, expected the name of a label set"
+            )
+        return probe_data(source, copies, labels=labels or DEFAULT)
     raise TypeError(f"a {type(source).__name__} has no labels that vlmscope can read")
 
 
