@@ -167,6 +167,21 @@ def test_labels_from_a_file(vlmscope: Command, run: Path, tmp_path: Path) -> Non
     ]
 
 
+def test_labels_from_a_column_of_a_file(vlmscope: Command, run: Path, tmp_path: Path) -> None:
+    """Of several people, for example."""
+    path = tmp_path / "labels.csv"
+    path.write_text("question_id,label,anna\ndemo_0001,1,right\ndemo_0002,0,wrong\n")
+    done = vlmscope("label", run, "--name", "anna", "--labels", path, "--column", "anna")
+    assert done.code == 0, done.err
+    labels = read_labels(run, "anna")
+    assert [labels[f"demo_000{i}"].hallucinated for i in (1, 2)] == [False, True]
+    unknown = vlmscope("label", run, "--name", "b", "--labels", path, "--column", "bert")
+    assert unknown.code == 2
+    assert "labels.csv" in unknown.err
+    assert "bert" in unknown.err
+    assert len(unknown.err.strip().splitlines()) == 1
+
+
 def test_labels_of_a_run_without_answers(
     extract: Command, vlmscope: Command, tmp_path: Path, table: Path
 ) -> None:

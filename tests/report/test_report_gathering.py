@@ -32,6 +32,7 @@ from vlmscope.report.build import Gathered, gather
 from vlmscope.report.figures import NAMES
 from vlmscope.report.render import render
 from vlmscope.report.thumbnails import SIDES, Thumbnails
+from vlmscope.report.transfers import transfers
 from vlmscope.report.write import with_images
 from vlmscope.schema import CaptureSpec, Failure, Score
 from vlmscope.store import (
@@ -425,6 +426,15 @@ def test_a_transfer_is_told(home: Path) -> None:
         "transferred in the same way, reaches 0.877."
     )
     assert document.missing == ()
+
+
+@texts_only
+def test_a_transfer_of_another_label_set_says_which_labels_are_compared(home: Path) -> None:
+    carried(home)
+    shutil.copytree(home / "run" / "probes", home / "run" / "probes-human")
+    [sentence] = transfers(open_run(home / "run"), "human").sentences
+    start = "Transfer to other (its default labels; the probe learned 'human'), other questions"
+    assert sentence.startswith(start)
 
 
 @pytest.mark.first(1)

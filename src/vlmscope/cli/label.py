@@ -69,7 +69,11 @@ def label(
     ] = None,
     column: Annotated[
         str | None,
-        typer.Option("--column", help="Column of the table with labels.", show_default=False),
+        typer.Option(
+            "--column",
+            help="Column with labels: of the table, or of the file --labels.",
+            show_default=False,
+        ),
     ] = None,
     labels: Annotated[
         Path | None,
@@ -176,7 +180,7 @@ def label(
     from vlmscope.score import Column, LabelFile, read_code, with_error_kinds
     from vlmscope.store import Run
 
-    scorer = scorer or ("column" if column else "file" if labels else "auto")
+    scorer = scorer or ("file" if labels else "column" if column else "auto")
     _check_options(scorer, {"column": column, "labels": labels, "judge-model": judge_model})
     target = open_target(
         run, name=name, out=out, fields=fields, truth=truth, overwrite=overwrite,
@@ -253,7 +257,9 @@ def _check_options(scorer: str, given: dict[str, object]) -> None:
     """Refuse options that exclude each other."""
     if scorer not in SCORERS:
         raise InputError(f"--scorer {scorer!r}: choose from {', '.join(SCORERS)}")
-    takers = {"column": ("column",), "labels": ("file",), "judge-model": ("judge", "auto")}
+    takers = {
+        "column": ("column", "file"), "labels": ("file",), "judge-model": ("judge", "auto"),
+    }  # fmt: skip
     for name, value in given.items():
         if value is None and scorer == takers[name][0]:
             raise InputError(f"--scorer {scorer}: needs --{name}")
@@ -272,10 +278,10 @@ def _make_scorer(
 ) -> Scorer:
     from vlmscope.score import Auto, Column, Exact, LabelFile, Vqa, YesNo
 
+    if labels is not None:
+        return LabelFile(labels, label_column=column)
     if column is not None:
         return Column(column)
-    if labels is not None:
-        return LabelFile(labels)
     if name == "judge" and judge is not None:
         return judge
     plain: dict[str, Scorer] = {"yesno": YesNo(), "exact": Exact(), "vqa": Vqa()}

@@ -10,7 +10,7 @@ from typing import Any
 from vlmscope.errors import one_line, shortened
 from vlmscope.jsontext import load_json
 from vlmscope.shown import distinct_names
-from vlmscope.store import Run, read_document
+from vlmscope.store import DEFAULT, Run, read_document
 from vlmscope.sweeps.results import read_count, read_share
 from vlmscope.sweeps.save import RESULTS, probes_folder
 from vlmscope.sweeps.transfer.save import KIND, SCHEMA_VERSION, TRANSFER
@@ -52,7 +52,7 @@ def transfers(run: Run, labels: str) -> Transfers:
         for test in tests:
             _check(test)
         names = distinct_names([test["run"] for test in tests])
-        return Transfers(tuple(map(_sentence, tests, names)))
+        return Transfers(tuple(_sentence(*each, labels) for each in zip(tests, names, strict=True)))
     except KeyError as error:
         return _left_out(f"it is damaged (it lacks {error})")
     except (AttributeError, TypeError) as error:
@@ -87,9 +87,13 @@ def _check(test: Mapping[str, Any]) -> None:
             raise ValueError(f"auroc of {name} is missing")
 
 
-def _sentence(test: Mapping[str, Any], name: str) -> str:
-    """Return the result of the selected probe on a test run as text."""
-    start = f"Transfer to {shortened(name)}, {test['relation']}, {test['rows']:,} answers:"
+def _sentence(test: Mapping[str, Any], name: str, labels: str) -> str:
+    """Return the result of the selected probe on a test run as text.
+
+    Test runs use their default label sets.
+    """
+    told = "" if labels == DEFAULT else f" (its default labels; the probe learned {labels!r})"
+    start = f"Transfer to {shortened(name)}{told}, {test['relation']}, {test['rows']:,} answers:"
     row = next((each for each in test["results"] if each["kind"] == "selected"), None)
     if row is None:
         return f"{start} no layer can be transferred."
