@@ -55,6 +55,7 @@ def labels(tmp_path: Path) -> Path:
     return tmp_path / "labels.csv"
 
 
+@pytest.mark.exhaustive
 def test_they_cannot_be_learnt_from_for_another_run(
     vlmscope: Command, data: Path, labels: Path, tmp_path: Path
 ) -> None:

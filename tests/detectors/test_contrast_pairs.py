@@ -171,6 +171,7 @@ def paired_run(folder: Path, seed: int, first: int = 0, pairs: int = 60, **optio
     return detected_run(folder, truth, first=first, change=stated, **options)
 
 
+@pytest.mark.exhaustive
 def test_a_run_may_have_pairs(tmp_path: Path) -> None:
     """And another run, in which a row is left out because another detector has no value for it."""
     with without_trees():

@@ -794,6 +794,7 @@ def test_a_distance_is_to_the_same_layer_in_both_runs(run: Run, tmp_path: Path) 
     assert aurocs[0] == aurocs[1]
 
 
+@pytest.mark.exhaustive
 def test_detectors_are_trained_on_the_label_set_of_the_detection(copied: Run, other: Run) -> None:
     """Trained on labels that are all flipped, a good detector is as bad on labels that are not."""
     flipped = [

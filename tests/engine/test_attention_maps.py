@@ -205,6 +205,7 @@ def features(vlm: VisionLanguageModel, image: Image.Image) -> np.ndarray:
     return found[0].flatten(0, -2).numpy()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 @pytest.mark.parametrize("family", ["mllama", "qwen2_5_vl"])
 def test_stored_maps(family: str, models: Any, tmp_path: Path) -> None:

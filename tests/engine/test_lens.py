@@ -359,6 +359,7 @@ def test_columns_of_the_lens(run: tuple[Run, Any]) -> None:
     assert describe(stored.path).signals[LENS_TOKENS] == (2, 2, 10)
 
 
+@pytest.mark.exhaustive
 def test_info_names_the_layers_of_the_image_tokens_once(run: tuple[Run, Any]) -> None:
     stored, _ = run
     shown = [*_rows_of(describe(stored.path).signals)]

@@ -145,6 +145,7 @@ def test_one_row_that_hangs_does_not_end_the_run(
     assert not command.failures
 
 
+@pytest.mark.exhaustive
 def test_every_row_that_hangs_is_found_and_counted(command: Command) -> None:
     command.hangs = lambda ids: not {"q1", "q2", "q9"}.isdisjoint(ids)
     summary = command.run()

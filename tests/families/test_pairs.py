@@ -196,6 +196,7 @@ def test_a_length_that_cannot_be_afforded(
     assert "would take too long" in next(bounded.lengths.notes())
 
 
+@pytest.mark.exhaustive
 def test_a_scale_that_half_precision_does_not_show(
     llama4: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -293,6 +293,7 @@ def test_a_path_that_leads_nowhere(odd: Path, tmp_path: Path, part: str) -> None
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.exhaustive
 def test_a_description_that_promises_too_much(known: Path, tmp_path: Path) -> None:
     folder = strangers.rename(known / "llava", tmp_path / "copy", "acme_backwards")
     family = write(tmp_path / "family.toml", 'vision_rows = "image tokens"')

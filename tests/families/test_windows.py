@@ -95,6 +95,7 @@ def test_rows_that_do_not_outgrow_the_window(
     assert prefills == [4]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.first(1)
 def test_only_rows_that_outgrow_the_window_go_another_way(
     vlm: VisionLanguageModel, generated: list[str], prefills: list[int]

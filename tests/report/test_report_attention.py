@@ -245,6 +245,7 @@ def test_a_run_s_maps_are_those_of_its_rows(document: Document) -> None:
     assert document.attention.view.id == "one"
 
 
+@pytest.mark.exhaustive
 def test_the_view_of_a_run_has_its_first_and_last_layer(document: Document) -> None:
     assert document.attention.view is not None
     maps, layers = document.attention.view.maps, document.attention.layers

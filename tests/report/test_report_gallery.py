@@ -32,6 +32,7 @@ def first(cards: Iterable[Card]) -> list[str]:
     return [card.id for card in cards][:48]
 
 
+@pytest.mark.exhaustive
 def test_the_gallery_opens_in_the_order_of_the_run(open_page: OpenPage) -> None:
     page = open_page(FULL)
     shows_count(page, "120 of 120")

@@ -84,6 +84,7 @@ def test_packs_are_made_on_the_way(tmp_path: Path, limits: dict[str, int]) -> No
     assert len(open_run(tmp_path)) == 8
 
 
+@pytest.mark.exhaustive
 def test_the_fewer_rows_are_to_come_the_smaller_the_packs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ def test_what_is_saved(found: tuple[Path, SweepResult], tmp_path: Path) -> None:
     assert any("the weakest of the grid (C = 1)" in line for line in summary["verdict"])
 
 
+@pytest.mark.exhaustive
 def test_vectors_without_a_sign_choose_the_strongest_and_nobody_is_alarmed(
     found: tuple[Path, SweepResult],
 ) -> None:

@@ -232,6 +232,7 @@ def test_layers_have_a_band_that_holds_all_of_them(repeated: SweepResult) -> Non
             assert row.auroc_band_high >= row.auroc_high
 
 
+@pytest.mark.exhaustive
 def test_what_is_told_is_corrected_for_its_number(
     repeated: SweepResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:

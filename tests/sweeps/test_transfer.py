@@ -451,6 +451,7 @@ def test_a_test_run_too_small_to_learn_from_is_judged_all_the_same(
     assert "little data" in text
 
 
+@pytest.mark.exhaustive
 def test_what_is_saved(source: tuple[Run, SweepResult], tmp_path: Path) -> None:
     """Beside the sweep, which stays byte for byte what it was."""
     folder = save_sweep(source[0], source[1], tmp_path / "out")
