@@ -13,7 +13,13 @@ from pathlib import Path
 
 import h5py
 
-from vlmscope.errors import EarlierVersionError, StoreError, UnreachableError, shortened
+from vlmscope.errors import (
+    EarlierVersionError,
+    StoreError,
+    UnreachableError,
+    VlmscopeError,
+    shortened,
+)
 from vlmscope.store.catalog import SHARDS, list_shards, writer_of
 from vlmscope.store.format.batch import QUESTION_ID
 from vlmscope.store.format.checksums import seal_is_broken
@@ -83,9 +89,7 @@ def _run_id_of(run: Path) -> str | None:
     """Return the ``run_id`` of a run; None if its manifest cannot be read."""
     try:
         return read_manifest(run).run_id
-    except UnreachableError:
-        raise
-    except (StoreError, FileNotFoundError):
+    except (VlmscopeError, FileNotFoundError):  # what cannot be reached is said of its shards
         return None
 
 
